@@ -1,0 +1,167 @@
+#include "base/environment.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstdlib>
+#include <filesystem>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "base/log.h"
+#include "base/text.h"
+
+namespace liger {
+namespace {
+
+using Lookup = std::function<const char*(const char*)>;
+
+constexpr int kMostThreads = 256;
+
+std::string value_of(const Lookup& lookup, const char* name) {
+  const char* value = lookup(name);
+  return value == nullptr ? "" : value;
+}
+
+[[noreturn]] void refuse(const char* name, std::string_view value, std::string_view allowed) {
+  throw Error(ErrorKind::invalid_argument,
+              fmt::format("{}=\"{}\" is not understood; allowed: {}", name, value, allowed));
+}
+
+std::string absolute(const std::string& path) {
+  std::error_code trouble;
+  const std::filesystem::path result = std::filesystem::absolute(path, trouble);
+  return trouble ? path : result.string();
+}
+
+// HOME, if it names a folder that exists: images set it to places such as /nonexistent.
+std::string home_folder(const Lookup& lookup) {
+  const std::string home = value_of(lookup, "HOME");
+  std::error_code trouble;
+  return home.starts_with('/') && std::filesystem::is_directory(home, trouble) ? home : "";
+}
+
+// Absolute, with a leading `~` expanded; empty if there is no home to expand it to.
+std::string expand(const char* name, const std::string& path, const Lookup& lookup) {
+  if (!path.starts_with('~')) return absolute(path);
+  if (path.size() > 1 && path[1] != '/') refuse(name, path, "~/folder or a path, not ~user");
+  const std::string home = home_folder(lookup);
+  return home.empty() ? "" : absolute(home + path.substr(1));
+}
+
+std::string temporary_cache_folder(const Lookup& lookup) {
+  std::string parent = value_of(lookup, "TMPDIR");
+  if (!parent.starts_with('/')) parent = "/tmp";
+  const std::string folder = fmt::format("{}/liger-{}", absolute(parent), geteuid());
+  // Its name can be guessed, so another user may have made it first.
+  return may_write_folder(folder) && distrust_reason(folder).empty() ? folder : "";
+}
+
+std::string default_cache_folder(const Lookup& lookup) {
+  // The XDG rules say that a relative value is to be ignored.
+  const std::string xdg = value_of(lookup, "XDG_CACHE_HOME");
+  if (xdg.starts_with('/') && may_write_folder(xdg)) return absolute(xdg + "/liger");
+  const std::string home = home_folder(lookup);
+  if (!home.empty() && may_write_folder(home + "/.cache")) return absolute(home + "/.cache/liger");
+  const std::string folder = temporary_cache_folder(lookup);
+  if (folder.empty()) {
+    warn_once("cache folder",
+              "no folder for the cache: neither HOME nor the folder for temporary files can be "
+              "used, so kernels are compiled anew in each process; set LIGER_JIT_CACHE");
+  }
+  return folder;
+}
+
+std::string parse_cache_folder(const Lookup& lookup) {
+  const char* asked = lookup("LIGER_JIT_CACHE");
+  if (asked == nullptr) return default_cache_folder(lookup);
+  const std::string folder = asked;
+  if (folder.empty() || folder == "off") return "";
+  const std::string expanded = expand("LIGER_JIT_CACHE", folder, lookup);
+  return expanded.empty() ? default_cache_folder(lookup) : expanded;
+}
+
+std::vector<std::string> parse_readonly_folders(const Lookup& lookup) {
+  constexpr const char* kName = "LIGER_JIT_CACHE_READONLY";
+  std::vector<std::string> folders;
+  std::string rest = value_of(lookup, kName);
+  while (!rest.empty()) {
+    const size_t colon = std::min(rest.find(':'), rest.size());
+    const std::string part = rest.substr(0, colon);
+    rest.erase(0, colon + 1);
+    const std::string folder = part.empty() ? "" : expand(kName, part, lookup);
+    if (!folder.empty()) folders.push_back(folder);
+  }
+  return folders;
+}
+
+AutotuneMode parse_autotune(const std::string& value) {
+  if (value.empty() || value == "first-run") return AutotuneMode::first_run;
+  if (value == "off") return AutotuneMode::off;
+  if (value == "full") return AutotuneMode::full;
+  refuse("LIGER_JIT_AUTOTUNE", value, "first-run, off, full");
+}
+
+bool parse_log(const std::string& value) {
+  if (value.empty() || value == "0") return false;
+  if (value == "1") return true;
+  refuse("LIGER_JIT_LOG", value, "0, 1");
+}
+
+int parse_threads(const std::string& value) {
+  if (value.empty()) return 0;
+  int threads = -1;
+  const auto [end, trouble] = std::from_chars(value.data(), value.data() + value.size(), threads);
+  const bool whole = trouble == std::errc() && end == value.data() + value.size();
+  if (!whole || threads < 0 || threads > kMostThreads) {
+    refuse("LIGER_JIT_THREADS", value, fmt::format("a number from 0 to {}", kMostThreads));
+  }
+  return threads;
+}
+
+}  // namespace
+
+const std::vector<EnvironmentVariable>& environment_table() {
+  static const std::vector<EnvironmentVariable> table = {
+      {"LIGER_JIT_CACHE", "$XDG_CACHE_HOME/liger, else ~/.cache/liger",
+       "Folder that keeps compiled kernels and measured times; `off` or empty keeps them in memory "
+       "only."},
+      {"LIGER_JIT_CACHE_READONLY", "(none)",
+       "Folders of the same layout that are searched after it and never written, separated by "
+       "colons."},
+      {"LIGER_JIT_AUTOTUNE", "first-run",
+       "`first-run` measures a new shape once, `off` takes the heuristic pick, `full` measures "
+       "every candidate."},
+      {"LIGER_JIT_LOG", "0",
+       "`1` prints a line on stderr for each compile, cache hit, tuning and fallback."},
+      {"LIGER_JIT_CXX", "the first of c++, g++, clang++ on PATH",
+       "C++ compiler for kernels that run on the CPU."},
+      {"LIGER_JIT_NVRTC", "the usual places", "File of NVIDIA's NVRTC library."},
+      {"LIGER_JIT_HIP", "the usual places", "File of AMD's HIP library."},
+      {"LIGER_JIT_THREADS", "min(8, cores)",
+       "Number of threads that compile; 0 stands for the default."},
+  };
+  return table;
+}
+
+Environment parse_environment(const Lookup& lookup) {
+  Environment result;
+  result.cache_folder = parse_cache_folder(lookup);
+  result.readonly_cache_folders = parse_readonly_folders(lookup);
+  result.autotune = parse_autotune(value_of(lookup, "LIGER_JIT_AUTOTUNE"));
+  result.log = parse_log(value_of(lookup, "LIGER_JIT_LOG"));
+  result.host_compiler = value_of(lookup, "LIGER_JIT_CXX");
+  result.nvrtc_library = value_of(lookup, "LIGER_JIT_NVRTC");
+  result.hip_library = value_of(lookup, "LIGER_JIT_HIP");
+  result.compile_threads = parse_threads(value_of(lookup, "LIGER_JIT_THREADS"));
+  return result;
+}
+
+const Environment& environment() {
+  static const Environment& the_environment =
+      *new Environment(parse_environment([](const char* name) { return std::getenv(name); }));
+  return the_environment;
+}
+
+}  // namespace liger

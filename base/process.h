@@ -1,0 +1,27 @@
+// Runs a program, feeds its standard input and collects what it prints. No shell is involved.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace liger {
+
+struct ProcessResult {
+  int exit_code = -1;  // of a normal exit
+  int signal = 0;      // that ended it, 0 for none
+  bool timed_out = false;
+  std::string output;  // standard output
+  std::string error;   // standard error
+  bool ok() const { return exit_code == 0 && signal == 0 && !timed_out; }
+};
+
+// Raises Error(compile) only when the program cannot be started at all.
+ProcessResult run_process(const std::vector<std::string>& arguments, const std::string& input = {},
+                          double timeout_seconds = 300,
+                          const std::vector<std::string>& extra_environment = {});
+
+// The first of `names` found on PATH (or itself, if it holds a slash and can be run).
+std::optional<std::string> find_program(const std::vector<std::string>& names);
+
+}  // namespace liger

@@ -1,0 +1,22 @@
+// One entry as the bytes of one file. The layout is in FORMAT.md.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace liger {
+
+struct Entry {
+  std::string key_bytes;  // Key::bytes()
+  std::string meta;       // small text, `name=value` lines
+  std::string payload;
+};
+
+std::string encode_entry(std::string_view key_bytes, std::string_view meta,
+                         std::string_view payload);
+
+// Nothing unless every byte is as it was written. Safe for any input.
+std::optional<Entry> decode_entry(std::string_view bytes);
+
+}  // namespace liger
