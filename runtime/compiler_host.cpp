@@ -1,0 +1,155 @@
+// The system's C++ compiler: the unit goes in by a pipe, a shared library comes out.
+#include <chrono>
+#include <mutex>
+#include <vector>
+
+#include "base/environment.h"
+#include "base/files.h"
+#include "base/hash.h"
+#include "base/process.h"
+#include "base/text.h"
+#include "runtime/backends.h"
+#include "runtime/private_folder.h"
+
+namespace liger {
+namespace {
+
+struct Program {
+  std::string path;
+  std::string version;  // first line of --version
+  std::string machine;  // of -dumpmachine
+};
+
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+std::string missing_message() {
+  const std::string& asked = environment().host_compiler;
+  if (!asked.empty())
+    return fmt::format(
+        "LIGER_JIT_CXX names \"{}\", which is not a program that can be run. Unset it or name a "
+        "C++20 compiler",
+        asked);
+  return "no C++ compiler: looked for c++, g++ and clang++ on PATH. Install g++ 11 or newer (or "
+         "clang 14 or newer), or set LIGER_JIT_CXX to its path";
+}
+
+Program find_compiler() {
+  const std::string& asked = environment().host_compiler;
+  const auto names = asked.empty() ? std::vector<std::string>{"c++", "g++", "clang++"}
+                                   : std::vector<std::string>{asked};
+  const auto path = find_program(names);
+  if (!path) throw Error(ErrorKind::compile, missing_message());
+
+  const auto ask = [&](const char* option) {
+    const ProcessResult result = run_process({*path, option}, {}, 60, {"LC_ALL=C"});
+    if (!result.ok() || result.output.empty())
+      throw Error(ErrorKind::compile, fmt::format("{} {} failed: {}", *path, option, result.error));
+    return first_line(result.output);
+  };
+  return {*path, ask("--version"), ask("-dumpmachine")};
+}
+
+class HostCompiler final : public Compiler {
+ public:
+  CompilerState state() override {
+    CompilerState state;
+    try {
+      const Program& program = this->program();
+      state = {true, program.path, program.version, {}};
+    } catch (const Error& error) {
+      state.problem = error.what();
+    }
+    return state;
+  }
+
+  std::string identity() override {
+    const Program& program = this->program();
+    return fmt::format("host {}", hash128(program.version + "\n" + program.machine).hex());
+  }
+
+  std::string options(const Target& target) override {
+    return fmt::format("{}", fmt::join(option_list(target), " "));
+  }
+
+  Binary compile(const Unit& unit, const Target& target) override {
+    const Program& program = this->program();
+    const bool for_x86 = target.arch.starts_with("x86-64");
+    if (target.backend != Backend::cpu || for_x86 != program.machine.starts_with("x86_64"))
+      throw unknown_target(target);
+
+    const auto start = std::chrono::steady_clock::now();
+    const PrivateFolder folder;
+    const std::string output = folder.path() + "/unit.so";
+    std::vector<std::string> arguments = {program.path};
+    for (std::string& option : option_list(target)) arguments.push_back(std::move(option));
+    arguments.insert(arguments.end(), {"-x", "c++", "-", "-o", output});
+    const ProcessResult result =
+        run_process(arguments, unit.expanded, 300, {"LC_ALL=C", "TMPDIR=" + folder.path()});
+
+    if (!result.ok()) {
+      if (result.error.find("-march") != std::string::npos ||
+          result.error.find("unknown target CPU") != std::string::npos)
+        throw unknown_target(target);
+      throw compile_error(unit, target, words_of(result));
+    }
+    auto bytes = read_file(output);
+    if (!bytes || bytes->empty())
+      throw compile_error(unit, target, program.path + " succeeded but wrote no library");
+    Binary binary;
+    binary.bytes = std::move(*bytes);
+    binary.compile_ms =
+        std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+    return binary;
+  }
+
+ private:
+  const Program& program() {
+    const std::lock_guard lock(mutex_);
+    if (program_.path.empty()) program_ = find_compiler();
+    return program_;
+  }
+
+  Error unknown_target(const Target& target) {
+    return Error(ErrorKind::unsupported, fmt::format("{} ({}) cannot make code for {}",
+                                                     program_.path, program_.version, target.arch));
+  }
+
+  static std::string words_of(const ProcessResult& result) {
+    if (result.timed_out) return "the compiler did not finish within 300 seconds";
+    if (result.signal != 0)
+      return fmt::format("the compiler was ended by signal {}\n{}", result.signal, result.error);
+    return result.error;
+  }
+
+  // Contraction is off so that every compiler and level gives the same bits; errno and traps are
+  // the only parts of the floating-point contract that are given up. Stripped: no path stays
+  // inside.
+  static std::vector<std::string> option_list(const Target& target) {
+    std::vector<std::string> options = {"-std=c++20",
+                                        "-O3",
+                                        "-march=" + target.arch,
+                                        "-shared",
+                                        "-fPIC",
+                                        "-fvisibility=hidden",
+                                        "-fno-exceptions",
+                                        "-fno-rtti",
+                                        "-ffp-contract=off",
+                                        "-fno-math-errno",
+                                        "-fno-trapping-math",
+                                        "-Wl,-s",
+                                        "-Wl,--as-needed",
+                                        "-Wl,--build-id=none"};
+    // Over half as wide, which compilers prefer: 8 to 28 % less time for RMSNorm rows of 4096.
+    if (target.arch == "x86-64-v4") options.push_back("-mprefer-vector-width=512");
+    return options;
+  }
+
+  std::mutex mutex_;
+  Program program_;
+};
+
+}  // namespace
+
+std::unique_ptr<Compiler> make_host_compiler() { return std::make_unique<HostCompiler>(); }
+
+}  // namespace liger

@@ -1,0 +1,180 @@
+// NVRTC in this process, straight to machine code for one exact architecture.
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <mutex>
+
+#include "base/text.h"
+#include "runtime/backends.h"
+#include "runtime/nvrtc_library.h"
+
+namespace liger {
+namespace {
+
+// The number that stands before `unit` in ptxas's report, searched from `start`; else -1.
+int number_before(std::string_view report, std::string_view unit, size_t start) {
+  const size_t end = report.find(unit, start);
+  if (end == std::string_view::npos) return -1;
+  size_t first = end;
+  while (first > 0 && isdigit(static_cast<unsigned char>(report[first - 1]))) --first;
+  int number = -1;
+  std::from_chars(report.data() + first, report.data() + end, number);
+  return number;
+}
+
+// A function that was not inlined has lines of its own; only those of the entry count.
+Resources resources_of(std::string_view report) {
+  Resources resources;
+  const size_t entry = report.find("Function properties for liger_entry");
+  if (entry == std::string_view::npos) return resources;
+  resources.registers = number_before(report, " registers", entry);
+  resources.stack_bytes = number_before(report, " bytes stack frame", entry);
+  const int stored = number_before(report, " bytes spill stores", entry);
+  const int loaded = number_before(report, " bytes spill loads", entry);
+  resources.spill_bytes = std::max(stored, loaded);
+  // ptxas leaves out what is not used.
+  if (resources.registers >= 0)
+    resources.shared_bytes = std::max(0, number_before(report, " bytes smem", entry));
+  return resources;
+}
+
+// In the words of the option parser, or of the front end when only the letter is wrong.
+bool refuses_architecture(std::string_view log) {
+  return log.find("invalid value for --gpu-architecture") != std::string_view::npos ||
+         log.find("no value specified with --nv_arch") != std::string_view::npos;
+}
+
+class NvrtcCompiler final : public Compiler {
+ public:
+  CompilerState state() override {
+    CompilerState state;
+    try {
+      const NvrtcLibrary& nvrtc = library();
+      state = {true, nvrtc.library.path(), "NVRTC " + nvrtc.version_text(), {}};
+    } catch (const std::exception& error) {
+      state.problem = error.what();
+    }
+    return state;
+  }
+
+  std::string identity() override {
+    const NvrtcLibrary& nvrtc = library();
+    const std::lock_guard lock(mutex_);
+    if (identity_.empty())
+      identity_ = fmt::format("nvrtc {} {}", nvrtc.version_text(), nvrtc.build());
+    return identity_;
+  }
+
+  std::string options(const Target& target) override {
+    return fmt::format("{}", fmt::join(code_options(library(), target), " "));
+  }
+
+  Binary compile(const Unit& unit, const Target& target) override {
+    const NvrtcLibrary& nvrtc = library();
+    check_known(nvrtc, target);
+    std::vector<std::string> options = code_options(nvrtc, target);
+    options.push_back("--ptxas-options=-v");
+    // One cache is enough, and its own would start the driver on a compiling thread.
+    if (nvrtc.at_least(12, 9)) options.push_back("--no-cache");
+
+    const auto start = std::chrono::steady_clock::now();
+    Program program(nvrtc, unit);
+    const int result = program.compile(options);
+    const std::string log = program.log();
+    if (result != nvrtc_success) {
+      if (refuses_architecture(log)) throw unknown_target(nvrtc, target);
+      throw compile_error(unit, target, fmt::format("{}\n{}", nvrtc.error_text(result), log));
+    }
+    Binary binary;
+    binary.bytes = program.cubin();
+    if (binary.bytes.empty()) throw compile_error(unit, target, "NVRTC gave no code\n" + log);
+    binary.resources = resources_of(log);
+    binary.compile_ms =
+        std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+    return binary;
+  }
+
+ private:
+  class Program {
+   public:
+    Program(const NvrtcLibrary& nvrtc, const Unit& unit) : nvrtc_(nvrtc) {
+      const int result = nvrtc.create(&handle_, unit.expanded.c_str(), "unit", 0, nullptr, nullptr);
+      if (result != nvrtc_success)
+        throw Error(ErrorKind::compile,
+                    fmt::format("NVRTC cannot begin a program: {}", nvrtc.error_text(result)));
+    }
+    ~Program() { nvrtc_.destroy(&handle_); }
+    Program(const Program&) = delete;
+
+    int compile(const std::vector<std::string>& options) {
+      std::vector<const char*> pointers;
+      for (const std::string& option : options) pointers.push_back(option.c_str());
+      return nvrtc_.compile(handle_, static_cast<int>(pointers.size()), pointers.data());
+    }
+    std::string log() const {
+      std::string text = sized(nvrtc_.log_size, nvrtc_.log);
+      while (text.ends_with('\0')) text.pop_back();
+      return text;
+    }
+    std::string cubin() const { return sized(nvrtc_.cubin_size, nvrtc_.cubin); }
+
+   private:
+    std::string sized(int (*size_of)(NvrtcProgram, size_t*),
+                      int (*get)(NvrtcProgram, char*)) const {
+      size_t size_bytes = 0;
+      if (size_of(handle_, &size_bytes) != nvrtc_success) return {};
+      std::string bytes(size_bytes, '\0');
+      if (get(handle_, bytes.data()) != nvrtc_success) return {};
+      return bytes;
+    }
+
+    const NvrtcLibrary& nvrtc_;
+    NvrtcProgram handle_ = nullptr;
+  };
+
+  const NvrtcLibrary& library() {
+    const std::lock_guard lock(mutex_);
+    if (!library_) library_ = std::make_unique<NvrtcLibrary>();
+    return *library_;
+  }
+
+  // Contraction is off: kernels spell their fmaf, so that all variants give the same bits. The
+  // number of parts that a program is split into changes the code, hence it is fixed.
+  static std::vector<std::string> code_options(const NvrtcLibrary& nvrtc, const Target& target) {
+    std::vector<std::string> options = {"--gpu-architecture=" + target.arch, "-std=c++20",
+                                        "--fmad=false"};
+    if (nvrtc.at_least(12, 4)) options.push_back("--minimal");
+    if (nvrtc.at_least(12, 9)) options.push_back("--split-compile=1");
+    return options;
+  }
+
+  static Error unknown_target(const NvrtcLibrary& nvrtc, const Target& target) {
+    std::vector<std::string> known;
+    for (const int number : nvrtc.architectures()) known.push_back(fmt::format("sm_{}", number));
+    return Error(ErrorKind::unsupported,
+                 fmt::format("NVRTC {} ({}) cannot make code for {}; it knows {}. Install a newer "
+                             "NVRTC or name it with LIGER_JIT_NVRTC",
+                             nvrtc.version_text(), nvrtc.library.path(), target.arch,
+                             fmt::join(known, ", ")));
+  }
+
+  static void check_known(const NvrtcLibrary& nvrtc, const Target& target) {
+    int number = 0;
+    const char* const digits = target.arch.data() + std::min<size_t>(3, target.arch.size());
+    std::from_chars(digits, target.arch.data() + target.arch.size(), number);
+    const std::vector<int> known = nvrtc.architectures();
+    if (target.backend != Backend::cuda ||
+        std::find(known.begin(), known.end(), number) == known.end())
+      throw unknown_target(nvrtc, target);
+  }
+
+  std::mutex mutex_;
+  std::unique_ptr<NvrtcLibrary> library_;
+  std::string identity_;
+};
+
+}  // namespace
+
+std::unique_ptr<Compiler> make_nvrtc_compiler() { return std::make_unique<NvrtcCompiler>(); }
+
+}  // namespace liger

@@ -1,0 +1,82 @@
+// Machine code to a launch. One interface, three devices: CUDA driver, HIP runtime, host threads.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "runtime/compiler.h"
+#include "runtime/target.h"
+
+namespace liger {
+
+struct DeviceProperties {
+  Target target;
+  std::string name;         // for people; in no key
+  int multiprocessors = 1;  // on the host: threads of the pool
+  int64_t l2_bytes = 0;
+  int64_t shared_bytes_per_block = 0;
+  int bandwidth_class =
+      0;  // GB/s from bus width and clock, rounded to a power of two; 0: not known
+};
+
+// What a kernel found wrong with its data (a label out of range): written by the kernel, read by
+// the host without a synchronisation. Lives in memory that both can reach.
+struct Fault {
+  volatile int64_t raised;  // 0: none
+  volatile int64_t row;
+  volatile int64_t value;
+  volatile int64_t limit;
+};
+
+// A kernel loaded on one device. Never unloaded: captured graphs may hold it.
+struct Function;
+
+using Stream = void*;  // the vendor's stream handle; null on the host
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual const DeviceProperties& properties() const = 0;
+
+  // Raises Error(device) with the driver's words.
+  virtual Function* load(const Binary& binary) = 0;
+
+  // `arguments` is the kernel struct, passed by value. Asynchronous on a GPU.
+  virtual void launch(Function* function, int64_t blocks, int threads, const void* arguments,
+                      size_t arguments_bytes, Stream stream) = 0;
+
+  // True while `stream` records a graph: then nothing may be loaded, allocated or tuned.
+  virtual bool capturing(Stream stream) = 0;
+  virtual void synchronize(Stream stream) = 0;
+
+  // Memory for tuning only, outside torch's allocator. Null when there is not enough.
+  virtual void* allocate(size_t size_bytes) = 0;
+  virtual void release(void* memory) = 0;
+  virtual bool write(void* memory, const void* host_memory, size_t size_bytes) = 0;
+
+  // Device time of `work`, which launches on `stream`, in milliseconds.
+  virtual double time_ms(Stream stream, const std::function<void()>& work) = 0;
+
+  virtual Fault& fault() = 0;
+  virtual void* fault_pointer() = 0;  // the same memory as a kernel sees it
+};
+
+// Number of devices of that backend that can be used now; 0 when the driver is missing.
+int device_count(Backend backend);
+
+// One for each ordinal, made on first use, never destroyed. Raises Error(device) that lists where
+// the driver was looked for and what to install.
+Device& device(Backend backend, int ordinal);
+
+// What `device()` would say is missing, or empty. Never raises.
+std::string device_problem(Backend backend);
+
+// How the host device spreads blocks over threads: calls body(first, last) for parts of [0, count).
+// torch_bindings sets torch's pool; until then blocks run in order on the calling thread.
+using ParallelFor = void (*)(int64_t count, int64_t grain,
+                             const std::function<void(int64_t, int64_t)>& body);
+void set_parallel_for(ParallelFor parallel_for, int threads);
+
+}  // namespace liger

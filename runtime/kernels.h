@@ -1,0 +1,52 @@
+// From a unit to a kernel that can be launched: process table, then disk, then compiler. One
+// compile for a key in flight: other threads wait for its result.
+#pragma once
+
+#include <functional>
+#include <future>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cache/key.h"
+#include "runtime/device.h"
+
+namespace liger {
+
+// The artifact key of docs/architecture.md. No path, user, host, time, driver or torch version is
+// in it.
+Key artifact_key(const Unit& unit, const Target& target);
+
+// From the process, the disk or the compiler; published on disk after a compile. Thread safe.
+// Raises Error(compile) or Error(unsupported); a failure is not remembered.
+std::shared_ptr<const Binary> artifact(const Unit& unit, const Target& target);
+
+struct Kernel {
+  std::string name;
+  Device* device = nullptr;
+  Function* function = nullptr;
+  Resources resources;
+};
+
+// Loaded once for each device. The reference stays valid for the life of the process.
+// While `stream` is captured nothing is loaded: then null is returned for a kernel not yet loaded.
+const Kernel* kernel(const Unit& unit, Device& device, bool may_load = true);
+
+// A few threads of low priority that make artifacts ahead of their use.
+// The future becomes ready when the artifact is there or has failed (the error is inside).
+std::shared_future<std::shared_ptr<const Binary>> prefetch(Unit unit, Target target);
+
+// Blocks until the pool is idle; returns the number of artifacts made since the last call.
+int wait_for_prefetches(const std::function<void(int done, int total)>& progress = {});
+
+struct PrefetchProgress {  // since the last wait
+  int done = 0;
+  int total = 0;
+  int failed = 0;
+};
+PrefetchProgress prefetch_progress();
+
+// The messages of prefetches that failed since this was last asked.
+std::vector<std::string> take_prefetch_failures();
+
+}  // namespace liger

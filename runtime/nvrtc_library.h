@@ -1,0 +1,43 @@
+// The functions of NVRTC that are used, found at run time. The types are ours: no toolkit header is
+// needed to build.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "base/shared_library.h"
+
+namespace liger {
+
+using NvrtcProgram = void*;  // nvrtcProgram
+constexpr int nvrtc_success = 0;
+
+struct NvrtcLibrary {
+  // Raises Error(compile) that lists where it was looked for and what to install.
+  NvrtcLibrary();
+
+  std::string version_text() const;  // 13.0
+  std::string build() const;         // ids of the library and of the builtins that it loads
+  bool at_least(int wanted_major, int wanted_minor) const;
+  std::vector<int> architectures() const;  // 80, 90, 100, …
+
+  SharedLibrary library;
+  int major = 0;
+  int minor = 0;
+
+  int (*create)(NvrtcProgram*, const char* source, const char* name, int header_count,
+                const char* const* headers, const char* const* header_names);
+  int (*destroy)(NvrtcProgram*);
+  int (*compile)(NvrtcProgram, int option_count, const char* const* options);
+  int (*log_size)(NvrtcProgram, size_t*);
+  int (*log)(NvrtcProgram, char*);
+  int (*cubin_size)(NvrtcProgram, size_t*);
+  int (*cubin)(NvrtcProgram, char*);
+  const char* (*error_text)(int);
+  int (*version)(int* major, int* minor);
+  int (*architecture_count)(int*);
+  int (*architecture_list)(int*);
+};
+
+}  // namespace liger

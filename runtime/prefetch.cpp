@@ -1,0 +1,146 @@
+// The pool behind prefetch(): a few threads of low priority that fill the artifact table.
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstdlib>
+#include <deque>
+#include <thread>
+
+#include "base/environment.h"
+#include "runtime/kernels.h"
+#include "runtime/single_flight.h"
+
+namespace liger {
+namespace {
+
+using Artifact = std::shared_ptr<const Binary>;
+
+struct Task {
+  Unit unit;
+  Target target;
+  std::promise<Artifact> promise;
+};
+
+struct Pool {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::deque<Task> queue;
+  int threads = 0;
+  int running = 0;
+  int total = 0;  // since the last wait, as are the next two
+  int done = 0;
+  int made = 0;
+  std::vector<std::string> failures;
+  bool stopping = false;
+};
+
+Pool& pool() { return ProcessState<Pool>::get(); }
+
+int thread_limit() {
+  if (environment().compile_threads > 0) return environment().compile_threads;
+  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 8);
+}
+
+// A compile must not run while the process's exit handlers take the compiler's library apart: what
+// is queued is dropped, what runs is waited for, within reason. The queue is leaked, for a promise
+// that dies unfulfilled would wake its waiters.
+void finish_at_exit() {
+  Pool& pool = liger::pool();
+  std::unique_lock lock(pool.mutex);
+  pool.stopping = true;
+  static_cast<void>(new std::deque<Task>(std::move(pool.queue)));
+  pool.queue.clear();
+  pool.changed.notify_all();
+  pool.changed.wait_for(lock, std::chrono::seconds(10), [&] { return pool.running == 0; });
+}
+
+// Empty if the artifact was made, else what went wrong.
+std::string carry_out(Task& task) {
+  try {
+    task.promise.set_value(artifact(task.unit, task.target));
+    return {};
+  } catch (const std::exception& error) {
+    task.promise.set_exception(std::current_exception());
+    return error.what();
+  }
+}
+
+void work(Pool& pool) {
+  setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), 10);  // on Linux: of this thread alone
+  bool first = true;
+  std::unique_lock lock(pool.mutex);
+  while (true) {
+    pool.changed.wait(lock, [&] { return pool.stopping || !pool.queue.empty(); });
+    if (pool.stopping) return;
+    Task task = std::move(pool.queue.front());
+    pool.queue.pop_front();
+    pool.running += 1;
+    lock.unlock();
+    std::string failure = carry_out(task);
+    // Handlers run latest first, and the first compile may have registered some of its own.
+    if (std::exchange(first, false)) std::atexit(finish_at_exit);
+    lock.lock();
+    pool.running -= 1;
+    pool.done += 1;
+    pool.made += failure.empty();
+    if (!failure.empty()) pool.failures.push_back(std::move(failure));
+    pool.changed.notify_all();
+  }
+}
+
+}  // namespace
+
+std::shared_future<std::shared_ptr<const Binary>> prefetch(Unit unit, Target target) {
+  Pool& pool = liger::pool();
+  const int limit = thread_limit();
+  Task task{std::move(unit), std::move(target), {}};
+  auto future = task.promise.get_future().share();
+
+  const std::lock_guard lock(pool.mutex);
+  if (pool.threads == 0) std::atexit(finish_at_exit);
+  pool.queue.push_back(std::move(task));
+  pool.total += 1;
+  if (pool.threads < limit && pool.threads < pool.running + static_cast<int>(pool.queue.size())) {
+    pool.threads += 1;
+    std::thread(work, std::ref(pool)).detach();
+  }
+  pool.changed.notify_all();
+  return future;
+}
+
+int wait_for_prefetches(const std::function<void(int done, int total)>& progress) {
+  Pool& pool = liger::pool();
+  std::unique_lock lock(pool.mutex);
+  int told = -1;
+  while (true) {
+    if (progress && told != pool.done) {
+      told = pool.done;
+      const int total = pool.total;
+      lock.unlock();
+      progress(told, total);
+      lock.lock();
+      continue;
+    }
+    if (pool.done == pool.total) break;
+    pool.changed.wait(lock);
+  }
+  const int made = pool.made;
+  pool.total = pool.done = pool.made = 0;
+  return made;
+}
+
+PrefetchProgress prefetch_progress() {
+  Pool& pool = liger::pool();
+  const std::lock_guard lock(pool.mutex);
+  return {pool.done, pool.total, pool.done - pool.made};
+}
+
+std::vector<std::string> take_prefetch_failures() {
+  Pool& pool = liger::pool();
+  const std::lock_guard lock(pool.mutex);
+  return std::exchange(pool.failures, {});
+}
+
+}  // namespace liger

@@ -1,0 +1,82 @@
+// Values made once in a process however many threads ask, and what a forked child must not inherit.
+#pragma once
+
+#include <pthread.h>
+
+#include <atomic>
+#include <chrono>
+#include <future>
+#include <mutex>
+#include <optional>
+#include <unordered_map>
+
+#include "base/hash.h"
+
+namespace liger {
+
+template <typename Value>
+class SingleFlight {
+ public:
+  // The value if it is there; never waits for one in the making.
+  std::optional<Value> ready(const Hash128& key) {
+    const std::lock_guard lock(mutex_);
+    const auto found = flights_.find(key);
+    if (found == flights_.end() ||
+        found->second.wait_for(std::chrono::seconds(0)) != std::future_status::ready)
+      return std::nullopt;
+    return found->second.get();
+  }
+
+  // The value that is there, that another thread is making, or that `make` gives. What `make`
+  // throws reaches all who wait and is then forgotten, so that the next call tries again.
+  template <typename Make>
+  Value get(const Hash128& key, Make make) {
+    std::promise<Value> promise;
+    {
+      std::unique_lock lock(mutex_);
+      const auto [flight, is_new] = flights_.try_emplace(key);
+      if (!is_new) {
+        const std::shared_future<Value> future = flight->second;
+        lock.unlock();
+        return future.get();
+      }
+      flight->second = promise.get_future().share();
+    }
+    try {
+      Value value = make();
+      promise.set_value(value);
+      return value;
+    } catch (...) {
+      forget(key);
+      promise.set_exception(std::current_exception());
+      throw;
+    }
+  }
+
+  void forget(const Hash128& key) {
+    const std::lock_guard lock(mutex_);
+    flights_.erase(key);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::unordered_map<Hash128, std::shared_future<Value>, Hash128Hasher> flights_;
+};
+
+// One State for each process. A forked child starts with a new one, because the threads that hold
+// the old one's locks and promises exist in its parent only. Never destroyed.
+template <typename State>
+class ProcessState {
+ public:
+  static State& get() {
+    static const int registered = pthread_atfork(nullptr, nullptr, &renew);
+    static_cast<void>(registered);
+    return *state_;
+  }
+
+ private:
+  static void renew() { state_ = new State; }
+  static inline std::atomic<State*> state_{new State};
+};
+
+}  // namespace liger

@@ -1,0 +1,24 @@
+// Which machine code to make: a backend and the exact architecture.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace liger {
+
+enum class Backend : uint8_t { cuda, hip, cpu };
+
+struct Target {
+  Backend backend = Backend::cpu;
+  std::string arch;  // sm_90a; gfx90a or gfx90a:sramecc+:xnack-; x86-64-v4
+  bool operator==(const Target&) const = default;
+};
+
+// "sm_90a", "gfx1030", "cpu" (this machine's level, found by CPUID) or a named level such as
+// "x86-64-v3". Anything else raises Error(invalid_argument) listing what is allowed.
+Target parse_target(std::string_view text);
+
+std::string_view name_of(Backend backend);
+
+}  // namespace liger

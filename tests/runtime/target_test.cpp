@@ -1,0 +1,39 @@
+#include "runtime/target.h"
+
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+
+namespace liger {
+namespace {
+
+TEST(TargetTest, each_spelling_has_its_backend) {
+  for (const char* text : {"sm_80", "sm_90a", "sm_100f", "sm_120"})
+    EXPECT_EQ(parse_target(text), (Target{Backend::cuda, text}));
+  for (const char* text : {"gfx90a", "gfx1030", "gfx942:sramecc+:xnack-", "gfx906:xnack+"})
+    EXPECT_EQ(parse_target(text), (Target{Backend::hip, text}));
+  for (const char* text : {"x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4", "armv8-a"})
+    EXPECT_EQ(parse_target(text), (Target{Backend::cpu, text}));
+}
+
+TEST(TargetTest, cpu_is_a_named_level_of_this_machine) {
+  const Target target = parse_target("cpu");
+  EXPECT_EQ(target.backend, Backend::cpu);
+  EXPECT_EQ(parse_target(target.arch), target);
+}
+
+TEST(TargetTest, anything_else_is_refused_with_what_is_allowed) {
+  for (const char* text : {"", "sm_", "sm_9", "sm_90b", "sm_9000", "sm_90a ", "gfx", "gfx90A",
+                           "gfx90a:", "gfx90a:fast+", "x86-64-v5", "native", "cuda"}) {
+    try {
+      parse_target(text);
+      FAIL() << text;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::invalid_argument);
+      EXPECT_NE(std::string(error.what()).find("x86-64-v3"), std::string::npos);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace liger
