@@ -1,0 +1,337 @@
+// Cross entropy of rows of logits, with its gradient in the same launch.
+//   z = softcap * tanh(x / softcap), or x;   p = softmax(z);   lse = log(sum(exp(z)))
+//   loss = w[y] (1 - e) (lse - z[y]) + (e / V) sum_c w[c] (lse - z[c])  [scaled by totals.loss]
+//        + lambda lse^2                                                  [scaled by totals.z_loss]
+#pragma once
+#include "device/softmax.h"
+
+namespace liger {
+
+// What a kernel found wrong with its data; the host reads it without waiting.
+struct FaultRecord {
+  long long raised;
+  long long row;
+  long long value;
+  long long limit;
+};
+
+LIGER_DEVICE void record_fault(FaultRecord* fault, long long row, long long value,
+                               long long limit) {
+  if (claim(&fault->raised)) {
+    fault->row = row;
+    fault->value = value;
+    fault->limit = limit;
+  }
+}
+
+// Denominators, and factors made from them, that live on the device: nobody waits for them.
+template <class A>
+struct LossTotals {
+  A loss;    // what a row's cross entropy is multiplied by
+  A z_loss;  // what its lse^2 term is multiplied by
+  A share;   // 1 / number of rows that count
+};
+
+struct CrossEntropyTotalsSpec {
+  Dtype arithmetic;
+  bool mean;
+  bool has_weight;
+  bool has_num_items;
+  int threads;
+};
+
+// Counts the rows that are not ignored, or sums their class weights. One block.
+template <CrossEntropyTotalsSpec S>
+struct CrossEntropyTotals {
+  static constexpr int block_threads = threads_of_block(S.threads, 1);
+  static constexpr int lanes = 1024;
+  static constexpr int owned = lanes / (on_host ? 1 : S.threads);
+  using A = Type<S.arithmetic>;
+
+  const long long* target;
+  const A* class_weight;
+  const float* num_items;
+  LossTotals<A>* totals;
+  long long rows;
+  long long classes;
+  long long ignore_index;
+
+  LIGER_DEVICE void operator()(long long) const {
+    Two<A> of_lane[owned];
+    LIGER_UNROLL for (int lane = 0; lane < owned; ++lane) {
+      for (long long row = lane * S.threads + thread_index(); row < rows; row += lanes) {
+        const long long y = target[row];
+        if (y == ignore_index) continue;
+        const bool known = y >= 0 && y < classes;
+        of_lane[lane] = of_lane[lane] + Two<A>{A(1), weight_of(y, known)};
+      }
+    }
+    fold<owned>(of_lane, Add{});
+    const auto sums = across_threads<S.threads, 1>(of_lane[0], Add{});
+    if (thread_index() != 0) return;
+    LossTotals<A> result{A(1), A(1), A(1) / sums.first};
+    if constexpr (S.mean) {
+      result.loss = A(1) / sums.second;
+      result.z_loss = A(1) / sums.first;
+      if constexpr (S.has_num_items) result.loss = result.z_loss = A(1) / A(*num_items);
+    }
+    *totals = result;
+  }
+
+ private:
+  LIGER_DEVICE A weight_of(long long y, bool known) const {
+    if constexpr (S.has_weight) return known ? class_weight[y] : A(0);
+    return A(1);
+  }
+};
+
+struct CrossEntropyRowsSpec {
+  Dtype logits;
+  int classes;
+  int align_bytes;
+  bool has_weight;
+  bool has_upstream;  // the gradient is multiplied by one factor for each row
+  bool smoothing;
+  bool z_loss;
+  bool softcap;
+  bool token_scaling;  // loss and gradient are multiplied by p[y], itself without gradient
+  bool accuracy;       // wants argmax
+  bool with_loss;
+  bool with_gradient;
+  bool scaled;    // the gradient is multiplied by totals
+  bool in_place;  // the gradient overwrites the logits
+  bool joined;    // a row's loss has its z loss in it
+  int threads;    // tuned
+  int rows;       // tuned
+};
+
+template <CrossEntropyRowsSpec S>
+struct CrossEntropyRows {
+  static constexpr int block_threads = threads_of_block(S.threads, S.rows);
+  static_assert(on_host || S.threads > warp_threads, "a row needs the barriers of its reductions");
+  static constexpr bool exact = S.logits == Dtype::f32 || S.logits == Dtype::f64;
+  using A = Arithmetic<S.logits>;
+  using T = Type<S.logits>;
+  using Row = RowOf<S.classes, S.threads, S.rows>;
+
+  const T* logits;
+  const long long* target;
+  const A* class_weight;
+  const LossTotals<A>* totals;
+  const A* upstream;
+  A* loss;    // of each row, unscaled
+  A* z_loss;  // of each row, unscaled
+  long long* predicted;
+  T* dlogits;
+  FaultRecord* fault;
+  long long rows;
+  long long logits_stride;
+  long long dlogits_stride;
+  long long ignore_index;
+  long long first_row;  // of this chunk, for the fault's message
+  double label_smoothing;
+  double lse_square_scale;
+  double softcap;
+
+  LIGER_DEVICE void operator()(long long block) const {
+    each_row<S.threads, S.rows>(
+        block, rows, [&](long long row, int thread, bool active) { one_row(row, thread, active); });
+  }
+
+ private:
+  struct RowTerms {  // of one row
+    A lse;
+    A hit;         // weight of p - onehot(y)
+    A spread;      // label_smoothing / classes
+    A spread_all;  // spread * (sum of class weights, or classes)
+    A z_slope;     // 2 lambda lse
+    int y;
+  };
+
+  LIGER_DEVICE A capped(A x) const {
+    if constexpr (S.softcap) {
+      return A(softcap) * hyperbolic_tangent<exact>(x / A(softcap)).value;
+    } else {
+      return x;
+    }
+  }
+
+  LIGER_DEVICE Pack<A> scores(const T* row, int pack) const {
+    const auto raw =
+        load_pack<S.classes, S.align_bytes, !S.in_place>(row, pack, minus_infinity<A>());
+    if constexpr (S.softcap) {
+      auto result = map([this](A x) { return capped(x); }, raw);
+      if (S.classes % pack_size != 0 && pack == S.classes / pack_size) {
+        LIGER_UNROLL for (int i = S.classes % pack_size; i < pack_size; ++i) {
+          result.v[i] = minus_infinity<A>();
+        }
+      }
+      return result;
+    } else {
+      return raw;
+    }
+  }
+
+  LIGER_DEVICE void one_row(long long row, int thread, bool active) const {
+    const T* x = logits + row * logits_stride;
+    const long long label = target[row];
+    const bool counts = label != ignore_index && label >= 0 && label < S.classes;
+    const int y = counts ? static_cast<int>(label) : 0;
+    // Read before the reductions: their barriers are what keeps it from being overwritten in place.
+    const A score = capped(widen(x[y]));
+    const auto stats = Row::template combined<MaxAndSum<A>>(
+        thread, [&](int, int pack) { return max_and_sum<exact>(scores(x, pack)); },
+        MergeMaxAndSum<exact>{});
+    const A lse = stats.max + logarithm(stats.sum);
+
+    Two<A> smooth;  // sum of w z, sum of w
+    if constexpr (S.smoothing) {
+      smooth = Row::template combined<Two<A>>(thread, [&](int, int pack) {
+        const auto z = without_missing<S.classes>(pack, scores(x, pack));
+        if constexpr (S.has_weight) {
+          const auto w = load_pack<S.classes, 4>(class_weight, pack);
+          return Two<A>{total(w * z), total(w)};
+        } else {
+          return Two<A>{total(z), A(0)};
+        }
+      });
+      if constexpr (!S.has_weight) smooth.second = A(S.classes);
+    }
+    if constexpr (S.accuracy) {
+      const auto best = Row::template combined<Best<A>>(
+          thread,
+          [&](int, int pack) {
+            const auto z = scores(x, pack);
+            Best<A> of_pack;
+            LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
+              of_pack = MergeBest{}(of_pack, Best<A>{z.v[i], pack * pack_size + i});
+            }
+            return of_pack;
+          },
+          MergeBest{});
+      // A row without any number, all NaN, has no largest value: column 0 stands for it.
+      const int column = best.column < S.classes ? best.column : 0;
+      if (active && thread == 0) predicted[row] = counts ? column : -1;
+    }
+    if (!active) return;
+
+    A weight = 1;
+    if constexpr (S.has_weight) weight = counts ? class_weight[y] : A(0);
+    const A spread = S.smoothing ? A(label_smoothing) / A(S.classes) : A(0);
+    const A keep = S.smoothing ? A(1) - A(label_smoothing) : A(1);
+    A factor = 1;
+    if constexpr (S.token_scaling) factor = exponential<exact>(score - lse);
+
+    if constexpr (S.with_gradient) {
+      RowTerms terms{lse, weight * keep, spread, spread * smooth.second, A(0), counts ? y : -1};
+      if constexpr (S.z_loss) terms.z_slope = A(2) * A(lse_square_scale) * lse;
+      A loss_scale = factor;
+      A z_scale = factor;
+      if constexpr (S.scaled) {
+        loss_scale *= totals->loss;
+        z_scale *= totals->z_loss;
+      }
+      if constexpr (S.has_upstream) {
+        loss_scale *= upstream[row];
+        z_scale *= upstream[row];
+      }
+      gradient(x, dlogits + row * dlogits_stride, terms, loss_scale, z_scale, thread, counts);
+    }
+    if constexpr (S.with_loss) {
+      if (thread == 0) {
+        A entropy = weight * keep * (lse - score);
+        if constexpr (S.smoothing) entropy += spread * (smooth.second * lse - smooth.first);
+        A square = 0;
+        if constexpr (S.z_loss) square = A(lse_square_scale) * lse * lse;
+        const bool ignored = label == ignore_index;
+        const A nan = A(bits_as<float>(0x7fc00000u));
+        const A z = counts ? factor * square : A(0);
+        loss[row] = counts ? factor * entropy + (S.joined ? z : A(0)) : (ignored ? A(0) : nan);
+        z_loss[row] = z;
+        if (!counts && !ignored) record_fault(fault, first_row + row, label, S.classes);
+      }
+    }
+  }
+
+  LIGER_DEVICE void gradient(const T* x, T* dx, const RowTerms& terms, A loss_scale, A z_scale,
+                             int thread, bool counts) const {
+    const A of_p = (terms.hit + terms.spread_all) * loss_scale + terms.z_slope * z_scale;
+    const A at_label = terms.hit * loss_scale;
+    Row::each(thread, [&](int, int pack) {
+      auto g = filled(A(0));
+      if (counts) {
+        const auto raw = load_pack<S.classes, S.align_bytes, !S.in_place>(x, pack, A(0));
+        const int label_in_pack = terms.y - pack * pack_size;
+        Pack<A> w = filled(A(1));
+        if constexpr (S.smoothing && S.has_weight) w = load_pack<S.classes, 4>(class_weight, pack);
+        LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
+          A z = raw.v[i];
+          A slope = 1;
+          if constexpr (S.softcap) {
+            const auto t = hyperbolic_tangent<exact>(z / A(softcap));
+            z = A(softcap) * t.value;
+            slope = t.slope;
+          }
+          const A p = exponential<exact>(z - terms.lse);
+          // At the label of a plain row (p - 1) is formed first: p may round to 1 beside it.
+          A d = of_p * p - (i == label_in_pack ? at_label : A(0));
+          if constexpr (S.smoothing) d -= terms.spread * w.v[i] * loss_scale;
+          g.v[i] = d * slope;
+        }
+      }
+      store_pack<S.classes, S.align_bytes>(dx, pack, g);
+    });
+  }
+};
+
+struct CrossEntropyMeanSpec {
+  Dtype arithmetic;
+  bool accuracy;
+  int threads;
+};
+
+// Adds the rows' losses, in the order of the rows alone, and scales them. One block.
+template <CrossEntropyMeanSpec S>
+struct CrossEntropyMean {
+  static constexpr int block_threads = threads_of_block(S.threads, 1);
+  static constexpr int lanes = 1024;
+  static constexpr int owned = lanes / (on_host ? 1 : S.threads);
+  using A = Type<S.arithmetic>;
+
+  const A* row_loss;
+  const A* row_z_loss;
+  const long long* predicted;
+  const long long* target;
+  const LossTotals<A>* totals;
+  A* loss;
+  A* z_loss;
+  A* token_accuracy;
+  long long rows;
+  long long ignore_index;
+
+  LIGER_DEVICE void operator()(long long) const {
+    Two<A> sums[owned];
+    A right[owned] = {};
+    LIGER_UNROLL for (int lane = 0; lane < owned; ++lane) {
+      for (long long row = lane * S.threads + thread_index(); row < rows; row += lanes) {
+        sums[lane] = sums[lane] + Two<A>{row_loss[row], row_z_loss[row]};
+        if constexpr (S.accuracy) {
+          if (target[row] != ignore_index && predicted[row] == target[row]) right[lane] += A(1);
+        }
+      }
+    }
+    fold<owned>(sums, Add{});
+    const auto both = across_threads<S.threads, 1>(sums[0], Add{});
+    if constexpr (S.accuracy) {
+      fold<owned>(right, Add{});
+      const A hits = across_threads<S.threads, 1>(right[0], Add{});
+      if (thread_index() == 0) *token_accuracy = hits * totals->share;
+    }
+    if (thread_index() != 0) return;
+    const A z = both.second * totals->z_loss;
+    *z_loss = z;
+    *loss = both.first * totals->loss + z;
+  }
+};
+
+}  // namespace liger

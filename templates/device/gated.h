@@ -1,0 +1,90 @@
+// y = act(gate) * up and its gradients, for any activation. The activation is rounded to the
+// tensors' type before the product, as the modules that this replaces do.
+#pragma once
+#include "device/activation.h"
+#include "device/row.h"
+
+namespace liger {
+
+struct GatedSpec {
+  Dtype x;
+  int width;  // exact length of a row
+  int align_bytes;
+  int threads;  // tuned
+  int rows;     // tuned
+};
+
+LIGER_DEVICE constexpr bool wants_exact(Dtype dtype) {
+  return dtype == Dtype::f32 || dtype == Dtype::f64;
+}
+
+template <GatedSpec S, class Activation>
+struct GatedForward {
+  static constexpr int block_threads = threads_of_block(S.threads, S.rows);
+  using A = Arithmetic<S.x>;
+  using T = Type<S.x>;
+  using Row = RowOf<S.width, S.threads, S.rows>;
+
+  const T* gate;
+  const T* up;
+  T* y;
+  long long rows;
+  long long gate_stride;
+  long long up_stride;
+
+  LIGER_DEVICE void operator()(long long block) const {
+    each_row<S.threads, S.rows>(block, rows, [&](long long row, int thread, bool active) {
+      if (!active) return;
+      Row::each(thread, [&](int, int pack) {
+        const auto g = load_pack<S.width, S.align_bytes>(gate + row * gate_stride, pack);
+        const auto u = load_pack<S.width, S.align_bytes>(up + row * up_stride, pack);
+        const auto product = map(
+            [](A a, A b) {
+              return rounded_to<T>(Activation::template at<wants_exact(S.x)>(a).value) * b;
+            },
+            g, u);
+        store_pack<S.width, S.align_bytes>(y + row * S.width, pack, product);
+      });
+    });
+  }
+};
+
+template <GatedSpec S, class Activation>
+struct GatedBackward {
+  static constexpr int block_threads = threads_of_block(S.threads, S.rows);
+  using A = Arithmetic<S.x>;
+  using T = Type<S.x>;
+  using Row = RowOf<S.width, S.threads, S.rows>;
+
+  const T* dy;
+  const T* gate;
+  const T* up;
+  T* dgate;
+  T* dup;
+  long long rows;
+  long long dy_stride;
+  long long gate_stride;
+  long long up_stride;
+
+  LIGER_DEVICE void operator()(long long block) const {
+    each_row<S.threads, S.rows>(block, rows, [&](long long row, int thread, bool active) {
+      if (!active) return;
+      Row::each(thread, [&](int, int pack) {
+        const auto d = load_pack<S.width, S.align_bytes>(dy + row * dy_stride, pack);
+        const auto g = load_pack<S.width, S.align_bytes>(gate + row * gate_stride, pack);
+        const auto u = load_pack<S.width, S.align_bytes>(up + row * up_stride, pack);
+        Pack<A> of_gate;
+        Pack<A> of_up;
+        LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
+          const auto act = Activation::template at<wants_exact(S.x)>(g.v[i]);
+          of_gate.v[i] = d.v[i] * u.v[i] * act.slope;
+          of_up.v[i] = d.v[i] * rounded_to<T>(act.value);
+        }
+        store_pack<S.width, S.align_bytes>(dgate + row * S.width, pack, of_gate);
+        store_pack<S.width, S.align_bytes>(dup + row * S.width, pack, of_up);
+      });
+    });
+  }
+};
+
+}  // namespace liger

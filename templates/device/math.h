@@ -1,0 +1,112 @@
+// Scalar functions. `Exact` asks for the last bits: float32 and float64 outputs need them, 16-bit
+// ones do not, and there the hardware's approximations keep a kernel bound by memory.
+#pragma once
+#include "device/dtype.h"
+
+namespace liger {
+
+// The functions of C, by the one name that each compiler has for them.
+#if defined(LIGER_HOST)
+#define LIGER_C_FUNCTION(NAME) __builtin_##NAME
+#else
+#define LIGER_C_FUNCTION(NAME) NAME
+#endif
+
+LIGER_DEVICE float fused(float a, float b, float c) { return LIGER_C_FUNCTION(fmaf)(a, b, c); }
+LIGER_DEVICE double fused(double a, double b, double c) { return LIGER_C_FUNCTION(fma)(a, b, c); }
+
+template <class A>
+LIGER_DEVICE A larger(A a, A b) {
+  return a > b ? a : b;
+}
+
+LIGER_DEVICE float reciprocal_root(float value) { return 1.0f / LIGER_C_FUNCTION(sqrtf)(value); }
+LIGER_DEVICE double reciprocal_root(double value) { return 1.0 / LIGER_C_FUNCTION(sqrt)(value); }
+
+LIGER_DEVICE float logarithm(float value) { return LIGER_C_FUNCTION(logf)(value); }
+LIGER_DEVICE double logarithm(double value) { return LIGER_C_FUNCTION(log)(value); }
+
+LIGER_DEVICE float error_function(float x) { return LIGER_C_FUNCTION(erff)(x); }
+LIGER_DEVICE double error_function(double x) { return LIGER_C_FUNCTION(erf)(x); }
+
+#if defined(LIGER_HOST)
+// Without a branch or a call, so that the host compiler makes vector code of a loop over it. About
+// 1 ulp; exp(-inf) = 0, exp(inf) = inf, NaN stays NaN.
+LIGER_DEVICE float exponential_host(float x) {
+  float y = x < -104.0f ? -104.0f : x;
+  y = y > 89.0f ? 89.0f : y;
+  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  const float n = fused(y, 1.44269504088896341f, magic) - magic;
+  float r = fused(n, -0.693359375f, y);
+  r = fused(n, 2.12194440e-4f, r);
+  float p = 1.9875691500e-4f;
+  p = fused(p, r, 1.3981999507e-3f);
+  p = fused(p, r, 8.3334519073e-3f);
+  p = fused(p, r, 4.1665795894e-2f);
+  p = fused(p, r, 1.6666665459e-1f);
+  p = fused(p, r, 5.0000001201e-1f);
+  p = fused(p, r * r, r + 1.0f);
+  // 2^n in two factors: n reaches -150, below the smallest normal exponent.
+  const int whole = static_cast<int>(n);
+  const int half = whole >> 1;
+  const float low = bits_as<float>((half + 127) << 23);
+  const float high = bits_as<float>((whole - half + 127) << 23);
+  return p * low * high;
+}
+#endif
+
+template <bool Exact>
+LIGER_DEVICE double exponential(double x) {
+  return LIGER_C_FUNCTION(exp)(x);
+}
+template <bool Exact>
+LIGER_DEVICE float exponential(float x) {
+#if defined(LIGER_HOST)
+  return exponential_host(x);
+#elif defined(LIGER_CUDA)
+  if constexpr (Exact) {
+    return expf(x);
+  } else {
+    float result;
+    asm("ex2.approx.f32 %0, %1;" : "=f"(result) : "f"(x * 1.44269504088896341f));
+    return result;
+  }
+#else
+  return __expf(x);
+#endif
+}
+
+template <bool Exact>
+LIGER_DEVICE double quotient(double a, double b) {
+  return a / b;
+}
+template <bool Exact>
+LIGER_DEVICE float quotient(float a, float b) {
+#if defined(LIGER_CUDA)
+  if constexpr (!Exact) return __fdividef(a, b);
+#endif
+  return a / b;
+}
+
+// 1 / (1 + exp(-x)), without cancellation at either end.
+template <bool Exact, class A>
+LIGER_DEVICE A sigmoid(A x) {
+  return quotient<Exact>(A(1), A(1) + exponential<Exact>(-x));
+}
+
+// (tanh, 1 - tanh^2), the second without cancellation.
+template <class A>
+struct TanhAndSlope {
+  A value;
+  A slope;
+};
+template <bool Exact, class A>
+LIGER_DEVICE TanhAndSlope<A> hyperbolic_tangent(A x) {
+  const A magnitude = x < A(0) ? -x : x;
+  const A e = exponential<Exact>(A(-2) * magnitude);
+  const A share = quotient<Exact>(A(1), A(1) + e);
+  const A value = (A(1) - e) * share;
+  return {x < A(0) ? -value : value, A(4) * e * share * share};
+}
+
+}  // namespace liger

@@ -1,0 +1,105 @@
+// The only file that knows compilers. On a GPU a block is its threads; on the host a block is one
+// thread, so barriers and shuffles vanish and every template's maths runs without a GPU.
+#pragma once
+
+#if defined(__CUDACC_RTC__) || defined(__CUDACC__)
+#define LIGER_CUDA 1
+#elif defined(__HIPCC_RTC__) || defined(__HIP__)
+#define LIGER_HIP 1
+#else
+#define LIGER_HOST 1
+#endif
+
+#if defined(LIGER_HOST)
+
+#define LIGER_DEVICE inline __attribute__((always_inline))
+#define LIGER_SHARED
+#define LIGER_UNROLL  // clang would unroll a whole row for the one thread of the host
+#define LIGER_ENTRY(KERNEL, SPEC)                                                   \
+  extern "C" __attribute__((visibility("default"))) void liger_entry(               \
+      const void* arguments, long long first_block, long long last_block) {         \
+    const auto kernel = *static_cast<const liger::KERNEL<SPEC>*>(arguments);        \
+    for (long long block = first_block; block < last_block; ++block) kernel(block); \
+  }
+
+#else
+
+#define LIGER_DEVICE __device__ __forceinline__
+#define LIGER_SHARED __shared__
+#define LIGER_UNROLL _Pragma("unroll")
+#define LIGER_ENTRY(KERNEL, SPEC)                                                  \
+  extern "C" __global__ void __launch_bounds__(liger::KERNEL<SPEC>::block_threads) \
+      liger_entry(const liger::KERNEL<SPEC> kernel) {                              \
+    kernel(static_cast<long long>(blockIdx.x));                                    \
+  }
+
+#endif
+
+namespace liger {
+
+#if defined(LIGER_CUDA)
+constexpr bool on_host = false;
+constexpr int warp_threads = 32;
+#elif defined(LIGER_HIP)
+constexpr bool on_host = false;
+constexpr int warp_threads = __AMDGCN_WAVEFRONT_SIZE;
+#else
+constexpr bool on_host = true;
+constexpr int warp_threads = 1;
+#endif
+
+LIGER_DEVICE int thread_index() {
+#if defined(LIGER_HOST)
+  return 0;
+#else
+  return static_cast<int>(threadIdx.x);
+#endif
+}
+
+// All threads of the block meet here.
+LIGER_DEVICE void barrier() {
+#if !defined(LIGER_HOST)
+  __syncthreads();
+#endif
+}
+
+// The value of the lane whose index differs by `mask`.
+template <class Value>
+LIGER_DEVICE Value shuffle_xor(Value value, int mask) {
+#if defined(LIGER_CUDA)
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+#elif defined(LIGER_HIP)
+  return __shfl_xor(value, mask);
+#else
+  (void)mask;
+  return value;
+#endif
+}
+
+// Sets `*word` if it is still 0; true for the one thread that did.
+LIGER_DEVICE bool claim(long long* word) {
+#if defined(LIGER_HOST)
+  long long empty = 0;
+  return __atomic_compare_exchange_n(word, &empty, 1LL, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+#else
+  return atomicCAS(reinterpret_cast<unsigned long long*>(word), 0ull, 1ull) == 0ull;
+#endif
+}
+
+LIGER_DEVICE void copy_bytes(void* to, const void* from, int bytes) {
+#if defined(LIGER_CUDA)
+  memcpy(to, from, bytes);  // NVRTC knows the functions of C, but no __builtin_ names
+#else
+  __builtin_memcpy(to, from, static_cast<decltype(sizeof(0))>(bytes));
+#endif
+}
+
+template <class To, class From>
+LIGER_DEVICE To bits_as(const From& from) {
+  static_assert(sizeof(To) == sizeof(From), "bits_as needs equal sizes");
+  To to;
+  copy_bytes(&to, &from, sizeof(To));
+  return to;
+}
+
+}  // namespace liger

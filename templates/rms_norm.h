@@ -1,0 +1,143 @@
+// y = x * rsqrt(mean(x^2) + eps) * (offset + weight), over the last dimension.
+#pragma once
+#include "device/weight_gradient.h"
+
+namespace liger {
+
+struct RmsNormForwardSpec {
+  Dtype x;
+  Dtype weight;
+  Dtype y;
+  bool has_weight;
+  bool round_early;  // Llama: round the normalised row to x's type before the weight
+  int hidden;        // exact length of a row
+  int align_bytes;   // of every pointer and row
+  bool hold;         // the row fits in registers
+  int threads;       // tuned; of one row
+  int rows;          // tuned; of one block
+};
+
+template <RmsNormForwardSpec S>
+struct RmsNormForward {
+  static constexpr int block_threads = threads_of_block(S.threads, S.rows);
+  using A = Arithmetic<S.x>;
+  using Row = RowOf<S.hidden, S.threads, S.rows>;
+  using Share = RowShare<Row, S.hidden, S.align_bytes, S.hold, Type<S.x>>;
+
+  const Type<S.x>* x;
+  const Type<S.weight>* weight;
+  Type<S.y>* y;
+  A* rstd;
+  long long rows;
+  long long x_stride;
+  double eps;
+  double offset;
+
+  LIGER_DEVICE void operator()(long long block) const {
+    each_row<S.threads, S.rows>(block, rows, [&](long long row, int thread, bool active) {
+      const Share values(x + row * x_stride, thread);
+      const A squares = Row::template combined<A>(thread, [&](int slot, int pack) {
+        const auto v = values.at(slot, pack);
+        return total(v * v);
+      });
+      const A r = reciprocal_root(squares / A(S.hidden) + A(eps));
+      if (!active) return;
+      Row::each(thread, [&](int slot, int pack) {
+        auto v = values.at(slot, pack) * r;
+        if constexpr (S.round_early) v = rounded_to<Type<S.x>>(v);
+        if constexpr (S.has_weight) {
+          v = v * (load_pack<S.hidden, S.align_bytes>(weight, pack) + A(offset));
+        }
+        store_pack<S.hidden, S.align_bytes>(y + row * S.hidden, pack, v);
+      });
+      if (thread == 0) rstd[row] = r;
+    });
+  }
+};
+
+struct RmsNormBackwardSpec {
+  Dtype x;
+  Dtype weight;
+  Dtype dy;
+  bool has_weight;
+  bool round_early;
+  bool adds_dsum;  // the gradient that arrives at the sum of a residual is added to dx
+  bool want_dx;
+  bool want_dweight;
+  int hidden;
+  int align_bytes;
+  bool hold;
+  int threads;  // tuned
+  int rows;     // tuned; partials of one block
+};
+
+// dx = rstd * (m - xhat * mean(m * xhat)) with m = dy * (offset + weight), and partial sums of
+// dy * xhat for the weight.
+template <RmsNormBackwardSpec S>
+struct RmsNormBackward {
+  static constexpr int block_threads = threads_of_block(S.threads, S.rows);
+  using A = Arithmetic<S.x>;
+  using Row = RowOf<S.hidden, S.threads, S.rows>;
+  using ShareX = RowShare<Row, S.hidden, S.align_bytes, S.hold, Type<S.x>>;
+  using ShareDy = RowShare<Row, S.hidden, S.align_bytes, S.hold, Type<S.dy>>;
+  using Sums = ColumnAccumulator<Row, S.hidden, S.hold, S.want_dweight, A>;
+
+  const Type<S.dy>* dy;
+  const Type<S.x>* dsum;
+  const Type<S.x>* x;
+  const Type<S.weight>* weight;
+  const A* rstd;
+  Type<S.x>* dx;
+  A* partials;
+  long long rows;
+  long long partial_rows;
+  long long dy_stride;
+  long long dsum_stride;
+  long long x_stride;
+  double offset;
+
+  LIGER_DEVICE Pack<A> weighted(const Pack<A>& d, int pack) const {
+    if constexpr (S.has_weight) {
+      return d * (load_pack<S.hidden, S.align_bytes>(weight, pack) + A(offset));
+    } else {
+      return d;
+    }
+  }
+
+  LIGER_DEVICE void operator()(long long block) const {
+    each_partial<S.threads, S.rows>(
+        block, rows, partial_rows,
+        [&](long long partial, int thread) { return Sums(partials, partial, thread); },
+        [&](long long row, int thread, bool active, Sums& sums) {
+          const ShareX xs(x + row * x_stride, thread);
+          const ShareDy dys(dy + row * dy_stride, thread);
+          const A r = rstd[row];
+          A mean = 0;
+          if constexpr (S.want_dx) {
+            const A dot = Row::template combined<A>(thread, [&](int slot, int pack) {
+              return total(weighted(dys.at(slot, pack), pack) * (xs.at(slot, pack) * r));
+            });
+            mean = dot / A(S.hidden);
+          }
+          if (!active) return;
+          Row::each(thread, [&](int slot, int pack) {
+            const auto d = dys.at(slot, pack);
+            auto xhat = xs.at(slot, pack) * r;
+            if constexpr (S.want_dx) {
+              auto g = fused(xhat, filled(-mean), weighted(d, pack)) * r;
+              if constexpr (S.adds_dsum) {
+                g = g + load_pack<S.hidden, S.align_bytes>(dsum + row * dsum_stride, pack);
+              }
+              store_pack<S.hidden, S.align_bytes>(dx + row * S.hidden, pack, g);
+            }
+            if constexpr (S.want_dweight) {
+              if constexpr (S.round_early) xhat = rounded_to<Type<S.x>>(xhat);
+              sums.add(slot, pack, d * xhat);
+            }
+          });
+        },
+        [&](const Sums& sums, int thread) { sums.write(thread); });
+  }
+};
+
+}  // namespace liger

@@ -1,0 +1,43 @@
+// y = x * factor, with one factor for all or one for each row, read on the device. In place a
+// factor of 1 costs one read of it.
+#pragma once
+#include "device/row.h"
+
+namespace liger {
+
+struct ScaleSpec {
+  Dtype x;
+  bool each_row;
+  bool in_place;
+  int width;
+  int align_bytes;
+  int threads;  // tuned
+  int rows;     // tuned
+};
+
+template <ScaleSpec S>
+struct Scale {
+  static constexpr int block_threads = threads_of_block(S.threads, S.rows);
+  using A = Arithmetic<S.x>;
+  using Row = RowOf<S.width, S.threads, S.rows>;
+
+  const Type<S.x>* x;
+  const A* factor;
+  Type<S.x>* y;
+  long long rows;
+  long long x_stride;
+  long long y_stride;
+
+  LIGER_DEVICE void operator()(long long block) const {
+    each_row<S.threads, S.rows>(block, rows, [&](long long row, int thread, bool active) {
+      const A scale = factor[S.each_row ? row : 0];
+      if (!active || (S.in_place && scale == A(1))) return;
+      Row::each(thread, [&](int, int pack) {
+        const auto v = load_pack<S.width, S.align_bytes, !S.in_place>(x + row * x_stride, pack);
+        store_pack<S.width, S.align_bytes>(y + row * y_stride, pack, v * scale);
+      });
+    });
+  }
+};
+
+}  // namespace liger
