@@ -1,0 +1,108 @@
+#include "ops/arguments.h"
+
+#include <bit>
+#include <cstdio>
+#include <cstdlib>
+
+#include "base/text.h"
+
+namespace liger {
+
+namespace {
+
+[[noreturn]] void wrong_declaration(const Op& op, const std::string& argument) {
+  std::fprintf(stderr, "liger_jit: op %s: kernel argument %s names nothing\n", op.name.c_str(),
+               argument.c_str());
+  std::abort();
+}
+
+// x.rows, x.stride, x.size1, x.stride0
+int64_t property(const Call& call, const std::string& text) {
+  const size_t dot = text.find('.');
+  const Tensor& tensor = call[text.substr(0, dot)];
+  const std::string what = text.substr(dot + 1);
+  if (!tensor.defined) return 0;
+  if (what == "rows") return tensor.rows();
+  if (what == "stride") return tensor.row_stride();
+  if (what.rfind("size", 0) == 0) return tensor.sizes[std::stoi(what.substr(4))];
+  if (what.rfind("stride", 0) == 0) return tensor.strides[std::stoi(what.substr(6))];
+  wrong_declaration(call.op(), text);
+}
+
+uint64_t scalar_word(const Call& call, int input) {
+  const Scalar value = call.scalar(input);
+  if (call.op().inputs[input].kind == InputKind::real) return std::bit_cast<uint64_t>(value.real);
+  return static_cast<uint64_t>(value.integer);
+}
+
+}  // namespace
+
+int slot_of(const Op& op, std::string_view name) {
+  const int inputs = static_cast<int>(op.inputs.size());
+  const int input = op.input_index(name);
+  if (input >= 0 && op.inputs[input].is_tensor()) return input;
+  const int output = op.output_index(name);
+  if (output >= 0) return inputs + output;
+  for (size_t i = 0; i < op.temporaries.size(); ++i) {
+    if (op.temporaries[i].name == name) return inputs + static_cast<int>(op.outputs.size() + i);
+  }
+  return -1;
+}
+
+int slot_count(const Op& op) {
+  return static_cast<int>(op.inputs.size() + op.outputs.size() + op.temporaries.size());
+}
+
+Launch launch_of(const KernelOf& kernel, const Call& call, const Knobs& knobs, void* fault) {
+  const Op& op = call.op();
+  Launch launch;
+  launch.blocks = kernel.blocks(call, knobs);
+  launch.threads =
+      call.on_host() ? 1
+      : kernel.threads
+          ? static_cast<int>(kernel.threads(knobs))
+          : static_cast<int>(value_of(knobs, "threads", 1) * value_of(knobs, "rows", 1));
+  for (const Argument& argument : kernel.arguments) {
+    const auto word = static_cast<uint16_t>(launch.words.size());
+    if (const auto* compute = std::get_if<std::function<int64_t(const Call&)>>(&argument)) {
+      launch.words.push_back(static_cast<uint64_t>((*compute)(call)));
+      continue;
+    }
+    const auto& name = std::get<std::string>(argument);
+    if (name == "fault") {
+      launch.words.push_back(reinterpret_cast<uint64_t>(fault));
+    } else if (name.find('.') != std::string::npos) {
+      launch.words.push_back(static_cast<uint64_t>(property(call, name)));
+    } else if (const int slot = slot_of(op, name); slot >= 0) {
+      launch.pointers.push_back({word, static_cast<uint16_t>(slot)});
+      launch.words.push_back(0);
+    } else if (const int input = op.input_index(name); input >= 0) {
+      launch.words.push_back(scalar_word(call, input));
+    } else {
+      wrong_declaration(op, name);
+    }
+  }
+  if (launch.words.size() > max_words || slot_count(op) > max_slots) wrong_declaration(op, "count");
+  return launch;
+}
+
+Spec full_spec(const KernelOf& kernel, const Call& call, const Knobs& knobs) {
+  Spec spec = kernel.spec(call);
+  for (const Knob& knob : knobs) spec.push_back({knob.name, knob.value});
+  return spec;
+}
+
+std::vector<Knobs> candidates_of(const KernelOf& kernel, const Call& call) {
+  if (!kernel.candidates) return {Knobs{}};
+  std::vector<Knobs> candidates = kernel.candidates(call);
+  if (candidates.empty()) candidates.emplace_back();
+  return candidates;
+}
+
+std::string text_of(const Knobs& knobs) {
+  std::vector<std::string> parts;
+  for (const Knob& knob : knobs) parts.push_back(fmt::format("{}={}", knob.name, knob.value));
+  return parts.empty() ? "-" : fmt::format("{}", fmt::join(parts, ","));
+}
+
+}  // namespace liger

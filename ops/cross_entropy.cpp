@@ -1,0 +1,324 @@
+#include "ops/cross_entropy.h"
+
+#include "ops/registry.h"
+
+namespace liger {
+
+std::vector<Input> cross_entropy_options() {
+  return {integer("ignore_index", -100),   real("label_smoothing", "0.0"),
+          real("lse_square_scale", "0.0"), real("softcap", "0.0"),
+          integer("reduction", 1),         flag("token_scaling"),
+          flag("want_accuracy"),           flag("want_predicted")};
+}
+
+Reduction reduction_of(const Call& call) {
+  return static_cast<Reduction>(call.integer("reduction"));
+}
+
+void check_cross_entropy(const Call& call, int64_t rows, int64_t classes, Dtype arithmetic_of) {
+  const auto text = [](auto value) { return std::to_string(value); };
+  if (call["target"].count() != rows || call["target"].dims != 1) {
+    call.refuse("target", "has shape " + shape_text(call["target"]),
+                "[" + text(rows) + "], one label a row");
+  }
+  if (const double e = call.real("label_smoothing"); !(e >= 0.0 && e <= 1.0)) {
+    call.refuse("label_smoothing", "is " + text(e), "0 to 1");
+  }
+  if (const double cap = call.real("softcap"); !(cap >= 0.0)) {
+    call.refuse("softcap", "is " + text(cap), "a positive number, or 0 for none");
+  }
+  if (const int64_t r = call.integer("reduction"); r < 0 || r > 2) {
+    call.refuse("reduction", "is " + text(r), "0 (none), 1 (mean), 2 (sum)");
+  }
+  for (const std::string_view weight : {"weight", "ce_weight"}) {
+    if (call.op().input_index(weight) < 0 ||
+        (weight == "weight" && call.op().input_index("ce_weight") >= 0)) {
+      continue;
+    }
+    const Tensor& w = call[weight];
+    if (!w.defined) continue;
+    if (w.dims != 1 || w.sizes[0] != classes) {
+      call.refuse(weight, "has shape " + shape_text(w),
+                  "[" + text(classes) + "], one weight a class");
+    }
+    if (w.dtype != arithmetic(arithmetic_of)) {
+      call.refuse(weight, "has dtype " + std::string(name_of(w.dtype)),
+                  std::string(name_of(arithmetic(arithmetic_of))));
+    }
+  }
+}
+
+namespace {
+
+// One-block kernels read a few bytes a row.
+std::vector<Knobs> one_block_candidates(const Call& call) {
+  return {{{"threads", call.on_host() ? 1 : 1024}}};
+}
+int64_t one_block(const Call&, const Knobs&) { return 1; }
+
+std::vector<Knobs> long_row_candidates(const Call& call, int64_t size) {
+  if (call.on_host()) return {{{"threads", 1}, {"rows", 1}}, {{"threads", 1}, {"rows", 4}}};
+  std::vector<Knobs> list;
+  for (const int64_t threads :
+       size > 8192 ? std::vector<int64_t>{512, 1024, 256} : std::vector<int64_t>{128, 256, 64}) {
+    list.push_back({{"threads", threads}, {"rows", 1}});
+  }
+  return list;
+}
+
+Spec rows_spec(const Call& call, bool upstream, bool with_loss, bool with_gradient, bool scaled,
+               bool in_place, bool joined) {
+  return {{"logits", call["logits"].dtype},
+          {"classes", call["logits"].last_size()},
+          {"align_bytes", int64_t{call.align_bytes()}},
+          {"has_weight", call.has("weight")},
+          {"has_upstream", upstream},
+          {"smoothing", call.real("label_smoothing") != 0.0},
+          {"z_loss", call.real("lse_square_scale") != 0.0},
+          {"softcap", call.real("softcap") != 0.0},
+          {"token_scaling", call.flag("token_scaling")},
+          {"accuracy", with_loss && (call.flag("want_accuracy") || call.flag("want_predicted"))},
+          {"with_loss", with_loss},
+          {"with_gradient", with_gradient},
+          {"scaled", scaled},
+          {"in_place", in_place},
+          {"joined", joined}};
+}
+
+KernelOf totals_kernel(std::function<bool(const Call&)> when,
+                       std::function<Dtype(const Call&)> dtype,
+                       std::function<int64_t(const Call&)> classes) {
+  return {.name = "CrossEntropyTotals",
+          .source = "cross_entropy.h",
+          .when = std::move(when),
+          .spec = [dtype](const Call& call) -> Spec {
+            return {{"arithmetic", dtype(call)},
+                    {"mean", reduction_of(call) == Reduction::mean},
+                    {"has_weight", call.has("weight")},
+                    {"has_num_items", call.has("num_items")}};
+          },
+          .candidates = one_block_candidates,
+          .blocks = one_block,
+          .threads = [](const Knobs& knobs) { return value_of(knobs, "threads", 1); },
+          .arguments = {"target", "weight", "num_items", "totals", "target.size0",
+                        std::move(classes), "ignore_index"}};
+}
+
+KernelOf mean_kernel(std::function<bool(const Call&)> when, std::function<Dtype(const Call&)> dtype,
+                     std::string row_loss, std::string row_z_loss, std::string loss,
+                     std::string z_loss) {
+  return {.name = "CrossEntropyMean",
+          .source = "cross_entropy.h",
+          .when = std::move(when),
+          .spec = [dtype](const Call& call) -> Spec {
+            return {{"arithmetic", dtype(call)}, {"accuracy", call.flag("want_accuracy")}};
+          },
+          .candidates = one_block_candidates,
+          .blocks = one_block,
+          .threads = [](const Knobs& knobs) { return value_of(knobs, "threads", 1); },
+          .arguments = {std::move(row_loss), std::move(row_z_loss), "predicted", "target", "totals",
+                        std::move(loss), std::move(z_loss), "token_accuracy", "target.size0",
+                        "ignore_index"}};
+}
+
+Dtype logits_arithmetic(const Call& call) { return arithmetic(call["logits"].dtype); }
+bool reduced(const Call& call) { return reduction_of(call) != Reduction::none; }
+bool wants_accuracy_alone(const Call& call) { return !reduced(call) && call.flag("want_accuracy"); }
+bool finishes(const Call& call) { return reduced(call) || call.flag("want_accuracy"); }
+
+KernelOf rows_kernel(bool joined, std::string loss, std::string z_loss) {
+  return {
+      .name = "CrossEntropyRows",
+      .source = "cross_entropy.h",
+      .when = [joined](const Call& call) { return reduced(call) != joined; },
+      .spec =
+          [joined](const Call& call) {
+            return rows_spec(call, false, true, call.flag("with_gradient"), reduced(call), false,
+                             joined);
+          },
+      .candidates =
+          [](const Call& call) { return long_row_candidates(call, call["logits"].last_size()); },
+      .blocks = [](const Call& call,
+                   const Knobs& knobs) { return row_blocks(call["logits"].rows(), knobs); },
+      .arguments = {"logits", "target", "weight", "totals",
+                    [](const Call&) { return int64_t{0}; },  // no upstream
+                    std::move(loss), std::move(z_loss), "predicted", "dlogits", "fault",
+                    "logits.rows", "logits.stride",
+                    [](const Call& call) { return call["logits"].last_size(); }, "ignore_index",
+                    [](const Call&) { return int64_t{0}; },  // first row
+                    "label_smoothing", "lse_square_scale", "softcap"}};
+}
+
+Temporary of_each_row(std::string name) {
+  return {std::move(name), [](const Call& call) -> int64_t {
+            return reduced(call) ? call["logits"].rows() * size_bytes(logits_arithmetic(call)) : 0;
+          }};
+}
+
+std::vector<Input> cross_entropy_inputs() {
+  std::vector<Input> inputs = {rows("logits"), dense("target", {Dtype::i64}),
+                               optional(dense("weight")),
+                               optional(dense("num_items", {Dtype::f32}))};
+  for (Input& option : cross_entropy_options()) inputs.push_back(std::move(option));
+  inputs.push_back(flag("with_gradient"));
+  return inputs;
+}
+
+const Register cross_entropy{Op{
+    .name = "cross_entropy",
+    .doc = "cross entropy of rows of logits, with class weights, label smoothing, z loss and "
+           "softcap; the "
+           "gradient is made in the same launch",
+    .inputs = cross_entropy_inputs(),
+    .outputs =
+        {{"loss", [](const Call& call) { return reduced(call) ? scalar() : rows_of("logits"); },
+          logits_arithmetic},
+         {"z_loss", [](const Call& call) { return reduced(call) ? scalar() : rows_of("logits"); },
+          logits_arithmetic, false},
+         {"token_accuracy",
+          [](const Call& call) { return call.flag("want_accuracy") ? scalar() : empty(); },
+          logits_arithmetic, false},
+         {"predicted",
+          [](const Call& call) {
+            return call.flag("want_accuracy") || call.flag("want_predicted") ? rows_of("logits")
+                                                                             : empty();
+          },
+          [](const Call&) { return Dtype::i64; }, false},
+         {"dlogits",
+          [](const Call& call) { return call.flag("with_gradient") ? like("logits") : empty(); },
+          [](const Call& call) { return call["logits"].dtype; }, false}},
+    .temporaries =
+        {{"totals",
+          [](const Call& call) -> int64_t { return 3 * size_bytes(logits_arithmetic(call)); }},
+         of_each_row("row_loss"),
+         of_each_row("row_z_loss"),
+         {"unused",
+          [](const Call& call) -> int64_t { return 2 * size_bytes(logits_arithmetic(call)); }}},
+    .check =
+        [](const Call& call) {
+          require_dims(call, "logits", 2, "[rows, classes]");
+          check_cross_entropy(call, call["logits"].rows(), call["logits"].last_size(),
+                              call["logits"].dtype);
+        },
+    .kernels = {totals_kernel(finishes, logits_arithmetic,
+                              [](const Call& call) { return call["logits"].last_size(); }),
+                rows_kernel(false, "row_loss", "row_z_loss"), rows_kernel(true, "loss", "z_loss"),
+                mean_kernel(reduced, logits_arithmetic, "row_loss", "row_z_loss", "loss", "z_loss"),
+                mean_kernel(wants_accuracy_alone, logits_arithmetic, "loss", "z_loss", "unused",
+                            "unused")},
+    .gradient = {.of = {{"logits", "dlogits"}}, .asked_by = "with_gradient"},
+    .example = [](const Extent& e) -> std::vector<Sample> {
+      return {{.input = "logits", .shape = {e.rows, e.size}},
+              {.input = "target", .shape = {e.rows}, .dtype = "i64", .below = e.size},
+              {.input = "weight", .none = true},
+              {.input = "num_items", .none = true}};
+    },
+    .bench = {{"vocabulary-32000", {8192, 32000}},
+              {"vocabulary-50257", {8192, 50257}},
+              {"vocabulary-128256", {8192, 128256}},
+              {"vocabulary-151936", {4096, 151936}}},
+}};
+
+// Parts for fused linear losses. They write into buffers of the composite, which owns the memory
+// plan.
+Dtype totals_dtype(const Call& call) { return call["totals"].dtype; }
+
+std::vector<Input> chunk_inputs() {
+  std::vector<Input> inputs = {written(rows("logits")),
+                               dense("target", {Dtype::i64}),
+                               optional(dense("weight")),
+                               optional(dense("totals")),
+                               optional(dense("upstream")),
+                               optional(written(dense("loss"))),
+                               optional(written(dense("z_loss"))),
+                               optional(written(dense("predicted", {Dtype::i64}))),
+                               integer("first_row", 0)};
+  for (Input& option : cross_entropy_options()) inputs.push_back(std::move(option));
+  inputs.push_back(flag("with_gradient"));
+  return inputs;
+}
+
+const Register cross_entropy_chunk{Op{
+    .name = "cross_entropy_chunk_",
+    .doc = "loss of each row of a chunk of logits; the gradient overwrites the logits",
+    .internal = true,
+    .inputs = chunk_inputs(),
+    .check =
+        [](const Call& call) {
+          check_cross_entropy(call, call["logits"].rows(), call["logits"].last_size(),
+                              call["logits"].dtype);
+        },
+    .kernels = {{.name = "CrossEntropyRows",
+                 .source = "cross_entropy.h",
+                 .spec =
+                     [](const Call& call) {
+                       return rows_spec(call, call.has("upstream"), call.has("loss"),
+                                        call.flag("with_gradient"), call.has("totals"), true,
+                                        !reduced(call));
+                     },
+                 .candidates =
+                     [](const Call& call) {
+                       return long_row_candidates(call, call["logits"].last_size());
+                     },
+                 .blocks =
+                     [](const Call& call, const Knobs& knobs) {
+                       return row_blocks(call["logits"].rows(), knobs);
+                     },
+                 .arguments = {"logits", "target", "weight", "totals", "upstream", "loss", "z_loss",
+                               "predicted", "logits", "fault", "logits.rows", "logits.stride",
+                               "logits.stride", "ignore_index", "first_row", "label_smoothing",
+                               "lse_square_scale", "softcap"}}},
+    .example = [](const Extent& e) -> std::vector<Sample> {
+      return {{.input = "logits", .shape = {e.rows, e.size}},
+              {.input = "target", .shape = {e.rows}, .dtype = "i64", .below = e.size},
+              {.input = "weight", .none = true},
+              {.input = "totals", .shape = {3}, .dtype = "arithmetic"},
+              {.input = "upstream", .none = true},
+              {.input = "loss", .shape = {e.rows}, .dtype = "arithmetic"},
+              {.input = "z_loss", .shape = {e.rows}, .dtype = "arithmetic"},
+              {.input = "predicted", .none = true},
+              {.input = "with_gradient", .value = 1}};
+    },
+}};
+
+const Register cross_entropy_totals{Op{
+    .name = "cross_entropy_totals_",
+    .doc = "counts the labels that are not ignored and makes the factors of a loss from them",
+    .internal = true,
+    .inputs = {dense("target", {Dtype::i64}), optional(dense("weight")),
+               optional(dense("num_items", {Dtype::f32})), written(dense("totals")),
+               integer("classes", 1), integer("ignore_index", -100), integer("reduction", 1)},
+    .kernels = {totals_kernel({}, totals_dtype,
+                              [](const Call& call) { return call.integer("classes"); })},
+    .example = [](const Extent& e) -> std::vector<Sample> {
+      return {{.input = "target", .shape = {e.rows}, .dtype = "i64", .below = e.size},
+              {.input = "weight", .none = true},
+              {.input = "num_items", .none = true},
+              {.input = "totals", .shape = {3}, .dtype = "arithmetic"},
+              {.input = "classes", .value = static_cast<double>(e.size)}};
+    },
+}};
+
+const Register cross_entropy_mean{Op{
+    .name = "cross_entropy_mean_",
+    .doc = "adds the losses of rows, in an order fixed by their number, and scales them",
+    .internal = true,
+    .inputs = {dense("row_loss"), dense("row_z_loss"), optional(dense("predicted", {Dtype::i64})),
+               dense("target", {Dtype::i64}), dense("totals"), written(dense("loss")),
+               written(dense("z_loss")), optional(written(dense("token_accuracy"))),
+               integer("ignore_index", -100), flag("want_accuracy")},
+    .kernels = {mean_kernel({}, totals_dtype, "row_loss", "row_z_loss", "loss", "z_loss")},
+    .example = [](const Extent& e) -> std::vector<Sample> {
+      return {{.input = "row_loss", .shape = {e.rows}, .dtype = "arithmetic"},
+              {.input = "row_z_loss", .shape = {e.rows}, .dtype = "arithmetic"},
+              {.input = "predicted", .none = true},
+              {.input = "target", .shape = {e.rows}, .dtype = "i64", .below = e.size},
+              {.input = "totals", .shape = {3}, .dtype = "arithmetic"},
+              {.input = "loss", .shape = {}, .dtype = "arithmetic"},
+              {.input = "z_loss", .shape = {}, .dtype = "arithmetic"},
+              {.input = "token_accuracy", .none = true}};
+    },
+}};
+
+}  // namespace
+}  // namespace liger

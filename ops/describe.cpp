@@ -1,0 +1,310 @@
+#include "ops/describe.h"
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "base/counters.h"
+#include "base/environment.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "cache/store.h"
+#include "ops/arguments.h"
+#include "ops/plan.h"
+#include "ops/registry.h"
+
+namespace liger {
+
+using nlohmann::json;
+
+namespace {
+
+const char* kind_text(InputKind kind) {
+  switch (kind) {
+    case InputKind::tensor:
+      return "tensor";
+    case InputKind::optional_tensor:
+      return "optional_tensor";
+    case InputKind::integer:
+      return "int";
+    case InputKind::real:
+      return "float";
+    case InputKind::flag:
+      return "bool";
+    case InputKind::mask:
+      return "bools";
+  }
+  return "";
+}
+
+Dtype sample_dtype(const Sample& sample, Dtype asked) {
+  if (sample.dtype.empty()) return asked;
+  if (sample.dtype == "i64") return Dtype::i64;
+  if (sample.dtype == "arithmetic") return asked == Dtype::f64 ? Dtype::f64 : Dtype::f32;
+  return parse_dtype(sample.dtype);
+}
+
+// `name=value` lines.
+json meta_of(const std::string& text) {
+  json object = json::object();
+  size_t at = 0;
+  while (at < text.size()) {
+    const size_t end = std::min(text.find('\n', at), text.size());
+    const std::string line = text.substr(at, end - at);
+    if (const size_t equals = line.find('='); equals != std::string::npos) {
+      object[line.substr(0, equals)] = line.substr(equals + 1);
+    }
+    at = end + 1;
+  }
+  return object;
+}
+
+json file_json(const StoredFile& file) {
+  json row = {{"path", file.path},
+              {"shelf", file.shelf == Shelf::artifact ? "artifact" : "tune"},
+              {"size_bytes", file.size_bytes},
+              {"modified_seconds", file.modified_seconds},
+              {"ok", file.entry.has_value()}};
+  if (!file.entry) return row;
+  json fields = json::object();
+  for (const auto& [name, value] : Key::fields_of(file.entry->key_bytes)) {
+    // The whole source is a field of an artifact's key; people want its size.
+    if (value.size() > 512) {
+      fields[name] = fmt::format("({} bytes)", value.size());
+    } else {
+      fields[name] = value;
+    }
+  }
+  row["meta"] = meta_of(file.entry->meta);
+  row["kernel"] = row["meta"].value("kernel", "");
+  row["arch"] = fields.value("arch", "");
+  row["backend"] = fields.value("backend", "");
+  row["fields"] = std::move(fields);
+  return row;
+}
+
+std::string variable_value(const EnvironmentVariable& variable) {
+  const char* value = std::getenv(variable.name);
+  return value ? value : "";
+}
+
+}  // namespace
+
+Dtype parse_dtype(std::string_view text) {
+  for (const auto& [name, dtype] :
+       std::initializer_list<std::pair<std::string_view, Dtype>>{{"float32", Dtype::f32},
+                                                                 {"f32", Dtype::f32},
+                                                                 {"bfloat16", Dtype::bf16},
+                                                                 {"bf16", Dtype::bf16},
+                                                                 {"float16", Dtype::f16},
+                                                                 {"f16", Dtype::f16},
+                                                                 {"fp16", Dtype::f16},
+                                                                 {"fp32", Dtype::f32},
+                                                                 {"float64", Dtype::f64},
+                                                                 {"f64", Dtype::f64}}) {
+    if (name == text) return dtype;
+  }
+  throw Error(ErrorKind::invalid_argument,
+              fmt::format("'{}' is no dtype; allowed: float32, bfloat16, float16, float64", text));
+}
+
+std::string describe_ops() {
+  json list = json::array();
+  for (const Op& op : registry()) {
+    json inputs = json::array();
+    for (const Input& input : op.inputs) {
+      inputs.push_back({{"name", input.name},
+                        {"kind", kind_text(input.kind)},
+                        {"written", input.written},
+                        {"default", input.default_text}});
+    }
+    json outputs = json::array();
+    for (const Output& output : op.outputs) outputs.push_back(output.name);
+    json kernels = json::array();
+    for (const KernelOf& kernel : op.kernels)
+      kernels.push_back({{"name", kernel.name}, {"template", kernel.source}});
+    json cases = json::array();
+    for (const BenchCase& one : op.bench) {
+      cases.push_back({{"name", one.name},
+                       {"rows", one.extent.rows},
+                       {"size", one.extent.size},
+                       {"inner", one.extent.inner}});
+    }
+    list.push_back(
+        {{"name", op.name},
+         {"doc", op.doc},
+         {"schema", op.schema()},
+         {"internal", op.internal},
+         {"backward", op.gradient.backward.empty() ? json(nullptr) : json(op.gradient.backward)},
+         {"differentiable", op.gradient.exists()},
+         {"composite", op.kernels.empty()},
+         {"inputs", inputs},
+         {"outputs", outputs},
+         {"kernels", kernels},
+         {"cases", cases}});
+  }
+  return list.dump();
+}
+
+std::string describe_environment() {
+  json variables = json::array();
+  for (const EnvironmentVariable& variable : environment_table()) {
+    variables.push_back({{"name", variable.name},
+                         {"default", variable.default_text},
+                         {"meaning", variable.meaning},
+                         {"value", variable_value(variable)}});
+  }
+  json compilers = json::array();
+  json devices = json::array();
+  for (const Backend backend : {Backend::cuda, Backend::hip, Backend::cpu}) {
+    const CompilerState state = compiler_for(backend).state();
+    compilers.push_back({{"backend", name_of(backend)},
+                         {"found", state.found},
+                         {"path", state.path},
+                         {"version", state.version},
+                         {"problem", state.problem}});
+    const std::string problem = device_problem(backend);
+    if (!problem.empty()) {
+      devices.push_back({{"backend", name_of(backend)},
+                         {"ordinal", 0},
+                         {"name", ""},
+                         {"arch", ""},
+                         {"problem", problem}});
+      continue;
+    }
+    for (int ordinal = 0; ordinal < device_count(backend); ++ordinal) {
+      const DeviceProperties& properties = device(backend, ordinal).properties();
+      devices.push_back({{"backend", name_of(backend)},
+                         {"ordinal", ordinal},
+                         {"name", properties.name},
+                         {"arch", properties.target.arch},
+                         {"problem", ""}});
+    }
+  }
+  const Store& store = Store::user();
+  json result = {{"variables", variables}, {"compilers", compilers}, {"devices", devices}};
+  result["cache"] = {{"folder", store.folder()},
+                     {"why_memory_only", store.why_memory_only()},
+                     {"readonly", environment().readonly_cache_folders}};
+  return result.dump();
+}
+
+std::string describe_stats() {
+  json values = json::object();
+  for (const auto& [name, value] : counter_values()) values[name] = value;
+  return json{{"counters", values}, {"warnings", recent_warnings()}}.dump();
+}
+
+std::string describe_cache(const std::string& action) {
+  Store& store = Store::user();
+  if (action == "clear") return json{{"removed", store.clear()}}.dump();
+  if (action == "sweep") return json{{"removed", store.sweep()}}.dump();
+  if (action != "ls" && action != "verify") {
+    throw Error(ErrorKind::invalid_argument,
+                fmt::format("'{}' is nothing to do with a cache; allowed: ls, verify, clear, sweep",
+                            action));
+  }
+  json files = json::array();
+  for (const StoredFile& file : store.list()) files.push_back(file_json(file));
+  return json{{"folder", store.folder()}, {"files", files}}.dump();
+}
+
+std::string describe_example(const Op& op, Dtype dtype, const Extent& extent) {
+  json list = json::array();
+  if (!op.example) return list.dump();
+  for (const Sample& sample : op.example(extent)) {
+    const Input& input = op.inputs[op.input_index(sample.input)];
+    json row = {{"name", sample.input}};
+    if (sample.none) {
+      row["kind"] = "none";
+    } else if (input.is_tensor()) {
+      row["kind"] = "tensor";
+      row["shape"] = sample.shape;
+      row["dtype"] = name_of(sample_dtype(sample, dtype));
+      row["below"] = sample.below > 0 ? json(sample.below) : json(nullptr);
+    } else {
+      row["kind"] = kind_text(input.kind);
+      row["value"] = sample.value;
+      if (input.kind == InputKind::integer) row["value"] = static_cast<int64_t>(sample.value);
+      if (input.kind == InputKind::flag) row["value"] = sample.value != 0;
+      if (input.kind == InputKind::mask) {
+        json bits = json::array();
+        for (int bit = 0; bit < input.mask_length; ++bit) {
+          bits.push_back((static_cast<int64_t>(sample.value) >> bit & 1) != 0);
+        }
+        row["value"] = bits;
+      }
+    }
+    list.push_back(std::move(row));
+  }
+  return list.dump();
+}
+
+Call example_call(const Op& op, Dtype dtype, const Extent& extent, Place place) {
+  Call call(op, place);
+  for (size_t i = 0; i < op.inputs.size(); ++i) {
+    const Input& input = op.inputs[i];
+    Scalar& scalar = call.scalar(static_cast<int>(i));
+    if (input.kind == InputKind::real)
+      scalar.real = input.default_text.empty() ? 0.0 : std::stod(input.default_text);
+    if (input.kind == InputKind::integer && !input.default_text.empty())
+      scalar.integer = std::stoll(input.default_text);
+    if (input.kind == InputKind::flag) scalar.integer = input.default_text == "True";
+  }
+  for (const Sample& sample : op.example(extent)) {
+    const int index = op.input_index(sample.input);
+    const Input& input = op.inputs[index];
+    if (sample.none) continue;
+    if (!input.is_tensor()) {
+      if (input.kind == InputKind::real) {
+        call.scalar(index).real = sample.value;
+      } else {
+        call.scalar(index).integer = static_cast<int64_t>(sample.value);
+      }
+      continue;
+    }
+    Tensor& tensor = call.tensor(index);
+    tensor.defined = true;
+    tensor.dtype = sample_dtype(sample, dtype);
+    tensor.dims = static_cast<int>(sample.shape.size());
+    int64_t stride = 1;
+    for (int dim = tensor.dims - 1; dim >= 0; --dim) {
+      tensor.sizes[dim] = sample.shape[dim];
+      tensor.strides[dim] = stride;
+      stride *= sample.shape[dim];
+    }
+  }
+  return call;
+}
+
+std::string describe_units(const Op& op, Dtype dtype, const Extent& extent, const Target& target,
+                           bool compile) {
+  if (!op.example || op.kernels.empty()) {
+    throw Error(ErrorKind::invalid_argument,
+                fmt::format("{} has no kernel of its own: it is made of others", op.name));
+  }
+  json kernels = json::array();
+  for (const PlannedUnit& planned :
+       units_of(example_call(op, dtype, extent, {target.backend, 0, 1}), false)) {
+    json knobs = json::object();
+    for (const Knob& knob : planned.knobs) knobs[knob.name] = knob.value;
+    json row = {{"kernel", planned.unit.kernel},
+                {"arch", target.arch},
+                {"knobs", knobs},
+                {"unit", planned.unit.text},
+                {"expanded", planned.unit.expanded}};
+    if (compile) {
+      const auto binary = artifact(planned.unit, target);
+      row["registers"] = binary->resources.registers;
+      row["spill_bytes"] = binary->resources.spill_bytes;
+      row["stack_bytes"] = binary->resources.stack_bytes;
+      row["shared_bytes"] = binary->resources.shared_bytes;
+      row["compile_ms"] = binary->compile_ms;
+      row["binary_bytes"] = binary->bytes.size();
+    }
+    kernels.push_back(std::move(row));
+  }
+  return json{{"op", op.name}, {"kernels", kernels}}.dump();
+}
+
+}  // namespace liger

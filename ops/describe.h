@@ -1,0 +1,28 @@
+// The registry, the machine and the cache as JSON, for people and tests.
+#pragma once
+
+#include <string>
+
+#include "ops/op.h"
+
+namespace liger {
+
+std::string describe_ops();          // list of ops with inputs, outputs, kernels and cases
+std::string describe_environment();  // variables, cache, compilers, devices
+std::string describe_stats();        // counters and recent warnings
+std::string describe_cache(const std::string& action);  // ls, verify, clear or sweep
+
+// The arguments of an example call: one object for each input, defaults left out.
+std::string describe_example(const Op& op, Dtype dtype, const Extent& extent);
+
+// The units of an example call on a target; `compile` adds what the compiler says of them.
+std::string describe_units(const Op& op, Dtype dtype, const Extent& extent, const Target& target,
+                           bool compile);
+
+// float32, bfloat16, float16, float64 and their short forms. Raises Error(invalid_argument).
+Dtype parse_dtype(std::string_view text);
+
+// The call of an example, with contiguous tensors.
+Call example_call(const Op& op, Dtype dtype, const Extent& extent, Place place);
+
+}  // namespace liger

@@ -1,0 +1,24 @@
+// What the RMS norms share in their declarations.
+#pragma once
+
+#include "ops/row_knobs.h"
+
+namespace liger {
+
+// The inputs' `casting_mode`: where the normalised row is rounded.
+enum class CastingMode : int64_t {
+  llama = 0,  // to x's dtype, before the weight
+  gemma = 1,  // once, after the weight
+  none = 2,   // as gemma
+};
+
+bool round_early(const Call& call);
+Dtype norm_output_dtype(const Call& call);  // of x, or the wider of x and weight when `promote`
+Dtype weight_dtype(const Call& call,
+                   std::string_view like);  // that of `like` when there is no weight
+void check_norm(const Call& call);
+
+// The backward of both norms: dy, x (or the sum), weight, rstd and, where there is one, dsum.
+Op rms_norm_backward_op(std::string name, bool with_dsum);
+
+}  // namespace liger

@@ -1,0 +1,156 @@
+// What an op is: a value. All that others need (schema, dispatch, shapes, gradient, key, tuning,
+// command line, tests, bench) is read from it.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "ops/call.h"
+#include "runtime/spec.h"
+
+namespace liger {
+
+enum class InputKind : uint8_t { tensor, optional_tensor, integer, real, flag, mask };
+
+// What a kernel can read in place. Anything else is copied once, before the launch.
+enum class Layout : uint8_t {
+  rows,     // [..., N]: last dim contiguous, leading dims collapse to one stride
+  dense,    // contiguous
+  strided,  // last dim contiguous, any other strides
+};
+
+struct Input {
+  std::string name;
+  InputKind kind = InputKind::tensor;
+  Layout layout = Layout::rows;
+  std::vector<Dtype> dtypes;  // allowed; empty: floating point
+  bool written = false;       // Tensor(a!)
+  std::string
+      default_text;  // in schema spelling; empty: none. Counts only if all later inputs have one
+  int mask_length = 0;
+
+  bool is_tensor() const { return kind == InputKind::tensor || kind == InputKind::optional_tensor; }
+};
+
+Input rows(std::string name);                                   // a required tensor read by rows
+Input dense(std::string name, std::vector<Dtype> dtypes = {});  // a required contiguous tensor
+Input strided(std::string name);  // a required tensor with free strides
+Input optional(Input input);      // the same, may be None
+Input written(Input input);       // the same, overwritten by the op
+Input integer(std::string name, int64_t default_value);
+Input real(std::string name, std::string default_text);
+Input flag(std::string name, bool default_value = false);
+Input mask(std::string name, int length);  // bool[length]
+
+// The shape of an output or a temporary, from an input's; no arithmetic, so that symbolic sizes
+// pass through.
+struct Shape {
+  enum class Kind : uint8_t { like, preserve, rows_of, scalar, empty } kind = Kind::empty;
+  std::string of;  // input
+};
+Shape like(std::string input);      // same sizes, contiguous
+Shape preserve(std::string input);  // same sizes, same order of dims in memory
+Shape rows_of(std::string input);   // all sizes but the last
+Shape scalar();                     // []
+Shape empty();                      // [0]
+
+struct Output {
+  std::string name;
+  std::function<Shape(const Call&)>
+      shape;  // may look at flags and at which tensors are there, at no size
+  std::function<Dtype(const Call&)> dtype;
+  bool differentiable = true;
+};
+
+struct Temporary {
+  std::string name;
+  std::function<int64_t(const Call&)> size_bytes;
+};
+
+// A kernel argument: eight bytes. A name stands for a tensor's pointer, or a scalar input's value
+// (integers as int64, reals as double); `x.rows`, `x.stride` (of rows), `x.size1`, `x.stride0` for
+// what they say; `fault` for the device's fault record. A function gives any other integer.
+using Argument = std::variant<std::string, std::function<int64_t(const Call&)>>;
+
+struct Knob {
+  std::string name;
+  int64_t value;
+};
+using Knobs = std::vector<Knob>;
+int64_t value_of(const Knobs& knobs, std::string_view name, int64_t otherwise);
+
+struct KernelOf {
+  std::string name;                       // of the kernel's struct
+  std::string source;                     // in templates/
+  std::function<bool(const Call&)> when;  // empty: always
+  std::function<Spec(const Call&)> spec;  // all fields but the knobs, in order
+  std::function<std::vector<Knobs>(const Call&)>
+      candidates;  // the first is the pick without tuning
+  std::function<int64_t(const Call&, const Knobs&)> blocks;
+  std::function<int64_t(const Knobs&)> threads;  // of a block, on a GPU; empty: threads * rows
+  std::vector<Argument> arguments;               // the struct's members, in order
+};
+
+// How an op's gradient is found. Either another op of the registry computes it:
+//   backward(gradients of differentiable outputs, saved, scalar inputs, bool[n] mask) -> n
+//   gradients
+// or the forward already has (`ready`): the gradient of an input is an output of the forward, times
+// the gradient that arrives at the first output.
+struct Gradient {
+  std::string backward;
+  std::vector<std::string> saved;  // inputs or outputs
+  std::vector<std::pair<std::string, std::string>>
+      of;                // {input, output of backward (or of forward)}
+  std::string asked_by;  // `ready`: the flag or mask input that the autograd layer sets
+  bool exists() const { return !of.empty(); }
+  bool ready() const { return exists() && backward.empty(); }
+};
+
+enum class Autocast : uint8_t {
+  none,   // runs in the dtypes it is given
+  lower,  // tensors listed below are cast to autocast's dtype
+};
+
+struct Sample {  // one argument of an example
+  std::string input;
+  std::vector<int64_t> shape;  // of a tensor
+  std::string dtype;           // empty: the dtype that the caller asks for
+  int64_t below = 0;           // integer tensors: values are in [0, below)
+  double value = 0;            // of a scalar
+  bool none = false;
+};
+
+struct Extent {
+  int64_t rows = 1;
+  int64_t size = 1;    // of the last dim
+  int64_t inner = 64;  // a third extent where an op has one: hidden size of a fused linear loss
+};
+
+struct BenchCase {
+  std::string name;
+  Extent extent;
+};
+
+struct Op {
+  std::string name;
+  std::string doc;
+  bool internal = false;  // not called by users: a backward, or a part of a composite
+  std::vector<Input> inputs;
+  std::vector<Output> outputs;
+  std::vector<Temporary> temporaries;
+  std::function<void(const Call&)> check;  // raises through Call::refuse
+  std::vector<KernelOf> kernels;           // launched in order; none: a composite of torch_bindings
+  Gradient gradient;
+  Autocast autocast = Autocast::none;
+  std::vector<std::string> autocast_inputs;
+  std::function<std::vector<Sample>(const Extent&)> example;  // inputs left out take their defaults
+  std::vector<BenchCase> bench;
+
+  int input_index(std::string_view name) const;   // -1 when absent
+  int output_index(std::string_view name) const;  // -1 when absent
+  std::string schema() const;                     // name(inputs) -> (outputs)
+};
+
+}  // namespace liger

@@ -1,0 +1,212 @@
+#include "ops/plan.h"
+
+#include <algorithm>
+
+#include "base/counters.h"
+#include "base/environment.h"
+#include "base/error.h"
+#include "base/text.h"
+#include "ops/arguments.h"
+#include "ops/tuning.h"
+
+namespace liger {
+
+namespace {
+
+std::string allowed_text(const Input& input) {
+  if (input.dtypes.empty()) return "float32, bfloat16, float16 (and float64 on the CPU)";
+  std::vector<std::string> names;
+  for (const Dtype dtype : input.dtypes) names.emplace_back(name_of(dtype));
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+bool allowed(const Input& input, Dtype dtype) {
+  if (input.dtypes.empty()) return is_float(dtype);
+  return std::find(input.dtypes.begin(), input.dtypes.end(), dtype) != input.dtypes.end();
+}
+
+}  // namespace
+
+void check_call(const Call& call) {
+  const Op& op = call.op();
+  for (size_t i = 0; i < op.inputs.size(); ++i) {
+    const Input& input = op.inputs[i];
+    const Tensor& tensor = call.tensor(static_cast<int>(i));
+    if (!input.is_tensor() || !tensor.defined) continue;
+    if (!allowed(input, tensor.dtype)) {
+      call.refuse(input.name, fmt::format("has dtype {}", name_of(tensor.dtype)),
+                  allowed_text(input));
+    }
+    if (tensor.dtype == Dtype::f64 && !call.on_host()) {
+      throw Error(ErrorKind::unsupported,
+                  fmt::format("liger_jit::{}: argument '{}' has dtype float64 on a GPU; allowed: "
+                              "float32, bfloat16, "
+                              "float16 (float64 runs on the CPU)",
+                              op.name, input.name));
+    }
+    if (input.layout != Layout::dense && tensor.dims == 0) {
+      call.refuse(input.name, "has no dimension", "one or more");
+    }
+    if (input.layout == Layout::rows && tensor.last_size() == 0) {
+      call.refuse(input.name, "has shape " + shape_text(tensor), "a last size of 1 or more");
+    }
+    if (input.layout == Layout::rows && tensor.last_size() > (int64_t{1} << 30)) {
+      call.refuse(input.name, "has shape " + shape_text(tensor), "a last size up to 2^30");
+    }
+  }
+  if (op.check) op.check(call);
+}
+
+namespace {
+
+std::vector<int64_t> sizes_of(const Tensor& tensor, int dims) {
+  return {tensor.sizes, tensor.sizes + dims};
+}
+
+OutputPlan plan_output(const Call& call, const Output& output) {
+  const Shape shape = output.shape(call);
+  OutputPlan plan;
+  plan.dtype = output.dtype(call);
+  switch (shape.kind) {
+    case Shape::Kind::like:
+      plan.sizes = sizes_of(call[shape.of], call[shape.of].dims);
+      break;
+    case Shape::Kind::preserve:
+      plan.sizes = sizes_of(call[shape.of], call[shape.of].dims);
+      plan.preserve_input = call.op().input_index(shape.of);
+      break;
+    case Shape::Kind::rows_of:
+      plan.sizes = sizes_of(call[shape.of], call[shape.of].dims - 1);
+      break;
+    case Shape::Kind::scalar:
+      break;
+    case Shape::Kind::empty:
+      plan.sizes = {0};
+      break;
+  }
+  return plan;
+}
+
+[[noreturn]] void refuse_capture(const Op& op, const KernelOf& kernel) {
+  throw Error(ErrorKind::device,
+              fmt::format("liger_jit::{}: kernel {} is not loaded for these shapes and a CUDA "
+                          "graph is being captured; "
+                          "run the op once before the capture, or call liger_jit.warmup(...)",
+                          op.name, kernel.name));
+}
+
+}  // namespace
+
+std::vector<OutputPlan> plan_outputs(const Call& call) {
+  std::vector<OutputPlan> outputs;
+  for (const Output& output : call.op().outputs) outputs.push_back(plan_output(call, output));
+  return outputs;
+}
+
+uint32_t copies_needed(const Call& call) {
+  uint32_t copies = 0;
+  for (size_t i = 0; i < call.op().inputs.size(); ++i) {
+    const Tensor& tensor = call.tensor(static_cast<int>(i));
+    if (!tensor.defined) continue;
+    bool readable = true;
+    switch (call.op().inputs[i].layout) {
+      case Layout::rows:
+        readable = tensor.row_stride() >= 0;
+        break;
+      case Layout::dense:
+        readable = tensor.contiguous();
+        break;
+      case Layout::strided:
+        readable = tensor.dims == 0 || tensor.strides[tensor.dims - 1] == 1;
+        break;
+    }
+    if (!readable) copies |= 1u << i;
+  }
+  return copies;
+}
+
+std::shared_ptr<const Plan> make_plan(const Call& call, Device& device, Stream stream) {
+  check_call(call);
+  const Op& op = call.op();
+  auto plan = std::make_shared<Plan>();
+  plan->op = &op;
+  plan->device = &device;
+  plan->copies = copies_needed(call);
+  for (size_t i = 0; i < op.inputs.size(); ++i) {
+    if ((plan->copies >> i & 1) && op.inputs[i].written) {
+      call.refuse(op.inputs[i].name, "is overwritten and has strides that a kernel cannot follow",
+                  "a contiguous tensor");
+    }
+  }
+  if (plan->copies != 0) return plan;
+
+  plan->outputs = plan_outputs(call);
+  for (const Temporary& temporary : op.temporaries) {
+    plan->temporary_offsets.push_back(plan->workspace_bytes);
+    plan->workspace_bytes += (temporary.size_bytes(call) + 255) / 256 * 256;
+  }
+  const bool capturing = device.capturing(stream);
+  for (const KernelOf& kernel_of : op.kernels) {
+    if (kernel_of.when && !kernel_of.when(call)) continue;
+    const Knobs first = candidates_of(kernel_of, call).front();
+    if (kernel_of.blocks(call, first) == 0) continue;
+    const Knobs knobs = choose_knobs(kernel_of, call, device, stream, !capturing);
+    const Unit unit =
+        make_unit(kernel_of.source, kernel_of.name, full_spec(kernel_of, call, knobs));
+    const Kernel* loaded = kernel(unit, device, !capturing);
+    if (!loaded) refuse_capture(op, kernel_of);
+    Launch launch = launch_of(kernel_of, call, knobs, device.fault_pointer());
+    launch.function = loaded->function;
+    for (const Argument& argument : kernel_of.arguments) {
+      const auto* name = std::get_if<std::string>(&argument);
+      plan->records_faults |= name && *name == "fault";
+    }
+    plan->launches.push_back(std::move(launch));
+  }
+  counters().plans++;
+  return plan;
+}
+
+void launch(const Plan& plan, void* const* pointers, Stream stream) {
+  uint64_t words[max_words];
+  for (const Launch& launch : plan.launches) {
+    const size_t count = launch.words.size();
+    std::copy(launch.words.begin(), launch.words.end(), words);
+    for (const auto& [word, slot] : launch.pointers)
+      words[word] = reinterpret_cast<uint64_t>(pointers[slot]);
+    plan.device->launch(launch.function, launch.blocks, launch.threads, words,
+                        count * sizeof(uint64_t), stream);
+  }
+  counters().launches.fetch_add(plan.launches.size(), std::memory_order_relaxed);
+}
+
+void raise_fault(const Op& op, Device& device) {
+  Fault& fault = device.fault();
+  if (fault.raised == 0) return;
+  const int64_t row = fault.row;
+  const int64_t value = fault.value;
+  const int64_t limit = fault.limit;
+  fault.raised = 0;
+  throw Error(
+      ErrorKind::invalid_argument,
+      fmt::format(
+          "liger_jit::{}: target[{}] is {}, which is no class; allowed: 0 to {} and ignore_index",
+          op.name, row, value, limit - 1));
+}
+
+std::vector<PlannedUnit> units_of(const Call& call, bool all_candidates) {
+  check_call(call);
+  std::vector<PlannedUnit> units;
+  for (const KernelOf& kernel_of : call.op().kernels) {
+    if (kernel_of.when && !kernel_of.when(call)) continue;
+    std::vector<Knobs> candidates = candidates_of(kernel_of, call);
+    if (!all_candidates) candidates.resize(1);
+    for (const Knobs& knobs : candidates) {
+      units.push_back(
+          {make_unit(kernel_of.source, kernel_of.name, full_spec(kernel_of, call, knobs)), knobs});
+    }
+  }
+  return units;
+}
+
+}  // namespace liger

@@ -1,0 +1,77 @@
+// What a call comes to: shapes to allocate and launches to make. Made once for each new combination
+// of shapes, strides, dtypes and scalars; a hit copies argument words and launches.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "ops/op.h"
+#include "runtime/device.h"
+#include "runtime/kernels.h"
+
+namespace liger {
+
+struct OutputPlan {
+  std::vector<int64_t> sizes;
+  Dtype dtype;
+  int preserve_input = -1;  // its layout is kept
+};
+
+struct Launch {
+  Function* function = nullptr;
+  int64_t blocks = 0;
+  int threads = 1;
+  std::vector<uint64_t> words;  // the kernel struct; pointers are filled in at each call
+  struct Pointer {
+    uint16_t word;
+    uint16_t slot;  // inputs by index, then outputs, then temporaries
+  };
+  std::vector<Pointer> pointers;
+};
+
+struct Plan {
+  const Op* op = nullptr;
+  Device* device = nullptr;
+  bool records_faults = false;  // a kernel of it may find something wrong with its data
+  uint32_t copies = 0;          // bit i: input i must be made contiguous, and the call planned anew
+  std::vector<OutputPlan> outputs;
+  std::vector<int64_t> temporary_offsets;  // in one workspace
+  int64_t workspace_bytes = 0;
+  std::vector<Launch> launches;
+};
+
+constexpr int max_slots = 40;
+constexpr int max_words = 64;
+
+// Raises Error(invalid_argument) naming op, argument, value and what is allowed, or
+// Error(unsupported).
+void check_call(const Call& call);
+
+// Checks the call, tunes and loads what it needs. Raises Error; nothing is launched before it
+// returns. While a graph is captured on `stream`, uses only what is loaded and raises Error(device)
+// that names liger_jit.warmup otherwise.
+std::shared_ptr<const Plan> make_plan(const Call& call, Device& device, Stream stream);
+
+// Pointers by slot. Asynchronous on a GPU.
+void launch(const Plan& plan, void* const* pointers, Stream stream);
+
+// Raises the fault that a kernel has recorded on the device, if any, in the words of `op`; clears
+// it.
+void raise_fault(const Op& op, Device& device);
+
+// The units a call needs on a target, one for each kernel and candidate; no device is needed.
+struct PlannedUnit {
+  Unit unit;
+  Knobs knobs;
+};
+std::vector<PlannedUnit> units_of(const Call& call, bool all_candidates);
+
+// Sizes of a call's outputs, for callers that have no device.
+std::vector<OutputPlan> plan_outputs(const Call& call);
+
+// Which inputs a kernel cannot read where they are.
+uint32_t copies_needed(const Call& call);
+
+}  // namespace liger

@@ -1,0 +1,163 @@
+#include "ops/norm.h"
+#include "ops/registry.h"
+
+namespace liger {
+
+bool round_early(const Call& call) {
+  return call.integer("casting_mode") == static_cast<int64_t>(CastingMode::llama);
+}
+
+Dtype weight_dtype(const Call& call, std::string_view like) {
+  return call.has("weight") ? call["weight"].dtype : call[like].dtype;
+}
+
+Dtype norm_output_dtype(const Call& call) {
+  const Dtype x = call["x"].dtype;
+  if (!call.flag("promote") || !call.has("weight") || call["weight"].dtype == x) return x;
+  if (x == Dtype::f64 || call["weight"].dtype == Dtype::f64) return Dtype::f64;
+  return Dtype::f32;  // also of bfloat16 with float16
+}
+
+void check_norm(const Call& call) {
+  require_vector(call, "weight", "x");
+  const int64_t mode = call.integer("casting_mode");
+  if (mode < 0 || mode > 2) {
+    call.refuse("casting_mode", "is " + std::to_string(mode), "0 (llama), 1 (gemma), 2 (none)");
+  }
+}
+
+namespace {
+
+Spec forward_spec(const Call& call) {
+  return {{"x", call["x"].dtype},
+          {"weight", weight_dtype(call, "x")},
+          {"y", norm_output_dtype(call)},
+          {"has_weight", call.has("weight")},
+          {"round_early", round_early(call)},
+          {"hidden", call["x"].last_size()},
+          {"align_bytes", int64_t{call.align_bytes()}},
+          {"hold", holds(call, "x")}};
+}
+
+const Register rms_norm{Op{
+    .name = "rms_norm",
+    .doc = "y = x * rsqrt(mean(x^2) + eps) * (offset + weight), over the last dimension",
+    .inputs = {rows("x"), optional(dense("weight")), real("eps", "1e-06"), real("offset", "0.0"),
+               integer("casting_mode", 0), flag("promote")},
+    .outputs = {{"y", [](const Call&) { return like("x"); }, norm_output_dtype},
+                {"rstd", [](const Call&) { return rows_of("x"); },
+                 [](const Call& call) { return arithmetic(call["x"].dtype); }, false}},
+    .check = check_norm,
+    .kernels = {{.name = "RmsNormForward",
+                 .source = "rms_norm.h",
+                 .spec = forward_spec,
+                 .candidates =
+                     [](const Call& call) {
+                       return row_candidates(call, call["x"].last_size(), holds(call, "x") ? 1 : 0);
+                     },
+                 .blocks = [](const Call& call,
+                              const Knobs& knobs) { return row_blocks(call["x"].rows(), knobs); },
+                 .arguments = {"x", "weight", "y", "rstd", "x.rows", "x.stride", "eps", "offset"}}},
+    .gradient = {.backward = "rms_norm_backward",
+                 .saved = {"x", "weight", "rstd"},
+                 .of = {{"x", "dx"}, {"weight", "dweight"}}},
+    .example = [](const Extent& e) -> std::vector<Sample> {
+      return {{.input = "x", .shape = {e.rows, e.size}}, {.input = "weight", .shape = {e.size}}};
+    },
+    .bench = {{"hidden-1024", {16384, 1024}},
+              {"hidden-2880", {16384, 2880}},
+              {"hidden-4096", {16384, 4096}},
+              {"hidden-8192", {16384, 8192}}},
+}};
+
+const Register rms_norm_backward{rms_norm_backward_op("rms_norm_backward", false)};
+
+}  // namespace
+
+Op rms_norm_backward_op(std::string name, bool with_dsum) {
+  const auto wants_dweight = [](const Call& call) {
+    return call.masked("wants", 1) && call.has("weight");
+  };
+  const auto wants_dx = [](const Call& call) { return call.masked("wants", 0); };
+  Op op;
+  op.name = std::move(name);
+  op.doc =
+      "gradients of the norm: dx = rstd * (m - xhat * mean(m * xhat)), m = dy * (offset + weight)";
+  op.internal = true;
+  op.inputs = {rows("dy")};
+  if (with_dsum) op.inputs.push_back(rows("dsum"));
+  op.inputs.insert(
+      op.inputs.end(),
+      {rows("x"), optional(dense("weight")), dense("rstd"), real("eps", "1e-06"),
+       real("offset", "0.0"), integer("casting_mode", 0), flag("promote"), mask("wants", 2)});
+  op.outputs = {
+      {"dx", [wants_dx](const Call& call) { return wants_dx(call) ? like("x") : empty(); },
+       [](const Call& call) { return call["x"].dtype; }},
+      {"dweight",
+       [wants_dweight](const Call& call) { return wants_dweight(call) ? like("weight") : empty(); },
+       [](const Call& call) { return weight_dtype(call, "x"); }}};
+  op.temporaries = {{"partials", [wants_dweight](const Call& call) -> int64_t {
+                       if (!wants_dweight(call)) return 0;
+                       const Tensor& x = call["x"];
+                       return partial_rows(call, x.rows(), x.last_size()) *
+                              padded_columns(x.last_size()) * size_bytes(arithmetic(x.dtype));
+                     }}};
+  op.check = [with_dsum](const Call& call) {
+    check_norm(call);
+    require_same_shape(call, "x", "dy");
+    if (with_dsum) {
+      require_same_shape(call, "x", "dsum");
+      require_same_dtype(call, "x", "dsum");
+    }
+  };
+  op.kernels = {
+      {.name = "RmsNormBackward",
+       .source = "rms_norm.h",
+       .when = [](const Call& call) { return call["x"].rows() > 0; },
+       .spec = [with_dsum, wants_dx, wants_dweight](const Call& call) -> Spec {
+         return {{"x", call["x"].dtype},
+                 {"weight", weight_dtype(call, "x")},
+                 {"dy", call["dy"].dtype},
+                 {"has_weight", call.has("weight")},
+                 {"round_early", round_early(call)},
+                 {"adds_dsum", with_dsum},
+                 {"want_dx", wants_dx(call)},
+                 {"want_dweight", wants_dweight(call)},
+                 {"hidden", call["x"].last_size()},
+                 {"align_bytes", int64_t{call.align_bytes()}},
+                 {"hold", holds(call, "x")}};
+       },
+       .candidates =
+           [](const Call& call) {
+             return partial_candidates(call, call["x"].last_size(), holds(call, "x") ? 3 : 0);
+           },
+       .blocks =
+           [](const Call& call, const Knobs& knobs) {
+             return row_blocks(partial_rows(call, call["x"].rows(), call["x"].last_size()), knobs);
+           },
+       .arguments = {"dy", with_dsum ? "dsum" : "x", "x", "weight", "rstd", "dx", "partials",
+                     "x.rows",
+                     [](const Call& call) {
+                       return partial_rows(call, call["x"].rows(), call["x"].last_size());
+                     },
+                     "dy.stride", with_dsum ? "dsum.stride" : "x.stride", "x.stride", "offset"}},
+      column_sum(
+          "partials", "dweight", [](const Call& call) { return weight_dtype(call, "x"); }, "x",
+          wants_dweight)};
+  op.example = [with_dsum](const Extent& e) {
+    std::vector<Sample> samples = {{.input = "dy", .shape = {e.rows, e.size}}};
+    if (with_dsum) samples.push_back({.input = "dsum", .shape = {e.rows, e.size}});
+    samples.insert(samples.end(), {{.input = "x", .shape = {e.rows, e.size}},
+                                   {.input = "weight", .shape = {e.size}},
+                                   {.input = "rstd", .shape = {e.rows}, .dtype = "arithmetic"},
+                                   {.input = "eps", .value = 1e-6},
+                                   {.input = "offset", .value = 0.0},
+                                   {.input = "casting_mode", .value = 0},
+                                   {.input = "promote", .value = 0},
+                                   {.input = "wants", .value = 3}});
+    return samples;
+  };
+  return op;
+}
+
+}  // namespace liger

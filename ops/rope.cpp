@@ -1,0 +1,149 @@
+#include "ops/registry.h"
+#include "ops/row_knobs.h"
+
+namespace liger {
+namespace {
+
+// Head and rotary sizes come with q, k, cos and sin; a missing k has no heads.
+Spec rope_spec(const Call& call, bool inverse, std::string_view q, std::string_view k) {
+  return {{"x", call[q].dtype},
+          {"angle", call["cos"].dtype},
+          {"inverse", inverse},
+          {"head_size", call[q].last_size()},
+          {"rotary", call["cos"].last_size()},
+          {"q_heads", call[q].sizes[1]},
+          {"k_heads", call.has(k) ? call[k].sizes[1] : 0},
+          {"align_bytes", int64_t{call.align_bytes()}}};
+}
+
+std::vector<Knobs> rope_candidates(const Call& call) {
+  if (call.on_host()) return {{{"threads", 1}, {"rows", 4}}, {{"threads", 1}, {"rows", 32}}};
+  std::vector<Knobs> list;
+  for (const int64_t threads : {128, 64, 256, 32}) {
+    list.push_back({{"threads", threads}, {"rows", threads < 128 ? 128 / threads : 1}});
+  }
+  return list;
+}
+
+void check_rope(const Call& call, std::string_view q, std::string_view k) {
+  require_dims(call, q, 4, "[batch, heads, tokens, head size]");
+  require_dims(call, k, 4, "[batch, heads, tokens, head size]");
+  require_dims(call, "cos", 3, "[1 or batch, tokens, rotary size]");
+  require_same_shape(call, "cos", "sin");
+  require_same_dtype(call, "cos", "sin");
+  require_same_dtype(call, q, k);
+  const Tensor& x = call[q];
+  const Tensor& cos = call["cos"];
+  const auto text = [](int64_t n) { return std::to_string(n); };
+  if (call.has(k)) {
+    const Tensor& y = call[k];
+    if (y.sizes[0] != x.sizes[0] || y.sizes[2] != x.sizes[2] || y.sizes[3] != x.sizes[3]) {
+      call.refuse(k, "has shape " + shape_text(y), "q's shape but for the heads: " + shape_text(x));
+    }
+  }
+  if (cos.sizes[0] != 1 && cos.sizes[0] != x.sizes[0]) {
+    call.refuse("cos", "has batch " + text(cos.sizes[0]), "1 or " + text(x.sizes[0]));
+  }
+  if (cos.sizes[1] != x.sizes[2]) {
+    call.refuse("cos", "has " + text(cos.sizes[1]) + " tokens", text(x.sizes[2]));
+  }
+  const int64_t rotary = cos.sizes[2];
+  if (rotary < 2 || rotary % 2 != 0 || rotary > x.sizes[3]) {
+    call.refuse("cos", "has last size " + text(rotary),
+                "an even number from 2 to the head size " + text(x.sizes[3]));
+  }
+}
+
+// A stride of a dim, 0 where a broadcast batch of one is read for every batch.
+Argument batch_stride(std::string name) {
+  return [name](const Call& call) -> int64_t {
+    return call[name].sizes[0] == 1 ? 0 : call[name].strides[0];
+  };
+}
+
+Argument stride_or_zero(std::string name, int dim) {
+  return [name, dim](const Call& call) -> int64_t {
+    return call.has(name) ? call[name].strides[dim] : 0;
+  };
+}
+
+KernelOf rope_kernel(bool inverse, std::string q, std::string k, std::string q_out,
+                     std::string k_out) {
+  // Outputs keep the layout of what they are made from: see `preserve`.
+  std::vector<Argument> arguments = {q, k, "cos", "sin", q_out, k_out, q + ".size0", q + ".size2"};
+  for (const std::string& tensor : {q, k, "out:" + q, "out:" + k}) {
+    for (const int dim : {0, 1, 2}) {
+      if (tensor.rfind("out:", 0) == 0) {
+        const std::string of = tensor.substr(4);
+        arguments.push_back([of, dim](const Call& call) -> int64_t {
+          return call.has(of) ? preserved_strides(call[of])[dim] : 0;
+        });
+      } else {
+        arguments.push_back(stride_or_zero(tensor, dim));
+      }
+    }
+  }
+  for (const std::string& tensor : {std::string("cos"), std::string("sin")}) {
+    arguments.push_back(batch_stride(tensor));
+    arguments.push_back(tensor + ".stride1");
+  }
+  return {
+      .name = "Rope",
+      .source = "rope.h",
+      .spec = [inverse, q, k](const Call& call) { return rope_spec(call, inverse, q, k); },
+      .candidates = rope_candidates,
+      .blocks =
+          [q](const Call& call, const Knobs& knobs) {
+            return row_blocks(call[q].sizes[0] * call[q].sizes[2], knobs);
+          },
+      .arguments = std::move(arguments),
+  };
+}
+
+Output rotated(std::string name, std::string of, std::string q) {
+  return {std::move(name), [of](const Call& call) { return call.has(of) ? preserve(of) : empty(); },
+          [q](const Call& call) { return call[q].dtype; }};
+}
+
+std::vector<Sample> rope_samples(const Extent& e, const char* q, const char* k) {
+  const int64_t heads = e.inner > 0 ? e.inner : 1;
+  return {{.input = q, .shape = {1, heads, e.rows, e.size}},
+          {.input = k, .shape = {1, (heads + 3) / 4, e.rows, e.size}},
+          {.input = "cos", .shape = {1, e.rows, e.size}},
+          {.input = "sin", .shape = {1, e.rows, e.size}}};
+}
+
+const Register rope{Op{
+    .name = "rope",
+    .doc = "rotary embedding of q and k in half-split form; the first cos.shape[-1] columns of a "
+           "head rotate",
+    .inputs = {strided("q"), optional(strided("k")), strided("cos"), strided("sin")},
+    .outputs = {rotated("q_out", "q", "q"), rotated("k_out", "k", "q")},
+    .check = [](const Call& call) { check_rope(call, "q", "k"); },
+    .kernels = {rope_kernel(false, "q", "k", "q_out", "k_out")},
+    .gradient = {.backward = "rope_backward",
+                 .saved = {"cos", "sin"},
+                 .of = {{"q", "dq"}, {"k", "dk"}}},
+    .example = [](const Extent& e) { return rope_samples(e, "q", "k"); },
+    .bench = {{"heads-32-8", {16384, 128, 32}}},
+}};
+
+const Register rope_backward{Op{
+    .name = "rope_backward",
+    .doc = "gradients of rope: the transposed rotation",
+    .internal = true,
+    .inputs = {strided("dq_out"), optional(strided("dk_out")), strided("cos"), strided("sin"),
+               mask("wants", 2)},
+    .outputs = {rotated("dq", "dq_out", "dq_out"), rotated("dk", "dk_out", "dq_out")},
+    .check = [](const Call& call) { check_rope(call, "dq_out", "dk_out"); },
+    .kernels = {rope_kernel(true, "dq_out", "dk_out", "dq", "dk")},
+    .example =
+        [](const Extent& e) {
+          auto samples = rope_samples(e, "dq_out", "dk_out");
+          samples.push_back({.input = "wants", .value = 3});
+          return samples;
+        },
+}};
+
+}  // namespace
+}  // namespace liger

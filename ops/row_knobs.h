@@ -1,0 +1,46 @@
+// What ops over rows share in their declarations: how many threads take a row, and how rows are
+// checked.
+#pragma once
+
+#include "ops/op.h"
+
+namespace liger {
+
+// Longest row that a block keeps in registers.
+constexpr int64_t longest_held_row = 16384;
+
+bool holds(const Call& call, std::string_view tensor);
+
+// Candidates {threads, rows} for a row of `size` elements of which a thread keeps `arrays` copies
+// in registers (0: it keeps none). On the host {threads = 1, rows}.
+std::vector<Knobs> row_candidates(const Call& call, int64_t size, int arrays);
+
+// The same for sums over rows: on the host one partial a block.
+std::vector<Knobs> partial_candidates(const Call& call, int64_t size, int arrays);
+
+// ceil(rows / rows of a block).
+int64_t row_blocks(int64_t rows, const Knobs& knobs);
+
+// Number of partial sums of a norm's backward: fixed by the rows, their length and the device,
+// never by what the tuner picks, because it fixes the order of the sum.
+int64_t partial_rows(const Call& call, int64_t rows, int64_t size);
+
+// Elements of one partial in memory.
+int64_t padded_columns(int64_t size);
+
+// float32, or float64 for float64: what kernels compute in.
+Dtype arithmetic(Dtype dtype);
+
+// Adds the partials of `columns` columns into the output `out`.
+KernelOf column_sum(std::string partials, std::string out,
+                    std::function<Dtype(const Call&)> out_dtype, std::string sized_by,
+                    std::function<bool(const Call&)> when);
+
+// Checks used by several ops. Each raises Error(invalid_argument).
+void require_same_shape(const Call& call, std::string_view first, std::string_view second);
+void require_same_dtype(const Call& call, std::string_view first, std::string_view second);
+void require_vector(const Call& call, std::string_view vector,
+                    std::string_view of);  // length of last dim
+void require_dims(const Call& call, std::string_view tensor, int dims, std::string_view meaning);
+
+}  // namespace liger
