@@ -1,0 +1,346 @@
+// Cross entropy of a linear layer without the whole logits: for each chunk of tokens, logits by a
+// matrix product, loss and gradient in place by a kernel, then the products for the gradients.
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/sum.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+
+#include "ops/cross_entropy.h"
+#include "ops/prepare.h"
+#include "ops/registry.h"
+#include "torch_bindings/execute.h"
+#include "torch_bindings/tensor.h"
+
+namespace liger::torch_bindings {
+namespace {
+
+// Reads inputs by the names of the declaration.
+struct Inputs {
+  const Op& op;
+  c10::ArrayRef<c10::IValue> values;
+
+  const c10::IValue& operator[](std::string_view name) const {
+    return values[op.input_index(name)];
+  }
+  bool has(std::string_view name) const {
+    const int index = op.input_index(name);
+    return index >= 0 && !absent(values[index], op.inputs[index]);
+  }
+  at::Tensor tensor(std::string_view name) const {
+    return has(name) ? (*this)[name].toTensor() : at::Tensor();
+  }
+};
+
+c10::IValue or_none(const at::Tensor& tensor) {
+  return tensor.defined() ? c10::IValue(tensor) : c10::IValue();
+}
+
+constexpr int64_t chunk_multiple = 128;
+
+int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
+
+// Tokens of a chunk. Enough that the products fill a GPU; few enough that a chunk of logits costs
+// no more memory than the weight's gradient; at most eight chunks, so that adding up in 16 bits
+// costs little.
+int64_t chunk_law(int64_t tokens, int64_t hidden, int64_t classes, int64_t element_bytes,
+                  int64_t asked) {
+  if (asked > 0) return std::min(tokens, asked);
+  if (tokens == 0) return 0;
+  const int64_t budget_bytes =
+      std::max<int64_t>(classes * hidden * element_bytes, int64_t{64} << 20);
+  const int64_t by_memory =
+      round_up(budget_bytes / std::max<int64_t>(classes * element_bytes, 1), chunk_multiple);
+  const int64_t by_count = round_up((tokens + 7) / 8, chunk_multiple);
+  const int64_t largest = std::max({by_memory, by_count, int64_t{512}});
+  const int64_t chunks = (tokens + largest - 1) / largest;
+  return std::min(tokens, round_up((tokens + chunks - 1) / chunks, chunk_multiple));
+}
+
+// Which gradients the loop makes, and what it multiplies them with.
+struct Wanted {
+  bool loss = true;
+  bool dinput = false;
+  bool dweight = false;
+  bool dbias = false;
+  at::Tensor totals;    // of a reduced loss
+  at::Tensor upstream;  // one factor a token
+  bool gradient() const { return dinput || dweight || dbias; }
+};
+
+struct Results {
+  at::Tensor row_loss, row_z_loss, predicted, dinput, dweight, dbias;
+};
+
+class Loop {
+ public:
+  Loop(const Inputs& inputs, Wanted wanted) : in_(inputs), wanted_(std::move(wanted)) {
+    input_ = in_.tensor("input").contiguous();
+    weight_ = in_.tensor("weight").contiguous();
+    target_ = in_.tensor("target").contiguous();
+    bias_ = in_.tensor("bias");
+    options_ = input_.options();
+    exact_ = options_.dtype(input_.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+  }
+
+  Results run() {
+    const int64_t tokens = input_.size(0);
+    const int64_t classes = weight_.size(0);
+    const int64_t chunk =
+        chunk_law(tokens, input_.size(1), classes, static_cast<int64_t>(input_.element_size()),
+                  in_["chunk_tokens"].toInt());
+    prepare_results(tokens);
+    at::Tensor buffer = at::empty({chunk, classes}, options_);
+    for (int64_t first = 0; first < tokens; first += chunk) {
+      const int64_t count = std::min(chunk, tokens - first);
+      one_chunk(first, count, buffer.narrow(0, 0, count), first == 0);
+    }
+    finish(tokens);
+    return std::move(results_);
+  }
+
+ private:
+  void prepare_results(int64_t tokens) {
+    if (wanted_.loss) {
+      results_.row_loss = at::empty({tokens}, exact_);
+      results_.row_z_loss = at::empty({tokens}, exact_);
+      if (in_["want_accuracy"].toBool() || in_["want_predicted"].toBool()) {
+        results_.predicted = at::empty({tokens}, options_.dtype(at::kLong));
+      }
+    }
+    if (wanted_.dinput) results_.dinput = at::empty_like(input_);
+    // 16-bit sums of many chunks lose bits; the caller may ask for float32 ones.
+    sum_dtype_ = in_["accumulate_fp32"].toBool() ? exact_.dtype() : options_.dtype();
+  }
+
+  void one_chunk(int64_t first, int64_t count, at::Tensor logits, bool is_first) {
+    const at::Tensor x = input_.narrow(0, first, count);
+    if (bias_.defined()) {
+      at::addmm_out(logits, bias_, x, weight_.t());
+    } else {
+      at::mm_out(logits, x, weight_.t());
+    }
+    loss_and_gradient(logits, first, count);
+    if (wanted_.dinput) {
+      at::Tensor dx = results_.dinput.narrow(0, first, count);
+      at::mm_out(dx, logits, weight_);
+    }
+    if (wanted_.dweight) add_product(logits, x, is_first);
+    if (wanted_.dbias) {
+      const at::Tensor sums = at::sum(logits, {0}, false, exact_.dtype().toScalarType());
+      results_.dbias = is_first ? sums : results_.dbias.add_(sums);
+    }
+  }
+
+  void add_product(const at::Tensor& dlogits, const at::Tensor& x, bool is_first) {
+    if (is_first) {
+      results_.dweight = at::empty(weight_.sizes(), options_.dtype(sum_dtype_));
+    }
+    if (results_.dweight.scalar_type() == dlogits.scalar_type()) {
+      if (is_first) {
+        at::mm_out(results_.dweight, dlogits.t(), x);
+      } else {
+        results_.dweight.addmm_(dlogits.t(), x);
+      }
+    } else if (is_first) {
+      results_.dweight.copy_(at::mm(dlogits.t(), x));
+    } else {
+      results_.dweight.add_(at::mm(dlogits.t(), x));
+    }
+  }
+
+  void loss_and_gradient(const at::Tensor& logits, int64_t first, int64_t count) {
+    static const Op& chunk_op = op_named("cross_entropy_chunk_");
+    const auto part = [&](const at::Tensor& whole) {
+      return whole.defined() ? c10::IValue(whole.narrow(0, first, count)) : c10::IValue();
+    };
+    const c10::SmallVector<c10::IValue, 20> values = {logits,
+                                                      target_.narrow(0, first, count),
+                                                      in_["ce_weight"],
+                                                      or_none(wanted_.totals),
+                                                      part(wanted_.upstream),
+                                                      part(results_.row_loss),
+                                                      part(results_.row_z_loss),
+                                                      part(results_.predicted),
+                                                      first,
+                                                      in_["ignore_index"],
+                                                      in_["label_smoothing"],
+                                                      in_["lse_square_scale"],
+                                                      in_["softcap"],
+                                                      in_["reduction"],
+                                                      in_["token_scaling"],
+                                                      in_["want_accuracy"],
+                                                      in_["want_predicted"],
+                                                      wanted_.gradient()};
+    execute(chunk_op, values, in_.op);
+  }
+
+  void finish(int64_t tokens) {
+    if (wanted_.dweight) {
+      results_.dweight = tokens == 0 ? at::zeros(weight_.sizes(), options_)
+                                     : results_.dweight.to(options_.dtype());
+    }
+    if (wanted_.dbias) {
+      results_.dbias = tokens == 0 ? at::zeros({weight_.size(0)}, options_)
+                                   : results_.dbias.to(options_.dtype());
+    }
+  }
+
+  const Inputs& in_;
+  Wanted wanted_;
+  Results results_;
+  at::Tensor input_, weight_, target_, bias_;
+  at::TensorOptions options_, exact_;
+  caffe2::TypeMeta sum_dtype_;
+};
+
+void check_inputs(const Op& op, c10::ArrayRef<c10::IValue> values) {
+  check_call(call_of(op, values, {}));
+}
+
+at::Tensor count_targets(const Inputs& in, const at::TensorOptions& exact) {
+  static const Op& totals_op = op_named("cross_entropy_totals_");
+  at::Tensor totals = at::empty({3}, exact);
+  const bool has_num_items = in.op.input_index("num_items") >= 0;
+  execute(totals_op,
+          {in["target"], in["ce_weight"], has_num_items ? in["num_items"] : c10::IValue(), totals,
+           in["weight"].toTensor().size(0), in["ignore_index"], in["reduction"]},
+          in.op);
+  return totals;
+}
+
+// Loss and accuracy from rows; `loss` and `z_loss` are overwritten.
+void add_rows(const Inputs& in, const Results& rows, const at::Tensor& totals, at::Tensor loss,
+              at::Tensor z_loss, const at::Tensor& accuracy) {
+  static const Op& mean_op = op_named("cross_entropy_mean_");
+  execute(mean_op,
+          {rows.row_loss, rows.row_z_loss, or_none(rows.predicted), in["target"], totals, loss,
+           z_loss, or_none(accuracy), in["ignore_index"], accuracy.defined()},
+          in.op);
+}
+
+at::TensorOptions exact_options(const at::Tensor& input) {
+  return input.options().dtype(input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+}
+
+at::Tensor or_empty(const at::Tensor& tensor, const at::TensorOptions& options) {
+  return tensor.defined() ? tensor : at::empty({0}, options);
+}
+
+Tensors reduced_loss(const Op& op, c10::ArrayRef<c10::IValue> values) {
+  check_inputs(op, values);
+  const Inputs in{op, values};
+  const at::Tensor input = in.tensor("input");
+  const auto exact = exact_options(input);
+  const auto asked = in["with_gradient"].toBoolList();
+  const at::Tensor totals = count_targets(in, exact);
+  const bool dbias = asked[2] && in.has("bias");
+  const Results rows = Loop(in, {.loss = true,
+                                 .dinput = asked[0],
+                                 .dweight = asked[1],
+                                 .dbias = dbias,
+                                 .totals = totals,
+                                 .upstream = {}})
+                           .run();
+  const at::Tensor loss = at::empty({}, exact);
+  const at::Tensor z_loss = at::empty({}, exact);
+  const at::Tensor accuracy = in["want_accuracy"].toBool() ? at::empty({}, exact) : at::Tensor();
+  add_rows(in, rows, totals, loss, z_loss, accuracy);
+  return {loss,
+          z_loss,
+          or_empty(accuracy, exact),
+          or_empty(rows.predicted, exact.dtype(at::kLong)),
+          or_empty(rows.dinput, input.options()),
+          or_empty(rows.dweight, input.options()),
+          or_empty(rows.dbias, input.options())};
+}
+
+Tensors each_loss(const Op& op, c10::ArrayRef<c10::IValue> values) {
+  check_inputs(op, values);
+  const Inputs in{op, values};
+  const auto exact = exact_options(in.tensor("input"));
+  const Results rows = Loop(in, {}).run();
+  at::Tensor accuracy;
+  if (in["want_accuracy"].toBool()) {
+    accuracy = at::empty({}, exact);
+    add_rows(in, rows, count_targets(in, exact), at::empty({}, exact), at::empty({}, exact),
+             accuracy);
+  }
+  return {rows.row_loss, rows.row_z_loss, or_empty(accuracy, exact),
+          or_empty(rows.predicted, exact.dtype(at::kLong))};
+}
+
+Tensors each_gradient(const Op& op, c10::ArrayRef<c10::IValue> values) {
+  check_inputs(op, values);
+  const Inputs in{op, values};
+  const auto wants = in["wants"].toBoolList();
+  const bool dbias = wants[2] && in.has("bias");
+  Wanted wanted{.loss = false,
+                .dinput = wants[0],
+                .dweight = wants[1],
+                .dbias = dbias,
+                .totals = {},
+                .upstream = in.tensor("dloss").contiguous()};
+  const Results rows = Loop(in, std::move(wanted)).run();
+  const auto options = in.tensor("input").options();
+  return {or_empty(rows.dinput, options), or_empty(rows.dweight, options),
+          or_empty(rows.dbias, options)};
+}
+
+// What the loop would run on meta tensors: the same kernels at one chunk's shape.
+void parts(const Op& op, c10::ArrayRef<c10::IValue> values) {
+  const Inputs in{op, values};
+  const at::Tensor input = in.tensor("input");
+  const auto exact = exact_options(input);
+  const bool each = op.input_index("with_gradient") < 0;
+  const bool backward = op.input_index("dloss") >= 0;
+  const int64_t classes = in.tensor("weight").size(0);
+  const int64_t count =
+      chunk_law(input.size(0), input.size(1), classes, static_cast<int64_t>(input.element_size()),
+                in["chunk_tokens"].toInt());
+  const Place place{prepare_target().backend, 0, 1};
+  const auto meta = [&](at::IntArrayRef sizes, const at::TensorOptions& options) {
+    return at::empty(sizes, options);
+  };
+  const bool predicts =
+      !backward && (in["want_accuracy"].toBool() || in["want_predicted"].toBool());
+  bool gradient = backward;
+  if (!each) {
+    for (const bool bit : in["with_gradient"].toBoolList()) gradient |= bit;
+  }
+  const auto record = [&](const char* name, const std::vector<c10::IValue>& arguments) {
+    prepare(call_of(op_named(name), arguments, place));
+  };
+  const c10::IValue none;
+  const c10::IValue loss = backward ? none : c10::IValue(meta({count}, exact));
+  record(
+      "cross_entropy_chunk_",
+      {meta({count, classes}, input.options()), meta({count}, exact.dtype(at::kLong)),
+       in["ce_weight"], each ? none : c10::IValue(meta({3}, exact)),
+       backward ? c10::IValue(meta({count}, exact)) : none, loss, loss,
+       predicts ? c10::IValue(meta({count}, exact.dtype(at::kLong))) : none, int64_t{0},
+       in["ignore_index"], in["label_smoothing"], in["lse_square_scale"], in["softcap"],
+       in["reduction"], in["token_scaling"], in["want_accuracy"], in["want_predicted"], gradient});
+  if (each) return;
+  const at::Tensor totals = meta({3}, exact);
+  record("cross_entropy_totals_", {in["target"], in["ce_weight"], in["num_items"], totals, classes,
+                                   in["ignore_index"], in["reduction"]});
+  const at::Tensor rows = meta({input.size(0)}, exact);
+  const bool accuracy = in["want_accuracy"].toBool();
+  record("cross_entropy_mean_",
+         {rows, rows, none, in["target"], totals, meta({}, exact), meta({}, exact),
+          accuracy ? c10::IValue(meta({}, exact)) : none, in["ignore_index"], accuracy});
+}
+
+const RegisterComposite reduced("fused_linear_cross_entropy", reduced_loss);
+const RegisterComposite each("linear_cross_entropy_each", each_loss);
+const RegisterComposite each_backward("linear_cross_entropy_each_backward", each_gradient);
+const RegisterCompositeParts reduced_parts("fused_linear_cross_entropy", parts);
+const RegisterCompositeParts each_parts("linear_cross_entropy_each", parts);
+const RegisterCompositeParts each_backward_parts("linear_cross_entropy_each_backward", parts);
+
+}  // namespace
+}  // namespace liger::torch_bindings

@@ -1,0 +1,37 @@
+// The way of one call: torch values in, outputs out.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/ivalue.h>
+#include <c10/util/ArrayRef.h>
+#include <c10/util/SmallVector.h>
+
+#include "ops/op.h"
+
+namespace liger::torch_bindings {
+
+using Tensors = c10::SmallVector<at::Tensor, 8>;
+
+// Runs the kernels of `op` on torch's current stream. `inputs` in the order of the declaration.
+// Raises Error. A fault that a kernel finds is told in the words of `blamed`.
+Tensors execute(const Op& op, c10::ArrayRef<c10::IValue> inputs, const Op& blamed);
+
+// An op without kernels of its own is made of others; it runs here. Found by the op's name.
+using Composite = Tensors (*)(const Op& op, c10::ArrayRef<c10::IValue> inputs);
+struct RegisterComposite {
+  RegisterComposite(const char* op, Composite composite);
+};
+Composite composite_of(const Op& op);
+
+// The parts that an op on meta tensors would run, for ahead-of-time compiling: a composite names
+// its own.
+using CompositeParts = void (*)(const Op& op, c10::ArrayRef<c10::IValue> inputs);
+struct RegisterCompositeParts {
+  RegisterCompositeParts(const char* op, CompositeParts parts);
+};
+CompositeParts composite_parts_of(const Op& op);
+
+// The call that the values stand for, at a place; for meta tensors.
+Call call_of(const Op& op, c10::ArrayRef<c10::IValue> inputs, Place place);
+
+}  // namespace liger::torch_bindings

@@ -1,0 +1,90 @@
+#include "torch_bindings/text_operators.h"
+
+#include <c10/core/Device.h>
+
+#include "ops/describe.h"
+#include "ops/plan.h"
+#include "ops/prepare.h"
+#include "ops/registry.h"
+#include "torch_bindings/tensor.h"
+
+namespace liger::torch_bindings {
+
+namespace {
+
+Extent extent_of(int64_t rows, int64_t size, int64_t inner) { return {rows, size, inner}; }
+
+Target target_of(const std::string& text) {
+  const c10::string_view prefix = "device:";
+  if (text.rfind(prefix.data(), 0) != 0) return parse_target(text);
+  const c10::Device where(text.substr(prefix.size()));
+  return device(backend_of(where), where.is_cpu() || !where.has_index() ? 0 : where.index())
+      .properties()
+      .target;
+}
+
+// Progress of the background compiles: done, total, failed.
+std::vector<int64_t> progress() {
+  const PrefetchProgress state = prefetch_progress();
+  return {state.done, state.total, state.failed};
+}
+
+void check_faults() {
+  const Op& op = op_named("cross_entropy");
+  raise_fault(op, device(Backend::cpu, 0));
+  const Backend backend = backend_of(c10::Device(c10::kCUDA));
+  for (int ordinal = 0; ordinal < device_count(backend); ++ordinal) {
+    Device& on = device(backend, ordinal);
+    on.synchronize(nullptr);
+    raise_fault(op, on);
+  }
+}
+
+int64_t tune_on(const std::string& device_text) {
+  const c10::Device where(device_text);
+  return tune_prepared(backend_of(where), where.is_cpu() || !where.has_index() ? 0 : where.index());
+}
+
+}  // namespace
+
+void register_text_operators(torch::Library& library) {
+  library.def("_ops() -> str", [] { return with_torch_errors([] { return describe_ops(); }); });
+  library.def("_environment() -> str",
+              [] { return with_torch_errors([] { return describe_environment(); }); });
+  library.def("_stats() -> str", [] { return with_torch_errors([] { return describe_stats(); }); });
+  library.def("_cache(str action) -> str", [](const std::string& action) {
+    return with_torch_errors([&] { return describe_cache(action); });
+  });
+  library.def("_example(str op, str dtype, int rows, int size, int inner) -> str",
+              [](const std::string& op, const std::string& dtype, int64_t rows, int64_t size,
+                 int64_t inner) {
+                return with_torch_errors([&] {
+                  return describe_example(op_named(op), parse_dtype(dtype),
+                                          extent_of(rows, size, inner));
+                });
+              });
+  library.def(
+      "_show(str op, str dtype, int rows, int size, int inner, str arch, bool compile) -> str",
+      [](const std::string& op, const std::string& dtype, int64_t rows, int64_t size, int64_t inner,
+         const std::string& arch, bool compile) {
+        return with_torch_errors([&] {
+          return describe_units(op_named(op), parse_dtype(dtype), extent_of(rows, size, inner),
+                                target_of(arch), compile);
+        });
+      });
+  library.def("_prepare_begin(str arch) -> ()", [](const std::string& arch) {
+    with_torch_errors([&] { begin_prepare(target_of(arch)); });
+  });
+  library.def("_prepare_end() -> int", []() -> int64_t { return end_prepare(); });
+  library.def("_progress() -> int[]", [] { return progress(); });
+  library.def("_wait() -> str[]", [] {
+    wait_for_prefetches();
+    return take_prefetch_failures();
+  });
+  library.def("_tune_prepared(str device) -> int", [](const std::string& device_text) {
+    return with_torch_errors([&] { return tune_on(device_text); });
+  });
+  library.def("_check() -> ()", [] { with_torch_errors([] { check_faults(); }); });
+}
+
+}  // namespace liger::torch_bindings
