@@ -30,11 +30,12 @@ const Register fused_add_rms_norm{Op{
                            {"round_early", round_early(call)},
                            {"hidden", call["x"].last_size()},
                            {"align_bytes", int64_t{call.align_bytes()}},
-                           {"hold", holds(call, "x")}};
+                           {"hold", holds(call, "x", 1)}};
                  },
                  .candidates =
                      [](const Call& call) {
-                       return row_candidates(call, call["x"].last_size(), holds(call, "x") ? 1 : 0);
+                       return row_candidates(call, call["x"].last_size(),
+                                             holds(call, "x", 1) ? 1 : 0);
                      },
                  .blocks = [](const Call& call,
                               const Knobs& knobs) { return row_blocks(call["x"].rows(), knobs); },

@@ -21,6 +21,10 @@ void check_linear(const Call& call) {
     call.refuse("bias", "has shape " + shape_text(call["bias"]),
                 "[" + std::to_string(weight.sizes[0]) + "]");
   }
+  if (const int64_t chunk = call.integer("chunk_tokens"); chunk < 0) {
+    call.refuse("chunk_tokens", "is " + std::to_string(chunk),
+                "a positive number of tokens, or 0 for the law");
+  }
   check_cross_entropy(call, input.rows(), weight.sizes[0], input.dtype);
 }
 

@@ -11,14 +11,7 @@ Spec gated_spec(const Call& call) {
 }
 
 std::vector<Knobs> gated_candidates(const Call& call) {
-  if (call.on_host()) return row_candidates(call, call["gate"].last_size(), 0);
-  std::vector<Knobs> list;
-  for (Knobs& knobs : row_candidates(call, call["gate"].last_size(), 0)) {
-    if (value_of(knobs, "threads", 0) * value_of(knobs, "rows", 0) <= 512)
-      list.push_back(std::move(knobs));
-  }
-  if (list.empty()) list.push_back({{"threads", 256}, {"rows", 1}});
-  return list;
+  return row_candidates(call, call["gate"].last_size(), 0);
 }
 
 int64_t gated_blocks(const Call& call, const Knobs& knobs) {

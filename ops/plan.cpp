@@ -32,6 +32,9 @@ void check_call(const Call& call) {
   for (size_t i = 0; i < op.inputs.size(); ++i) {
     const Input& input = op.inputs[i];
     const Tensor& tensor = call.tensor(static_cast<int>(i));
+    if (input.kind == InputKind::tensor && !tensor.defined) {
+      call.refuse(input.name, "is None", "a tensor");
+    }
     if (!input.is_tensor() || !tensor.defined) continue;
     if (!allowed(input, tensor.dtype)) {
       call.refuse(input.name, fmt::format("has dtype {}", name_of(tensor.dtype)),

@@ -20,6 +20,7 @@ Dtype norm_output_dtype(const Call& call) {
 
 void check_norm(const Call& call) {
   require_vector(call, "weight", "x");
+  require_eps(call);
   const int64_t mode = call.integer("casting_mode");
   if (mode < 0 || mode > 2) {
     call.refuse("casting_mode", "is " + std::to_string(mode), "0 (llama), 1 (gemma), 2 (none)");
@@ -36,7 +37,7 @@ Spec forward_spec(const Call& call) {
           {"round_early", round_early(call)},
           {"hidden", call["x"].last_size()},
           {"align_bytes", int64_t{call.align_bytes()}},
-          {"hold", holds(call, "x")}};
+          {"hold", holds(call, "x", 1)}};
 }
 
 const Register rms_norm{Op{
@@ -53,7 +54,8 @@ const Register rms_norm{Op{
                  .spec = forward_spec,
                  .candidates =
                      [](const Call& call) {
-                       return row_candidates(call, call["x"].last_size(), holds(call, "x") ? 1 : 0);
+                       return row_candidates(call, call["x"].last_size(),
+                                             holds(call, "x", 1) ? 1 : 0);
                      },
                  .blocks = [](const Call& call,
                               const Knobs& knobs) { return row_blocks(call["x"].rows(), knobs); },
@@ -125,11 +127,11 @@ Op rms_norm_backward_op(std::string name, bool with_dsum) {
                  {"want_dweight", wants_dweight(call)},
                  {"hidden", call["x"].last_size()},
                  {"align_bytes", int64_t{call.align_bytes()}},
-                 {"hold", holds(call, "x")}};
+                 {"hold", holds(call, "x", 3)}};
        },
        .candidates =
            [](const Call& call) {
-             return partial_candidates(call, call["x"].last_size(), holds(call, "x") ? 3 : 0);
+             return partial_candidates(call, call["x"].last_size(), holds(call, "x", 3) ? 3 : 0);
            },
        .blocks =
            [](const Call& call, const Knobs& knobs) {

@@ -40,8 +40,8 @@ void add_candidate(std::vector<Knobs>& list, int64_t size, int64_t packs_each, i
 
 }  // namespace
 
-bool holds(const Call& call, std::string_view tensor) {
-  return !call.on_host() && call[tensor].last_size() <= longest_held_row;
+bool holds(const Call& call, std::string_view tensor, int arrays) {
+  return !call.on_host() && call[tensor].last_size() <= (arrays > 1 ? 8192 : 16384);
 }
 
 std::vector<Knobs> row_candidates(const Call& call, int64_t size, int arrays) {
@@ -50,13 +50,18 @@ std::vector<Knobs> row_candidates(const Call& call, int64_t size, int arrays) {
   for (const int64_t packs_each : {4, 2, 8, 1}) {
     for (const int64_t block : {128, 256}) add_candidate(list, size, packs_each, block, arrays);
   }
-  if (list.empty()) add_unless_there(list, 1024, 1);
+  // A row that is not held is read from memory anyhow: then more threads only leave fewer
+  // registers.
+  if (arrays == 0)
+    std::erase_if(list, [](const Knobs& knobs) { return value_of(knobs, "threads", 0) > 512; });
+  if (list.empty()) add_unless_there(list, arrays == 0 ? 512 : 1024, 1);
   return list;
 }
 
 std::vector<Knobs> partial_candidates(const Call& call, int64_t size, int arrays) {
   if (call.on_host()) return {{{"threads", 1}, {"rows", 1}}};
   std::vector<Knobs> list;
+  if (arrays == 0) return {{{"threads", 512}, {"rows", 1}}, {{"threads", 256}, {"rows", 1}}};
   for (const int64_t packs_each : {2, 4, 1}) {
     for (const int64_t block : {128, 256}) add_candidate(list, size, packs_each, block, arrays);
   }
@@ -126,6 +131,11 @@ void require_vector(const Call& call, std::string_view vector, std::string_view 
   if (v.dims == 1 && v.sizes[0] == call[of].last_size()) return;
   call.refuse(vector, "has shape " + shape_text(v),
               fmt::format("[{}], the last size of '{}'", call[of].last_size(), of));
+}
+
+void require_eps(const Call& call) {
+  const double eps = call.real("eps");
+  if (!(eps >= 0.0)) call.refuse("eps", fmt::format("is {}", eps), "0 or more");
 }
 
 void require_dims(const Call& call, std::string_view tensor, int dims, std::string_view meaning) {

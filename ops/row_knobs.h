@@ -6,10 +6,8 @@
 
 namespace liger {
 
-// Longest row that a block keeps in registers.
-constexpr int64_t longest_held_row = 16384;
-
-bool holds(const Call& call, std::string_view tensor);
+// True if a block keeps a row of that length in registers, `arrays` times.
+bool holds(const Call& call, std::string_view tensor, int arrays);
 
 // Candidates {threads, rows} for a row of `size` elements of which a thread keeps `arrays` copies
 // in registers (0: it keeps none). On the host {threads = 1, rows}.
@@ -41,6 +39,7 @@ void require_same_shape(const Call& call, std::string_view first, std::string_vi
 void require_same_dtype(const Call& call, std::string_view first, std::string_view second);
 void require_vector(const Call& call, std::string_view vector,
                     std::string_view of);  // length of last dim
+void require_eps(const Call& call);        // `eps` is 0 or more
 void require_dims(const Call& call, std::string_view tensor, int dims, std::string_view meaning);
 
 }  // namespace liger

@@ -69,11 +69,12 @@ struct CrossEntropyTotals {
     fold<owned>(of_lane, Add{});
     const auto sums = across_threads<S.threads, 1>(of_lane[0], Add{});
     if (thread_index() != 0) return;
-    LossTotals<A> result{A(1), A(1), A(1) / sums.first};
+    LossTotals<A> result{A(1), A(1), quotient<true>(A(1), sums.first)};
     if constexpr (S.mean) {
-      result.loss = A(1) / sums.second;
-      result.z_loss = A(1) / sums.first;
-      if constexpr (S.has_num_items) result.loss = result.z_loss = A(1) / A(*num_items);
+      result.loss = quotient<true>(A(1), sums.second);
+      result.z_loss = result.share;
+      if constexpr (S.has_num_items)
+        result.loss = result.z_loss = quotient<true>(A(1), A(*num_items));
     }
     *totals = result;
   }
@@ -140,7 +141,8 @@ struct CrossEntropyRows {
 
  private:
   struct RowTerms {  // of one row
-    A lse;
+    A max;
+    A share;       // 1 / sum of exp(z - max)
     A hit;         // weight of p - onehot(y)
     A spread;      // label_smoothing / classes
     A spread_all;  // spread * (sum of class weights, or classes)
@@ -150,7 +152,7 @@ struct CrossEntropyRows {
 
   LIGER_DEVICE A capped(A x) const {
     if constexpr (S.softcap) {
-      return A(softcap) * hyperbolic_tangent<exact>(x / A(softcap)).value;
+      return A(softcap) * hyperbolic_tangent<exact>(quotient<true>(x, A(softcap))).value;
     } else {
       return x;
     }
@@ -172,6 +174,25 @@ struct CrossEntropyRows {
     }
   }
 
+  LIGER_DEVICE MaxAndSum<A> max_and_sum_of_row(const T* x, int thread) const {
+    if constexpr (on_host) {
+      // A row stays in the cache there, and without rescaling both loops become vector code.
+      const A max = Row::template combined<A>(
+          thread, [&](int, int pack) { return largest(scores(x, pack)); },
+          [](A a, A b) { return larger(a, b); }, minus_infinity<A>());
+      const A reference = max == minus_infinity<A>() ? A(0) : max;
+      const A sum = Row::template combined<A>(thread, [&](int, int pack) {
+        return total(
+            map([reference](A z) { return exponential<exact>(z - reference); }, scores(x, pack)));
+      });
+      return {max, sum};
+    } else {
+      return Row::template combined<MaxAndSum<A>>(
+          thread, [&](int, int pack) { return max_and_sum<exact>(scores(x, pack)); },
+          MergeMaxAndSum<exact>{});
+    }
+  }
+
   LIGER_DEVICE void one_row(long long row, int thread, bool active) const {
     const T* x = logits + row * logits_stride;
     const long long label = target[row];
@@ -179,15 +200,15 @@ struct CrossEntropyRows {
     const int y = counts ? static_cast<int>(label) : 0;
     // Read before the reductions: their barriers are what keeps it from being overwritten in place.
     const A score = capped(widen(x[y]));
-    const auto stats = Row::template combined<MaxAndSum<A>>(
-        thread, [&](int, int pack) { return max_and_sum<exact>(scores(x, pack)); },
-        MergeMaxAndSum<exact>{});
-    const A lse = stats.max + logarithm(stats.sum);
+    const auto stats = max_and_sum_of_row(x, thread);
+    const A log_sum = logarithm(stats.sum);
+    const A lse = stats.max + log_sum;
 
     Two<A> smooth;  // sum of w z, sum of w
     if constexpr (S.smoothing) {
       smooth = Row::template combined<Two<A>>(thread, [&](int, int pack) {
-        const auto z = without_missing<S.classes>(pack, scores(x, pack));
+        // Distances from the maximum, so that an offset common to a row costs no digits.
+        const auto z = without_missing<S.classes>(pack, scores(x, pack) + (-stats.max));
         if constexpr (S.has_weight) {
           const auto w = load_pack<S.classes, 4>(class_weight, pack);
           return Two<A>{total(w * z), total(w)};
@@ -217,13 +238,15 @@ struct CrossEntropyRows {
 
     A weight = 1;
     if constexpr (S.has_weight) weight = counts ? class_weight[y] : A(0);
-    const A spread = S.smoothing ? A(label_smoothing) / A(S.classes) : A(0);
+    const A spread = S.smoothing ? A(label_smoothing) * A(1.0 / S.classes) : A(0);
     const A keep = S.smoothing ? A(1) - A(label_smoothing) : A(1);
     A factor = 1;
-    if constexpr (S.token_scaling) factor = exponential<exact>(score - lse);
+    const A share = quotient<true>(A(1), stats.sum);
+    if constexpr (S.token_scaling) factor = exponential<exact>(score - stats.max) * share;
 
     if constexpr (S.with_gradient) {
-      RowTerms terms{lse, weight * keep, spread, spread * smooth.second, A(0), counts ? y : -1};
+      RowTerms terms{stats.max, share,          weight * keep, spread, spread * smooth.second,
+                     A(0),      counts ? y : -1};
       if constexpr (S.z_loss) terms.z_slope = A(2) * A(lse_square_scale) * lse;
       A loss_scale = factor;
       A z_scale = factor;
@@ -239,8 +262,8 @@ struct CrossEntropyRows {
     }
     if constexpr (S.with_loss) {
       if (thread == 0) {
-        A entropy = weight * keep * (lse - score);
-        if constexpr (S.smoothing) entropy += spread * (smooth.second * lse - smooth.first);
+        A entropy = weight * keep * ((stats.max - score) + log_sum);
+        if constexpr (S.smoothing) entropy += spread * (smooth.second * log_sum - smooth.first);
         A square = 0;
         if constexpr (S.z_loss) square = A(lse_square_scale) * lse * lse;
         const bool ignored = label == ignore_index;
@@ -268,11 +291,12 @@ struct CrossEntropyRows {
           A z = raw.v[i];
           A slope = 1;
           if constexpr (S.softcap) {
-            const auto t = hyperbolic_tangent<exact>(z / A(softcap));
+            const auto t = hyperbolic_tangent<exact>(quotient<true>(z, A(softcap)));
             z = A(softcap) * t.value;
             slope = t.slope;
           }
-          const A p = exponential<exact>(z - terms.lse);
+          // Not exp(z - lse): the rounding of lse would shift the whole row.
+          const A p = exponential<exact>(z - terms.max) * terms.share;
           // At the label of a plain row (p - 1) is formed first: p may round to 1 beside it.
           A d = of_p * p - (i == label_in_pack ? at_label : A(0));
           if constexpr (S.smoothing) d -= terms.spread * w.v[i] * loss_scale;

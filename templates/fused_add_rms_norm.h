@@ -22,7 +22,7 @@ struct FusedAddRmsNormForward {
   static constexpr int block_threads = threads_of_block(S.threads, S.rows);
   using A = Arithmetic<S.x>;
   using T = Type<S.x>;
-  using Row = RowOf<S.hidden, S.threads, S.rows>;
+  using Row = RowOf<S.hidden, S.threads, S.rows, S.hold>;
 
   const T* x;
   const T* residual;
@@ -48,7 +48,7 @@ struct FusedAddRmsNormForward {
         if constexpr (S.hold) held[slot] = v;
         return total(v * v);
       });
-      const A r = reciprocal_root(squares / A(S.hidden) + A(eps));
+      const A r = reciprocal_root(squares * A(1.0 / S.hidden) + A(eps));
       if (!active) return;
       Row::each(thread, [&](int slot, int pack) {
         Pack<A> v;

@@ -21,7 +21,7 @@ template <RmsNormForwardSpec S>
 struct RmsNormForward {
   static constexpr int block_threads = threads_of_block(S.threads, S.rows);
   using A = Arithmetic<S.x>;
-  using Row = RowOf<S.hidden, S.threads, S.rows>;
+  using Row = RowOf<S.hidden, S.threads, S.rows, S.hold>;
   using Share = RowShare<Row, S.hidden, S.align_bytes, S.hold, Type<S.x>>;
 
   const Type<S.x>* x;
@@ -40,7 +40,7 @@ struct RmsNormForward {
         const auto v = values.at(slot, pack);
         return total(v * v);
       });
-      const A r = reciprocal_root(squares / A(S.hidden) + A(eps));
+      const A r = reciprocal_root(squares * A(1.0 / S.hidden) + A(eps));
       if (!active) return;
       Row::each(thread, [&](int slot, int pack) {
         auto v = values.at(slot, pack) * r;
@@ -77,7 +77,7 @@ template <RmsNormBackwardSpec S>
 struct RmsNormBackward {
   static constexpr int block_threads = threads_of_block(S.threads, S.rows);
   using A = Arithmetic<S.x>;
-  using Row = RowOf<S.hidden, S.threads, S.rows>;
+  using Row = RowOf<S.hidden, S.threads, S.rows, S.hold>;
   using ShareX = RowShare<Row, S.hidden, S.align_bytes, S.hold, Type<S.x>>;
   using ShareDy = RowShare<Row, S.hidden, S.align_bytes, S.hold, Type<S.dy>>;
   using Sums = ColumnAccumulator<Row, S.hidden, S.hold, S.want_dweight, A>;
@@ -117,7 +117,7 @@ struct RmsNormBackward {
             const A dot = Row::template combined<A>(thread, [&](int slot, int pack) {
               return total(weighted(dys.at(slot, pack), pack) * (xs.at(slot, pack) * r));
             });
-            mean = dot / A(S.hidden);
+            mean = dot * A(1.0 / S.hidden);
           }
           if (!active) return;
           Row::each(thread, [&](int slot, int pack) {

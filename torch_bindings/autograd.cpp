@@ -3,6 +3,7 @@
 #include <ATen/ops/zeros.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/basic_ops.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/graph_task.h>
 #include <torch/csrc/autograd/saved_variable.h>
@@ -127,14 +128,14 @@ struct Gradients final : Node {
       const bool in_place = !keep && !traced(gradient) && !traced(incoming[0]);
       Stack stack{gradient, incoming[0].contiguous()};
       operator_named(in_place ? "scale_" : "scale").callBoxed(stack);
-      result[i] = in_place ? std::move(gradient) : stack[0].toTensor();
+      result[i] = in_place ? gradient.detach() : stack[0].toTensor();
     }
     return result;
   }
 };
 
 bool requires_grad(const c10::IValue& value) {
-  return value.isTensor() && value.toTensor().requires_grad();
+  return value.isTensor() && value.toTensor().defined() && value.toTensor().requires_grad();
 }
 
 void refuse_forward_ad(const Op& op, const c10::IValue& value) {
@@ -154,6 +155,24 @@ void ask(const Op& op, c10::ArrayRef<c10::IValue> inputs, c10::IValue& asked) {
   for (const auto& [input, gradient] : op.gradient.of)
     mask.push_back(requires_grad(inputs[op.input_index(input)]));
   asked = mask;
+}
+
+// The gradients that the forward has made go into the node. They depend on the inputs, but their
+// own derivative is not known: a second differentiation must raise, not give zeros.
+void keep_ready_gradients(const Op& op, Stack& stack, size_t base, Gradients& node) {
+  for (size_t i = 0; i < op.gradient.of.size(); ++i) {
+    if (!node.next_edge(i).is_valid()) {
+      node.saved.emplace_back();
+      continue;
+    }
+    at::Tensor made = stack[base + op.output_index(op.gradient.of[i].second)].toTensor();
+    const std::shared_ptr<Node> refusal(
+        new torch::autograd::NotImplemented(node.name(),
+                                            torch::autograd::edge_list(node.next_edges())),
+        torch::autograd::deleteNode);
+    torch::autograd::set_history(made, refusal);
+    node.saved.emplace_back(made, false);
+  }
 }
 
 }  // namespace
@@ -232,13 +251,7 @@ void AutogradKernel::operator()(const c10::OperatorHandle& handle, c10::Dispatch
     node->saved[place] =
         SavedVariable((*stack)[base + output].toTensor(), op.outputs[output].differentiable);
   }
-  if (op.gradient.ready()) {
-    for (const auto& [input, gradient] : op.gradient.of) {
-      const bool wanted = node->next_edge(node->saved.size()).is_valid();
-      const at::Tensor made = (*stack)[base + op.output_index(gradient)].toTensor();
-      node->saved.push_back(wanted ? SavedVariable(made, false) : SavedVariable());
-    }
-  }
+  if (op.gradient.ready()) keep_ready_gradients(op, *stack, base, *node);
 }
 
 void MutableKernel::operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet keys,

@@ -31,6 +31,9 @@ c10::Device device_of(const Op& op, c10::ArrayRef<c10::IValue> inputs) {
                                                    "', " + found->str());
     }
   }
+  if (!found) {
+    throw Error(ErrorKind::invalid_argument, "liger_jit::" + op.name + ": no argument is a tensor");
+  }
   return *found;
 }
 

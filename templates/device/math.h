@@ -20,7 +20,13 @@ LIGER_DEVICE A larger(A a, A b) {
   return a > b ? a : b;
 }
 
-LIGER_DEVICE float reciprocal_root(float value) { return 1.0f / LIGER_C_FUNCTION(sqrtf)(value); }
+LIGER_DEVICE float reciprocal_root(float value) {
+#if defined(LIGER_CUDA)
+  return rsqrtf(value);
+#else
+  return 1.0f / LIGER_C_FUNCTION(sqrtf)(value);
+#endif
+}
 LIGER_DEVICE double reciprocal_root(double value) { return 1.0 / LIGER_C_FUNCTION(sqrt)(value); }
 
 LIGER_DEVICE float logarithm(float value) { return LIGER_C_FUNCTION(logf)(value); }
@@ -83,9 +89,18 @@ LIGER_DEVICE double quotient(double a, double b) {
 template <bool Exact>
 LIGER_DEVICE float quotient(float a, float b) {
 #if defined(LIGER_CUDA)
-  if constexpr (!Exact) return __fdividef(a, b);
-#endif
+  const float guess = __fdividef(a, b);
+  if constexpr (Exact) {
+    // One step of refinement: the division operator is a call, and a call costs spills.
+    const float reciprocal = __fdividef(1.0f, b);
+    const float refined = fused(fused(-b, guess, a), reciprocal, guess);
+    return b > 0x1p-126f && b < 0x1p126f ? refined : guess;
+  } else {
+    return guess;
+  }
+#else
   return a / b;
+#endif
 }
 
 // 1 / (1 + exp(-x)), without cancellation at either end.

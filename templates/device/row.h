@@ -14,7 +14,11 @@ LIGER_DEVICE constexpr int power_of_two_from(int n) {
   return power;
 }
 
-template <int N, int Threads, int Rows = 1>
+//
+// Held: the caller keeps its packs in registers, which are found by constant indices, so all is
+// unrolled. Otherwise a few packs are in flight at once: more would spill, and long rows would take
+// long to compile.
+template <int N, int Threads, int Rows = 1, bool Held = false>
 struct RowOf {
   static_assert(Threads == power_of_two_from(Threads) && Threads <= 1024,
                 "threads of a row: a power of two up to 1024");
@@ -23,15 +27,15 @@ struct RowOf {
   static constexpr int owned = lanes > Threads ? lanes / Threads : 1;  // lanes of one thread
   static constexpr int rounds = (packs + lanes - 1) / lanes;
   static constexpr int slots = rounds * owned;  // packs of one thread at most
+  static constexpr int in_flight = Held ? slots : (Threads >= 512 ? 2 : 4);
+  static constexpr int rounds_in_flight = in_flight > owned ? in_flight / owned : 1;
 
   // f(slot, pack) for each pack of this thread, in the order of the sum.
   template <class F>
   static LIGER_DEVICE void each(int thread, F&& f) {
-    LIGER_UNROLL for (int round = 0; round < rounds; ++round) {
-      LIGER_UNROLL for (int lane = 0; lane < owned; ++lane) {
-        const int pack = round * lanes + lane * Threads + thread;
-        if (pack < packs) f(round * owned + lane, pack);
-      }
+    LIGER_UNROLL_BY(in_flight) for (int slot = 0; slot < slots; ++slot) {
+      const int pack = slot / owned * lanes + slot % owned * Threads + thread;
+      if (pack < packs) f(slot, pack);
     }
   }
 
@@ -40,7 +44,7 @@ struct RowOf {
   static LIGER_DEVICE V combined(int thread, F&& f, Combine combine = {}, V empty = {}) {
     V of_lane[owned];
     LIGER_UNROLL for (int lane = 0; lane < owned; ++lane) of_lane[lane] = empty;
-    LIGER_UNROLL for (int round = 0; round < rounds; ++round) {
+    LIGER_UNROLL_BY(rounds_in_flight) for (int round = 0; round < rounds; ++round) {
       LIGER_UNROLL for (int lane = 0; lane < owned; ++lane) {
         const int pack = round * lanes + lane * Threads + thread;
         if (pack < packs) of_lane[lane] = combine(of_lane[lane], f(round * owned + lane, pack));

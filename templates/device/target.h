@@ -15,6 +15,7 @@
 #define LIGER_DEVICE inline __attribute__((always_inline))
 #define LIGER_SHARED
 #define LIGER_UNROLL  // clang would unroll a whole row for the one thread of the host
+#define LIGER_UNROLL_BY(COUNT)
 #define LIGER_ENTRY(KERNEL, SPEC)                                                   \
   extern "C" __attribute__((visibility("default"))) void liger_entry(               \
       const void* arguments, long long first_block, long long last_block) {         \
@@ -27,6 +28,8 @@
 #define LIGER_DEVICE __device__ __forceinline__
 #define LIGER_SHARED __shared__
 #define LIGER_UNROLL _Pragma("unroll")
+#define LIGER_PRAGMA(TEXT) _Pragma(#TEXT)
+#define LIGER_UNROLL_BY(COUNT) LIGER_PRAGMA(unroll COUNT)
 #define LIGER_ENTRY(KERNEL, SPEC)                                                  \
   extern "C" __global__ void __launch_bounds__(liger::KERNEL<SPEC>::block_threads) \
       liger_entry(const liger::KERNEL<SPEC> kernel) {                              \

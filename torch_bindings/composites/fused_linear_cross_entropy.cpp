@@ -136,19 +136,19 @@ class Loop {
   }
 
   void add_product(const at::Tensor& dlogits, const at::Tensor& x, bool is_first) {
-    if (is_first) {
-      results_.dweight = at::empty(weight_.sizes(), options_.dtype(sum_dtype_));
-    }
-    if (results_.dweight.scalar_type() == dlogits.scalar_type()) {
-      if (is_first) {
-        at::mm_out(results_.dweight, dlogits.t(), x);
-      } else {
-        results_.dweight.addmm_(dlogits.t(), x);
-      }
-    } else if (is_first) {
-      results_.dweight.copy_(at::mm(dlogits.t(), x));
+    if (is_first) results_.dweight = at::empty(weight_.sizes(), options_.dtype(sum_dtype_));
+    at::Tensor& sum = results_.dweight;
+    if (sum.scalar_type() == dlogits.scalar_type()) {
+      is_first ? at::mm_out(sum, dlogits.t(), x) : sum.addmm_(dlogits.t(), x);
+    } else if (dlogits.is_cuda()) {
+      // The product stays in float32: rounded to 16 bits first, the wide sum would gain little.
+      const auto wide = sum.scalar_type();
+      is_first ? at::mm_out(sum, dlogits.t(), x, wide)
+               : at::addmm_out(sum, sum, dlogits.t(), x, wide);
     } else {
-      results_.dweight.add_(at::mm(dlogits.t(), x));
+      const at::Tensor left = dlogits.t().to(sum.scalar_type());
+      const at::Tensor right = x.to(sum.scalar_type());
+      is_first ? at::mm_out(sum, left, right) : sum.addmm_(left, right);
     }
   }
 
