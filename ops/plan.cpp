@@ -33,7 +33,7 @@ void check_call(const Call& call) {
     const Input& input = op.inputs[i];
     const Tensor& tensor = call.tensor(static_cast<int>(i));
     if (input.kind == InputKind::tensor && !tensor.defined) {
-      call.refuse(input.name, "is None", "a tensor");
+      call.refuse(input.name, "is None", "a Tensor");
     }
     if (!input.is_tensor() || !tensor.defined) continue;
     if (!allowed(input, tensor.dtype)) {

@@ -114,6 +114,7 @@ struct CrossEntropyRows {
   using A = Arithmetic<S.logits>;
   using T = Type<S.logits>;
   using Row = RowOf<S.classes, S.threads, S.rows>;
+  using Wide = Arithmetic<exact ? Dtype::f64 : Dtype::f32>;
 
   const T* logits;
   const long long* target;
@@ -140,13 +141,13 @@ struct CrossEntropyRows {
   }
 
  private:
-  struct RowTerms {  // of one row
+  // dz[c] = of_exp * exp(z[c] - max) - of_weight * w[c] - (c == y ? at_label : 0). Each shifts a
+  // whole row, so for exact types they are made in double.
+  struct Coefficients {
     A max;
-    A share;       // 1 / sum of exp(z - max)
-    A hit;         // weight of p - onehot(y)
-    A spread;      // label_smoothing / classes
-    A spread_all;  // spread * (sum of class weights, or classes)
-    A z_slope;     // 2 lambda lse
+    A of_exp;
+    A of_weight;
+    A at_label;
     int y;
   };
 
@@ -238,18 +239,16 @@ struct CrossEntropyRows {
 
     A weight = 1;
     if constexpr (S.has_weight) weight = counts ? class_weight[y] : A(0);
-    const A spread = S.smoothing ? A(label_smoothing) * A(1.0 / S.classes) : A(0);
-    const A keep = S.smoothing ? A(1) - A(label_smoothing) : A(1);
-    A factor = 1;
-    const A share = quotient<true>(A(1), stats.sum);
-    if constexpr (S.token_scaling) factor = exponential<exact>(score - stats.max) * share;
+    const Wide spread = S.smoothing ? Wide(label_smoothing) * Wide(1.0 / S.classes) : Wide(0);
+    const Wide hit = S.smoothing ? Wide(weight) * (Wide(1) - Wide(label_smoothing)) : Wide(weight);
+    Wide factor = 1;
+    if constexpr (S.token_scaling) {
+      factor = quotient<true>(exponential<exact>(Wide(score) - Wide(stats.max)), Wide(stats.sum));
+    }
 
     if constexpr (S.with_gradient) {
-      RowTerms terms{stats.max, share,          weight * keep, spread, spread * smooth.second,
-                     A(0),      counts ? y : -1};
-      if constexpr (S.z_loss) terms.z_slope = A(2) * A(lse_square_scale) * lse;
-      A loss_scale = factor;
-      A z_scale = factor;
+      Wide loss_scale = factor;
+      Wide z_scale = factor;
       if constexpr (S.scaled) {
         loss_scale *= totals->loss;
         z_scale *= totals->z_loss;
@@ -258,33 +257,36 @@ struct CrossEntropyRows {
         loss_scale *= upstream[row];
         z_scale *= upstream[row];
       }
-      gradient(x, dlogits + row * dlogits_stride, terms, loss_scale, z_scale, thread, counts);
+      Wide of_p = (hit + spread * Wide(smooth.second)) * loss_scale;
+      if constexpr (S.z_loss) of_p += Wide(2) * Wide(lse_square_scale) * Wide(lse) * z_scale;
+      gradient(x, dlogits + row * dlogits_stride,
+               {stats.max, A(quotient<true>(of_p, Wide(stats.sum))), A(spread * loss_scale),
+                A(hit * loss_scale), y},
+               thread, counts);
     }
     if constexpr (S.with_loss) {
       if (thread == 0) {
-        A entropy = weight * keep * ((stats.max - score) + log_sum);
-        if constexpr (S.smoothing) entropy += spread * (smooth.second * log_sum - smooth.first);
+        A entropy = A(hit) * ((stats.max - score) + log_sum);
+        if constexpr (S.smoothing) entropy += A(spread) * (smooth.second * log_sum - smooth.first);
         A square = 0;
         if constexpr (S.z_loss) square = A(lse_square_scale) * lse * lse;
         const bool ignored = label == ignore_index;
         const A nan = A(bits_as<float>(0x7fc00000u));
-        const A z = counts ? factor * square : A(0);
-        loss[row] = counts ? factor * entropy + (S.joined ? z : A(0)) : (ignored ? A(0) : nan);
+        const A z = counts ? A(factor) * square : A(0);
+        loss[row] = counts ? A(factor) * entropy + (S.joined ? z : A(0)) : (ignored ? A(0) : nan);
         z_loss[row] = z;
         if (!counts && !ignored) record_fault(fault, first_row + row, label, S.classes);
       }
     }
   }
 
-  LIGER_DEVICE void gradient(const T* x, T* dx, const RowTerms& terms, A loss_scale, A z_scale,
-                             int thread, bool counts) const {
-    const A of_p = (terms.hit + terms.spread_all) * loss_scale + terms.z_slope * z_scale;
-    const A at_label = terms.hit * loss_scale;
+  LIGER_DEVICE void gradient(const T* x, T* dx, const Coefficients& row, int thread,
+                             bool counts) const {
     Row::each(thread, [&](int, int pack) {
       auto g = filled(A(0));
       if (counts) {
         const auto raw = load_pack<S.classes, S.align_bytes, !S.in_place>(x, pack, A(0));
-        const int label_in_pack = terms.y - pack * pack_size;
+        const int label_in_pack = row.y - pack * pack_size;
         Pack<A> w = filled(A(1));
         if constexpr (S.smoothing && S.has_weight) w = load_pack<S.classes, 4>(class_weight, pack);
         LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
@@ -296,10 +298,9 @@ struct CrossEntropyRows {
             slope = t.slope;
           }
           // Not exp(z - lse): the rounding of lse would shift the whole row.
-          const A p = exponential<exact>(z - terms.max) * terms.share;
-          // At the label of a plain row (p - 1) is formed first: p may round to 1 beside it.
-          A d = of_p * p - (i == label_in_pack ? at_label : A(0));
-          if constexpr (S.smoothing) d -= terms.spread * w.v[i] * loss_scale;
+          const A e = exponential<exact>(z - row.max);
+          A d = fused(row.of_exp, e, i == label_in_pack ? -row.at_label : A(0));
+          if constexpr (S.smoothing) d = fused(-row.of_weight, w.v[i], d);
           g.v[i] = d * slope;
         }
       }

@@ -120,12 +120,13 @@ struct Gradients final : Node {
   // last backward they are scaled where they lie, and a factor of 1 costs one read of it.
   variable_list scaled(const variable_list& incoming) {
     variable_list result(op.gradient.of.size());
-    const bool keep = torch::autograd::get_current_graph_task_keep_graph();
+    const bool last =
+        !torch::autograd::get_current_graph_task_keep_graph() && !c10::GradMode::is_enabled();
     for (size_t i = 0; i < result.size(); ++i) {
       if (!task_should_compute_output(i)) continue;
       at::Tensor gradient = saved[i].unpack(getptr());
       if (!gradient.defined()) continue;
-      const bool in_place = !keep && !traced(gradient) && !traced(incoming[0]);
+      const bool in_place = last && !traced(gradient) && !traced(incoming[0]);
       Stack stack{gradient, incoming[0].contiguous()};
       operator_named(in_place ? "scale_" : "scale").callBoxed(stack);
       result[i] = in_place ? gradient.detach() : stack[0].toTensor();
@@ -165,7 +166,11 @@ void keep_ready_gradients(const Op& op, Stack& stack, size_t base, Gradients& no
       node.saved.emplace_back();
       continue;
     }
-    at::Tensor made = stack[base + op.output_index(op.gradient.of[i].second)].toTensor();
+    at::Tensor made;
+    {
+      at::AutoDispatchBelowADInplaceOrView guard;
+      made = stack[base + op.output_index(op.gradient.of[i].second)].toTensor().detach();
+    }
     const std::shared_ptr<Node> refusal(
         new torch::autograd::NotImplemented(node.name(),
                                             torch::autograd::edge_list(node.next_edges())),

@@ -30,10 +30,10 @@
 #define LIGER_UNROLL _Pragma("unroll")
 #define LIGER_PRAGMA(TEXT) _Pragma(#TEXT)
 #define LIGER_UNROLL_BY(COUNT) LIGER_PRAGMA(unroll COUNT)
-#define LIGER_ENTRY(KERNEL, SPEC)                                                  \
-  extern "C" __global__ void __launch_bounds__(liger::KERNEL<SPEC>::block_threads) \
-      liger_entry(const liger::KERNEL<SPEC> kernel) {                              \
-    kernel(static_cast<long long>(blockIdx.x));                                    \
+#define LIGER_ENTRY(KERNEL, SPEC)                                                     \
+  extern "C" __global__ void __launch_bounds__(liger::KERNEL<SPEC>::block_threads, 1) \
+      liger_entry(const liger::KERNEL<SPEC> kernel) {                                 \
+    kernel(static_cast<long long>(blockIdx.x));                                       \
   }
 
 #endif
