@@ -1,0 +1,204 @@
+"""The rule for gated MLPs: down(act(gate(x)) * up(x)), with gate and up apart or in one projection.
+
+Only act(gate) * up is replaced. The projections are still called as modules, so adapters, packed
+weights and hooks on them keep working.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .. import functional
+from .probe import (
+    Mismatch,
+    SparseLinear,
+    assert_same,
+    compute_dtype,
+    live_device,
+    random,
+    tensor_inputs,
+    twin_of,
+)
+from .rule import MetaCall, Proof, Refusal, Rule, group_of, has_hooks, mark, own_class_forward
+
+# Names of (gate, up, down), or of (both in one, down), that gated MLPs give their projections.
+APART = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"), ("linear_1", "linear_v", "w2"))
+TOGETHER = (("gate_up_proj", "down_proj"), ("fc1", "fc2"), ("up_gate_proj", "down_proj"))
+PROBE_TOKENS = 3
+
+
+@dataclass(frozen=True)
+class Gate:
+    """An activation times its neighbour: the operator, and the same in plain torch."""
+
+    role: str
+    form: str
+    operator: Callable[[Tensor, Tensor], Tensor]
+    activation: Callable[[Tensor], Tensor]
+
+
+def geglu_tanh(gate: Tensor, up: Tensor) -> Tensor:
+    return functional.geglu(gate, up, "tanh")
+
+
+def geglu_exact(gate: Tensor, up: Tensor) -> Tensor:
+    return functional.geglu(gate, up, "none")
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    return functional.swiglu(gate, up)
+
+
+GATES = (
+    Gate("swiglu", "silu", swiglu, F.silu),
+    Gate("geglu", "tanh", geglu_tanh, lambda x: F.gelu(x, approximate="tanh")),
+    Gate("geglu", "none", geglu_exact, F.gelu),
+)
+
+
+def names_of(module: nn.Module) -> tuple[str, ...] | None:
+    """The names of the projections, or None if the module is not built like a gated MLP."""
+    for names in (*APART, *TOGETHER):
+        children = [module._modules.get(name) for name in names]
+        if all(child is not None and widths_of(child) for child in children):
+            if names not in TOGETHER:
+                return names
+            # A plain MLP has two projections as well; a gated one halves the width between them.
+            if widths_of(children[0])[1] == 2 * widths_of(children[1])[0]:
+                return names
+    return None
+
+
+def widths_of(projection: nn.Module) -> tuple[int, int] | None:
+    """(in, out) features of a linear layer of any make."""
+    into, out = (getattr(projection, name, None) for name in ("in_features", "out_features"))
+    return (into, out) if isinstance(into, int) and isinstance(out, int) else None
+
+
+def is_glu(module: nn.Module) -> bool:
+    return names_of(module) is not None
+
+
+def prove(module: nn.Module) -> Proof | Refusal:
+    names = names_of(module)
+    if tensor_inputs(own_class_forward(module)) != 1:
+        return Refusal("its forward takes more than one input")
+    others = [child for name, child in module.named_children() if name not in names]
+    if any(has_hooks(child) for child in others):
+        return Refusal("its activation has hooks, which a fused gate would not call")
+    gate, up_first = find_gate(module, names)
+    if gate is None:
+        return Refusal(f"no known gate computes what it does (activation: {activation_of(others)})")
+    proof = Proof(gate.role, glu_forward(names, gate, up_first), meta_call(module, names, gate))
+    device, dtype = live_device(module), compute_dtype(module)
+    try:
+        if device is not None:
+            check(module, names, proof.forward, device, dtype)
+    except Mismatch as mismatch:
+        return Refusal(str(mismatch))
+    return proof
+
+
+def activation_of(others: list[nn.Module]) -> str:
+    return ", ".join(type(child).__name__ for child in others) or "a function"
+
+
+def find_gate(module: nn.Module, names: tuple[str, ...]) -> tuple[Gate | None, bool]:
+    """The gate whose formula is the module's own in float32, in both modes of the module."""
+    for gate in GATES:
+        for up_first in (False, True) if len(names) == 2 else (False,):
+            try:
+                check(module, names, None, torch.device("cpu"), torch.float32, gate, up_first)
+            except Mismatch:
+                continue
+            return gate, up_first
+    return None, False
+
+
+def check(
+    module: nn.Module,
+    names: tuple[str, ...],
+    forward: Callable | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    gate: Gate | None = None,
+    up_first: bool = False,
+) -> None:
+    """`Mismatch` unless the candidate equals the module's own forward on sparse projections.
+
+    The candidate is the plain torch formula if `gate` is given, else `forward`.
+    """
+    generator = torch.Generator().manual_seed(13)
+    projections = {
+        name: SparseLinear(*widths_of(module._modules[name]), generator).to(device, dtype)
+        for name in names
+    }
+    width = widths_of(module._modules[names[0]])[0]
+    x = random((1, PROBE_TOKENS, width), generator, dtype).to(device)
+    own = own_class_forward(module)
+    twin = twin_of(module, modules=projections)
+
+    def formula(x: Tensor) -> Tensor:
+        *inner, down = projections.values()
+        halves = [inner[0](x), inner[1](x)] if len(inner) == 2 else inner[0](x).chunk(2, -1)
+        g, u = reversed(halves) if up_first else halves
+        return down(gate.activation(g) * u)
+
+    candidate = formula if gate else lambda x: forward(twin, x)
+
+    def original(x: Tensor) -> Tensor:
+        try:
+            return own(twin, x)
+        except Exception as error:
+            raise Mismatch(f"its own forward failed in the probe: {error}") from error
+
+    weights = [projection.weight for projection in projections.values()]
+    for training in (True, False):
+        twin.training = training
+        what = "the formula" if gate else "the operator"
+        assert_same(original, candidate, [x], weights, what)
+
+
+def glu_forward(names: tuple[str, ...], gate: Gate, up_first: bool):
+    operator = gate.operator
+    if len(names) == 3:
+        gate_name, up_name, down_name = names
+
+        def forward(self, *inputs, **named):
+            x = inputs[0] if inputs else next(iter(named.values()))
+            hidden = operator(getattr(self, gate_name)(x), getattr(self, up_name)(x))
+            return getattr(self, down_name)(hidden)
+    else:
+        both_name, down_name = names
+        gate_half = 1 if up_first else 0
+
+        def forward(self, *inputs, **named):
+            x = inputs[0] if inputs else next(iter(named.values()))
+            halves = getattr(self, both_name)(x).chunk(2, dim=-1)
+            hidden = operator(halves[gate_half], halves[1 - gate_half])
+            return getattr(self, down_name)(hidden)
+
+    return mark(forward, gate.role)
+
+
+def meta_call(module: nn.Module, names: tuple[str, ...], gate: Gate) -> MetaCall:
+    width, dtype = widths_of(module._modules[names[-1]])[0], compute_dtype(module)
+    packed = len(names) == 2
+
+    def run(batch: int, tokens: int) -> None:
+        def empty(*shape):
+            return torch.empty(*shape, dtype=dtype, device="meta", requires_grad=True)
+
+        if packed:
+            halves = empty(batch, tokens, 2 * width).chunk(2, dim=-1)
+        else:
+            halves = empty(batch, tokens, width), empty(batch, tokens, width)
+        gate.operator(*halves).sum().backward()
+
+    return MetaCall(gate.role, (width, dtype, gate.form, packed), run)
+
+
+GLU = Rule("glu", ("swiglu", "geglu"), is_glu, group_of, prove)

@@ -1,0 +1,193 @@
+"""What `patch` returns: what was replaced and what was not, and the way back."""
+
+import copy
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from .rule import MetaCall
+
+
+class _Absent:
+    """Marks a name that was not there; a class, so that a deep copy is the same mark."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One module of the model that some rule looked at. `status` is "patched" or a reason."""
+
+    path: str
+    module: str
+    role: str
+    status: str
+
+    @property
+    def patched(self) -> bool:
+        return self.status == "patched"
+
+
+class Report(list):
+    """Rows, with counts by role and a table for reading."""
+
+    @property
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """role -> (modules patched, modules looked at)."""
+        seen = Counter(row.role for row in self)
+        patched = Counter(row.role for row in self if row.patched)
+        return {role: (patched[role], number) for role, number in seen.items()}
+
+    def __str__(self) -> str:
+        counts = [f"{role}: {done} of {seen} patched" for role, (done, seen) in self.counts.items()]
+        titles = Row("module", "class", "role", "status")
+        rows = [titles, *self]
+        path, module, role = (
+            max(len(getattr(row, name)) for row in rows) for name in ("path", "module", "role")
+        )
+        lines = [
+            f"{row.path:{path}}  {row.module:{module}}  {row.role:{role}}  {row.status}"
+            for row in rows
+        ]
+        return "\n".join([*lines, "", *counts])
+
+
+@dataclass
+class InstanceValue:
+    """An entry of an object's __dict__ and what it was before."""
+
+    owner: object
+    name: str
+    value: object
+    before: object = _Absent
+
+    def apply(self) -> None:
+        self.before = self.owner.__dict__.get(self.name, _Absent)
+        self.owner.__dict__[self.name] = self.value
+
+    def undo(self) -> None:
+        # If something was put over ours since, taking ours out would take that out as well.
+        if self.owner.__dict__.get(self.name, _Absent) is not self.value:
+            return
+        if self.before is _Absent:
+            del self.owner.__dict__[self.name]
+        else:
+            self.owner.__dict__[self.name] = self.before
+
+
+@dataclass
+class ModelHooks:
+    """A pre-hook that sees the keywords, and a hook that runs even when the forward raised.
+
+    Both go before hooks that are there already: what those see is what an unpatched model gives.
+    """
+
+    model: nn.Module
+    before_forward: Callable
+    after_forward: Callable
+    registered: list = field(default_factory=list)
+
+    def apply(self) -> None:
+        self.registered = [
+            self.model.register_forward_pre_hook(
+                self.before_forward, prepend=True, with_kwargs=True
+            ),
+            self.model.register_forward_hook(self.after_forward, prepend=True, always_call=True),
+        ]
+
+    def undo(self) -> None:
+        for hook in self.registered:
+            hook.remove()
+        self.registered = []
+
+
+class Handle:
+    """A patched model's record. As a context manager it takes the patch back at the end."""
+
+    def __init__(self, model: nn.Module, rows: list[Row], changes: list, calls: list[MetaCall]):
+        self.model = model
+        self._rows = rows
+        self._changes = changes
+        self._calls = calls
+        self._applied = False
+
+    def report(self) -> Report:
+        return Report(self._rows)
+
+    @property
+    def applied(self) -> bool:
+        return self._applied
+
+    def apply(self) -> None:
+        """Puts the replacements in. If one fails, the model is as it was and the error goes on."""
+        if self._applied:
+            return
+        done = []
+        try:
+            for change in self._changes:
+                change.apply()
+                done.append(change)
+        except BaseException:
+            for change in reversed(done):
+                change.undo()
+            raise
+        self._applied = True
+
+    def unpatch(self) -> None:
+        """Restores every module that this handle patched. Calling it again does nothing."""
+        if not self._applied:
+            return
+        for change in reversed(self._changes):
+            change.undo()
+        self._applied = False
+
+    def begin(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """What the patched model's pre-hook makes of a call, for a call that has begun already."""
+        for change in self._changes:
+            if isinstance(change, ModelHooks):
+                return change.before_forward(self.model, args, kwargs)
+        return args, kwargs
+
+    def verify(self, tolerance: float | None = None):
+        """Loss and gradients of the patched model against the unpatched one, on a tiny batch.
+
+        See `verify.compare` for the arguments, the result and the error.
+        """
+        from .verify import compare
+
+        return compare(self, tolerance)
+
+    def meta_calls(self, batch: int = 1, tokens: int = 128) -> Callable[[], None]:
+        """A function that makes each distinct operator call of this patch once, on meta tensors.
+
+        It runs forward and backward, holds no weights and needs no context, so whoever records
+        operator calls can learn from it which kernels a training step of that size will ask for.
+        """
+        distinct = {(call.op, call.key): call.run for call in self._calls}
+
+        def replay() -> None:
+            for run in distinct.values():
+                run(batch, tokens)
+
+        return replay
+
+    def __deepcopy__(self, memo: dict) -> "Handle":
+        model, changes = copy.deepcopy((self.model, self._changes), memo)
+        twin = Handle(model, self._rows, changes, self._calls)
+        twin._applied = self._applied
+        return twin
+
+    def __reduce__(self):
+        # What is saved is the report: modules are saved with the forwards of their classes.
+        return Handle, (None, self._rows, [], [])
+
+    def __enter__(self) -> "Handle":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.unpatch()
+
+    def __repr__(self) -> str:
+        patched = sum(row.patched for row in self._rows)
+        state = "applied" if self._applied else "taken back"
+        return f"<Handle of {type(self.model).__name__}: {patched} of {len(self._rows)} ({state})>"

@@ -1,0 +1,118 @@
+"""One forward with labels: what was asked of its loss, and the loss itself on logits or states."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .. import functional
+
+OPTIONS = (
+    "skip_logits",
+    "return_token_accuracy",
+    "return_predicted_tokens",
+    "use_token_scaling",
+)
+
+
+@dataclass
+class LossCall:
+    """What the caller of the model asked for, and what the loss leaves for the output.
+
+    keep_logits: the output must hold real logits.
+    states_as_logits: the head returned its input, so what the model calls logits are states.
+    """
+
+    keep_logits: bool
+    token_accuracy: bool = False
+    predicted_tokens: bool = False
+    token_scaling: bool = False
+    states_as_logits: bool = False
+    found_accuracy: Tensor | None = None
+    found_tokens: Tensor | None = None
+
+    @property
+    def wants_more(self) -> bool:
+        return self.token_accuracy or self.predicted_tokens or self.token_scaling
+
+    @property
+    def asked(self) -> dict[str, bool]:
+        return {
+            "return_token_accuracy": self.token_accuracy,
+            "return_predicted_tokens": self.predicted_tokens,
+        }
+
+    def keep(self, output) -> Tensor:
+        """Takes what is not the loss out of a loss function's result."""
+        if isinstance(output, Tensor):
+            return output
+        self.found_accuracy = output.token_accuracy
+        self.found_tokens = output.predicted_tokens
+        return output.loss
+
+
+def loss_of_states(call: LossCall, states, weight, bias, *, target, **options) -> Tensor:
+    """Fused loss of states [N, H] under a head [V, H]; labels [N]."""
+    return call.keep(
+        functional.fused_linear_cross_entropy(
+            states,
+            weight,
+            target,
+            bias=bias,
+            token_scaling=call.token_scaling,
+            **call.asked,
+            **options,
+        )
+    )
+
+
+def loss_of_logits(call: LossCall, logits, *, target, ce_weight=None, **options) -> Tensor:
+    """Loss of computed logits [N, V]; labels [N]."""
+    return call.keep(
+        functional.cross_entropy(
+            logits,
+            target,
+            weight=ce_weight,
+            token_scaling=call.token_scaling,
+            **call.asked,
+            **options,
+        )
+    )
+
+
+def next_token_loss(
+    call: LossCall,
+    predictions: Tensor,
+    labels: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    num_items_in_batch: Tensor | int | None = None,
+    ignore_index: int = -100,
+    shift_labels: Tensor | None = None,
+) -> Tensor:
+    """The loss of a causal language model, as transformers defines it.
+
+    Args:
+        predictions: [B, T, H] states if `weight` [V, H] is given, else [B, T, V] logits.
+        labels: [B, T]; position t is scored against label t + 1.
+        num_items_in_batch: divides the sum in place of the count of labels that are not ignored.
+        shift_labels: [B, T] labels that are shifted already; then `labels` is not read.
+    """
+    if shift_labels is None:
+        shift_labels = F.pad(labels, (0, 1), value=ignore_index)[..., 1:]
+    options = {
+        "target": shift_labels.reshape(-1).to(predictions.device),
+        "ignore_index": ignore_index,
+        "reduction": "mean" if num_items_in_batch is None else "sum",
+    }
+    rows = predictions.reshape(-1, predictions.shape[-1])
+    if weight is None:
+        loss = loss_of_logits(call, rows, **options)
+    else:
+        loss = loss_of_states(call, rows, weight, bias, **options)
+    if num_items_in_batch is None:
+        return loss
+    if isinstance(num_items_in_batch, Tensor):
+        num_items_in_batch = num_items_in_batch.to(loss.device)
+    return loss / num_items_in_batch

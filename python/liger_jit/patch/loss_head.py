@@ -1,0 +1,270 @@
+"""The rule for the loss head: the model's last linear layer and the cross entropy that follows it.
+
+In eager mode the head answers a forward with labels by `LazyLogits`, which end in one fused call
+wherever the model's own code calls cross entropy. Under torch.compile, which cannot trace a lazy
+tensor, the head passes its input on and the model's loss function multiplies; that is only done
+when a probe has shown that nothing happens to the logits between the two.
+"""
+
+import functools
+import inspect
+from dataclasses import fields, is_dataclass, make_dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .handle import InstanceValue, ModelHooks
+from .lazy_logits import LazyLogits, Source
+from .loss_call import OPTIONS, LossCall, next_token_loss
+from .probe import compute_dtype
+from .rule import MetaCall, Refusal, replaced_by
+from .tail import is_causal_loss, is_plain_tail
+
+
+class LossHead:
+    """What a patched model and its head share: the head's forward, the model's hooks, its loss.
+
+    All of them are bound methods of this object, so that a deep copy of the model gets its own.
+    """
+
+    def __init__(self, model: nn.Module, head: nn.Linear, fused: bool):
+        self.model, self.head, self.fused = model, head, fused
+        self.head_class = type(head)
+        self.call: LossCall | None = None
+        self.entered = False
+        self.original_loss = getattr(model, "loss_function", None)
+        self.causal = is_causal_loss(self.original_loss)
+        self.plain_tail = self.causal and is_plain_tail(model)
+        parameters = inspect.signature(type(model).forward).parameters
+        self.labels_position = list(parameters).index("labels") - 1
+
+    def begin(self, model, args, kwargs):
+        """Model pre-hook: takes our options out of the keywords, and looks for labels.
+
+        Raises ValueError if skip_logits is asked for and there are no labels.
+        """
+        self.entered = True
+        kwargs = dict(kwargs)
+        skip, accuracy, tokens, scaling = (kwargs.pop(name, None) for name in OPTIONS)
+        labels = kwargs.get("labels")
+        if len(args) > self.labels_position:
+            labels = args[self.labels_position]
+        if labels is None:
+            self.call = None
+            if skip:
+                raise ValueError("skip_logits=True needs labels: without logits or a loss, nothing")
+            return args, kwargs
+        # skip_logits left out means: logits are what a training step does not need.
+        keep = not skip if skip is not None else not model.training
+        call = LossCall(keep, bool(accuracy), bool(tokens), bool(scaling))
+        self.call = None if self.fused and keep and not call.wants_more else call
+        return args, kwargs
+
+    def forward(self, *inputs, **named) -> Tensor:
+        """The head's forward: real logits, lazy logits, or its input for a compiled loss."""
+        call, head = self.call or self.call_past_hooks(), self.head
+        if call is None:
+            return self.head_class.forward(head, *inputs, **named)
+        states = inputs[0] if inputs else next(iter(named.values()))
+        compiling = torch.compiler.is_compiling()
+        fused = self.fused and weight_stays(head, self.head_class)
+        if compiling and fused and self.plain_tail and not call.keep_logits:
+            call.states_as_logits = True
+            return states
+        if not fused or compiling:
+            states = self.head_class.forward(head, *inputs, **named)
+            if compiling:
+                return states
+            return LazyLogits.of(Source(states, None, None, states.dtype, (), call))
+        return LazyLogits.of(
+            Source(states, head.weight, head.bias, product_dtype(states, head.weight), (), call)
+        )
+
+    def call_past_hooks(self) -> LossCall | None:
+        """The call of a training step that did not run the model's hooks.
+
+        PEFT calls model.forward itself. If its adapters came after the patch, nothing of ours sees
+        labels or output: the logits stay lazy, and whoever reads the output's logits gets them.
+        """
+        bypassed = not self.entered and self.head.training and torch.is_grad_enabled()
+        if not bypassed or torch.compiler.is_compiling() or not is_adapted(self.model):
+            return None
+        return LossCall(keep_logits=True)
+
+    def loss(self, *args, **kwargs) -> Tensor:
+        """The model's loss function; only a compiled forward needs more than the original."""
+        call = self.call
+        if call is None or not (call.states_as_logits or self._compiled_logits()):
+            return self.original_loss(*args, **kwargs)
+        return self._compiled_loss(call, *args, **kwargs)
+
+    def _compiled_logits(self) -> bool:
+        return torch.compiler.is_compiling() and self.causal and not self.fused
+
+    def _compiled_loss(
+        self,
+        call,
+        logits,
+        labels,
+        vocab_size,
+        num_items_in_batch=None,
+        ignore_index=-100,
+        shift_labels=None,
+        **kwargs,
+    ) -> Tensor:
+        head = self.head if call.states_as_logits else None
+        return next_token_loss(
+            call,
+            logits,
+            labels,
+            None if head is None else head.weight,
+            None if head is None else head.bias,
+            num_items_in_batch,
+            ignore_index,
+            shift_labels,
+        )
+
+    def end(self, model, args, output):
+        """Model hook: real logits or none in the output, and what the loss found beside it."""
+        call, self.call, self.entered = self.call, None, False
+        if call is None or output is None:
+            return None
+        return finished(output, call)
+
+    def changes(self) -> list:
+        forward = InstanceValue(self.head, "forward", self.forward)
+        around = (
+            InstanceValue(self.model, "forward", directly_called(self))
+            if is_adapted(self.model)
+            else ModelHooks(self.model, self.begin, self.end)
+        )
+        if not self.causal:
+            return [forward, around]
+        return [forward, around, InstanceValue(self.model, "_loss_function", self.loss)]
+
+    # Seen by `replaced_by` on the head's forward.
+    forward.liger_jit_role = "loss head"
+
+
+def find(model: nn.Module, fused: bool) -> LossHead | Refusal:
+    """The loss head of a model, or why there is none that can be patched."""
+    try:
+        head = model.get_output_embeddings()
+    except (AttributeError, NotImplementedError):
+        head = None
+    if head is None:
+        return Refusal("the model has no output head")
+    if type(head).forward is not nn.Linear.forward:
+        return Refusal(f"the head is {type(head).__name__}, not a plain nn.Linear")
+    if not head.weight.is_floating_point():
+        return Refusal(f"the head's weight is packed ({head.weight.dtype})")
+    if "labels" not in inspect.signature(type(model).forward).parameters:
+        return Refusal("the model's forward takes no labels")
+    reason = replaced_by(head)
+    return Refusal(reason) if reason else LossHead(model, head, fused)
+
+
+def path_of(model: nn.Module, head: nn.Module | None) -> str:
+    return next((path for path, module in model.named_modules() if module is head), "")
+
+
+def weight_stays(head: nn.Linear, head_class: type) -> bool:
+    """Whether the head's weight is still whole after the head has returned.
+
+    Sharding that gathers weights for one module's forward (FSDP, ZeRO-3) frees them again after it.
+    """
+    weight = head.weight
+    whole = type(weight) is nn.Parameter or hasattr(head, "parametrizations")
+    return whole and type(head) is head_class and not hasattr(weight, "ds_id")
+
+
+def product_dtype(states: Tensor, weight: Tensor) -> torch.dtype:
+    """The dtype that the head's matrix product has here, autocast included."""
+    kind = states.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+
+
+def is_adapted(model: nn.Module) -> bool:
+    """Whether PEFT put adapters in. Its wrapper calls model.forward, past the model's hooks."""
+    return any(hasattr(module, "base_layer") for module in model.modules())
+
+
+def directly_called(loss_head: LossHead):
+    """A forward of the model's own signature that runs our hooks around the model's own forward."""
+    original = type(loss_head.model).forward
+
+    @functools.wraps(original)
+    def forward(self, *args, **kwargs):
+        tail = self.get_output_embeddings().forward.__self__
+        args, kwargs = tail.begin(self, args, kwargs)
+        try:
+            output = original(self, *args, **kwargs)
+            settled = tail.end(self, args, output)
+        finally:
+            tail.call, tail.entered = None, False
+        return output if settled is None else settled
+
+    return forward.__get__(loss_head.model)
+
+
+def finished(output, call: LossCall):
+    """The model's output with no lazy logits left in it."""
+    extra = {"token_accuracy": call.found_accuracy, "predicted_tokens": call.found_tokens}
+    extra = extra if call.token_accuracy or call.predicted_tokens else {}
+    if isinstance(output, tuple):
+        return (*(settled(value, call) for value in output), *extra.values())
+    if not isinstance(output, dict):
+        return settled(output, call)
+    values = {name: settled(value, call) for name, value in output.items()}
+    if call.states_as_logits:
+        values.pop("logits")
+    if torch.compiler.is_compiling():
+        output = type(output)(**values)
+        for name, value in extra.items():
+            setattr(output, name, value)
+        return output
+    output_class = type(output)
+    if extra and is_dataclass(output):
+        output_class = with_token_fields(output_class)
+    return output_class(**values, **extra)
+
+
+def settled(value, call: LossCall):
+    if not isinstance(value, LazyLogits):
+        return value
+    # Logits that were computed for the loss cost nothing more to return.
+    dense = value.source.weight is None
+    return value.real() if call.keep_logits or dense else None
+
+
+@functools.cache
+def with_token_fields(output_class: type) -> type:
+    """The output class with the two fields of Liger's outputs, so that wrappers carry them on."""
+    present = {field.name for field in fields(output_class)}
+    names = [name for name in ("token_accuracy", "predicted_tokens") if name not in present]
+    added = [(name, Tensor | None, None) for name in names]
+    return make_dataclass(f"{output_class.__name__}WithTokens", added, bases=(output_class,))
+
+
+def meta_call(loss_head: LossHead) -> MetaCall:
+    """The loss of a training step of the patched model, on meta tensors."""
+    head, fused = loss_head.head, loss_head.fused
+    vocabulary, width = head.weight.shape
+    dtype, biased = compute_dtype(head), head.bias is not None
+
+    def run(batch: int, tokens: int) -> None:
+        def empty(*shape):
+            return torch.empty(*shape, dtype=dtype, device="meta", requires_grad=True)
+
+        predictions = empty(batch, tokens, width if fused else vocabulary)
+        next_token_loss(
+            LossCall(keep_logits=False),
+            predictions,
+            torch.empty(batch, tokens, dtype=torch.int64, device="meta"),
+            empty(vocabulary, width) if fused else None,
+            empty(vocabulary) if fused and biased else None,
+            batch * tokens,
+        ).backward()
+
+    op = "fused_linear_cross_entropy" if fused else "cross_entropy"
+    return MetaCall(op, (vocabulary, width, dtype, biased), run)

@@ -1,0 +1,234 @@
+"""The rule for normalisations: every form of RMSNorm that the native operator has, and LayerNorm.
+
+Which form a module computes is found by trying all of them on its own forward: float32 settles the
+formula, bfloat16 settles where it rounds, mixed dtypes settle what it returns.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .. import functional
+from .probe import (
+    Mismatch,
+    assert_same,
+    compute_dtype,
+    live_device,
+    random,
+    relative_error,
+    tensor_inputs,
+    twin_of,
+)
+from .rule import MetaCall, Proof, Refusal, Rule, group_of, mark, own_class_forward
+
+LARGEST_EPSILON = 1e-2
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class RmsForm:
+    """y = x / rms(x) * (offset + weight); `mode` is where it rounds, `promote` what it returns."""
+
+    mode: str
+    offset: float
+    promote: bool
+    epsilon: str
+
+    def reference(self, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+        scaled = x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)
+        out = x.dtype
+        if weight is not None:
+            if self.mode == "llama":
+                scaled = (weight + self.offset if self.offset else weight) * scaled.to(x.dtype)
+            else:
+                scaled = scaled * (self.offset + weight.float())
+            if self.promote:
+                out = torch.promote_types(x.dtype, weight.dtype)
+        return scaled.to(out)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """A leaf that has a norm's name or an epsilon, and no parameters but a vector or two."""
+    if next(module.children(), None) is not None:
+        return False
+    parameters = {name: p for name, p in module._parameters.items() if p is not None}
+    if not set(parameters) <= {"weight", "bias"}:
+        return False
+    if any(p.dim() != 1 for p in parameters.values()):
+        return False
+    return "norm" in type(module).__name__.lower() or bool(epsilons(module) and parameters)
+
+
+def epsilons(module: nn.Module) -> list[str]:
+    return [
+        name
+        for name, value in module.__dict__.items()
+        if isinstance(value, float) and 0.0 < value <= LARGEST_EPSILON
+    ]
+
+
+def prove(module: nn.Module) -> Proof | Refusal:
+    if own_class_forward(module) is nn.LayerNorm.forward:
+        return prove_layer_norm(module)
+    if tensor_inputs(own_class_forward(module)) != 1:
+        return Refusal("its forward takes more than one input")
+    if module._parameters.get("bias") is not None:
+        return Refusal("a bias, and not torch's LayerNorm")
+    if not epsilons(module):
+        return Refusal("no epsilon among its attributes")
+    weight = module._parameters.get("weight")
+    if weight is not None and weight.numel() == 0:
+        return Refusal("its weight is sharded away")
+    try:
+        form = find_form(module, weight)
+        proof = rms_proof(module, form, weight)
+        check_live(module, proof)
+    except Mismatch as mismatch:
+        return Refusal(str(mismatch))
+    return proof
+
+
+def find_form(module: nn.Module, weight: Tensor | None) -> RmsForm:
+    """The form whose float32 values, bfloat16 roundings and result dtypes are the module's."""
+    width = 64 if weight is None else weight.shape[0]
+    forms = [
+        RmsForm(mode, offset, promote, epsilon)
+        for mode, offset, promote, epsilon in itertools.product(
+            ("llama", "gemma"), (0.0, 1.0), (True, False), epsilons(module)
+        )
+    ]
+    if weight is None:
+        forms = [form for form in forms if form.mode == "gemma" and not form.offset]
+    for x_dtype, weight_dtype in ((DTYPES[0],) * 2, *itertools.product(DTYPES, DTYPES)):
+        forms = matching(module, forms, width, weight is not None, x_dtype, weight_dtype)
+    check_gradients(module, forms[0], width, weight is not None)
+    return forms[0]
+
+
+def matching(module, forms, width, has_weight, x_dtype, weight_dtype) -> list[RmsForm]:
+    """Those forms that agree with the module's own forward, the closest ones only."""
+    generator = torch.Generator().manual_seed(7)
+    weight = random((width,), generator, weight_dtype) if has_weight else None
+    # Rows from tiny to large, so that a wrong epsilon shows.
+    rows = torch.logspace(-4, 1, 6, device="cpu").unsqueeze(1)
+    x = (random((6, width), generator) * rows).to(x_dtype)
+    errors = {}
+    for training in (True, False):
+        twin = twin_of(module, {"weight": nn.Parameter(weight)} if has_weight else None)
+        twin.training = training
+        try:
+            own = own_class_forward(module)(twin, x)
+        except Exception as error:
+            raise Mismatch(f"its own forward failed in the probe: {error}") from error
+        if not isinstance(own, Tensor):
+            raise Mismatch("its forward does not return one tensor")
+        for form in forms:
+            found = form.reference(x, weight, getattr(module, form.epsilon))
+            errors[form] = max(relative_error(found, own), errors.get(form, 0.0))
+    allowed = 1.6e-2 if torch.bfloat16 in (x_dtype, weight_dtype) else 1e-5
+    best = min(errors.values())
+    if not best <= allowed:
+        raise Mismatch(f"no known norm computes what it does (closest differs by {best:.1e})")
+    return [form for form, error in errors.items() if error <= max(best, 1e-6)]
+
+
+def check_gradients(module: nn.Module, form: RmsForm, width: int, has_weight: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    x = random((4, width), generator)
+    weight = nn.Parameter(random((width,), generator)) if has_weight else None
+    twin = twin_of(module, {"weight": weight} if has_weight else None)
+    own, eps = own_class_forward(module), getattr(module, form.epsilon)
+    assert_same(
+        lambda x: own(twin, x),
+        lambda x: form.reference(x, weight, eps),
+        [x],
+        [weight] if has_weight else [],
+        "the formula",
+    )
+
+
+def rms_proof(module: nn.Module, form: RmsForm, weight: Tensor | None) -> Proof:
+    epsilon, offset, mode, promote = form.epsilon, form.offset, form.mode, form.promote
+    if weight is None:
+
+        def forward(self, *inputs, **named):
+            x = inputs[0] if inputs else next(iter(named.values()))
+            return functional.rms_norm(x, None, getattr(self, epsilon))
+    else:
+
+        def forward(self, *inputs, **named):
+            x = inputs[0] if inputs else next(iter(named.values()))
+            return functional.rms_norm(
+                x, self.weight, getattr(self, epsilon), offset, mode, promote
+            )
+
+    eps = getattr(module, epsilon)
+
+    def run(x: Tensor, *vectors: Tensor) -> Tensor:
+        return functional.rms_norm(x, *(vectors or (None,)), eps, offset, mode, promote)
+
+    vectors = () if weight is None else (weight,)
+    meta = None if weight is None else norm_meta_call("rms_norm", run, vectors, (mode, offset))
+    return Proof("rms_norm", mark(forward, "rms_norm"), meta)
+
+
+def prove_layer_norm(module: nn.LayerNorm) -> Proof | Refusal:
+    if len(module.normalized_shape) != 1:
+        return Refusal("normalises over more than one dimension")
+
+    def forward(self, *inputs, **named):
+        x = inputs[0] if inputs else next(iter(named.values()))
+        return functional.layer_norm(x, self.weight, self.bias, self.eps)
+
+    eps = module.eps
+
+    def run(x: Tensor, *vectors: Tensor) -> Tensor:
+        return functional.layer_norm(x, *vectors, eps=eps)
+
+    vectors = tuple(p for p in (module.weight, module.bias) if p is not None)
+    meta = norm_meta_call("layer_norm", run, vectors, ()) if vectors else None
+    proof = Proof("layer_norm", mark(forward, "layer_norm"), meta)
+    try:
+        check_live(module, proof)
+    except Mismatch as mismatch:
+        return Refusal(str(mismatch))
+    return proof
+
+
+def check_live(module: nn.Module, proof: Proof) -> None:
+    """The operator itself against the module's own forward, on its device and in its dtype."""
+    device, dtype = live_device(module), compute_dtype(module)
+    if device is None:
+        return
+    generator = torch.Generator().manual_seed(5)
+    twin = twin_of(module)
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            value = random(parameter.shape, generator, parameter.dtype).to(device)
+            twin._parameters[name] = nn.Parameter(value)
+    width = getattr(module, "normalized_shape", None) or [64]
+    width = next((p.shape[0] for p in twin._parameters.values() if p is not None), width[0])
+    x = random((4, width), generator, dtype).to(device)
+    weights = [p for p in twin._parameters.values() if p is not None]
+    own = own_class_forward(module)
+    assert_same(
+        lambda x: own(twin, x), lambda x: proof.forward(twin, x), [x], weights, "the operator"
+    )
+
+
+def norm_meta_call(op: str, call, vectors: tuple, details: tuple) -> MetaCall:
+    width, dtype = vectors[0].shape[0], vectors[0].dtype
+    count = len(vectors)
+
+    def run(batch: int, tokens: int) -> None:
+        def empty(*shape):
+            return torch.empty(*shape, dtype=dtype, device="meta", requires_grad=True)
+
+        call(empty(batch, tokens, width), *(empty(width) for _ in range(count))).sum().backward()
+
+    return MetaCall(op, (width, dtype, count, *details), run)
+
+
+NORM = Rule("norm", ("rms_norm", "layer_norm"), is_norm, group_of, prove)

@@ -1,0 +1,139 @@
+"""Numeric probes: running a module's own forward on small inputs, beside a candidate.
+
+A probe never touches the live module. It works on a twin: an object of the same class with the same
+attributes, whose weights (or whose linear layers) are small random stand-ins. So it costs nothing
+at any model size, and it works when the weights are on a GPU, on meta, packed or sharded.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+# Norm-wise relative error allowed between two roundings of the same formula.
+OUTPUT_ERROR = {
+    torch.float64: 1e-6,
+    torch.float32: 1e-5,
+    torch.bfloat16: 1.6e-2,
+    torch.float16: 2e-3,
+}
+# A gradient adds roundings of its own, so it is given twice as much.
+GRADIENT_FACTOR = 2.0
+
+
+class Mismatch(Exception):
+    """A candidate does not compute what the module's own forward computes."""
+
+
+def twin_of(module: nn.Module, parameters: dict | None = None, modules: dict | None = None):
+    """An object of module's class and attributes, with some parameters and children replaced.
+
+    Nothing is copied, so writes to attributes of the twin do not reach the module.
+    """
+    twin = type(module).__new__(type(module))
+    twin.__dict__.update(module.__dict__)
+    for place in ("_parameters", "_buffers", "_modules"):
+        twin.__dict__[place] = dict(module.__dict__[place])
+    twin.__dict__.pop("forward", None)
+    twin._parameters.update(parameters or {})
+    twin._modules.update(modules or {})
+    return twin
+
+
+class SparseLinear(nn.Module):
+    """A linear map with one weight for each output, in place of a projection in a twin.
+
+    y[..., i] = weight[i] * x[..., i % in_features]: true widths without a true weight.
+    """
+
+    def __init__(self, in_features: int, out_features: int, generator: torch.Generator):
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = nn.Parameter(random((out_features,), generator))
+        self.bias = None
+        self.source = torch.arange(out_features, device="cpu") % in_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., self.source.to(x.device)] * self.weight
+
+
+def random(shape: Sequence[int], generator: torch.Generator, dtype=torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=generator, device="cpu").to(dtype)
+
+
+def relative_error(value: Tensor, reference: Tensor) -> float:
+    """Norm of the difference over the norm of the reference; inf where shape or dtype differ."""
+    if value.shape != reference.shape or value.dtype != reference.dtype:
+        return float("inf")
+    difference = torch.linalg.vector_norm(value.double() - reference.double())
+    error = (difference / torch.linalg.vector_norm(reference.double()).clamp_min(1e-300)).item()
+    return float("inf") if math.isnan(error) else error
+
+
+def values_and_gradients(
+    function: Callable, inputs: Sequence[Tensor], weights: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Outputs of function(*inputs), and the gradients of a fixed random functional of them."""
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    outputs = function(*inputs)
+    outputs = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
+    generator = torch.Generator().manual_seed(11)
+    cotangents = [random(y.shape, generator, y.dtype).to(y.device) for y in outputs]
+    leaves = [*inputs, *weights]
+    gradients = torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True)
+    pairs = zip(leaves, gradients, strict=True)
+    return outputs, [torch.zeros_like(x) if g is None else g for x, g in pairs]
+
+
+def assert_same(original: Callable, candidate: Callable, inputs, weights=(), what="") -> None:
+    """Both functions give the same outputs and gradients, or `Mismatch` says how far they are."""
+    expected, expected_gradients = values_and_gradients(original, inputs, weights)
+    found, found_gradients = values_and_gradients(candidate, inputs, weights)
+    if len(expected) != len(found):
+        raise Mismatch(f"{what}: {len(found)} outputs, not {len(expected)}")
+    for name, pairs, factor in (
+        ("output", zip(found, expected, strict=True), 1.0),
+        ("gradient", zip(found_gradients, expected_gradients, strict=True), GRADIENT_FACTOR),
+    ):
+        for value, reference in pairs:
+            error = relative_error(value, reference)
+            if not error <= factor * OUTPUT_ERROR[reference.dtype]:
+                raise Mismatch(f"{what}: {name} differs by {error:.1e} ({reference.dtype})")
+
+
+def tensor_inputs(forward: Callable) -> int | None:
+    """How many inputs a forward of one kind needs, `self` not counted; None if that varies."""
+    parameters = list(inspect.signature(forward).parameters.values())[1:]
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
+        return None
+    return sum(1 for p in parameters if p.default is p.empty)
+
+
+def compute_dtype(module: nn.Module) -> torch.dtype:
+    """The dtype that flows through the module; packed weights do not say, so they mean bfloat16."""
+    for parameter in module.parameters():
+        if parameter.dtype in OUTPUT_ERROR:
+            return parameter.dtype
+    return torch.bfloat16
+
+
+def live_device(module: nn.Module) -> torch.device | None:
+    """Where the operators of this module will run; None if its weights do not say, or on meta."""
+    parameter = next(module.parameters(), None)
+    return None if parameter is None or parameter.device.type == "meta" else parameter.device
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """The caller's random state, grad mode and autocast neither reach a probe nor are changed."""
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
+    ):
+        yield

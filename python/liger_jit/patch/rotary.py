@@ -1,0 +1,211 @@
+"""The rule for rotary embeddings: attention modules that call a rotary function of their file.
+
+The function is a module global, shared by every model of the family, so it is not rebound. Each
+attention instance gets a copy of its class's forward whose globals name our function instead: it
+reaches no other model, and holds when activation checkpointing runs the forward again.
+"""
+
+import inspect
+from collections.abc import Callable, Hashable
+from functools import cache
+from types import CellType, FunctionType
+
+import torch
+from torch import Tensor, nn
+
+from .. import functional
+from .probe import Mismatch, assert_same, compute_dtype, live_device, random
+from .rule import MetaCall, Proof, Refusal, Rule, mark, own_class_forward
+
+PAIR = ("q", "k", "cos", "sin", "unsqueeze_dim")
+SINGLE = ("x", "cos", "sin", "unsqueeze_dim")
+
+
+def innermost(forward: Callable) -> Callable:
+    return inspect.unwrap(forward)
+
+
+def rotary_names(module: nn.Module) -> list[str]:
+    """Names of rotary functions that the class's forward calls as globals."""
+    function = innermost(own_class_forward(module))
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return []
+    return [
+        name
+        for name in code.co_names
+        if name.startswith("apply")
+        and "rotary" in name
+        and callable(function.__globals__.get(name))
+    ]
+
+
+def is_rotary_attention(module: nn.Module) -> bool:
+    return bool(rotary_names(module))
+
+
+def sizes_of(module: nn.Module) -> tuple[int, int, int, int]:
+    """(query heads, key heads, head size, rotated part), as the module's settings tell them."""
+    settings = getattr(module, "config", None)
+    heads = getattr(settings, "num_attention_heads", None) or 2
+    size = getattr(module, "head_dim", None) or getattr(settings, "head_dim", None) or 64
+    keys = getattr(settings, "num_key_value_heads", None) or heads
+    factor = getattr(settings, "partial_rotary_factor", None)
+    factor = (getattr(settings, "rope_parameters", None) or {}).get("partial_rotary_factor", factor)
+    return heads, keys, size, int(size * (factor or 1.0)) // 2 * 2
+
+
+def group(module: nn.Module) -> Hashable:
+    device = live_device(module)
+    return (own_class_forward(module), sizes_of(module), compute_dtype(module), str(device))
+
+
+def prove(module: nn.Module) -> Proof | Refusal:
+    names = rotary_names(module)
+    if len(names) > 1:
+        return Refusal(f"its forward calls several rotary functions: {', '.join(names)}")
+    original = innermost(own_class_forward(module)).__globals__[names[0]]
+    parameters = parameter_names(original)
+    if parameters not in (PAIR, SINGLE):
+        return Refusal(f"{names[0]} takes ({', '.join(parameters)})")
+    heads, keys, size, rotated = sizes_of(module)
+    replacement = rotary_function(original, parameters == PAIR)
+    try:
+        # Full and partial width: a function that treats the rest otherwise is not half-split.
+        prove_function(original, replacement_formula(parameters == PAIR), size, size)
+        prove_function(original, replacement_formula(parameters == PAIR), size, size // 4 * 2)
+        device = live_device(module)
+        if device is not None:
+            dtype = compute_dtype(module)
+            prove_function(original, replacement, size, rotated, device, dtype, (heads, keys))
+    except Mismatch as mismatch:
+        return Refusal(f"{names[0]}: {mismatch}")
+    forward = with_global(own_class_forward(module), names[0], replacement)
+    if forward is None:
+        return Refusal("its forward is wrapped by a decorator that cannot be rebuilt")
+    return Proof("rope", mark(forward, "rope"), meta_call(module))
+
+
+def parameter_names(function: Callable) -> tuple[str, ...]:
+    target = function.forward if isinstance(function, nn.Module) else function
+    return tuple(inspect.signature(target).parameters)
+
+
+@cache
+def rotary_function(original: Callable, pair: bool) -> Callable:
+    """Our rotary function, with the original's signature and default of unsqueeze_dim."""
+
+    def fits(x: Tensor, cos: Tensor) -> bool:
+        if x.dim() != 4 or cos.dim() != 3:
+            return False
+        # With cos in another dtype eager arithmetic promotes, which autocast then takes back.
+        return x.dtype == cos.dtype or torch.is_autocast_enabled(x.device.type)
+
+    def apply_pair(q, k, cos, sin, unsqueeze_dim=1):
+        if not fits(q, cos):
+            return original(q, k, cos, sin, unsqueeze_dim)
+        return functional.rope(q, k, cos, sin, unsqueeze_dim)
+
+    def apply_single(x, cos, sin, unsqueeze_dim=1):
+        if not fits(x, cos):
+            return original(x, cos, sin, unsqueeze_dim)
+        return functional.rope(x, None, cos, sin, unsqueeze_dim)[0]
+
+    return apply_pair if pair else apply_single
+
+
+def replacement_formula(pair: bool) -> Callable:
+    def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        width = cos.shape[-1]
+        turned, rest = x[..., :width], x[..., width:]
+        first, second = turned.chunk(2, dim=-1)
+        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+        return torch.cat((turned * cos + torch.cat((-second, first), -1) * sin, rest), dim=-1)
+
+    def apply_pair(q, k, cos, sin, unsqueeze_dim=1):
+        return rotate(q, cos, sin), rotate(k, cos, sin)
+
+    return apply_pair if pair else lambda x, cos, sin, unsqueeze_dim=1: rotate(x, cos, sin)
+
+
+def prove_function(
+    original: Callable,
+    candidate: Callable,
+    size: int,
+    rotated: int,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    heads: tuple[int, int] = (3, 1),
+) -> None:
+    """`Mismatch` unless both rotate alike; one that rejects a partial width need not be tried."""
+    generator = torch.Generator().manual_seed(17)
+    tokens = 5
+    angles = random((2, tokens, rotated // 2), generator)
+    angles = torch.cat((angles, angles), dim=-1)
+    cos, sin = (table.to(device, dtype) for table in (angles.cos(), angles.sin()))
+    single = parameter_names(original) == SINGLE
+    inputs = [
+        random((2, tokens, count, size), generator, dtype).to(device).transpose(1, 2)
+        for count in (heads[:1] if single else heads)
+    ]
+    try:
+        original(*inputs, cos, sin)
+    except Exception as error:
+        if rotated < size:
+            return
+        raise Mismatch(f"failed in the probe: {error}") from error
+    what = f"rotating {rotated} of {size}"
+    assert_same(
+        lambda *x: original(*x, cos, sin), lambda *x: candidate(*x, cos, sin), inputs, (), what
+    )
+
+
+def with_global(function: Callable, name: str, value: Callable) -> FunctionType | None:
+    """A copy of `function` that sees `value` under `name`; None if a wrapper hides the original.
+
+    Decorators that follow `functools.wraps` are rebuilt around the copy.
+    """
+    if not isinstance(function, FunctionType):
+        return None
+    inner = getattr(function, "__wrapped__", None)
+    closure, scope = function.__closure__, function.__globals__
+    if inner is None:
+        scope = {**scope, name: value}
+        # torch.compile reads the globals of a function that has a __name__ from that module.
+        scope.pop("__name__", None)
+    else:
+        rebuilt = with_global(inner, name, value)
+        cells = [cell for cell in closure or () if cell.cell_contents is inner]
+        if rebuilt is None or not cells:
+            return None
+        closure = tuple(CellType(rebuilt) if cell in cells else cell for cell in closure)
+    copy = FunctionType(function.__code__, scope, function.__name__, function.__defaults__, closure)
+    copy.__kwdefaults__ = function.__kwdefaults__
+    copy.__dict__.update(function.__dict__)
+    copy.__module__, copy.__qualname__ = function.__module__, function.__qualname__
+    copy.__doc__, copy.__annotations__ = function.__doc__, function.__annotations__
+    if inner is not None:
+        copy.__wrapped__ = rebuilt
+    return copy
+
+
+def meta_call(module: nn.Module) -> MetaCall:
+    heads, keys, size, rotated = sizes_of(module)
+    dtype = compute_dtype(module)
+
+    def run(batch: int, tokens: int) -> None:
+        def empty(*shape):
+            return torch.empty(*shape, dtype=dtype, device="meta")
+
+        q, k = (
+            empty(batch, tokens, count, size).requires_grad_().transpose(1, 2)
+            for count in (heads, keys)
+        )
+        table = empty(1, tokens, rotated)
+        q, k = functional.rope(q, k, table, table)
+        (q.sum() + k.sum()).backward()
+
+    return MetaCall("rope", (heads, keys, size, rotated, dtype), run)
+
+
+ROTARY = Rule("rotary", ("rope",), is_rotary_attention, group, prove)

@@ -1,0 +1,107 @@
+"""What a rule of the patcher is, and what it answers about one module.
+
+A rule names no model family. It says which modules look as if they played its role, and proves or
+refuses one of them by running that module's own forward. Modules of one group share the answer.
+"""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from types import FunctionType
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class MetaCall:
+    """One operator call as the patched model makes it, to be replayed on meta tensors.
+
+    `key` holds what makes two calls the same kernel; `run(batch, tokens)` makes the call and its
+    backward.
+    """
+
+    op: str
+    key: tuple
+    run: Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A replacement that was shown equal to the original. `forward` takes the module first."""
+
+    role: str
+    forward: FunctionType
+    meta: MetaCall | None = None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a module keeps its own forward."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One role: the flags of `patch` that ask for it, and how a module is recognised and proved."""
+
+    name: str
+    flags: tuple[str, ...]
+    match: Callable[[nn.Module], bool]
+    group: Callable[[nn.Module], Hashable]
+    prove: Callable[[nn.Module], Proof | Refusal]
+
+
+def mark(forward: FunctionType, role: str) -> FunctionType:
+    """Names `forward` as ours, so that a second patch sees it, and as a forward, so that a pickled
+    module comes back with its class's own."""
+    forward.__name__ = "forward"
+    forward.liger_jit_role = role
+    return forward
+
+
+def own_class_forward(module: nn.Module) -> FunctionType:
+    return type(module).forward
+
+
+def replaced_by(module: nn.Module) -> str | None:
+    """Why `module` cannot be patched now: None, "already patched", or who replaced its forward."""
+    forward = module.__dict__.get("forward")
+    if forward is None:
+        return None
+    function = getattr(forward, "__func__", forward)
+    if getattr(function, "liger_jit_role", None):
+        return "already patched"
+    # Unpickling writes the class's own forward, bound, where ours was.
+    if function is own_class_forward(module):
+        return None
+    return "its forward is already replaced on the instance (hooks of accelerate, or another patch)"
+
+
+def group_of(module: nn.Module) -> Hashable:
+    """What the forward of a leaf or an MLP can depend on, without the values of its weights."""
+    scalars = tuple(
+        (name, value)
+        for name, value in sorted(module.__dict__.items())
+        if isinstance(value, (int, float, str, bool, FunctionType, torch.dtype, type(None)))
+        and name not in ("training", "_is_hf_initialized")
+    )
+    tensors = tuple(
+        (name, None if p is None else (tuple(p.shape), p.dtype, p.device.type, type(p)))
+        for name, p in module.named_parameters(recurse=True)
+    )
+    children = tuple(
+        (name, type(child), repr(child) if not any(True for _ in child.parameters()) else "")
+        for name, child in module.named_children()
+    )
+    settings = id(module.__dict__.get("config"))
+    return (type(module), scalars, tensors, children, settings)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )

@@ -1,0 +1,94 @@
+"""A patched model against itself unpatched: the loss and every gradient, on a tiny batch."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .probe import compute_dtype, relative_error
+
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
+HALF_TOLERANCE = 1e-1
+BATCH, TOKENS = 2, 16
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Losses of both runs, and the parameter whose gradient differs most."""
+
+    loss: float
+    unpatched_loss: float
+    loss_error: float
+    gradient_error: float
+    worst_parameter: str
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        return max(self.loss_error, self.gradient_error) <= self.tolerance
+
+
+def compare(handle, tolerance: float | None = None) -> Verification:
+    """Runs both models in training mode on one batch of random tokens, with the same random state.
+
+    Args:
+        handle: of a causal language model that is patched now; it is patched again at the end, and
+            the model's mode, random state and gradients are as before.
+        tolerance: largest relative error of the loss and of each gradient (norm-wise); by default
+            1e-3, or 1e-1 for half precision, whose gradients are no closer than that to each other.
+
+    Raises:
+        RuntimeError: the patch is taken back already, or an error is above the tolerance; it names
+            the parameter. Two gradients of norm zero are equal.
+    """
+    if not handle.applied:
+        raise RuntimeError("verify() needs the patch in place; this handle was taken back")
+    model = handle.model
+    if tolerance is None:
+        tolerance = TOLERANCE.get(compute_dtype(model), HALF_TOLERANCE)
+    patched_loss, patched = loss_and_gradients(model)
+    handle.unpatch()
+    try:
+        loss, gradients = loss_and_gradients(model)
+    finally:
+        handle.apply()
+    errors = {
+        name: relative_error(patched[name], gradient)
+        for name, gradient in gradients.items()
+        if gradient is not None and patched[name] is not None
+    }
+    missing = [name for name in gradients if (gradients[name] is None) != (patched[name] is None)]
+    errors.update(dict.fromkeys(missing, float("inf")))
+    worst = max(errors, key=errors.get, default="")
+    loss_error = abs(patched_loss - loss) / max(abs(loss), 1e-30)
+    result = Verification(patched_loss, loss, loss_error, errors.get(worst, 0.0), worst, tolerance)
+    if not result.passed:
+        raise RuntimeError(
+            f"the patched {type(model).__name__} differs: loss {patched_loss:.6g}, not {loss:.6g}; "
+            f"gradient of {worst or 'nothing'} off by {result.gradient_error:.1e} "
+            f"(tolerance {tolerance:.0e}). unpatch() restores the model."
+        )
+    return result
+
+
+def loss_and_gradients(model: nn.Module) -> tuple[float, dict]:
+    """The training loss of a fixed random batch, and the gradient of each trained parameter."""
+    settings = model.config.get_text_config()
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(23)
+    ids = torch.randint(settings.vocab_size, (BATCH, TOKENS), generator=generator, device="cpu")
+    ids = ids.to(device)
+    labels = ids.clone()
+    labels[0, : TOKENS // 4] = -100
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    training = model.training
+    devices = [device] if device.type == "cuda" else []
+    try:
+        model.train()
+        with torch.random.fork_rng(devices=devices), torch.enable_grad():
+            torch.manual_seed(29)
+            loss = model(input_ids=ids, labels=labels).loss
+            found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+    finally:
+        model.train(training)
+    return loss.item(), dict(zip(trained, found, strict=True))

@@ -1,0 +1,68 @@
+"""Liger Kernel's modules under their names, and the functions that put them into models."""
+
+from .cross_entropy import LigerCrossEntropyLoss
+from .functional import CrossEntropyOutput
+from .fused_add_rms_norm import LigerFusedAddRMSNorm
+from .fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
+from .geglu import LigerGEGLUMLP
+from .layer_norm import LigerLayerNorm
+from .rms_norm import (
+    LigerRMSNorm,
+    LigerRMSNormForGemma,
+    LigerRMSNormForGemma2,
+    LigerRMSNormForGemma3,
+    LigerRMSNormForGlm4,
+    LigerRMSNormForOlmo2,
+    LigerRMSNormForQwen3Next,
+)
+from .rope import liger_rotary_pos_emb
+from .swiglu import (
+    LigerBlockSparseTop2MLP,
+    LigerPhi3SwiGLUMLP,
+    LigerQwen3MoeSwiGLUMLP,
+    LigerSwiGLUMLP,
+)
+
+__all__ = [
+    "AutoLigerKernelForCausalLM",
+    "CrossEntropyOutput",
+    "LigerBlockSparseTop2MLP",
+    "LigerCrossEntropyLoss",
+    "LigerFusedAddRMSNorm",
+    "LigerFusedLinearCrossEntropyLoss",
+    "LigerGEGLUMLP",
+    "LigerLayerNorm",
+    "LigerPhi3SwiGLUMLP",
+    "LigerQwen3MoeSwiGLUMLP",
+    "LigerRMSNorm",
+    "LigerRMSNormForGemma",
+    "LigerRMSNormForGemma2",
+    "LigerRMSNormForGemma3",
+    "LigerRMSNormForGlm4",
+    "LigerRMSNormForOlmo2",
+    "LigerRMSNormForQwen3Next",
+    "LigerSwiGLUMLP",
+    "liger_rotary_pos_emb",
+]
+
+
+_MONKEY_PATCH_NAMES = (
+    "_apply_liger_kernel_to_instance",  # what transformers' and TRL's trainers import
+    "apply_liger_kernel_to_",
+    "revert_liger_kernel_to_",
+    "MODEL_TYPE_TO_APPLY_LIGER_FN",
+)
+
+
+def __getattr__(name):
+    # On first use only: these import the transformers package, which the modules do without.
+    if name == "AutoLigerKernelForCausalLM":
+        from .auto_model import AutoLigerKernelForCausalLM
+
+        return AutoLigerKernelForCausalLM
+    if name.startswith(_MONKEY_PATCH_NAMES):
+        from . import monkey_patch
+
+        if hasattr(monkey_patch, name):
+            return getattr(monkey_patch, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,165 @@
+"""Compiles and tunes ahead of the first step.
+
+Operators called on meta tensors register the kernels that they would need. So a replay of a patched
+model's calls on meta tensors, which costs milliseconds, tells what a training step will ask for.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from .library import native
+from .patch.handle import Handle
+
+TOKENS = 2048  # in a sequence, where the caller does not say
+
+# What `patch` found for each live model, for `warmup(model)`. A model's own handle would keep it
+# alive, so these hold nothing but the calls.
+_patched: weakref.WeakKeyDictionary[torch.nn.Module, Handle] = weakref.WeakKeyDictionary()
+
+
+def warmup(
+    model_or_specs: Any,
+    batch: int = 1,
+    tokens: int = TOKENS,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> dict[str, int]:
+    """Makes every kernel that a training step will need, so that the first step waits for none.
+
+    Args:
+        model_or_specs: what `liger_jit.patch` returned, or a model that it patched, or a list of
+            (op name, {argument: value}). There a tensor stands for its shape and dtype and may be
+            on the meta device; one that requires a gradient brings the op's backward in.
+        batch, tokens: size of a step. Kernels serve every size, but they are tuned near this one.
+        device: where they will run; by default the model's device, else a GPU if there is one.
+        progress: show a progress bar.
+
+    Returns {"units": kernels the step needs, "tuned": kernels tuned now}. What the cache on disk
+    has is neither compiled nor tuned again.
+
+    Raises:
+        TypeError: neither of the above.
+        RuntimeError: a kernel cannot be compiled; the compiler's own words are in it.
+    """
+    replay, home = _calls_of(model_or_specs, batch, tokens)
+    device = torch.device(device) if device is not None else home
+    units = prepare(replay, target_of(device))
+    with progress_bar(progress) as show:
+        failed = wait(show)
+    if failed:
+        raise RuntimeError(f"liger_jit: {len(failed)} kernels failed to compile:\n{failed[0]}")
+    tuned = native()._tune_prepared(str(device))
+    return {"units": units, "tuned": tuned}
+
+
+def start_background_compile(
+    handle: Handle, device: torch.device | str | None = None, batch: int = 1, tokens: int = TOKENS
+) -> int:
+    """Starts the compiles that a step of the patched model needs and returns how many at once.
+
+    A compile that fails here says nothing: the op that needs it compiles again and raises.
+    """
+    _patched[handle.model] = Handle(None, [], [], handle._calls)
+    device = torch.device(device) if device is not None else _device_of(handle.model)
+    if device.type not in ("cpu", "cuda"):
+        return 0
+    return prepare(handle.meta_calls(batch, tokens), target_of(device))
+
+
+def prepare(replay: Callable[[], None], target: str) -> int:
+    """Registers what the calls of `replay` need on a target; the number of distinct kernels."""
+    native()._prepare_begin(target)
+    try:
+        replay()
+    finally:
+        units = native()._prepare_end()
+    return units
+
+
+def wait(show: Callable[[int, int], None]) -> list[str]:
+    """Until the background compiles are done, telling `show` (done, total). The errors, as text."""
+    while True:
+        done, total, _ = native()._progress()
+        show(done, total)
+        if done >= total:
+            return native()._wait()
+        time.sleep(0.05)
+
+
+def target_of(device: torch.device) -> str:
+    """The target as `_prepare_begin` wants it: a live GPU is asked for its architecture."""
+    return "cpu" if device.type == "cpu" else f"device:{device}"
+
+
+def meta_replay(specs: Iterable[tuple[str, dict[str, Any]]]) -> Callable[[], None]:
+    """A function that calls each (op, arguments) on meta tensors, forward and backward."""
+    calls = [(name, _on_meta(arguments)) for name, arguments in specs]
+
+    def replay() -> None:
+        for name, arguments in calls:
+            outputs = getattr(native(), name)(**arguments)
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            wanted = [output for output in outputs if output.requires_grad]
+            torch.autograd.backward(wanted[:1], [torch.empty_like(wanted[0])] if wanted else [])
+
+    return replay
+
+
+@contextmanager
+def progress_bar(visible: bool, title: str = "compiling kernels") -> Iterator[Callable]:
+    """Gives a function that takes (done, total)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, disable=not visible) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _calls_of(given: Any, batch: int, tokens: int) -> tuple[Callable[[], None], torch.device]:
+    if isinstance(given, Handle):
+        return given.meta_calls(batch, tokens), _device_of(given.model)
+    if isinstance(given, torch.nn.Module):
+        if given not in _patched:
+            raise TypeError(
+                f"liger_jit.warmup: this {type(given).__name__} is not patched; call "
+                "`liger_jit.patch(model)` first"
+            )
+        return _patched[given].meta_calls(batch, tokens), _device_of(given)
+    if isinstance(given, (list, tuple)) and all(_is_spec(spec) for spec in given):
+        home = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return meta_replay(given), home
+    raise TypeError(
+        "liger_jit.warmup takes what `liger_jit.patch` returned, a patched model, or a list of "
+        f"(op name, {{argument: value}}); not {type(given).__name__}"
+    )
+
+
+def _is_spec(spec: Any) -> bool:
+    return (
+        isinstance(spec, (list, tuple))
+        and len(spec) == 2
+        and isinstance(spec[0], str)
+        and isinstance(spec[1], dict)
+    )
+
+
+def _on_meta(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.detach().to("meta").requires_grad_(value.requires_grad)
+        if isinstance(value, torch.Tensor)
+        else value
+        for name, value in arguments.items()
+    }
+
+
+def _device_of(model: torch.nn.Module) -> torch.device:
+    parameter = next(model.parameters(), None)
+    return parameter.device if parameter is not None else torch.device("cpu")

@@ -1,0 +1,35 @@
+"""What every Python test starts from: a cache of its own, no tuning, a fixed seed, each device."""
+
+import os
+import shutil
+import tempfile
+
+# Before anything loads the native library, which reads its environment once.
+_CACHE = tempfile.mkdtemp(prefix="liger_jit_tests_")
+os.environ["LIGER_JIT_CACHE"] = _CACHE
+os.environ.setdefault("LIGER_JIT_AUTOTUNE", "off")
+
+import pytest
+import torch
+
+
+def pytest_sessionfinish():
+    shutil.rmtree(_CACHE, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(20)
+
+
+@pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+def device(request):
+    return request.param
+
+
+@pytest.fixture
+def cuda():
+    """For what only a GPU has: streams, graphs, host syncs."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    return "cuda"

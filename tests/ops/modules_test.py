@@ -1,0 +1,181 @@
+"""Modules under Liger Kernel's names give what the Hugging Face modules give that they replace."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accuracy import assert_refused
+from liger_jit import transformers as liger
+from liger_jit.transformers import functional as liger_functional
+
+CONFIG = SimpleNamespace(
+    hidden_size=32,
+    intermediate_size=48,
+    hidden_act="silu",
+    hidden_activation="gelu_pytorch_tanh",
+    mlp_bias=False,
+    num_experts=2,
+    moe_intermediate_size=24,
+)
+
+
+def same_as(mine, theirs, x):
+    """Loads theirs' weights into mine and compares outputs and gradients."""
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.normal_(std=0.3)
+    mine.load_state_dict(theirs.state_dict())
+    grads = []
+    for module in (mine, theirs):
+        leaf = x.clone().requires_grad_()
+        y = module(leaf)
+        y.square().mean().backward()
+        grads.append([y, leaf.grad, *(p.grad for _, p in sorted(module.named_parameters()))])
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_feed_forward_modules_match_those_of_the_models(device):
+    from transformers.models.gemma2.modeling_gemma2 import Gemma2MLP
+    from transformers.models.llama.modeling_llama import LlamaMLP
+    from transformers.models.phi3.modeling_phi3 import Phi3MLP
+    from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeMLP
+
+    x = torch.randn(2, 5, 32, device=device)
+    biased = SimpleNamespace(**{**vars(CONFIG), "mlp_bias": True})
+    pairs = [
+        (liger.LigerSwiGLUMLP(CONFIG), LlamaMLP(CONFIG)),
+        (liger.LigerSwiGLUMLP(biased), LlamaMLP(biased)),
+        (liger.LigerGEGLUMLP(CONFIG), Gemma2MLP(CONFIG)),
+        (liger.LigerPhi3SwiGLUMLP(CONFIG), Phi3MLP(CONFIG)),
+        (liger.LigerQwen3MoeSwiGLUMLP(CONFIG, 24), Qwen3MoeMLP(CONFIG, 24)),
+    ]
+    for mine, theirs in pairs:
+        same_as(mine.to(device), theirs.to(device), x)
+
+
+def test_the_mixtral_expert_is_gated_by_its_first_projection(device):
+    expert = liger.LigerBlockSparseTop2MLP(CONFIG).to(device)
+    x = torch.randn(3, 32, device=device)
+    wanted = expert.w2(torch.nn.functional.silu(expert.w1(x)) * expert.w3(x))
+    torch.testing.assert_close(expert(x), wanted)
+
+
+def test_norm_modules_match_those_of_the_models(device):
+    from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+    from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
+    from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNorm
+
+    x = torch.randn(2, 5, 32, device=device)
+    pairs = [
+        (liger.LigerRMSNorm(32, 1e-5), LlamaRMSNorm(32, 1e-5)),
+        (liger.LigerRMSNormForGemma2(32, 1e-5), Gemma2RMSNorm(32, 1e-5)),
+        (liger.LigerRMSNormForGemma3(32, 1e-5), Gemma3RMSNorm(32, 1e-5)),
+        (liger.LigerRMSNormForOlmo2(32, 1e-5), Olmo2RMSNorm(32, 1e-5)),
+        (liger.LigerRMSNormForQwen3Next(32, 1e-5), Qwen3NextRMSNorm(32, 1e-5)),
+    ]
+    for mine, theirs in pairs:
+        assert torch.equal(mine.weight, theirs.weight)  # the same start
+        same_as(mine.to(device), theirs.to(device), x)
+
+
+def test_the_layer_norm_module_matches_that_of_torch(device):
+    mine, theirs = liger.LigerLayerNorm(32, 1e-5, bias=True), torch.nn.LayerNorm(32, 1e-5)
+    assert torch.equal(mine.weight, theirs.weight)
+    assert torch.equal(mine.bias, theirs.bias)
+    same_as(mine.to(device), theirs.to(device), torch.randn(2, 5, 32, device=device))
+
+
+def test_norms_without_a_weight_or_after_a_sum_work(device):
+    x, residual = torch.randn(2, 5, 32, device=device)
+    bare = liger.LigerRMSNorm(32, elementwise_affine=False)
+    assert not list(bare.parameters())
+    y, total = liger.LigerFusedAddRMSNorm(32).to(device)(x, residual)
+    assert torch.equal(total, x + residual)
+    assert torch.equal(y, bare(total))
+
+
+def test_a_layer_norm_without_bias_does_not_train_one():
+    norm = liger.LigerLayerNorm(32)
+    assert [name for name, p in norm.named_parameters() if p.requires_grad] == ["weight"]
+
+
+def test_the_rotary_embedding_matches_that_of_the_models(device):
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+    q, k = torch.randn(2, 4, 9, 16, device=device), torch.randn(2, 2, 9, 16, device=device)
+    angle = torch.randn(1, 9, 8, device=device).repeat(1, 1, 2)
+    wanted = apply_rotary_pos_emb(q, k, angle.cos(), angle.sin())
+    mine = liger.liger_rotary_pos_emb(q, k, angle.cos(), angle.sin())
+    for a, b in zip(mine, wanted, strict=True):
+        torch.testing.assert_close(a, b)
+    assert_refused(
+        lambda: liger.liger_rotary_pos_emb(q, k, angle, angle, rotary_dim=8),
+        "rotary_dim",
+        "8",
+        "16",
+    )
+
+
+def test_losses_return_a_number_or_with_a_flag_an_output_object(device):
+    logits, head = torch.randn(5, 32, device=device), torch.randn(11, 32, device=device)
+    target = torch.tensor([0, 10, -100, 3, 4], device=device)
+    plain = torch.nn.functional.cross_entropy(logits @ head.t(), target)
+    fused = liger.LigerFusedLinearCrossEntropyLoss()
+    torch.testing.assert_close(fused(head, logits, target), plain)
+    torch.testing.assert_close(liger.LigerCrossEntropyLoss()(logits @ head.t(), target), plain)
+    for flag in ("return_z_loss", "return_token_accuracy", "return_predicted_tokens"):
+        field = flag.removeprefix("return_")
+        output = liger.LigerFusedLinearCrossEntropyLoss(**{flag: True})(head, logits, target)
+        assert isinstance(output, liger.CrossEntropyOutput)
+        filled = {name for name, value in vars(output).items() if value is not None}
+        assert filled == {"loss", field}
+        other = liger.LigerCrossEntropyLoss(**{flag: True})(logits @ head.t(), target)
+        torch.testing.assert_close(getattr(other, field), getattr(output, field))
+
+
+def test_losses_hand_on_every_option(device):
+    logits, target = (
+        torch.randn(5, 11, device=device),
+        torch.tensor([0, 10, 7, 3, 4], device=device),
+    )
+    weight = torch.rand(11, device=device)
+    options = {"ignore_index": 7, "label_smoothing": 0.1, "reduction": "sum", "softcap": 4.0}
+    capped = 4 * torch.tanh(logits / 4)
+    wanted = torch.nn.functional.cross_entropy(
+        capped, target, weight, ignore_index=7, label_smoothing=0.1, reduction="sum"
+    )
+    wanted = wanted + 0.01 * capped.logsumexp(-1).square()[target != 7].sum()
+    module = liger.LigerCrossEntropyLoss(weight, lse_square_scale=0.01, **options)
+    torch.testing.assert_close(module(logits, target), wanted)
+    eye = torch.eye(11, device=device)
+    module = liger.LigerFusedLinearCrossEntropyLoss(weight, lse_square_scale=0.01, **options)
+    torch.testing.assert_close(module(eye, logits, target), wanted)
+
+
+def test_functions_keep_the_dtype_of_their_input(device):
+    x = torch.randn(4, 32, device=device).bfloat16()
+    weight = torch.ones(32, device=device)
+    assert liger_functional.liger_rms_norm(x, weight, 1e-6).dtype == torch.bfloat16
+    y, total = liger_functional.liger_fused_add_rms_norm(x, x, weight, 1e-6)
+    assert y.dtype == total.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: liger.LigerRMSNorm(8, casting_mode="bert"), ["casting_mode", "bert", "gemma"]),
+        (lambda: liger.LigerRMSNorm(8, init_fn="twos"), ["LigerRMSNorm", "init_fn", "twos"]),
+        (lambda: liger.LigerCrossEntropyLoss(reduction="avg"), ["reduction", "avg", "mean"]),
+        (lambda: liger.LigerCrossEntropyLoss(label_smoothing=2), ["label_smoothing", "2"]),
+        (lambda: liger.LigerFusedLinearCrossEntropyLoss(softcap=-1), ["softcap", "-1"]),
+        (
+            lambda: liger.LigerSwiGLUMLP(SimpleNamespace(**{**vars(CONFIG), "hidden_act": "relu"})),
+            ["LigerSwiGLUMLP", "hidden_act", "relu", "silu"],
+        ),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_when_the_module_is_made(make, words):
+    assert_refused(make, *words)

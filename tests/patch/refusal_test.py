@@ -1,0 +1,203 @@
+"""What is not proved stays as it was, with a reason that says why."""
+
+import copy
+
+import pytest
+import torch
+from liger_jit.patch import patch
+from tiny_models import assert_same_step, build, loss_and_gradients, shape_of
+from torch import nn
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+
+
+def statuses(model, **flags):
+    return {row.path: row.status for row in patch(model, **flags).report()}
+
+
+def test_an_unknown_activation():
+    model = build(hidden_act="relu")
+    expected = loss_and_gradients(model)
+    assert "activation: ReLU" in statuses(model)["model.layers.0.mlp"]
+    assert "forward" not in model.model.layers[0].mlp.__dict__
+    assert_same_step(loss_and_gradients(model), expected)
+
+
+class ScaledMLP(LlamaMLP):
+    def forward(self, x):
+        return super().forward(x) * 1.01
+
+
+class DropoutMLP(LlamaMLP):
+    def forward(self, x):
+        return nn.functional.dropout(super().forward(x), 0.3, self.training)
+
+
+class LeakyNorm(LlamaRMSNorm):
+    def forward(self, hidden_states):
+        return super().forward(hidden_states) + 1e-3 * hidden_states
+
+
+class DetachedNorm(LlamaRMSNorm):
+    def forward(self, hidden_states):
+        return super().forward(hidden_states.detach()) + 0 * hidden_states
+
+
+class GatedNorm(LlamaRMSNorm):
+    def forward(self, hidden_states, gate):
+        return super().forward(hidden_states) * gate
+
+
+class CastingNorm(LlamaRMSNorm):
+    def forward(self, hidden_states):
+        return super().forward(hidden_states.to(self.weight.dtype))
+
+
+@pytest.mark.parametrize("lie", [ScaledMLP, DropoutMLP])
+def test_an_mlp_whose_class_lies(lie):
+    model = build()
+    model.model.layers[1].mlp.__class__ = lie
+    found = statuses(model)
+    assert found["model.layers.0.mlp"] == "patched"
+    assert found["model.layers.1.mlp"] != "patched"
+    assert "forward" not in model.model.layers[1].mlp.__dict__
+
+
+@pytest.mark.parametrize(
+    "lie, reason",
+    [
+        (LeakyNorm, "no known norm"),
+        (DetachedNorm, "gradient differs"),
+        (GatedNorm, "more than one input"),
+        (CastingNorm, "no known norm"),
+    ],
+)
+def test_a_norm_whose_class_lies(lie, reason):
+    model = build()
+    model.model.norm.__class__ = lie
+    assert reason in statuses(model)["model.norm"]
+
+
+def test_an_instance_whose_epsilon_differs_is_judged_apart():
+    model = build()
+    model.model.norm.variance_epsilon = 1e-3
+    expected = loss_and_gradients(model)
+    assert set(statuses(model).values()) == {"patched"}
+    assert_same_step(loss_and_gradients(model), expected)
+
+
+def test_a_rotary_function_with_other_maths(monkeypatch):
+    from transformers.models.llama import modeling_llama
+
+    def interleaved(q, k, cos, sin, unsqueeze_dim=1):
+        return q * cos.unsqueeze(unsqueeze_dim), k * sin.unsqueeze(unsqueeze_dim)
+
+    monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", interleaved)
+    status = statuses(build())["model.layers.0.self_attn"]
+    assert "rotating 8 of 8: output differs" in status
+
+
+def test_forwards_that_are_replaced_already_are_left():
+    model = build()
+    norm = model.model.norm
+    norm.forward = lambda x: LlamaRMSNorm.forward(norm, x) * 2
+    before = norm.forward
+    handle = patch(model)
+    assert "already replaced" in {r.path: r.status for r in handle.report()}["model.norm"]
+    handle.unpatch()
+    assert norm.__dict__["forward"] is before
+
+
+def test_what_was_put_over_ours_stays_when_we_leave():
+    model = build()
+    handle = patch(model)
+    norm = model.model.norm
+    ours = norm.forward
+    norm.forward = wrapped = lambda x: ours(x) * 2
+    handle.unpatch()
+    assert norm.__dict__["forward"] is wrapped
+
+
+def test_hub_kernels_keep_the_model():
+    model = build()
+    model._use_kernels = True
+    found = statuses(model, fused_linear_cross_entropy=False)
+    assert set(found.values()) == {"hub kernels own it"}
+
+
+def test_hooks_on_an_activation_are_kept():
+    model = build()
+    called = []
+    mlp = model.model.layers[0].mlp
+    mlp.act_fn = copy.deepcopy(mlp.act_fn)
+    mlp.act_fn.register_forward_hook(lambda *args: called.append(1))
+    found = statuses(model)
+    assert "hooks" in found["model.layers.0.mlp"]
+    assert not called
+    loss_and_gradients(model)
+    assert called
+
+
+def test_hooks_on_patched_modules_and_projections_run():
+    model = build()
+    seen = []
+    for module in (model.model.norm, model.model.layers[0].mlp.up_proj, model.lm_head):
+        module.register_forward_hook(lambda module, args, output: seen.append(module))
+    patch(model)
+    loss_and_gradients(model)
+    assert len(seen) == 3
+
+
+class PackedLinear(nn.Module):
+    """A quantised projection: no floating weight, the features of a linear layer."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.scale = linear.weight.detach().abs().max() / 127
+        packed = (linear.weight.detach() / self.scale).round().to(torch.int8)
+        self.weight = nn.Parameter(packed, requires_grad=False)
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight.to(x.dtype) * self.scale)
+
+
+def test_packed_projections_are_called_as_modules():
+    model = build()
+    for layer in model.model.layers:
+        for name in ("gate_proj", "up_proj", "down_proj"):
+            setattr(layer.mlp, name, PackedLinear(getattr(layer.mlp, name)))
+    expected = loss_and_gradients(model)
+    assert statuses(model)["model.layers.0.mlp"] == "patched"
+    assert_same_step(loss_and_gradients(model), expected)
+
+
+def test_weights_on_meta():
+    with torch.device("meta"):
+        model = build()
+    found = statuses(model)
+    assert set(found.values()) == {"patched"}
+    real = build()
+    expected = loss_and_gradients(real)
+    model.to_empty(device="cpu")
+    model.load_state_dict(real.state_dict())
+    model.model.rotary_emb = real.model.rotary_emb
+    assert_same_step(loss_and_gradients(model), expected)
+
+
+def test_unknown_flags_and_two_losses_are_errors():
+    model = build()
+    shape = shape_of(model)
+    with pytest.raises(TypeError, match="does not know swigluu.*rms_norm"):
+        patch(model, swigluu=True)
+    with pytest.raises(ValueError, match="choose one"):
+        patch(model, cross_entropy=True)
+    assert shape_of(model) == shape
+
+
+def test_probes_leave_random_state_and_grad_mode_alone():
+    model = build()
+    state = torch.get_rng_state()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert set(statuses(model).values()) == {"patched"}
+        assert not torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), state)

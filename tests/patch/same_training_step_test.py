@@ -1,0 +1,126 @@
+"""Every family: the loss and all gradients of a patched model are those of the unpatched one."""
+
+import pytest
+import torch
+from liger_jit.patch import patch
+from tiny_models import (
+    FAMILIES,
+    assert_same_step,
+    batch,
+    build,
+    counted,
+    error,
+    in_float32,
+    loss_and_gradients,
+)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_float32_step(family, monkeypatch):
+    model = build(family)
+    expected = loss_and_gradients(model)
+    handle = patch(model)
+    assert all(row.patched for row in handle.report()), str(handle.report())
+    with counted(monkeypatch) as calls:
+        found = loss_and_gradients(model)
+    assert_same_step(found, expected)
+    per_layer = 4 if family == "Qwen3" else 2
+    gate = "geglu" if family == "Gemma" else "swiglu"
+    assert calls == {
+        "rms_norm": 2 * per_layer + 1,
+        gate: 2,
+        "rope": 2,
+        "fused_linear_cross_entropy": 1,
+    }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_step_is_as_exact_as_eager(family):
+    model = build(family, torch.bfloat16)
+    exact_loss, exact = loss_and_gradients(in_float32(model))
+    eager_loss, eager = loss_and_gradients(model)
+    handle = patch(model)
+    assert all(row.patched for row in handle.report()), str(handle.report())
+    loss, gradients = loss_and_gradients(model)
+    assert error(loss, exact_loss) <= 2 * error(eager_loss, exact_loss) + 1e-3
+    for name, gradient in exact.items():
+        assert error(gradients[name], gradient) <= 2 * error(eager[name], gradient), name
+
+
+def test_mixed_dtypes_of_norms_that_are_kept_in_float32():
+    model = build("Llama", torch.bfloat16)
+    for module in model.modules():
+        if type(module).__name__ == "LlamaRMSNorm":
+            module.float()
+    x = torch.randn(2, 5, 32, dtype=torch.bfloat16)
+    expected = model.model.norm(x)
+    patch(model)
+    found = model.model.norm(x)
+    assert found.dtype == expected.dtype == torch.float32
+    assert torch.equal(found, expected)
+
+
+def test_autocast_is_as_exact_as_eager(monkeypatch):
+    model = build()
+    exact = loss_and_gradients(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        eager = loss_and_gradients(model)
+        patch(model)
+        with counted(monkeypatch) as calls:
+            found = loss_and_gradients(model)
+    assert calls["fused_linear_cross_entropy"] == 1
+    assert calls["rope"] == 2
+    assert found[0].dtype == eager[0].dtype
+    assert error(found[0], exact[0]) <= 2 * error(eager[0], exact[0]) + 1e-3
+    for name, gradient in exact[1].items():
+        assert error(found[1][name], gradient) <= 2 * error(eager[1][name], gradient), name
+
+
+def test_flags_choose_roles():
+    model = build()
+    expected = loss_and_gradients(model)
+    handle = patch(model, rope=False, rms_norm=False, layer_norm=False)
+    status = {row.role: row.status for row in handle.report()}
+    assert status["swiglu"] == "patched"
+    assert status["rotary"] == "turned off (rope=False)"
+    assert status["norm"] == "turned off (rms_norm=False)"
+    assert "forward" not in model.model.norm.__dict__
+    assert_same_step(loss_and_gradients(model), expected)
+
+
+def test_layer_norm_and_biased_head():
+    import transformers
+
+    config = transformers.PhiConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
+        num_attention_heads=4, max_position_embeddings=64, partial_rotary_factor=0.5,
+        resid_pdrop=0.0, attn_implementation="eager",
+    )  # fmt: skip
+    model = transformers.PhiForCausalLM(config).train()
+    assert model.lm_head.bias is not None
+    torch.nn.init.normal_(model.lm_head.bias)
+    expected = loss_and_gradients(model)
+    counts = patch(model).report().counts
+    assert counts["layer_norm"] == (2, 2)
+    assert counts["fused_linear_cross_entropy"] == (1, 1)
+    assert_same_step(loss_and_gradients(model), expected)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_gradient_checkpointing(use_reentrant):
+    model = build("Qwen3")
+    expected = loss_and_gradients(model)
+    patch(model)
+    model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+    model.enable_input_require_grads()
+    assert_same_step(loss_and_gradients(model), expected)
+
+
+@pytest.mark.parametrize("family", ["Llama", "Gemma"])
+def test_generation_gives_the_same_tokens(family):
+    model = build(family).eval()
+    ids = batch()["input_ids"]
+    options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
+    expected = model.generate(ids, **options)
+    patch(model)
+    assert torch.equal(model.generate(ids, **options), expected)

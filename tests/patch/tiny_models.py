@@ -1,0 +1,120 @@
+"""Random models of a few thousand parameters, and what is compared between two runs of one.
+
+All families share one set of widths, so that the whole folder compiles few kernels.
+"""
+
+import copy
+from collections import Counter
+from contextlib import contextmanager
+
+import torch
+import transformers
+from liger_jit import functional
+
+FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Phi3")
+VOCABULARY = 97
+SETTINGS = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "attn_implementation": "eager",
+}
+# Phi3 has no head_dim of its own, and rotates a part of each head.
+OWN_SETTINGS = {"Phi3": {"partial_rotary_factor": 0.5}}
+
+
+def build(family="Llama", dtype=torch.float32, **settings):
+    """A model in training mode whose norm weights and head are far from their initial values."""
+    torch.manual_seed(4)
+    settings = {**SETTINGS, **OWN_SETTINGS.get(family, {}), **settings}
+    config = getattr(transformers, f"{family}Config")(**settings)
+    model = getattr(transformers, f"{family}ForCausalLM")(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+            elif "lm_head" in name or "embed" in name:
+                # Logits of a few units: errors of a softcap or a scale are then seen.
+                parameter.mul_(20.0)
+    return model.to(dtype).train()
+
+
+def batch(ignored=True, batch_size=2, tokens=11):
+    generator = torch.Generator().manual_seed(6)
+    ids = torch.randint(3, VOCABULARY, (batch_size, tokens), generator=generator)
+    labels = ids.clone()
+    if ignored:
+        labels[0, :3] = -100
+        labels[1, -2:] = -100
+    return {"input_ids": ids, "labels": labels}
+
+
+def loss_and_gradients(model, **inputs):
+    model.zero_grad(set_to_none=True)
+    loss = model(**(inputs or batch())).loss
+    loss.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return loss.detach(), gradients
+
+
+def error(value, reference):
+    reference = reference.double()
+    return ((value.double() - reference).norm() / reference.norm().clamp_min(1e-30)).item()
+
+
+def assert_same_step(found, expected, tolerance=2e-5):
+    """Two (loss, gradients) of one model agree: the loss, and each gradient by its norm."""
+    assert error(found[0], expected[0]) <= tolerance
+    assert found[1].keys() == expected[1].keys()
+    for name, gradient in expected[1].items():
+        assert error(found[1][name], gradient) <= tolerance, name
+
+
+def in_float32(model):
+    return copy.deepcopy(model).float()
+
+
+def shape_of(model):
+    """What a patch may leave behind: the keys of every module's __dict__, and its hooks."""
+    return {
+        path: {
+            key: sorted(value) if key.endswith("hooks") else None
+            for key, value in module.__dict__.items()
+        }
+        for path, module in model.named_modules()
+    }
+
+
+@contextmanager
+def counted(monkeypatch):
+    """Counts the calls of `liger_jit.functional` by name."""
+    calls = Counter()
+
+    def spy(name, function):
+        def call(*args, **kwargs):
+            calls[name] += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        for name in (
+            "rms_norm",
+            "layer_norm",
+            "swiglu",
+            "geglu",
+            "rope",
+            "cross_entropy",
+            "fused_linear_cross_entropy",
+        ):
+            patched.setattr(functional, name, spy(name, getattr(functional, name)))
+        yield calls

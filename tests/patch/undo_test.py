@@ -1,0 +1,220 @@
+"""The way back, and what a patch must not reach: other models, copies, saved weights."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from liger_jit import functional
+from liger_jit.patch import patch
+from tiny_models import (
+    FAMILIES,
+    assert_same_step,
+    batch,
+    build,
+    counted,
+    loss_and_gradients,
+    shape_of,
+)
+
+
+def same_bits(found, expected):
+    return torch.equal(found[0], expected[0]) and all(
+        torch.equal(found[1][name], gradient) for name, gradient in expected[1].items()
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_unpatch_restores_everything(family):
+    model = build(family, torch.bfloat16)
+    expected, shape = loss_and_gradients(model), shape_of(model)
+    handle = patch(model)
+    loss_and_gradients(model)
+    assert shape_of(model) != shape
+    handle.unpatch()
+    assert shape_of(model) == shape
+    assert same_bits(loss_and_gradients(model), expected)
+    handle.unpatch()
+    assert shape_of(model) == shape
+
+
+def test_handles_of_different_roles_are_undone_in_any_order():
+    for first in (0, 1):
+        model = build()
+        shape = shape_of(model)
+        handles = [
+            patch(model, rope=False, fused_linear_cross_entropy=False),
+            patch(model),
+        ]
+        statuses = {row.status for row in handles[1].report() if row.role in ("norm", "glu")}
+        assert statuses == {"already patched"}
+        handles[first].unpatch()
+        handles[1 - first].unpatch()
+        assert shape_of(model) == shape
+
+
+def test_a_second_patch_finds_everything_patched():
+    model = build()
+    first = patch(model)
+    between = shape_of(model)
+    second = patch(model)
+    assert {row.status for row in second.report()} == {"already patched"}
+    second.unpatch()
+    assert shape_of(model) == between
+    assert first.applied
+
+
+def test_context_manager():
+    model = build()
+    shape = shape_of(model)
+    with pytest.raises(KeyError), patch(model) as handle:
+        assert handle.applied
+        raise KeyError
+    assert shape_of(model) == shape
+
+
+def test_an_operator_that_fails_leaves_the_model_as_it_was(monkeypatch):
+    model = build()
+    shape = shape_of(model)
+
+    def no_compiler(*args, **kwargs):
+        raise RuntimeError("no compiler found")
+
+    monkeypatch.setattr(functional, "swiglu", no_compiler)
+    with pytest.raises(RuntimeError, match="no compiler found"):
+        patch(model)
+    assert shape_of(model) == shape
+
+
+def test_a_failing_change_undoes_those_before_it():
+    model = build()
+    shape = shape_of(model)
+    handle = patch(model)
+    handle.unpatch()
+
+    class Failing:
+        def apply(self):
+            raise OSError("disk on fire")
+
+    handle._changes.append(Failing())
+    with pytest.raises(OSError):
+        handle.apply()
+    assert shape_of(model) == shape
+
+
+def test_another_model_of_the_class_is_untouched(monkeypatch):
+    model, other = build(), build()
+    shape = shape_of(other)
+    patch(model)
+    with counted(monkeypatch) as calls:
+        loss_and_gradients(other)
+    assert not calls
+    assert shape_of(other) == shape
+
+
+def test_a_deep_copy_is_patched_on_its_own_weights(monkeypatch):
+    model = build()
+    handle = patch(model)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.mul_(0.9)
+    reference = build()
+    reference.load_state_dict(twin.state_dict())
+    expected = loss_and_gradients(reference)
+    with counted(monkeypatch) as calls:
+        assert_same_step(loss_and_gradients(twin), expected)
+    assert calls["rms_norm"] == 5
+    assert calls["fused_linear_cross_entropy"] == 1
+    handle.unpatch()
+    assert_same_step(loss_and_gradients(twin), expected)
+
+
+def test_a_handle_kept_on_the_model_is_copied_and_saved_with_it():
+    model = build()
+    shape = shape_of(model)
+    model.liger_handle = patch(model)
+    twin = copy.deepcopy(model)
+    twin.liger_handle.unpatch()
+    del twin.liger_handle
+    assert shape_of(twin) == shape
+    assert model.liger_handle.applied
+    loaded = pickle.loads(pickle.dumps(model))
+    assert loaded.liger_handle.report() == model.liger_handle.report()
+
+
+def test_state_dict_keys_stay():
+    model = build()
+    keys = list(model.state_dict())
+    patch(model)
+    assert list(model.state_dict()) == keys
+    assert not model.load_state_dict(build().state_dict()).missing_keys
+
+
+def test_a_saved_model_loads_with_the_forwards_of_its_classes():
+    model = build().eval()
+    patch(model)
+    expected = loss_and_gradients(model)
+    loaded = pickle.loads(pickle.dumps(model))
+    assert_same_step(loss_and_gradients(loaded), expected)
+    stored = io.BytesIO()
+    torch.save(model, stored)
+    stored.seek(0)
+    loaded = torch.load(stored, weights_only=False)
+    assert "forward" not in loaded.model.norm.__dict__ or loaded.model.norm.forward.__func__ is (
+        type(loaded.model.norm).forward
+    )
+    counts = patch(loaded).report().counts
+    assert counts["rms_norm"] == (5, 5)
+    assert_same_step(loss_and_gradients(loaded), expected)
+
+
+def test_modes_and_moves_keep_the_patch(monkeypatch):
+    model = build()
+    patch(model)
+    model.eval().train().to(torch.float64).to(torch.float32).requires_grad_(True)
+    with counted(monkeypatch) as calls:
+        loss_and_gradients(model)
+    assert calls["fused_linear_cross_entropy"] == 1
+    assert calls["rope"] == 2
+
+
+def test_verify_passes_and_names_what_differs(monkeypatch):
+    model = build()
+    handle = patch(model)
+    result = handle.verify()
+    assert result.passed
+    assert handle.applied
+    assert model.training
+    right = functional.swiglu
+    monkeypatch.setattr(functional, "swiglu", lambda gate, up: right(gate, up) * 1.1)
+    with pytest.raises(RuntimeError, match="gradient of model"):
+        handle.verify()
+    assert handle.applied
+    handle.unpatch()
+    with pytest.raises(RuntimeError, match="taken back"):
+        handle.verify()
+
+
+def test_meta_calls_replay_each_distinct_call(monkeypatch):
+    model = build("Qwen3")
+    handle = patch(model)
+    replay = handle.meta_calls(batch=2, tokens=16)
+    with counted(monkeypatch) as calls:
+        replay()
+    # Two widths of norms: hidden, and one head.
+    assert calls == {"rms_norm": 2, "swiglu": 1, "rope": 1, "fused_linear_cross_entropy": 1}
+
+
+def test_report_reads_as_a_table():
+    text = str(patch(build()).report())
+    assert "model.layers.1.self_attn" in text
+    assert "rms_norm: 5 of 5 patched" in text
+
+
+def test_labels_do_not_reach_a_later_call():
+    model = build()
+    patch(model)
+    model(**batch())
+    assert type(model(input_ids=batch()["input_ids"]).logits) is torch.Tensor
