@@ -52,7 +52,7 @@ namespace {
 
 // One-block kernels read a few bytes a row.
 std::vector<Knobs> one_block_candidates(const Call& call) {
-  return {{{"threads", call.on_host() ? 1 : 1024}}};
+  return {{{"threads", call.on_host() ? 1 : 512}}};
 }
 int64_t one_block(const Call&, const Knobs&) { return 1; }
 

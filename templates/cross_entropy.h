@@ -57,24 +57,24 @@ struct CrossEntropyTotals {
   long long ignore_index;
 
   LIGER_DEVICE void operator()(long long) const {
-    Two<A> of_lane[owned];
+    // In double: what is lost here is lost in every row.
+    Two<double> of_lane[owned];
     LIGER_UNROLL for (int lane = 0; lane < owned; ++lane) {
       for (long long row = lane * S.threads + thread_index(); row < rows; row += lanes) {
         const long long y = target[row];
         if (y == ignore_index) continue;
         const bool known = y >= 0 && y < classes;
-        of_lane[lane] = of_lane[lane] + Two<A>{A(1), weight_of(y, known)};
+        of_lane[lane] = of_lane[lane] + Two<double>{1.0, double(weight_of(y, known))};
       }
     }
     fold<owned>(of_lane, Add{});
     const auto sums = across_threads<S.threads, 1>(of_lane[0], Add{});
     if (thread_index() != 0) return;
-    LossTotals<A> result{A(1), A(1), quotient<true>(A(1), sums.first)};
+    LossTotals<A> result{A(1), A(1), A(1.0 / sums.first)};
     if constexpr (S.mean) {
-      result.loss = quotient<true>(A(1), sums.second);
+      result.loss = A(1.0 / sums.second);
       result.z_loss = result.share;
-      if constexpr (S.has_num_items)
-        result.loss = result.z_loss = quotient<true>(A(1), A(*num_items));
+      if constexpr (S.has_num_items) result.loss = result.z_loss = A(1.0 / double(*num_items));
     }
     *totals = result;
   }
@@ -176,8 +176,8 @@ struct CrossEntropyRows {
   }
 
   LIGER_DEVICE MaxAndSum<A> max_and_sum_of_row(const T* x, int thread) const {
-    if constexpr (on_host) {
-      // A row stays in the cache there, and without rescaling both loops become vector code.
+    if constexpr (on_host || exact) {
+      // Without rescaling no digit is lost on the way; and on the host both loops become vector code.
       const A max = Row::template combined<A>(
           thread, [&](int, int pack) { return largest(scores(x, pack)); },
           [](A a, A b) { return larger(a, b); }, minus_infinity<A>());

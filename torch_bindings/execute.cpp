@@ -13,7 +13,7 @@
 
 namespace liger::torch_bindings {
 
-namespace {
+namespace {}  // namespace
 
 c10::Device device_of(const Op& op, c10::ArrayRef<c10::IValue> inputs) {
   std::optional<c10::Device> found;
@@ -36,6 +36,8 @@ c10::Device device_of(const Op& op, c10::ArrayRef<c10::IValue> inputs) {
   }
   return *found;
 }
+
+namespace {
 
 Stream current_stream(c10::Device device) {
   if (device.is_cpu()) return nullptr;
@@ -110,7 +112,8 @@ Tensors execute(const Op& op, c10::ArrayRef<c10::IValue> inputs, const Op& blame
     read_inputs(op, inputs, place, call);
     plan = &plan_for(call.words.span(), make);
   }
-  if (plan->records_faults && backend != Backend::cpu) raise_fault(blamed, on);
+  // A backward goes on: its forward has told of the row by a NaN, and the next call will.
+  if (plan->records_faults && !blamed.internal && backend != Backend::cpu) raise_fault(blamed, on);
 
   Tensors outputs;
   size_t slot = op.inputs.size();

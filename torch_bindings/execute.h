@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/ivalue.h>
+#include <c10/core/Device.h>
 #include <c10/util/ArrayRef.h>
 #include <c10/util/SmallVector.h>
 
@@ -15,6 +16,10 @@ using Tensors = c10::SmallVector<at::Tensor, 8>;
 // Runs the kernels of `op` on torch's current stream. `inputs` in the order of the declaration.
 // Raises Error. A fault that a kernel finds is told in the words of `blamed`.
 Tensors execute(const Op& op, c10::ArrayRef<c10::IValue> inputs, const Op& blamed);
+
+// The device of all tensors. Raises Error(invalid_argument) when they are on several, or there is
+// none.
+c10::Device device_of(const Op& op, c10::ArrayRef<c10::IValue> inputs);
 
 // An op without kernels of its own is made of others; it runs here. Found by the op's name.
 using Composite = Tensors (*)(const Op& op, c10::ArrayRef<c10::IValue> inputs);

@@ -77,7 +77,9 @@ def prepare(replay: Callable[[], None], target: str) -> int:
     """Registers what the calls of `replay` need on a target; the number of distinct kernels."""
     native()._prepare_begin(target)
     try:
-        replay()
+        # A replay has backward calls, wherever it is asked for.
+        with torch.inference_mode(False), torch.enable_grad():
+            replay()
     finally:
         units = native()._prepare_end()
     return units

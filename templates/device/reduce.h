@@ -39,6 +39,18 @@ LIGER_DEVICE void fold(V* values, Combine combine) {
   }
 }
 
+// A place in shared memory, which cannot have constructors.
+template <class V>
+struct alignas(V) Place {
+  unsigned char bytes[sizeof(V)];
+  LIGER_DEVICE void put(const V& value) { copy_bytes(bytes, &value, sizeof(V)); }
+  LIGER_DEVICE V get() const {
+    V value;
+    copy_bytes(&value, bytes, sizeof(V));
+    return value;
+  }
+};
+
 // Combines one value of each of a row's `Threads` threads, from the highest bit of the thread index
 // to the lowest; every thread gets the result. `Rows` groups of threads share the block. All
 // threads of the block must come here.
@@ -46,15 +58,15 @@ template <int Threads, int Rows, class V, class Combine>
 LIGER_DEVICE V across_threads(V value, Combine combine) {
   if constexpr (Threads > warp_threads) {
     constexpr int warps = Threads / warp_threads;
-    LIGER_SHARED V values[Threads * Rows];
+    LIGER_SHARED Place<V> values[Threads * Rows];
     barrier();  // the last use of `values` is over
-    values[thread_index()] = value;
+    values[thread_index()].put(value);
     barrier();
     const int group = thread_index() / Threads * Threads;
     const int lane = thread_index() % warp_threads;
     V of_warp[warps];
     LIGER_UNROLL for (int w = 0; w < warps; ++w) of_warp[w] =
-        values[group + w * warp_threads + lane];
+        values[group + w * warp_threads + lane].get();
     fold<warps>(of_warp, combine);
     value = of_warp[0];
   }

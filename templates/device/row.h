@@ -33,9 +33,14 @@ struct RowOf {
   // f(slot, pack) for each pack of this thread, in the order of the sum.
   template <class F>
   static LIGER_DEVICE void each(int thread, F&& f) {
-    LIGER_UNROLL_BY(in_flight) for (int slot = 0; slot < slots; ++slot) {
-      const int pack = slot / owned * lanes + slot % owned * Threads + thread;
-      if (pack < packs) f(slot, pack);
+    if constexpr (on_host) {
+      whole_packs([&](int, int pack) { f(pack, pack); });
+      if (N % pack_size != 0) f(packs - 1, packs - 1);
+    } else {
+      LIGER_UNROLL_BY(in_flight) for (int slot = 0; slot < slots; ++slot) {
+        const int pack = slot / owned * lanes + slot % owned * Threads + thread;
+        if (pack < packs) f(slot, pack);
+      }
     }
   }
 
@@ -44,14 +49,37 @@ struct RowOf {
   static LIGER_DEVICE V combined(int thread, F&& f, Combine combine = {}, V empty = {}) {
     V of_lane[owned];
     LIGER_UNROLL for (int lane = 0; lane < owned; ++lane) of_lane[lane] = empty;
-    LIGER_UNROLL_BY(rounds_in_flight) for (int round = 0; round < rounds; ++round) {
-      LIGER_UNROLL for (int lane = 0; lane < owned; ++lane) {
-        const int pack = round * lanes + lane * Threads + thread;
-        if (pack < packs) of_lane[lane] = combine(of_lane[lane], f(round * owned + lane, pack));
+    if constexpr (on_host) {
+      const auto add = [&](int lane, int pack) {
+        of_lane[lane] = combine(of_lane[lane], f(pack, pack));
+      };
+      whole_packs(add);
+      if (N % pack_size != 0) add((packs - 1) % lanes, packs - 1);
+    } else {
+      LIGER_UNROLL_BY(rounds_in_flight) for (int round = 0; round < rounds; ++round) {
+        LIGER_UNROLL for (int lane = 0; lane < owned; ++lane) {
+          const int pack = round * lanes + lane * Threads + thread;
+          if (pack < packs) of_lane[lane] = combine(of_lane[lane], f(round * owned + lane, pack));
+        }
       }
     }
     fold<owned>(of_lane, combine);
     return across_threads<Threads, Rows>(of_lane[0], combine);
+  }
+
+ private:
+  // On the host a pack that may be ragged comes alone, so that loops over the others become vector
+  // code.
+  template <class F>
+  static LIGER_DEVICE void whole_packs(F&& f) {
+    constexpr int whole = N / pack_size;
+    for (int first = 0; first < whole; first += lanes) {
+      const int end = whole - first < lanes ? whole - first : lanes;
+      for (int lane = 0; lane < end; ++lane) {
+        if (first + lane >= whole) __builtin_unreachable();
+        f(lane, first + lane);
+      }
+    }
   }
 };
 

@@ -19,7 +19,7 @@ class Tolerance:
     """What is allowed beyond `factor` times eager's error, relative to the norm of the truth."""
 
     slack: float  # two sums of the same numbers in another order
-    scalar_slack: float  # eager may hit a single number by luck, so this is one rounding
+    scalar_slack: float  # eager may hit a few numbers by luck, so this is one rounding
     factor: float = 1.05
 
 
@@ -101,10 +101,13 @@ def assert_as_exact_as_eager(ours, reference, inputs, wrt=(), upstream="random",
         value = mine[name]
         assert value.isfinite().all(), f"{name} is not finite"
         limit = TOLERANCE[value.dtype]
-        slack = limit.scalar_slack if exact.numel() == 1 else limit.slack
+        few = exact.numel() < 16
+        slack = limit.scalar_slack if few else limit.slack
         # A single number out of half-precision inputs carries their rounding, whatever its dtype.
         slack = max(slack, TOLERANCE[dtype].scalar_slack) if exact.numel() == 1 else slack
         error, eager_error = relative_error(value, exact), relative_error(theirs[name], exact)
+        # The truth rounded once is as good as any result of that dtype can be, but for luck.
+        eager_error = max(eager_error, relative_error(exact.to(value.dtype), exact))
         assert error <= limit.factor * eager_error + slack, (
             f"{name}: error {error:.3e}, eager {eager_error:.3e}, dtype {value.dtype}"
         )

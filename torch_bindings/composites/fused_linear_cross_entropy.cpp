@@ -198,6 +198,7 @@ class Loop {
 };
 
 void check_inputs(const Op& op, c10::ArrayRef<c10::IValue> values) {
+  device_of(op, values);
   check_call(call_of(op, values, {}));
 }
 

@@ -1,0 +1,61 @@
+"""`make test`: the form of the code, the C++ tests, the Python tests, and one closing line.
+
+With a GPU the same tests also run there. Arguments go to pytest.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from test_summary import Summary
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "build" / "tests"
+
+
+def environment(folder: str) -> dict[str, str]:
+    """This process's, without the user's own settings and cache."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("LIGER_JIT_")}
+    kept["LIGER_JIT_CACHE"] = folder
+    return kept
+
+
+def nvrtc() -> dict[str, str]:
+    """The C++ tests do not load torch, beside which the library finds NVRTC."""
+    spec = find_spec("nvidia")
+    for folder in spec.submodule_search_locations if spec else ():
+        for path in sorted(Path(folder).rglob("libnvrtc.so.1[23]")):
+            return {"LIGER_JIT_NVRTC": str(path)}
+    return {}
+
+
+def run(title: str, command: list, variables: dict[str, str]) -> int:
+    print(f"\n== {title}", flush=True)
+    return subprocess.run([str(part) for part in command], cwd=ROOT, env=variables).returncode
+
+
+def main() -> int:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    cpp, python = RESULTS / "cpp.xml", RESULTS / "python.xml"
+    for old in (cpp, python):
+        old.unlink(missing_ok=True)
+    summary = Summary()
+    with tempfile.TemporaryDirectory(prefix="liger_jit_tests_") as folder:
+        variables = environment(folder)
+        check = [sys.executable, "setup/format.py", "--check"]
+        summary.add("format", run("form of the code", check, variables) == 0)
+        tests = ["build/native/liger_tests", f"--gtest_output=xml:{cpp}", "--gtest_brief=1"]
+        summary.add_xml("C++ tests", cpp, run("C++ tests", tests, variables | nvrtc()))
+        pytest = [sys.executable, "-m", "pytest", "-q", f"--junitxml={python}", *sys.argv[1:]]
+        summary.add_xml("Python tests", python, run("Python tests", pytest, variables))
+    summary.show()
+    return summary.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

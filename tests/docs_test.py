@@ -1,0 +1,102 @@
+"""What the documents say is so: their code runs, their tables equal the library's."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from liger_jit.library import ask, ops
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def text(path):
+    return path.read_text() if path.exists() else ""
+
+
+def blocks(path, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", text(path), re.MULTILINE | re.DOTALL)
+
+
+def first_cells(documents, pattern):
+    """The code at the start of table rows, for example of `| `rms_norm` | … |`."""
+    rows = re.compile(rf"^\| *`({pattern})`", re.MULTILINE)
+    return [name for path in documents for name in rows.findall(text(path))]
+
+
+@pytest.mark.parametrize(
+    "document",
+    ["README.md", *(f"docs/{name}.md" for name in ("architecture", "invariants", "adding_an_op"))],
+)
+def test_the_document_is_there(document):
+    assert (ROOT / document).is_file()
+
+
+@pytest.mark.parametrize("number", range(len(blocks(README, "python"))))
+def test_code_of_the_readme_runs(number, tmp_path):
+    """Each block by itself, in an empty folder."""
+    code = blocks(README, "python")[number]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=_with_sources(),
+    )
+    assert done.returncode == 0, f"{code}\n{done.stderr[-3000:]}"
+
+
+def _with_sources():
+    return {**os.environ, "PYTHONPATH": str(ROOT / "python")}
+
+
+def test_ops_of_the_readme_are_those_of_the_registry():
+    public = sorted(op["name"] for op in ops() if not op["internal"])
+    names = {op["name"] for op in ops()}
+    told = first_cells([README], r"\w+")
+    assert sorted(name for name in told if name in names) == public
+
+
+def test_environment_table_is_that_of_the_library():
+    told = first_cells(DOCUMENTS, r"LIGER_JIT_\w+")
+    assert sorted(told) == sorted(one["name"] for one in ask("_environment")["variables"])
+
+
+def test_every_variable_that_is_named_exists():
+    known = {one["name"] for one in ask("_environment")["variables"]}
+    for path in DOCUMENTS:
+        # Not those of CMake, which follow -D.
+        for name in re.findall(r"\bLIGER_JIT_[A-Z_]+\b", text(path)):
+            assert name in known, f"{path.name} names {name}"
+
+
+def invariants():
+    """(file, test) of each test that docs/invariants.md names: `tests/a/b_test.py: name`."""
+    named = r"`(tests/[\w/]+_test\.(?:py|cpp))(?::+ ?([\w.]+))?`"
+    return re.findall(named, text(ROOT / "docs" / "invariants.md"))
+
+
+def test_invariants_name_tests_that_exist():
+    assert invariants()
+    for file, test in invariants():
+        assert (ROOT / file).is_file(), file
+        name = test.split(".")[-1]
+        assert name in (ROOT / file).read_text(), f"{file} has no {name}"
+
+
+def test_every_invariant_names_a_test():
+    document = text(ROOT / "docs" / "invariants.md")
+    parts = re.split(r"^(?=\W*I?\d+\. )", document, flags=re.MULTILINE)[1:]
+    assert parts
+    for part in parts:
+        assert "_test." in part, part.splitlines()[0]
+
+
+def test_files_that_documents_link_to_exist():
+    for path in DOCUMENTS:
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text(path)):
+            assert "://" in link or (path.parent / link).exists(), f"{path.name}: {link}"

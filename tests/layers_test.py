@@ -1,0 +1,127 @@
+"""What docs/architecture.md says of the tree: who includes whom, sizes, names, three files."""
+
+import re
+from pathlib import Path
+
+import pytest
+from liger_jit.library import ops
+
+ROOT = Path(__file__).resolve().parent.parent
+# Each folder includes only itself and what stands before it.
+LAYERS = ("base", "cache", "runtime", "autotune", "ops", "torch_bindings")
+CODE = (*LAYERS, "templates", "tests", "python", "examples", "bench", "setup", "cmake")
+MOST_LINES = 600
+NO_NAMES = re.compile(r"(utils?|common|helpers?|managers?|misc)$")
+# (file, op) that may name an op beside its own files, with the reason.
+MAY_NAME = {
+    # Its kernels are the only ones that record a fault, for liger_jit.check().
+    ("torch_bindings/text_operators.cpp", "cross_entropy"),
+}
+
+
+def sources(*folders, suffixes=(".h", ".cpp", ".py", ".cmake")):
+    found = [path for folder in folders for path in sorted((ROOT / folder).rglob("*"))]
+    return [
+        path
+        for path in found
+        if path.suffix in suffixes and path.is_file() and "native" not in path.parts
+    ]
+
+
+def cpp(*folders):
+    return sources(*folders, suffixes=(".h", ".cpp"))
+
+
+def includes(path):
+    return re.findall(r'^\s*#include ["<]([^">]+)[">]', path.read_text(), re.MULTILINE)
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_folder_includes_only_what_stands_before_it(layer):
+    allowed = LAYERS[: LAYERS.index(layer) + 1]
+    for path in cpp(layer):
+        for included in includes(path):
+            folder = included.split("/")[0]
+            if "/" in included and (folder in LAYERS or folder in ("templates", "tests")):
+                assert folder in allowed, f"{name(path)} includes {included}"
+
+
+def test_templates_include_only_each_other():
+    for path in cpp("templates"):
+        for included in includes(path):
+            assert (ROOT / "templates" / included).is_file(), f"{name(path)} includes {included}"
+
+
+def test_only_the_bindings_see_torch():
+    for path in cpp(*LAYERS[:-1]):
+        for included in includes(path):
+            assert not re.match(r"(torch|ATen|c10|Python\.h)", included), name(path)
+
+
+def test_debians_fmt_stays_out_of_headers_and_of_the_bindings():
+    for path in cpp(*LAYERS):
+        sees_fmt = {"base/text.h"} & set(includes(path)) or "#include <fmt/" in path.read_text()
+        may = path.suffix == ".cpp" and "torch_bindings" not in path.parts
+        may = may or name(path) == "base/text.h"
+        assert may or not sees_fmt, name(path)
+
+
+def test_kernels_do_not_know_compilers():
+    """What differs between compilers is behind the vocabulary of device/."""
+    conditional = re.compile(r"^\s*#\s*(if|ifdef|ifndef|elif)\b", re.MULTILINE)
+    for path in cpp("templates"):
+        assert "device" in path.parts or not conditional.search(path.read_text()), name(path)
+
+
+def test_branches_of_templates_test_what_the_spec_says():
+    """S., `on_host`, constants made of these, and in device/ the parameters of a template."""
+    constant = re.compile(r"constexpr [\w:<>]+ (\w+)\s*[={]")
+    shared = {
+        word for path in cpp("templates/device") for word in constant.findall(path.read_text())
+    }
+    for path in cpp("templates"):
+        text = path.read_text()
+        constants = shared.union(constant.findall(text))
+        in_device = "device" in path.parts
+        for condition in re.findall(r"if constexpr \((.*)\) ?[{\w]", text):
+            for word in re.findall(r"(?<![\w.:])[A-Za-z_]\w*", condition):
+                of_template = in_device and word[0].isupper()
+                assert word == "S" or word in constants or of_template, f"{name(path)}: {condition}"
+
+
+@pytest.mark.parametrize("path", sources(*CODE), ids=name)
+def test_a_file_can_be_read_in_one_sitting(path):
+    assert len(path.read_text().splitlines()) <= MOST_LINES
+
+
+def test_no_file_is_called_after_nothing():
+    for path in sources(*CODE):
+        for part in path.relative_to(ROOT).with_suffix("").parts:
+            assert not NO_NAMES.match(part), name(path)
+
+
+def test_every_op_has_its_files():
+    declared = {path.stem: path.read_text() for path in cpp("ops") if path.suffix == ".cpp"}
+    for op in ops():
+        if op["internal"]:
+            continue
+        homes = [stem for stem, text in declared.items() if f'"{op["name"]}"' in text]
+        assert len(homes) == 1, f"{op['name']} is declared in {homes}"
+        assert (ROOT / "tests/ops" / f"{homes[0]}_test.py").is_file(), homes
+        if op["kernels"]:
+            assert (ROOT / "templates" / f"{homes[0]}.h").is_file(), homes
+
+
+def test_no_op_is_named_outside_its_files():
+    """What else is needed for an op follows from the registry."""
+    names = [op["name"] for op in ops() if not op["internal"]]
+    quoted = re.compile(rf'"({"|".join(names)})"')
+    for path in cpp("base", "cache", "runtime", "autotune", "torch_bindings"):
+        if "composites" in path.parts:
+            continue
+        for op in quoted.findall(path.read_text()):
+            assert (name(path), op) in MAY_NAME, f"{name(path)} names {op}"

@@ -1,0 +1,52 @@
+"""`liger_jit.warmup`: after it a step compiles and tunes nothing."""
+
+import liger_jit
+import pytest
+import torch
+
+
+def counters(*names):
+    found = liger_jit.stats()["counters"]
+    return [found[name] for name in names]
+
+
+def specs(size, device="meta"):
+    x = torch.empty(6, size, device=device, requires_grad=True)
+    return [("rms_norm", {"x": x, "weight": torch.empty(size, device=device)})]
+
+
+def test_specs_are_compiled_forward_and_backward_and_not_again():
+    first = liger_jit.warmup(specs(72), device="cpu", progress=False)
+    assert first["units"] >= 2
+    before = counters("compiled")
+    x = torch.randn(6, 72, requires_grad=True)
+    liger_jit.functional.rms_norm(x, torch.ones(72)).sum().backward()
+    assert counters("compiled") == before
+    assert liger_jit.warmup(specs(72, "cpu"), device="cpu", progress=False)["units"] >= 2
+    assert counters("compiled") == before
+
+
+def test_a_patched_model_is_ready_for_its_first_step():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=83,
+        hidden_size=24,
+        intermediate_size=44,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    model = transformers.LlamaForCausalLM(config).train()
+    handle = liger_jit.patch(model)
+    assert liger_jit.warmup(handle, batch=2, tokens=16, progress=False)["units"] >= 4
+    before = counters("compiled", "tuned")
+    ids = torch.randint(0, 83, (2, 16))
+    model(input_ids=ids, labels=ids).loss.backward()
+    assert counters("compiled", "tuned") == before
+
+
+def test_what_is_neither_model_nor_specs_is_refused():
+    with pytest.raises(TypeError, match="Linear is not patched"):
+        liger_jit.warmup(torch.nn.Linear(2, 2))
+    with pytest.raises(TypeError, match="not str"):
+        liger_jit.warmup("rms_norm")

@@ -1,0 +1,80 @@
+"""The wheel: built once, installed into an empty folder, and used from there."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+pytest.importorskip("scikit_build_core")
+pytest.importorskip("build")
+
+ONE_OP = """
+import torch, liger_jit
+from liger_jit import library
+assert str(library.LIBRARY).startswith(FOLDER), library.LIBRARY
+x = torch.randn(3, 8, requires_grad=True)
+y = liger_jit.functional.rms_norm(x, torch.ones(8))
+y.sum().backward()
+torch.testing.assert_close(y, torch.nn.functional.rms_norm(x, (8,), eps=1e-6))
+assert x.grad is not None
+assert "hip" in {one["backend"] for one in library.ask("_environment")["compilers"]}
+print("works")
+"""
+
+
+def run(command, **variables):
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **variables},
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Built beside the tree's own build, in a folder that is kept: only the first time is slow."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--skip-dependency-check"]
+    run([*build, "--outdir", folder, ROOT])
+    (made,) = folder.glob("*.whl")
+    return made
+
+
+def test_wheel_serves_every_python_and_holds_what_is_needed(wheel):
+    assert "-py3-none-" in wheel.name
+    names = zipfile.ZipFile(wheel).namelist()
+    for part in ("libliger_jit.so", "liger-hiprtc-helper", "torch_version.txt"):
+        assert names.count(f"liger_jit/native/{part}") == 1
+    sources = (ROOT / "python" / "liger_jit").rglob("*.py")
+    assert {str(path.relative_to(ROOT / "python")) for path in sources} <= set(names)
+    for name in names:
+        assert name.split("/")[0] in ("liger_jit", wheel.name.split("-py3")[0] + ".dist-info")
+
+
+def test_library_does_not_link_python_and_finds_torch_beside_it(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    told = run(["readelf", "-d", tmp_path / "liger_jit/native/libliger_jit.so"])
+    needed = [line for line in told.splitlines() if "NEEDED" in line]
+    assert any("libtorch_cpu" in line for line in needed)
+    assert not any(word in line for line in needed for word in ("python", "cuda", "hip", "nvrtc"))
+    assert "$ORIGIN/../../torch/lib" in told
+
+
+def test_an_installed_wheel_computes(wheel, tmp_path):
+    folder = tmp_path / "installed"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    run([*pip, "--target", folder, wheel])
+    script = f"FOLDER = {str(folder)!r}\n{ONE_OP}"
+    # PYTHONPATH goes before what is installed in the environment, so before the source tree.
+    out = run([sys.executable, "-c", script], PYTHONPATH=str(folder))
+    assert "works" in out
+    command = [folder / "bin" / "liger-jit", "list", "--json"]
+    assert "rms_norm" in run(command, PYTHONPATH=str(folder))
