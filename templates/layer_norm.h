@@ -1,0 +1,156 @@
+// y = (x - mean) * rstd * weight + bias, over the last dimension; the variance from the deviations.
+#pragma once
+#include "device/weight_gradient.h"
+
+namespace liger {
+
+struct LayerNormForwardSpec {
+  Dtype x;
+  Dtype weight;
+  Dtype bias;
+  bool has_weight;
+  bool has_bias;
+  int hidden;
+  int align_bytes;
+  bool hold;
+  int threads;  // tuned
+  int rows;     // tuned
+};
+
+template <LayerNormForwardSpec S>
+struct LayerNormForward {
+  static constexpr int block_threads = threads_of_block(S.threads, S.rows);
+  using A = Arithmetic<S.x>;
+  using Row = RowOf<S.hidden, S.threads, S.rows, S.hold>;
+  using Share = RowShare<Row, S.hidden, S.align_bytes, S.hold, Type<S.x>>;
+
+  const Type<S.x>* x;
+  const Type<S.weight>* weight;
+  const Type<S.bias>* bias;
+  Type<S.x>* y;
+  A* mean;
+  A* rstd;
+  long long rows;
+  long long x_stride;
+  double eps;
+
+  LIGER_DEVICE void operator()(long long block) const {
+    each_row<S.threads, S.rows>(block, rows, [&](long long row, int thread, bool active) {
+      const Share values(x + row * x_stride, thread);
+      const A sum = Row::template combined<A>(
+          thread, [&](int slot, int pack) { return total(values.at(slot, pack)); });
+      const A m = sum * A(1.0 / S.hidden);
+      const auto deviations = Row::template combined<Two<A>>(thread, [&](int slot, int pack) {
+        const auto d = without_missing<S.hidden>(pack, values.at(slot, pack) + (-m));
+        return Two<A>{total(d), total(d * d)};
+      });
+      // What the rounding of the mean left: far from zero it is as large as the deviations' last
+      // digits.
+      const A rest = deviations.first * A(1.0 / S.hidden);
+      const A variance = deviations.second * A(1.0 / S.hidden) - rest * rest;
+      const A r = reciprocal_root(variance + A(eps));
+      if (!active) return;
+      Row::each(thread, [&](int slot, int pack) {
+        auto v = (values.at(slot, pack) + (-m) + (-rest)) * r;
+        if constexpr (S.has_weight) v = v * load_pack<S.hidden, S.align_bytes>(weight, pack);
+        if constexpr (S.has_bias) v = v + load_pack<S.hidden, S.align_bytes>(bias, pack);
+        store_pack<S.hidden, S.align_bytes>(y + row * S.hidden, pack, v);
+      });
+      if (thread == 0) {
+        mean[row] = m + rest;
+        rstd[row] = r;
+      }
+    });
+  }
+};
+
+struct LayerNormBackwardSpec {
+  Dtype x;
+  Dtype weight;
+  bool has_weight;
+  bool want_dx;
+  bool want_dweight;
+  bool want_dbias;
+  int hidden;
+  int align_bytes;
+  bool hold;
+  int threads;  // tuned
+  int rows;     // tuned; partials of one block
+};
+
+// dx = rstd * (g - mean(g) - xhat * mean(g * xhat)) with g = dy * weight, and partial sums of dy *
+// xhat and of dy.
+template <LayerNormBackwardSpec S>
+struct LayerNormBackward {
+  static constexpr int block_threads = threads_of_block(S.threads, S.rows);
+  using A = Arithmetic<S.x>;
+  using Row = RowOf<S.hidden, S.threads, S.rows, S.hold>;
+  using Share = RowShare<Row, S.hidden, S.align_bytes, S.hold, Type<S.x>>;
+
+  struct Sums {
+    ColumnAccumulator<Row, S.hidden, S.hold, S.want_dweight, A> of_weight;
+    ColumnAccumulator<Row, S.hidden, S.hold, S.want_dbias, A> of_bias;
+  };
+
+  const Type<S.x>* dy;
+  const Type<S.x>* x;
+  const Type<S.weight>* weight;
+  const A* mean;
+  const A* rstd;
+  Type<S.x>* dx;
+  A* weight_partials;
+  A* bias_partials;
+  long long rows;
+  long long partial_rows;
+  long long dy_stride;
+  long long x_stride;
+
+  LIGER_DEVICE Pack<A> weighted(const Pack<A>& d, int pack) const {
+    if constexpr (S.has_weight) {
+      return d * load_pack<S.hidden, S.align_bytes>(weight, pack);
+    } else {
+      return d;
+    }
+  }
+
+  LIGER_DEVICE void operator()(long long block) const {
+    each_partial<S.threads, S.rows>(
+        block, rows, partial_rows,
+        [&](long long partial, int thread) {
+          return Sums{{weight_partials, partial, thread}, {bias_partials, partial, thread}};
+        },
+        [&](long long row, int thread, bool active, Sums& sums) {
+          const Share xs(x + row * x_stride, thread);
+          const Share dys(dy + row * dy_stride, thread);
+          const A m = mean[row];
+          const A r = rstd[row];
+          Two<A> means;
+          if constexpr (S.want_dx) {
+            // Past the row's end dy is zero, so neither product counts there.
+            const auto dots = Row::template combined<Two<A>>(thread, [&](int slot, int pack) {
+              const auto g = weighted(dys.at(slot, pack), pack);
+              return Two<A>{total(g), total(g * ((xs.at(slot, pack) + (-m)) * r))};
+            });
+            means = {dots.first * A(1.0 / S.hidden), dots.second * A(1.0 / S.hidden)};
+          }
+          if (!active) return;
+          Row::each(thread, [&](int slot, int pack) {
+            const auto d = dys.at(slot, pack);
+            const auto xhat = (xs.at(slot, pack) + (-m)) * r;
+            if constexpr (S.want_dx) {
+              const auto g = weighted(d, pack) + (-means.first);
+              store_pack<S.hidden, S.align_bytes>(dx + row * S.hidden, pack,
+                                                  fused(xhat, filled(-means.second), g) * r);
+            }
+            if constexpr (S.want_dweight) sums.of_weight.add(slot, pack, d * xhat);
+            if constexpr (S.want_dbias) sums.of_bias.add(slot, pack, d);
+          });
+        },
+        [&](const Sums& sums, int thread) {
+          sums.of_weight.write(thread);
+          sums.of_bias.write(thread);
+        });
+  }
+};
+
+}  // namespace liger
