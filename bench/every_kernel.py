@@ -4,6 +4,8 @@ For compute-sanitizer, which proves what the host build cannot (races, barriers,
 
     compute-sanitizer --tool racecheck python bench/every_kernel.py [OP ...]
 
+An op may be an internal one: cross_entropy_chunk_ is what fused linear losses launch between products.
+
 With LIGER_JIT_AUTOTUNE=first-run the tuner launches all candidates of each kernel as well.
 """
 
@@ -37,8 +39,22 @@ def main() -> None:
                 size = min(size, 256) // 2 * 2
             for dtype in ("bf16", "f32"):
                 values = arguments(op, device, dtype, rows, size, inner)
-                results(operator(op), values, differentiable_inputs(op, values))
+                if op in PUBLIC:
+                    results(operator(op), values, differentiable_inputs(op, values))
+                else:
+                    operator(op)(**values)
                 runs += 1
+    if not sys.argv[1:] or "cross_entropy" in sys.argv[1:]:
+        runs += losses(device)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    native()._check()
+    print(f"{runs} runs of {len(sys.argv[1:] or PUBLIC)} ops on {device}")
+
+
+def losses(device: str) -> int:
+    """Every option of the losses, whose kernels differ by them."""
+    runs = 0
     for dtype in (torch.bfloat16, torch.float32):
         x = torch.randn(6, 1003, device=device, dtype=dtype, requires_grad=True)
         hidden = torch.randn(6, 16, device=device, dtype=dtype, requires_grad=True)
@@ -54,10 +70,7 @@ def main() -> None:
             ):
                 getattr(loss, "loss", loss).sum().mul(2).backward()
                 runs += 1
-    if device == "cuda":
-        torch.cuda.synchronize()
-    native()._check()
-    print(f"{runs} runs of {len(PUBLIC)} ops on {device}")
+    return runs
 
 
 if __name__ == "__main__":

@@ -177,7 +177,8 @@ struct CrossEntropyRows {
 
   LIGER_DEVICE MaxAndSum<A> max_and_sum_of_row(const T* x, int thread) const {
     if constexpr (on_host || exact) {
-      // Without rescaling no digit is lost on the way; and on the host both loops become vector code.
+      // Without rescaling no digit is lost on the way; and on the host both loops become vector
+      // code.
       const A max = Row::template combined<A>(
           thread, [&](int, int pack) { return largest(scores(x, pack)); },
           [](A a, A b) { return larger(a, b); }, minus_infinity<A>());
