@@ -4,7 +4,8 @@ For compute-sanitizer, which proves what the host build cannot (races, barriers,
 
     compute-sanitizer --tool racecheck python bench/every_kernel.py [OP ...]
 
-An op may be an internal one: cross_entropy_chunk_ is what fused linear losses launch between products.
+An op may be an internal one: cross_entropy_chunk_ is what fused linear losses launch between their
+products.
 
 With LIGER_JIT_AUTOTUNE=first-run the tuner launches all candidates of each kernel as well.
 """
