@@ -47,8 +47,8 @@ def check(inputs, wrt=WRT, upstream="ones", chunk_tokens=0, **options):
         inputs,
         wrt,
         upstream,
-        # A vendor's library sums a product of another height in another order.
-        slack_of_products=1e-7 if inputs["input"].is_cuda else 0.0,
+        # A vendor's library sums a product of another height in another order, and exp() follows.
+        slack_of_products=5e-7 if inputs["input"].is_cuda else 0.0,
     )
 
 

@@ -24,7 +24,9 @@ def _bits():
             names = differentiable_inputs(op, values)
             digest = hashlib.sha256()
             for name, value in sorted(results(operator(op), values, names).items()):
-                digest.update(name.encode() + value.cpu().view(torch.uint8).numpy().tobytes())
+                digest.update(
+                    name.encode() + value.reshape(-1).cpu().view(torch.uint8).numpy().tobytes()
+                )
             found[f"{op} {size}"] = digest.hexdigest()
     return {"bits": found, "tuned": stats()["counters"]["tuned"]}
 
