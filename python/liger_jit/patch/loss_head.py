@@ -256,15 +256,16 @@ def meta_call(loss_head: LossHead) -> MetaCall:
         def empty(*shape):
             return torch.empty(*shape, dtype=dtype, device="meta", requires_grad=True)
 
-        predictions = empty(batch, tokens, width if fused else vocabulary)
-        next_token_loss(
-            LossCall(keep_logits=False),
-            predictions,
-            torch.empty(batch, tokens, dtype=torch.int64, device="meta"),
-            empty(vocabulary, width) if fused else None,
-            empty(vocabulary) if fused and biased else None,
-            batch * tokens,
-        ).backward()
+        # A plain step divides by the labels it counts, a Trainer's by a number that it brings.
+        for num_items in (None, batch * tokens):
+            next_token_loss(
+                LossCall(keep_logits=False),
+                empty(batch, tokens, width if fused else vocabulary),
+                torch.empty(batch, tokens, dtype=torch.int64, device="meta"),
+                empty(vocabulary, width) if fused else None,
+                empty(vocabulary) if fused and biased else None,
+                num_items,
+            ).backward()
 
     op = "fused_linear_cross_entropy" if fused else "cross_entropy"
     return MetaCall(op, (vocabulary, width, dtype, biased), run)
