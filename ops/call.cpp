@@ -63,10 +63,6 @@ Call Call::with_rows(int64_t rows) const {
       tensor.sizes[1] = last;
       tensor.strides[0] = stride;
       tensor.strides[1] = 1;
-    } else if (tensor.count() == of_call) {
-      tensor.dims = 1;
-      tensor.sizes[0] = rows;
-      tensor.strides[0] = 1;
     }
   }
   return smaller;

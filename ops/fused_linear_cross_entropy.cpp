@@ -32,7 +32,10 @@ std::vector<Input> linear_inputs(bool with_num_items) {
   std::vector<Input> inputs = {dense("input"), dense("weight"), dense("target", {Dtype::i64}),
                                optional(dense("bias")), optional(dense("ce_weight"))};
   if (with_num_items) inputs.push_back(optional(dense("num_items", {Dtype::f32})));
-  for (Input& option : cross_entropy_options()) inputs.push_back(std::move(option));
+  for (Input& option : cross_entropy_options()) {
+    if (!with_num_items && option.name == "reduction") option.default_text = "0";
+    inputs.push_back(std::move(option));
+  }
   inputs.push_back(flag("accumulate_fp32"));
   inputs.push_back(integer("chunk_tokens", 0));
   return inputs;
@@ -108,6 +111,12 @@ Op reduced_op() {
   return op;
 }
 
+void check_each(const Call& call) {
+  check_linear(call);
+  if (reduction_of(call) != Reduction::none)
+    call.refuse("reduction", "asks for one number", "0 (none)");
+}
+
 Op each_op() {
   Op op;
   op.name = "linear_cross_entropy_each";
@@ -116,7 +125,7 @@ Op each_op() {
       "anew";
   op.inputs = linear_inputs(false);
   op.outputs = loss_outputs(one_each);
-  op.check = check_linear;
+  op.check = check_each;
   op.gradient = {.backward = "linear_cross_entropy_each_backward",
                  .saved = {"input", "weight", "target", "bias", "ce_weight"},
                  .of = {{"input", "dinput"}, {"weight", "dweight"}, {"bias", "dbias"}}};
@@ -141,7 +150,7 @@ Op each_backward_op() {
   op.outputs = {gradient_output("dinput", "input", "wants", 0),
                 gradient_output("dweight", "weight", "wants", 1),
                 gradient_output("dbias", "bias", "wants", 2)};
-  op.check = check_linear;
+  op.check = check_each;
   op.example = [](const Extent& e) {
     std::vector<Sample> samples = {{.input = "dloss", .shape = {e.rows}, .dtype = "arithmetic"}};
     for (Sample& sample : linear_example(e)) samples.push_back(std::move(sample));

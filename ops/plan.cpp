@@ -110,7 +110,7 @@ uint32_t copies_needed(const Call& call) {
   uint32_t copies = 0;
   for (size_t i = 0; i < call.op().inputs.size(); ++i) {
     const Tensor& tensor = call.tensor(static_cast<int>(i));
-    if (!tensor.defined) continue;
+    if (!tensor.defined || tensor.count() == 0) continue;
     bool readable = true;
     switch (call.op().inputs[i].layout) {
       case Layout::rows:

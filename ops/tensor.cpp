@@ -38,6 +38,7 @@ bool Tensor::contiguous() const {
 
 int64_t Tensor::row_stride() const {
   if (dims == 0) return 1;
+  if (count() == 0) return last_size();
   if (last_size() > 1 && strides[dims - 1] != 1) return -1;
   int64_t stride = -1;  // of the innermost leading dim longer than one
   int64_t expected = 0;
