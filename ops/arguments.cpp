@@ -53,7 +53,7 @@ int slot_count(const Op& op) {
   return static_cast<int>(op.inputs.size() + op.outputs.size() + op.temporaries.size());
 }
 
-Launch launch_of(const KernelOf& kernel, const Call& call, const Knobs& knobs, void* fault) {
+Launch launch_of(const KernelOf& kernel, const Call& call, const Knobs& knobs) {
   const Op& op = call.op();
   Launch launch;
   launch.blocks = kernel.blocks(call, knobs);
@@ -70,7 +70,8 @@ Launch launch_of(const KernelOf& kernel, const Call& call, const Knobs& knobs, v
     }
     const auto& name = std::get<std::string>(argument);
     if (name == "fault") {
-      launch.words.push_back(reinterpret_cast<uint64_t>(fault));
+      launch.pointers.push_back({word, fault_slot});
+      launch.words.push_back(0);
     } else if (name.find('.') != std::string::npos) {
       launch.words.push_back(static_cast<uint64_t>(property(call, name)));
     } else if (const int slot = slot_of(op, name); slot >= 0) {

@@ -9,8 +9,8 @@ namespace liger {
 int slot_of(const Op& op, std::string_view name);
 int slot_count(const Op& op);
 
-// The words of the kernel struct and which of them are pointers. `fault` is the device's record.
-Launch launch_of(const KernelOf& kernel, const Call& call, const Knobs& knobs, void* fault);
+// The words of the kernel struct and which of them are pointers.
+Launch launch_of(const KernelOf& kernel, const Call& call, const Knobs& knobs);
 
 // Constants and knobs: the whole Spec of one candidate.
 Spec full_spec(const KernelOf& kernel, const Call& call, const Knobs& knobs);

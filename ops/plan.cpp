@@ -158,12 +158,10 @@ std::shared_ptr<const Plan> make_plan(const Call& call, Device& device, Stream s
         make_unit(kernel_of.source, kernel_of.name, full_spec(kernel_of, call, knobs));
     const Kernel* loaded = kernel(unit, device, !capturing);
     if (!loaded) refuse_capture(op, kernel_of);
-    Launch launch = launch_of(kernel_of, call, knobs, device.fault_pointer());
+    Launch launch = launch_of(kernel_of, call, knobs);
     launch.function = loaded->function;
-    for (const Argument& argument : kernel_of.arguments) {
-      const auto* name = std::get_if<std::string>(&argument);
-      plan->records_faults |= name && *name == "fault";
-    }
+    for (const Launch::Pointer& pointer : launch.pointers)
+      plan->records_faults |= pointer.slot == fault_slot;
     plan->launches.push_back(std::move(launch));
   }
   counters().plans++;
@@ -183,13 +181,16 @@ void launch(const Plan& plan, void* const* pointers, Stream stream) {
   counters().launches.fetch_add(plan.launches.size(), std::memory_order_relaxed);
 }
 
-void raise_fault(const Op& op, Device& device) {
-  Fault& fault = device.fault();
-  if (fault.raised == 0) return;
+void raise_fault(const Op& op, Fault& fault) {
+  int64_t state = Fault::published;
+  if (fault.state.load(std::memory_order_relaxed) != state ||
+      !fault.state.compare_exchange_strong(state, Fault::reading)) {
+    return;
+  }
   const int64_t row = fault.row;
   const int64_t value = fault.value;
   const int64_t limit = fault.limit;
-  fault.raised = 0;
+  fault.state.store(Fault::empty, std::memory_order_release);
   throw Error(
       ErrorKind::invalid_argument,
       fmt::format(

@@ -43,6 +43,7 @@ struct Plan {
 };
 
 constexpr int max_slots = 40;
+constexpr int fault_slot = max_slots;  // after all others: the fault record, if a kernel has one
 constexpr int max_words = 64;
 
 // Raises Error(invalid_argument) naming op, argument, value and what is allowed, or
@@ -54,12 +55,11 @@ void check_call(const Call& call);
 // that names liger_jit.warmup otherwise.
 std::shared_ptr<const Plan> make_plan(const Call& call, Device& device, Stream stream);
 
-// Pointers by slot. Asynchronous on a GPU.
+// Pointers by slot, fault_slot too. Asynchronous on a GPU.
 void launch(const Plan& plan, void* const* pointers, Stream stream);
 
-// Raises the fault that a kernel has recorded on the device, if any, in the words of `op`; clears
-// it.
-void raise_fault(const Op& op, Device& device);
+// Raises what a kernel has published in the record, if anything, in the words of `op`; clears it.
+void raise_fault(const Op& op, Fault& fault);
 
 // The units a call needs on a target, one for each kernel and candidate; no device is needed.
 struct PlannedUnit {

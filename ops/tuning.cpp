@@ -159,10 +159,13 @@ bool measure(const KernelOf& kernel, const Call& call, Device& device, Stream st
   if (sets.empty()) return false;
 
   size_t next_set = 0;
+  Fault fault_of_host;
+  void* const fault = device.fault() ? device.fault_pointer() : &fault_of_host;
   const auto launch_once = [&](Candidate& candidate) {
     const auto& pointers = sets[next_set++ % sets.size()];
     for (const auto& [word, slot] : candidate.launch.pointers) {
-      candidate.launch.words[word] = reinterpret_cast<uint64_t>(pointers[slot]);
+      candidate.launch.words[word] =
+          reinterpret_cast<uint64_t>(slot == fault_slot ? fault : pointers[slot]);
     }
     device.launch(candidate.launch.function, candidate.launch.blocks, candidate.launch.threads,
                   candidate.launch.words.data(), candidate.launch.words.size() * 8, stream);
@@ -170,7 +173,7 @@ bool measure(const KernelOf& kernel, const Call& call, Device& device, Stream st
   std::vector<Candidate*> missing;
   for (Candidate& candidate : candidates) {
     if (!candidate.kernel || record.find(candidate.text)) continue;
-    candidate.launch = launch_of(kernel, sized, candidate.knobs, device.fault_pointer());
+    candidate.launch = launch_of(kernel, sized, candidate.knobs);
     candidate.launch.function = candidate.kernel->function;
     if (candidate.launch.blocks == 0) return false;
     missing.push_back(&candidate);

@@ -33,11 +33,31 @@ std::string device_problem(Backend backend) {
   return {};
 }
 
+namespace {
+
+struct Devices {
+  std::mutex mutex;
+  std::map<std::pair<Backend, int>, std::unique_ptr<Device>> by_ordinal;
+};
+
+Devices& devices() {
+  static auto* const devices = new Devices;
+  return *devices;
+}
+
+}  // namespace
+
+std::vector<Device*> open_devices(Backend backend) {
+  const std::lock_guard lock(devices().mutex);
+  std::vector<Device*> open;
+  for (const auto& [place, device] : devices().by_ordinal)
+    if (place.first == backend && device) open.push_back(device.get());
+  return open;
+}
+
 Device& device(Backend backend, int ordinal) {
-  static std::mutex* const mutex = new std::mutex;
-  static auto* const devices = new std::map<std::pair<Backend, int>, std::unique_ptr<Device>>;
-  const std::lock_guard lock(*mutex);
-  std::unique_ptr<Device>& slot = (*devices)[{backend, ordinal}];
+  const std::lock_guard lock(devices().mutex);
+  std::unique_ptr<Device>& slot = devices().by_ordinal[{backend, ordinal}];
   if (slot) return *slot;
 
   if (const std::string problem = device_problem(backend); !problem.empty())

@@ -1,10 +1,12 @@
 // Machine code to a launch. One interface, three devices: CUDA driver, HIP runtime, host threads.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "runtime/compiler.h"
 #include "runtime/target.h"
@@ -24,10 +26,15 @@ struct DeviceProperties {
 // What a kernel found wrong with its data (a label out of range): written by the kernel, read by
 // the host without a synchronisation. Lives in memory that both can reach.
 struct Fault {
-  volatile int64_t raised;  // 0: none
-  volatile int64_t row;
-  volatile int64_t value;
-  volatile int64_t limit;
+  static constexpr int64_t empty = 0;      // a kernel may take it
+  static constexpr int64_t taken = 1;      // a kernel is writing the fields
+  static constexpr int64_t published = 2;  // the fields are whole, the host may read them
+  static constexpr int64_t reading = 3;    // a thread of the host does
+
+  std::atomic<int64_t> state = empty;
+  volatile int64_t row = 0;
+  volatile int64_t value = 0;
+  volatile int64_t limit = 0;
 };
 
 // A kernel loaded on one device. Never unloaded: captured graphs may hold it.
@@ -49,7 +56,8 @@ class Device {
 
   // True while `stream` records a graph: then nothing may be loaded, allocated or tuned.
   virtual bool capturing(Stream stream) = 0;
-  virtual void synchronize(Stream stream) = 0;
+  // Waits for all work of all streams.
+  virtual void synchronize() = 0;
 
   // Memory for tuning only, outside torch's allocator. Null when there is not enough.
   virtual void* allocate(size_t size_bytes) = 0;
@@ -59,8 +67,10 @@ class Device {
   // Device time of `work`, which launches on `stream`, in milliseconds.
   virtual double time_ms(Stream stream, const std::function<void()>& work) = 0;
 
-  virtual Fault& fault() = 0;
-  virtual void* fault_pointer() = 0;  // the same memory as a kernel sees it
+  // The record that all kernels of the device share, and the same memory as a kernel sees it. Null
+  // on the host, where every call brings its own.
+  virtual Fault* fault() = 0;
+  virtual void* fault_pointer() = 0;
 };
 
 // Number of devices of that backend that can be used now; 0 when the driver is missing.
@@ -69,6 +79,9 @@ int device_count(Backend backend);
 // One for each ordinal, made on first use, never destroyed. Raises Error(device) that lists where
 // the driver was looked for and what to install.
 Device& device(Backend backend, int ordinal);
+
+// Those that `device()` has made so far.
+std::vector<Device*> open_devices(Backend backend);
 
 // What `device()` would say is missing, or empty. Never raises.
 std::string device_problem(Backend backend);

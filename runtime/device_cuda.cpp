@@ -77,7 +77,7 @@ Driver::Driver() {
   bind(functions.launch, "cuLaunchKernel");
   bind(functions.stream_capturing, "cuStreamIsCapturing");
   bind(functions.exchange_capture_mode, "cuThreadExchangeStreamCaptureMode");
-  bind(functions.stream_synchronize, "cuStreamSynchronize");
+  bind(functions.synchronize, "cuCtxSynchronize");
   bind(functions.allocate, "cuMemAlloc_v2");
   bind(functions.release, "cuMemFree_v2");
   bind(functions.copy_to_device, "cuMemcpyHtoD_v2");

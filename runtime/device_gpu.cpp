@@ -102,9 +102,9 @@ bool GpuDevice::capturing(Stream stream) {
   return status != 0;
 }
 
-void GpuDevice::synchronize(Stream stream) {
+void GpuDevice::synchronize() {
   const Current scope(*this);
-  check(functions_.stream_synchronize(stream), "waiting for a stream");
+  check(functions_.synchronize(), "waiting for the device");
 }
 
 void* GpuDevice::allocate(size_t size_bytes) {

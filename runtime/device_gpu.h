@@ -20,7 +20,7 @@ struct GpuFunctions {
                 void** parameters, void** extra);      // cuLaunchKernel
   int (*stream_capturing)(void* stream, int* status);  // cuStreamIsCapturing
   int (*exchange_capture_mode)(int* mode);             // cuThreadExchangeStreamCaptureMode, or null
-  int (*stream_synchronize)(void* stream);             // cuStreamSynchronize
+  int (*synchronize)();                                // cuCtxSynchronize
   int (*allocate)(void** memory, size_t size_bytes);   // cuMemAlloc_v2
   int (*release)(void* memory);                        // cuMemFree_v2
   int (*copy_to_device)(void* device, const void* host, size_t size_bytes);  // cuMemcpyHtoD_v2
@@ -46,12 +46,12 @@ class GpuDevice : public Device {
   void launch(Function* function, int64_t blocks, int threads, const void* arguments,
               size_t arguments_bytes, Stream stream) override;
   bool capturing(Stream stream) override;
-  void synchronize(Stream stream) override;
+  void synchronize() override;
   void* allocate(size_t size_bytes) override;
   void release(void* memory) override;
   bool write(void* memory, const void* host_memory, size_t size_bytes) override;
   double time_ms(Stream stream, const std::function<void()>& work) override;
-  Fault& fault() override { return *fault_; }
+  Fault* fault() override { return fault_; }
   void* fault_pointer() override { return fault_pointer_; }
 
  protected:

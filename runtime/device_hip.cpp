@@ -66,7 +66,7 @@ Runtime::Runtime() {
   bind(functions.module_function, "hipModuleGetFunction");
   bind(functions.launch, "hipModuleLaunchKernel");
   bind(functions.stream_capturing, "hipStreamIsCapturing");
-  bind(functions.stream_synchronize, "hipStreamSynchronize");
+  bind(functions.synchronize, "hipDeviceSynchronize");
   bind(functions.allocate, "hipMalloc");
   bind(functions.release, "hipFree");
   bind(functions.copy_to_device, "hipMemcpyHtoD");

@@ -107,7 +107,7 @@ class HostDevice final : public Device {
   }
 
   bool capturing(Stream) override { return false; }
-  void synchronize(Stream) override {}
+  void synchronize() override {}
 
   // The system promises more than it has, so a limit of ours stands for "not enough".
   void* allocate(size_t size_bytes) override {
@@ -130,12 +130,11 @@ class HostDevice final : public Device {
         .count();
   }
 
-  Fault& fault() override { return fault_; }
-  void* fault_pointer() override { return &fault_; }
+  Fault* fault() override { return nullptr; }
+  void* fault_pointer() override { return nullptr; }
 
  private:
   DeviceProperties properties_;
-  Fault fault_{};
 };
 
 }  // namespace

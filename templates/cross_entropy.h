@@ -3,26 +3,10 @@
 //   loss = w[y] (1 - e) (lse - z[y]) + (e / V) sum_c w[c] (lse - z[c])  [scaled by totals.loss]
 //        + lambda lse^2                                                  [scaled by totals.z_loss]
 #pragma once
+#include "device/fault.h"
 #include "device/softmax.h"
 
 namespace liger {
-
-// What a kernel found wrong with its data; the host reads it without waiting.
-struct FaultRecord {
-  long long raised;
-  long long row;
-  long long value;
-  long long limit;
-};
-
-LIGER_DEVICE void record_fault(FaultRecord* fault, long long row, long long value,
-                               long long limit) {
-  if (claim(&fault->raised)) {
-    fault->row = row;
-    fault->value = value;
-    fault->limit = limit;
-  }
-}
 
 // Denominators, and factors made from them, that live on the device: nobody waits for them.
 template <class A>

@@ -17,6 +17,10 @@ void replace_by(Stack* stack, size_t inputs, Tensors&& outputs) {
   for (at::Tensor& output : outputs) stack->emplace_back(std::move(output));
 }
 
+bool symbolic(const at::Tensor& tensor) {
+  return tensor.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
+}
+
 at::Tensor meta_output(const Op& op, const Output& output, const Call& call,
                        c10::ArrayRef<c10::IValue> inputs, c10::Device device) {
   const Shape shape = output.shape(call);
@@ -25,8 +29,10 @@ at::Tensor meta_output(const Op& op, const Output& output, const Call& call,
   if (shape.kind == Shape::Kind::empty) return at::empty({0}, options);
   const int index = op.input_index(shape.of);
   const at::Tensor& of = inputs[index].toTensor();
-  if (shape.kind == Shape::Kind::preserve) {
-    if (of.unsafeGetTensorImpl()->has_symbolic_sizes_strides()) return at::empty_like(of, options);
+  // What a kernel cannot read in place is copied first, and the copy is contiguous.
+  const bool copied = of.dim() > 0 && of.sym_strides().back().maybe_as_int() != 1;
+  if (shape.kind == Shape::Kind::preserve && !copied) {
+    if (symbolic(of)) return at::empty_like(of, options);
     const auto strides = preserved_strides(describe(of, op, op.inputs[index]));
     return at::empty_strided(of.sizes(), {strides.data(), of.sizes().size()}, options);
   }
@@ -37,10 +43,8 @@ at::Tensor meta_output(const Op& op, const Output& output, const Call& call,
 
 bool symbolic(const Op& op, c10::ArrayRef<c10::IValue> inputs) {
   for (size_t i = 0; i < op.inputs.size(); ++i) {
-    if (op.inputs[i].is_tensor() && inputs[i].isTensor() &&
-        inputs[i].toTensor().unsafeGetTensorImpl()->has_symbolic_sizes_strides()) {
+    if (op.inputs[i].is_tensor() && inputs[i].isTensor() && symbolic(inputs[i].toTensor()))
       return true;
-    }
   }
   return false;
 }
@@ -60,12 +64,13 @@ void MetaKernel::operator()(const c10::OperatorHandle&, c10::DispatchKeySet, Sta
   const size_t count = op.inputs.size();
   const auto inputs = c10::ArrayRef<c10::IValue>(*stack).slice(stack->size() - count, count);
   replace_by(stack, count, with_torch_errors([&] {
-               const bool records = preparing() && !symbolic(op, inputs);
+               const bool concrete = !symbolic(op, inputs);
+               const bool records = preparing() && concrete;
                // Without a device the number of multiprocessors only sizes a workspace: no unit
                // depends on it.
                const Place place{records ? prepare_target().backend : Backend::cpu, 0, 1};
                const Call call = call_of(op, inputs, place);
-               if (!symbolic(op, inputs)) check_call(call);
+               if (concrete) check_call(call);
                Tensors outputs;
                for (const Output& output : op.outputs) {
                  outputs.push_back(meta_output(op, output, call, inputs, c10::kMeta));

@@ -13,8 +13,6 @@
 
 namespace liger::torch_bindings {
 
-namespace {}  // namespace
-
 c10::Device device_of(const Op& op, c10::ArrayRef<c10::IValue> inputs) {
   std::optional<c10::Device> found;
   const Input* first = nullptr;
@@ -46,7 +44,7 @@ Stream current_stream(c10::Device device) {
 
 struct Prepared {
   CallWords words;
-  void* pointers[max_slots];
+  void* pointers[max_slots + 1];
 };
 
 void read_inputs(const Op& op, c10::ArrayRef<c10::IValue> inputs, Place place, Prepared& call) {
@@ -112,8 +110,13 @@ Tensors execute(const Op& op, c10::ArrayRef<c10::IValue> inputs, const Op& blame
     read_inputs(op, inputs, place, call);
     plan = &plan_for(call.words.span(), make);
   }
-  // A backward goes on: its forward has told of the row by a NaN, and the next call will.
-  if (plan->records_faults && !blamed.internal && backend != Backend::cpu) raise_fault(blamed, on);
+  Fault* const shared_fault = on.fault();
+  Fault fault_of_call;
+  if (plan->records_faults) {
+    call.pointers[fault_slot] = shared_fault ? on.fault_pointer() : &fault_of_call;
+    // A backward goes on: its forward has told of the row by a NaN, and the next call will.
+    if (shared_fault && !blamed.internal) raise_fault(blamed, *shared_fault);
+  }
 
   Tensors outputs;
   size_t slot = op.inputs.size();
@@ -129,7 +132,7 @@ Tensors execute(const Op& op, c10::ArrayRef<c10::IValue> inputs, const Op& blame
     for (const int64_t offset : plan->temporary_offsets) call.pointers[slot++] = memory + offset;
   }
   launch(*plan, call.pointers, stream);
-  if (plan->records_faults && backend == Backend::cpu) raise_fault(blamed, on);
+  if (plan->records_faults && !shared_fault) raise_fault(blamed, fault_of_call);
   return outputs;
 }
 

@@ -31,12 +31,9 @@ std::vector<int64_t> progress() {
 
 void check_faults() {
   const Op& op = op_named("cross_entropy");
-  raise_fault(op, device(Backend::cpu, 0));
-  const Backend backend = backend_of(c10::Device(c10::kCUDA));
-  for (int ordinal = 0; ordinal < device_count(backend); ++ordinal) {
-    Device& on = device(backend, ordinal);
-    on.synchronize(nullptr);
-    raise_fault(op, on);
+  for (Device* on : open_devices(backend_of(c10::Device(c10::kCUDA)))) {
+    on->synchronize();
+    raise_fault(op, *on->fault());
   }
 }
 

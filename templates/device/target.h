@@ -79,13 +79,25 @@ LIGER_DEVICE Value shuffle_xor(Value value, int mask) {
 #endif
 }
 
-// Sets `*word` if it is still 0; true for the one thread that did.
-LIGER_DEVICE bool claim(long long* word) {
+// Changes `*word` from `from` to `to`; true for the one thread that did. The host may look on.
+LIGER_DEVICE bool take(long long* word, long long from, long long to) {
 #if defined(LIGER_HOST)
-  long long empty = 0;
-  return __atomic_compare_exchange_n(word, &empty, 1LL, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+  return __atomic_compare_exchange_n(word, &from, to, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
 #else
-  return atomicCAS(reinterpret_cast<unsigned long long*>(word), 0ull, 1ull) == 0ull;
+  using Word = unsigned long long;
+  const Word expected = static_cast<Word>(from);
+  return atomicCAS_system(reinterpret_cast<Word*>(word), expected, static_cast<Word>(to)) ==
+         expected;
+#endif
+}
+
+// Sets `*word`; whoever sees it, the host too, sees what this thread wrote before.
+LIGER_DEVICE void publish(long long* word, long long value) {
+#if defined(LIGER_HOST)
+  __atomic_store_n(word, value, __ATOMIC_RELEASE);
+#else
+  __threadfence_system();
+  *static_cast<volatile long long*>(word) = value;
 #endif
 }
 

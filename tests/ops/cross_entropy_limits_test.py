@@ -1,5 +1,7 @@
 """Cross entropy at the edges: extreme logits, labels out of range, wrong arguments, host syncs."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import liger_jit
 import pytest
 import torch
@@ -96,6 +98,37 @@ def test_a_label_out_of_range_on_a_gpu_spoils_its_row_and_is_reported_by_check(c
     assert_refused(liger_jit.check, "target", r"\b2\b", "64")
     liger_jit.check()  # the report was taken
     assert loss(x, target.clamp(max=63)).isfinite()
+
+
+@both_losses
+def test_a_fault_is_raised_on_the_thread_that_made_it(op):
+    loss, x = LOSSES[op](4, 64, "cpu")
+    good, bad = torch.tensor([0, 63, 5, 1]), torch.tensor([0, 63, 64, 1])
+
+    def outcomes(target):
+        for _ in range(300):
+            try:
+                yield bool(loss(x, target).isfinite())
+            except ValueError:
+                yield False
+
+    with ThreadPoolExecutor(4) as threads:
+        wrong = [threads.submit(lambda: any(outcomes(bad))) for _ in range(2)]
+        right = [threads.submit(lambda: all(outcomes(good))) for _ in range(2)]
+        assert not any(thread.result() for thread in wrong)
+        assert all(thread.result() for thread in right)
+
+
+def test_check_waits_for_every_stream(cuda):
+    logits = torch.randn(4, 64, device=cuda)
+    target = torch.tensor([0, 63, 64, 1], device=cuda)
+    cross_entropy(logits, target.clamp(max=63))  # compiles and tunes
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(1 << 28)
+        cross_entropy(logits, target)
+    assert_refused(liger_jit.check, "target", r"\b2\b", "64")
 
 
 @both_losses

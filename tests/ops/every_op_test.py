@@ -58,6 +58,26 @@ def test_meta_tensors_give_the_shapes_dtypes_and_strides_of_real_ones(device, op
 
 
 @public_op
+def test_meta_tensors_promise_the_strides_of_inputs_that_are_copied(op):
+    def turned(value):
+        if not isinstance(value, torch.Tensor) or value.dim() < 2:
+            return value
+        return value.transpose(-1, -2).contiguous().transpose(-1, -2)
+
+    values = {name: turned(value) for name, value in arguments(op, "cpu").items()}
+    meta = {
+        name: torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+        if isinstance(value, torch.Tensor)
+        else value
+        for name, value in values.items()
+    }
+    pairs = zip(tensors_of(operator(op)(**values)), tensors_of(operator(op)(**meta)), strict=True)
+    for real, promised in pairs:
+        assert promised.shape == real.shape
+        assert promised.stride() == real.stride()
+
+
+@public_op
 def test_gradients_are_those_of_finite_differences(op):
     values = arguments(op, "cpu", "f64", rows=3, size=6, inner=4)
     names = differentiable_inputs(op, values)

@@ -33,7 +33,7 @@ std::vector<float> scaled(Device& device, Function* function, int64_t count) {
   for (int64_t i = 0; i < count; ++i) x[i] = static_cast<float>(i);
   const ScaleArguments arguments{x.data(), y.data()};
   device.launch(function, count, 1, &arguments, sizeof(arguments), nullptr);
-  device.synchronize(nullptr);
+  device.synchronize();
   return y;
 }
 
