@@ -15,6 +15,10 @@ Reduction reduction_of(const Call& call) {
   return static_cast<Reduction>(call.integer("reduction"));
 }
 
+double gradient_unit(Dtype dtype, Reduction reduction) {
+  return dtype == Dtype::f16 && reduction == Reduction::mean ? 4096.0 : 1.0;
+}
+
 void check_cross_entropy(const Call& call, int64_t rows, int64_t classes, Dtype arithmetic_of) {
   const auto text = [](auto value) { return std::to_string(value); };
   if (call["target"].count() != rows || call["target"].dims != 1) {
@@ -68,21 +72,24 @@ std::vector<Knobs> long_row_candidates(const Call& call, int64_t size) {
 
 Spec rows_spec(const Call& call, bool upstream, bool with_loss, bool with_gradient, bool scaled,
                bool in_place, bool joined) {
-  return {{"logits", call["logits"].dtype},
-          {"classes", call["logits"].last_size()},
-          {"align_bytes", int64_t{call.align_bytes()}},
-          {"has_weight", call.has("weight")},
-          {"has_upstream", upstream},
-          {"smoothing", call.real("label_smoothing") != 0.0},
-          {"z_loss", call.real("lse_square_scale") != 0.0},
-          {"softcap", call.real("softcap") != 0.0},
-          {"token_scaling", call.flag("token_scaling")},
-          {"accuracy", with_loss && (call.flag("want_accuracy") || call.flag("want_predicted"))},
-          {"with_loss", with_loss},
-          {"with_gradient", with_gradient},
-          {"scaled", scaled},
-          {"in_place", in_place},
-          {"joined", joined}};
+  return {
+      {"logits", call["logits"].dtype},
+      {"classes", call["logits"].last_size()},
+      {"align_bytes", int64_t{call.align_bytes()}},
+      {"has_weight", call.has("weight")},
+      {"has_upstream", upstream},
+      {"smoothing", call.real("label_smoothing") != 0.0},
+      {"z_loss", call.real("lse_square_scale") != 0.0},
+      {"softcap", call.real("softcap") != 0.0},
+      {"token_scaling", call.flag("token_scaling")},
+      {"accuracy", with_loss && (call.flag("want_accuracy") || call.flag("want_predicted"))},
+      {"with_loss", with_loss},
+      {"with_gradient", with_gradient},
+      {"scaled", scaled},
+      {"unit",
+       scaled ? static_cast<int64_t>(gradient_unit(call["logits"].dtype, reduction_of(call))) : 1},
+      {"in_place", in_place},
+      {"joined", joined}};
 }
 
 KernelOf totals_kernel(std::function<bool(const Call&)> when,
@@ -206,7 +213,12 @@ const Register cross_entropy{Op{
                 mean_kernel(reduced, logits_arithmetic, "row_loss", "row_z_loss", "loss", "z_loss"),
                 mean_kernel(wants_accuracy_alone, logits_arithmetic, "loss", "z_loss", "unused",
                             "unused")},
-    .gradient = {.of = {{"logits", "dlogits"}}, .asked_by = "with_gradient"},
+    .gradient = {.of = {{"logits", "dlogits"}},
+                 .asked_by = "with_gradient",
+                 .unit =
+                     [](const Call& call) {
+                       return gradient_unit(call["logits"].dtype, reduction_of(call));
+                     }},
     .example = [](const Extent& e) -> std::vector<Sample> {
       return {{.input = "logits", .shape = {e.rows, e.size}},
               {.input = "target", .shape = {e.rows}, .dtype = "i64", .below = e.size},

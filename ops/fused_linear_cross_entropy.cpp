@@ -97,7 +97,10 @@ Op reduced_op() {
     }
   };
   op.gradient = {.of = {{"input", "dinput"}, {"weight", "dweight"}, {"bias", "dbias"}},
-                 .asked_by = "with_gradient"};
+                 .asked_by = "with_gradient",
+                 .unit = [](const Call& call) {
+                   return gradient_unit(call["input"].dtype, reduction_of(call));
+                 }};
   op.autocast = Autocast::lower;
   op.autocast_inputs = {"input", "weight", "bias"};
   op.example = [](const Extent& e) {

@@ -104,6 +104,10 @@ struct Gradient {
   std::vector<std::pair<std::string, std::string>>
       of;                // {input, output of backward (or of forward)}
   std::string asked_by;  // `ready`: the flag or mask input that the autograd layer sets
+  // `ready`: what the forward multiplies its gradients with, so that their type holds them; they
+  // are divided by it when the factor arrives. Empty: 1. May look at dtypes and scalars, at no
+  // size.
+  std::function<double(const Call&)> unit;
   bool exists() const { return !of.empty(); }
   bool ready() const { return exists() && backward.empty(); }
 };

@@ -31,7 +31,7 @@ KernelOf scale_kernel(bool in_place) {
       .candidates = [](const Call& call) { return row_candidates(call, call["x"].last_size(), 0); },
       .blocks = [](const Call& call,
                    const Knobs& knobs) { return row_blocks(call["x"].rows(), knobs); },
-      .arguments = {"x", "factor", in_place ? "x" : "y", "x.rows", "x.stride",
+      .arguments = {"x", "factor", "multiplier", in_place ? "x" : "y", "x.rows", "x.stride",
                     [in_place](const Call& call) {
                       return in_place ? call["x"].row_stride() : call["x"].last_size();
                     }}};
@@ -44,9 +44,9 @@ std::vector<Sample> scale_example(const Extent& e) {
 
 const Register scale{Op{
     .name = "scale",
-    .doc = "y = x * factor, one factor for all or one for each row",
+    .doc = "y = x * factor * multiplier, one factor for all or one for each row",
     .internal = true,
-    .inputs = {rows("x"), dense("factor")},
+    .inputs = {rows("x"), dense("factor"), real("multiplier", "1.0")},
     .outputs = {{"y", [](const Call&) { return like("x"); },
                  [](const Call& call) { return call["x"].dtype; }}},
     .check = check_scale,
@@ -56,9 +56,9 @@ const Register scale{Op{
 
 const Register scale_in_place{Op{
     .name = "scale_",
-    .doc = "x *= factor; a factor of 1 costs nothing",
+    .doc = "x *= factor * multiplier; a product of 1 costs nothing",
     .internal = true,
-    .inputs = {written(rows("x")), dense("factor")},
+    .inputs = {written(rows("x")), dense("factor"), real("multiplier", "1.0")},
     .check = check_scale,
     .kernels = {scale_kernel(true)},
     .example = scale_example,

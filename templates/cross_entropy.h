@@ -84,6 +84,7 @@ struct CrossEntropyRowsSpec {
   bool with_loss;
   bool with_gradient;
   bool scaled;    // the gradient is multiplied by totals
+  int unit;       // and by this, so that a small type holds it
   bool in_place;  // the gradient overwrites the logits
   bool joined;    // a row's loss has its z loss in it
   int threads;    // tuned
@@ -235,8 +236,8 @@ struct CrossEntropyRows {
       Wide loss_scale = factor;
       Wide z_scale = factor;
       if constexpr (S.scaled) {
-        loss_scale *= totals->loss;
-        z_scale *= totals->z_loss;
+        loss_scale *= totals->loss * A(S.unit);
+        z_scale *= totals->z_loss * A(S.unit);
       }
       if constexpr (S.has_upstream) {
         loss_scale *= upstream[row];

@@ -1,5 +1,5 @@
-// y = x * factor, with one factor for all or one for each row, read on the device. In place a
-// factor of 1 costs one read of it.
+// y = x * factor * multiplier, with one factor for all or one for each row, read on the device. In
+// place a product of 1 costs one read of it.
 #pragma once
 #include "device/row.h"
 
@@ -23,6 +23,7 @@ struct Scale {
 
   const Type<S.x>* x;
   const A* factor;
+  double multiplier;
   Type<S.x>* y;
   long long rows;
   long long x_stride;
@@ -30,7 +31,7 @@ struct Scale {
 
   LIGER_DEVICE void operator()(long long block) const {
     each_row<S.threads, S.rows>(block, rows, [&](long long row, int thread, bool active) {
-      const A scale = factor[S.each_row ? row : 0];
+      const A scale = factor[S.each_row ? row : 0] * A(multiplier);
       if (!active || (S.in_place && scale == A(1))) return;
       Row::each(thread, [&](int, int pack) {
         const auto v = load_pack<S.width, S.align_bytes, !S.in_place>(x + row * x_stride, pack);

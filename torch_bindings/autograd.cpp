@@ -1,5 +1,4 @@
 // One node of the graph serves every op: what it saves and what it calls is in the declaration.
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/autograd/function.h>
@@ -9,8 +8,7 @@
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/dynamo/compiled_autograd.h>
 
-#include <algorithm>
-
+#include "torch_bindings/execute.h"
 #include "torch_bindings/kernels.h"
 #include "torch_bindings/tensor.h"
 
@@ -22,23 +20,6 @@ using torch::autograd::Node;
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 
-// The distinct gradients of an op, in the order in which its backward returns them.
-std::vector<std::string> gradients_of(const Op& op) {
-  std::vector<std::string> names;
-  for (const auto& [input, gradient] : op.gradient.of) {
-    if (std::find(names.begin(), names.end(), gradient) == names.end()) names.push_back(gradient);
-  }
-  return names;
-}
-
-int index_in(const std::vector<std::string>& names, const std::string& name) {
-  return static_cast<int>(std::find(names.begin(), names.end(), name) - names.begin());
-}
-
-c10::OperatorHandle operator_named(const std::string& name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(("liger_jit::" + name).c_str(), "");
-}
-
 bool traced(const at::Tensor& tensor) {
   return c10::impl::TorchDispatchModeTLS::stack_len() > 0 ||
          tensor.unsafeGetTensorImpl()->is_python_dispatch() ||
@@ -46,9 +27,9 @@ bool traced(const at::Tensor& tensor) {
 }
 
 struct Gradients final : Node {
-  explicit Gradients(const Op& op) : op(op) {}
+  explicit Gradients(const Wiring& wiring) : wiring(wiring) {}
 
-  std::string name() const override { return "liger_jit::" + op.name + "_gradient"; }
+  std::string name() const override { return wiring.node_name; }
 
   void release_variables() override {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -61,14 +42,15 @@ struct Gradients final : Node {
     TORCH_CHECK(!released, torch::autograd::ERR_BACKWARD_TWICE);
     bool any = false;
     for (const at::Tensor& gradient : incoming) any |= gradient.defined();
-    if (!any) return variable_list(op.gradient.of.size());
-    return op.gradient.ready() ? scaled(incoming) : computed(incoming);
+    if (!any) return variable_list(wiring.differentiable.size());
+    return wiring.op.gradient.ready() ? scaled(incoming) : computed(incoming);
   }
 
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
-    args.collect(reinterpret_cast<uint64_t>(&op));
+    args.collect(reinterpret_cast<uint64_t>(&wiring));
     for (const SavedVariable& variable : saved) args.collect(variable, false);
     for (const c10::IValue& scalar : scalars) args.collect(scalar);
+    args.collect(unit);
   }
 
   variable_list apply_with_saved(const variable_list& inputs,
@@ -81,17 +63,19 @@ struct Gradients final : Node {
     return result;
   }
 
-  const Op& op;
+  const Wiring& wiring;
   c10::SmallVector<SavedVariable, 6> saved;
   c10::SmallVector<c10::IValue, 12> scalars;
+  double unit = 1.0;  // what a forward has multiplied its gradients with
   bool released = false;
 
  private:
   // Through the dispatcher, so that it can be traced and its own autograd key can refuse.
   variable_list computed(const variable_list& incoming) {
     Stack stack;
+    stack.reserve(incoming.size() + saved.size() + scalars.size() + 1);
     for (size_t i = 0; i < incoming.size(); ++i) {
-      if (!op.outputs[i].differentiable) continue;
+      if (!wiring.op.outputs[i].differentiable) continue;
       stack.emplace_back(incoming[i].defined() ? incoming[i] : input_metadata(i).zeros_like());
     }
     for (SavedVariable& variable : saved) {
@@ -99,19 +83,19 @@ struct Gradients final : Node {
       stack.push_back(tensor.defined() ? c10::IValue(std::move(tensor)) : c10::IValue());
     }
     for (const c10::IValue& scalar : scalars) stack.push_back(scalar);
-    const std::vector<std::string> names = gradients_of(op);
-    std::vector<bool> wanted(names.size());
-    for (size_t i = 0; i < op.gradient.of.size(); ++i) {
-      if (task_should_compute_output(i)) wanted[index_in(names, op.gradient.of[i].second)] = true;
+    uint32_t wanted = 0;
+    for (size_t i = 0; i < wiring.differentiable.size(); ++i) {
+      if (task_should_compute_output(i)) wanted |= 1u << wiring.differentiable[i].gradient;
     }
     c10::List<bool> mask;
-    for (const bool bit : wanted) mask.push_back(bit);
-    stack.emplace_back(mask);
-    operator_named(op.gradient.backward).callBoxed(stack);
-    variable_list result(op.gradient.of.size());
+    mask.reserve(wiring.gradients);
+    for (int i = 0; i < wiring.gradients; ++i) mask.push_back((wanted >> i & 1) != 0);
+    stack.emplace_back(std::move(mask));
+    wiring.backward().callBoxed(stack);
+    variable_list result(wiring.differentiable.size());
     for (size_t i = 0; i < result.size(); ++i) {
       if (task_should_compute_output(i))
-        result[i] = stack[index_in(names, op.gradient.of[i].second)].toTensor();
+        result[i] = stack[wiring.differentiable[i].gradient].toTensor();
     }
     return result;
   }
@@ -119,7 +103,8 @@ struct Gradients final : Node {
   // The forward has made the gradients; what arrives is a factor. Nobody else holds them, so in a
   // last backward they are scaled where they lie, and a factor of 1 costs one read of it.
   variable_list scaled(const variable_list& incoming) {
-    variable_list result(op.gradient.of.size());
+    static const OperatorByName scale("scale"), scale_in_place("scale_");
+    variable_list result(wiring.differentiable.size());
     const bool last =
         !torch::autograd::get_current_graph_task_keep_graph() && !c10::GradMode::is_enabled();
     for (size_t i = 0; i < result.size(); ++i) {
@@ -127,8 +112,8 @@ struct Gradients final : Node {
       at::Tensor gradient = saved[i].unpack(getptr());
       if (!gradient.defined()) continue;
       const bool in_place = last && !traced(gradient) && !traced(incoming[0]);
-      Stack stack{gradient, incoming[0].contiguous()};
-      operator_named(in_place ? "scale_" : "scale").callBoxed(stack);
+      Stack stack{gradient, incoming[0].contiguous(), 1.0 / unit};
+      (in_place ? scale_in_place : scale)().callBoxed(stack);
       result[i] = in_place ? gradient.detach() : stack[0].toTensor();
     }
     return result;
@@ -147,21 +132,21 @@ void refuse_forward_ad(const Op& op, const c10::IValue& value) {
 }
 
 // Asks the forward for the gradients it makes itself.
-void ask(const Op& op, c10::ArrayRef<c10::IValue> inputs, c10::IValue& asked) {
+void ask(const Wiring& wiring, c10::ArrayRef<c10::IValue> inputs, c10::IValue& asked) {
   if (asked.isBool()) {
     asked = true;
     return;
   }
   c10::List<bool> mask;
-  for (const auto& [input, gradient] : op.gradient.of)
-    mask.push_back(requires_grad(inputs[op.input_index(input)]));
+  for (const auto& [input, gradient] : wiring.differentiable)
+    mask.push_back(requires_grad(inputs[input]));
   asked = mask;
 }
 
 // The gradients that the forward has made go into the node. They depend on the inputs, but their
 // own derivative is not known: a second differentiation must raise, not give zeros.
-void keep_ready_gradients(const Op& op, Stack& stack, size_t base, Gradients& node) {
-  for (size_t i = 0; i < op.gradient.of.size(); ++i) {
+void keep_ready_gradients(const Wiring& wiring, Stack& stack, size_t base, Gradients& node) {
+  for (size_t i = 0; i < wiring.differentiable.size(); ++i) {
     if (!node.next_edge(i).is_valid()) {
       node.saved.emplace_back();
       continue;
@@ -169,7 +154,7 @@ void keep_ready_gradients(const Op& op, Stack& stack, size_t base, Gradients& no
     at::Tensor made;
     {
       at::AutoDispatchBelowADInplaceOrView guard;
-      made = stack[base + op.output_index(op.gradient.of[i].second)].toTensor().detach();
+      made = stack[base + wiring.differentiable[i].gradient].toTensor().detach();
     }
     const std::shared_ptr<Node> refusal(
         new torch::autograd::NotImplemented(node.name(),
@@ -180,83 +165,93 @@ void keep_ready_gradients(const Op& op, Stack& stack, size_t base, Gradients& no
   }
 }
 
+torch::autograd::edge_list edges_to(const Wiring& wiring, c10::ArrayRef<c10::IValue> inputs) {
+  torch::autograd::edge_list edges;
+  edges.reserve(wiring.differentiable.size());
+  for (const auto& [input, gradient] : wiring.differentiable) {
+    const c10::IValue& value = inputs[input];
+    edges.push_back(requires_grad(value) ? torch::autograd::impl::gradient_edge(value.toTensor())
+                                         : torch::autograd::Edge());
+  }
+  return edges;
+}
+
+// True if the call needs a node. Refuses what could only give a wrong derivative.
+bool needs_gradient(const Wiring& wiring, c10::ArrayRef<c10::IValue> inputs) {
+  bool need = false;
+  for (const auto& [input, gradient] : wiring.differentiable) {
+    refuse_forward_ad(wiring.op, inputs[input]);
+    need |= requires_grad(inputs[input]);
+  }
+  if (!c10::GradMode::is_enabled()) return false;
+  for (const int input : wiring.constants) {
+    TORCH_CHECK_NOT_IMPLEMENTED(!requires_grad(inputs[input]), "liger_jit::", wiring.op.name,
+                                ": argument '", wiring.op.inputs[input].name,
+                                "' requires grad but gets no gradient; detach it");
+  }
+  return need;
+}
+
+// Inputs are saved before the kernels see them.
+void save_inputs(const Wiring& wiring, c10::ArrayRef<c10::IValue> inputs, Gradients& node) {
+  for (const auto& [is_input, index] : wiring.saved) {
+    node.saved.push_back(is_input && inputs[index].isTensor()
+                             ? SavedVariable(inputs[index].toTensor(), false)
+                             : SavedVariable());
+  }
+  for (const int input : wiring.scalars) node.scalars.push_back(inputs[input]);
+}
+
+// Outputs are saved after their history is set.
+void save_outputs(const Wiring& wiring, const Stack& stack, size_t base, Gradients& node) {
+  for (size_t i = 0; i < wiring.saved.size(); ++i) {
+    const auto [is_input, index] = wiring.saved[i];
+    if (is_input) continue;
+    node.saved[i] =
+        SavedVariable(stack[base + index].toTensor(), wiring.op.outputs[index].differentiable);
+  }
+}
+
 }  // namespace
 
-AutogradKernel::AutogradKernel(const Op& op) : op(op) {}
+// Lives as long as the operators do, to the end of the process.
+AutogradKernel::AutogradKernel(const Op& op) : wiring(*new Wiring(op)) {}
 
 void AutogradKernel::operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet keys,
                                 Stack* stack) {
   const auto below = keys & c10::after_autograd_keyset;
+  const Op& op = wiring.op;
   const size_t count = op.inputs.size();
   const size_t base = stack->size() - count;
   const auto inputs = c10::ArrayRef<c10::IValue>(*stack).slice(base, count);
-  bool need = false;
-  for (const auto& [input, gradient] : op.gradient.of) {
-    const c10::IValue& value = inputs[op.input_index(input)];
-    refuse_forward_ad(op, value);
-    need |= c10::GradMode::is_enabled() && requires_grad(value);
-  }
-  if (c10::GradMode::is_enabled()) {
-    for (size_t i = 0; i < count; ++i) {
-      const bool has_gradient =
-          std::any_of(op.gradient.of.begin(), op.gradient.of.end(),
-                      [&](const auto& pair) { return pair.first == op.inputs[i].name; });
-      TORCH_CHECK_NOT_IMPLEMENTED(has_gradient || !requires_grad(inputs[i]), "liger_jit::", op.name,
-                                  ": argument '", op.inputs[i].name,
-                                  "' requires grad but gets no gradient; detach it");
-    }
-  }
-  if (!need) {
+  if (!needs_gradient(wiring, inputs)) {
     at::AutoDispatchBelowADInplaceOrView guard;
     return handle.redispatchBoxed(below, stack);
   }
-  if (op.gradient.ready()) {
-    ask(op, inputs, (*stack)[base + op.input_index(op.gradient.asked_by)]);
-  }
+  const bool ready = op.gradient.ready();
+  if (ready) ask(wiring, inputs, (*stack)[base + wiring.asked_by]);
 
-  std::shared_ptr<Gradients> node(new Gradients(op), torch::autograd::deleteNode);
-  torch::autograd::edge_list edges;
-  for (const auto& [input, gradient] : op.gradient.of) {
-    const c10::IValue& value = inputs[op.input_index(input)];
-    edges.push_back(requires_grad(value) ? torch::autograd::impl::gradient_edge(value.toTensor())
-                                         : torch::autograd::Edge());
-  }
-  node->set_next_edges(std::move(edges));
-  // Inputs are saved before the kernels see them, outputs after the history is set.
-  std::vector<std::pair<size_t, int>> late;  // place in saved, output
-  if (!op.gradient.ready()) {
-    for (const std::string& name : op.gradient.saved) {
-      const int input = op.input_index(name);
-      if (input >= 0) {
-        node->saved.push_back(inputs[input].isTensor()
-                                  ? SavedVariable(inputs[input].toTensor(), false)
-                                  : SavedVariable());
-      } else {
-        late.emplace_back(node->saved.size(), op.output_index(name));
-        node->saved.emplace_back();
-      }
-    }
-    for (size_t i = 0; i < count; ++i) {
-      if (!op.inputs[i].is_tensor()) node->scalars.push_back(inputs[i]);
-    }
-  }
+  std::shared_ptr<Gradients> node(new Gradients(wiring), torch::autograd::deleteNode);
+  node->set_next_edges(edges_to(wiring, inputs));
+  if (ready && op.gradient.unit) node->unit = op.gradient.unit(call_of(op, inputs, {}));
+  if (!ready) save_inputs(wiring, inputs, *node);
   {
     at::AutoDispatchBelowADInplaceOrView guard;
     handle.redispatchBoxed(below, stack);
   }
   for (size_t i = 0; i < op.outputs.size(); ++i) {
-    at::Tensor output = (*stack)[base + i].toTensor();
     if (op.outputs[i].differentiable) {
+      at::Tensor output = (*stack)[base + i].toTensor();
       torch::autograd::set_history(output, node);
     } else {
       node->add_input_metadata(Node::undefined_input());
     }
   }
-  for (const auto& [place, output] : late) {
-    node->saved[place] =
-        SavedVariable((*stack)[base + output].toTensor(), op.outputs[output].differentiable);
+  if (ready) {
+    keep_ready_gradients(wiring, *stack, base, *node);
+  } else {
+    save_outputs(wiring, *stack, base, *node);
   }
-  if (op.gradient.ready()) keep_ready_gradients(op, *stack, base, *node);
 }
 
 void MutableKernel::operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet keys,

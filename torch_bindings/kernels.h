@@ -5,6 +5,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 
 #include "ops/op.h"
+#include "torch_bindings/wiring.h"
 
 namespace liger::torch_bindings {
 
@@ -29,7 +30,7 @@ struct MetaKernel final : c10::OperatorKernel {
 struct AutogradKernel final : c10::OperatorKernel {
   explicit AutogradKernel(const Op& op);
   void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, Stack* stack);
-  const Op& op;
+  const Wiring& wiring;
 };
 
 // For an op that overwrites inputs: refuses those that need a gradient, and bumps their versions.

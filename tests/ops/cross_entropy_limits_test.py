@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import liger_jit
 import pytest
 import torch
-from accuracy import DTYPES, assert_refused, run
+from accuracy import DTYPES, assert_refused, relative_error, run
 from liger_jit.functional import cross_entropy, fused_linear_cross_entropy
 from loss_reference import cross_entropy_reference, labels
 
@@ -16,10 +16,13 @@ def of_logits(rows, vocabulary, device):
 
 def of_hidden_states(rows, vocabulary, device):
     weight = torch.randn(vocabulary, 16, device=device)
+    weight[0] = 0
 
     def loss(hidden, target, class_weight=None, **options):
-        return fused_linear_cross_entropy(hidden, weight, target, None, class_weight, **options)
+        head = weight.to(hidden.dtype)
+        return fused_linear_cross_entropy(hidden, head, target, None, class_weight, **options)
 
+    loss.weight = weight
     return loss, torch.randn(rows, 16, device=device)
 
 
@@ -149,6 +152,30 @@ def test_nothing_waits_for_the_gpu(cuda, op):
         step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+# A loss scaler's factor arrives after the division by the number of rows.
+@both_losses
+def test_a_scaled_float16_mean_is_as_exact_as_eager(device, op):
+    loss, x = LOSSES[op](512, 4096, device)
+    # The label's own entry, a thousand times the others, would hide them.
+    target, others = torch.zeros(512, dtype=torch.long, device=device), slice(1, None)
+    scale = 2.0**16
+
+    def gradient(dtype, mean_loss):
+        leaf = x.to(dtype).requires_grad_()
+        (scale * mean_loss(leaf)).backward()
+        return leaf.grad[:, others]
+
+    def through_logits(leaf):
+        logits = leaf @ loss.weight.to(leaf.dtype).t() if hasattr(loss, "weight") else leaf
+        exact = torch.promote_types(logits.dtype, torch.float32)
+        return cross_entropy_reference(logits.to(exact), target)[0]
+
+    exact = gradient(torch.float64, through_logits)
+    eager = relative_error(gradient(torch.float16, through_logits), exact)
+    ours = relative_error(gradient(torch.float16, lambda leaf: loss(leaf, target)), exact)
+    assert ours <= 1.1 * eager
 
 
 @both_losses

@@ -1,0 +1,45 @@
+#include "torch_bindings/wiring.h"
+
+#include <algorithm>
+
+namespace liger::torch_bindings {
+
+const c10::OperatorHandle& OperatorByName::operator()() const {
+  std::call_once(once_, [this] {
+    handle_ = c10::Dispatcher::singleton().findSchemaOrThrow(("liger_jit::" + name_).c_str(), "");
+  });
+  return *handle_;
+}
+
+Wiring::Wiring(const Op& op)
+    : op(op), node_name("liger_jit::" + op.name + "_gradient"), backward(op.gradient.backward) {
+  const Gradient& gradient = op.gradient;
+  // A backward returns each distinct gradient once, in the order of the declaration.
+  std::vector<std::string> names;
+  for (const auto& [input, name] : gradient.of) {
+    const auto found = std::find(names.begin(), names.end(), name);
+    const auto place = static_cast<int>(found - names.begin());
+    if (found == names.end()) names.push_back(name);
+    differentiable.push_back(
+        {op.input_index(input), gradient.ready() ? op.output_index(name) : place});
+  }
+  gradients = static_cast<int>(names.size());
+  for (size_t i = 0; i < op.inputs.size(); ++i) {
+    const int input = static_cast<int>(i);
+    const bool has_gradient =
+        std::any_of(differentiable.begin(), differentiable.end(),
+                    [&](const Differentiable& each) { return each.input == input; });
+    if (!op.inputs[i].is_tensor()) {
+      scalars.push_back(input);
+    } else if (!has_gradient) {
+      constants.push_back(input);
+    }
+  }
+  for (const std::string& name : gradient.saved) {
+    const int input = op.input_index(name);
+    saved.push_back({input >= 0, input >= 0 ? input : op.output_index(name)});
+  }
+  if (gradient.ready()) asked_by = op.input_index(gradient.asked_by);
+}
+
+}  // namespace liger::torch_bindings

@@ -1,0 +1,49 @@
+// An op's gradient declaration with its names resolved to indices: the autograd node looks up no
+// name while it runs.
+#pragma once
+
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include <optional>
+#include <vector>
+
+#include "ops/op.h"
+
+namespace liger::torch_bindings {
+
+// Found at the first use: when an op is registered, the one it calls may not be.
+class OperatorByName {
+ public:
+  explicit OperatorByName(std::string name) : name_(std::move(name)) {}
+  const c10::OperatorHandle& operator()() const;
+
+ private:
+  std::string name_;
+  mutable std::once_flag once_;
+  mutable std::optional<c10::OperatorHandle> handle_;
+};
+
+struct Wiring {
+  explicit Wiring(const Op& op);
+
+  struct Differentiable {
+    int input;
+    int gradient;  // output of the backward, or of a forward that makes its gradients
+  };
+  struct Saved {
+    bool is_input;
+    int index;
+  };
+
+  const Op& op;
+  std::string node_name;
+  std::vector<Differentiable> differentiable;
+  std::vector<int> constants;  // tensor inputs without a gradient
+  std::vector<int> scalars;    // inputs that are no tensors
+  std::vector<Saved> saved;
+  int gradients = 0;  // outputs of the backward
+  int asked_by = -1;  // input that asks a forward for its gradients
+  OperatorByName backward;
+};
+
+}  // namespace liger::torch_bindings
