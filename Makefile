@@ -1,5 +1,6 @@
 # make demo     fine-tune SmolLM2-135M with and without liger_jit, and compare
 # make test     all that can be proved on this machine, C++ and Python
+# make bench    times ops beside other libraries; BENCH_OPTIONS="rms_norm --peers eager,liger"
 # make build    the native library, for use in place
 # make format   put all code into its form
 # make clean    remove what was built; the environment in .venv stays
@@ -7,7 +8,7 @@
 # Each does its own set-up, once: Debian packages, a Python environment in .venv, the build.
 
 .DEFAULT_GOAL := build
-.PHONY: demo test build tests-build format clean debian
+.PHONY: demo test bench build tests-build format clean debian
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -56,6 +57,9 @@ tests-build: build
 
 demo: build .venv/model.stamp
 	@$(BIN)/python examples/finetune.py $(DEMO_OPTIONS)
+
+bench: build
+	@$(BIN)/liger-jit bench $(BENCH_OPTIONS)
 
 test: tests-build .venv/test.stamp .venv/model.stamp
 	@$(BIN)/python setup/run_tests.py $(TEST_OPTIONS)

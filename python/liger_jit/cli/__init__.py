@@ -9,7 +9,7 @@ import argparse
 import sys
 from importlib import import_module
 
-COMMANDS = ("list", "show", "compile", "cache", "env")
+COMMANDS = ("list", "show", "compile", "cache", "env", "bench")
 
 
 class UsageError(Exception):
@@ -19,7 +19,7 @@ class UsageError(Exception):
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="liger-jit",
-        description="Shows, compiles and keeps the kernels of liger_jit. No command needs a GPU.",
+        description="Shows, compiles, keeps and times kernels. No command needs a GPU.",
         epilog="example: liger-jit show rms_norm --dtype bf16 --size 4096 --arch sm_90a",
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
             description=lines[0],
             epilog="\n".join(lines[2:]),
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            conflict_handler="resolve",  # bench's --json names a file
         )
         subparser.add_argument("--json", action="store_true", help="print JSON and nothing else")
         command.add(subparser)

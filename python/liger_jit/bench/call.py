@@ -1,0 +1,65 @@
+"""A provider's function as something to be called again and again, and how exact it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .cases import Case, tensors_of
+
+# Errors are those of a row, and gradients summed over this many rows show how sums round. Float64
+# logits of all rows would not fit.
+ROWS_OF_ERROR = 1024
+
+
+class Call:
+    """A function on inputs of its own, since some providers write over theirs."""
+
+    def __init__(self, function: Callable, values: dict[str, Tensor], names: list[str]):
+        self.function = function
+        self.values = {name: value.clone() for name, value in values.items()}
+        self.wanted = [self.values[name].requires_grad_() for name in names]
+        self.upstream: list[Tensor] = []
+
+    def forward(self) -> None:
+        with torch.no_grad():
+            self.function(**self.values)
+
+    def both(self) -> tuple[Tensor, ...]:
+        """Outputs and gradients."""
+        outputs = tensors_of(self.function(**self.values))
+        if not self.upstream:
+            torch.manual_seed(1)
+            self.upstream = [_upstream(output) for output in outputs]
+        return (*outputs, *torch.autograd.grad(outputs, self.wanted, self.upstream))
+
+
+def _upstream(output: Tensor) -> Tensor:
+    """What arrives from above: 1 at a loss, as in training; else numbers that every dtype has."""
+    if output.dim() == 0:
+        return torch.ones_like(output)
+    return torch.randn_like(output, dtype=torch.bfloat16).to(output.dtype)
+
+
+class Reference:
+    """Eager in float64, on at most ROWS_OF_ERROR rows."""
+
+    def __init__(self, eager: Callable, case: Case, device: str):
+        self.case = case.at_most(ROWS_OF_ERROR, case.size, case.inner)
+        self.device = device
+        self.names = case.differentiable()
+        values = self.case.values(device)
+        wide = {k: v.double() if v.is_floating_point() else v for k, v in values.items()}
+        self.exact = Call(eager, wide, self.names).both()
+
+    def error(self, function: Callable) -> float:
+        """Largest over outputs and gradients of |result - exact| / |exact|, in Euclid's norm."""
+        results = Call(function, self.case.values(self.device), self.names).both()
+        errors = [
+            ((result.double() - exact).norm() / exact.norm()).item()
+            for result, exact in zip(results, self.exact, strict=True)
+        ]
+        return math.nan if any(map(math.isnan, errors)) else max(errors)

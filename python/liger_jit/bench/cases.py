@@ -1,0 +1,110 @@
+"""What is measured: the cases that ops declare, as tensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import functional
+from ..library import native, ops
+
+DTYPE = "bf16"
+DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32, "i64": torch.int64}
+IGNORED = 0.6  # of the labels, where prompts are long or padding is much
+IGNORE_INDEX = -100
+# Rows, size and inner of a call whose time is the host's, and of a run that only tries everything.
+SMALL = (8, 128, 8)
+
+
+@dataclass(frozen=True)
+class Case:
+    op: dict[str, Any]  # its entry of the registry
+    name: str
+    rows: int
+    size: int
+    inner: int
+    ignored: float = 0.0
+
+    def at_most(self, rows: int, size: int, inner: int) -> Case:
+        return replace(
+            self,
+            rows=min(rows, self.rows),
+            size=min(size, self.size),
+            inner=min(inner, self.inner),
+        )
+
+    def values(self, device: str, op: str | None = None) -> dict[str, Any]:
+        """{argument: tensor}, the same each time; with `op` those of another op, the backward."""
+        torch.manual_seed(0)
+        example = native()._example(op or self.op["name"], DTYPE, self.rows, self.size, self.inner)
+        values = {}
+        for one in json.loads(example):
+            if one["kind"] == "tensor":
+                values[one["name"]] = self._tensor(one, device)
+            elif op:  # the functions have these as options, the operators as arguments
+                values[one["name"]] = one.get("value")
+        return values
+
+    def _tensor(self, one: dict[str, Any], device: str) -> Tensor:
+        shape, dtype = one["shape"], DTYPES[one["dtype"]]
+        if dtype == torch.int64:
+            labels = torch.randint(one["below"], shape, device=device)
+            return labels.masked_fill(torch.rand(shape, device=device) < self.ignored, IGNORE_INDEX)
+        value = torch.randn(shape, device=device, dtype=dtype)
+        if one["name"].endswith("weight") and len(shape) == 2:
+            value *= shape[1] ** -0.5  # logits of a trained model's size
+        return value
+
+    def differentiable(self) -> list[str]:
+        """The inputs that have a gradient: the op refuses to be asked for that of any other."""
+
+        def accepts(name: str) -> bool:
+            values = self.values("meta")
+            if not values[name].is_floating_point():
+                return False
+            values[name].requires_grad_()
+            try:
+                ours(self.op["name"])(**values)
+            except NotImplementedError:
+                return False
+            return True
+
+        return [name for name in self.values("meta") if accepts(name)]
+
+    @property
+    def about(self) -> dict[str, Any]:
+        extents = {"rows": self.rows, "size": self.size, "inner": self.inner}
+        return {"op": self.op["name"], "case": self.name, "dtype": DTYPE, **extents}
+
+
+def ours(op: str) -> Callable:
+    return getattr(functional, op)
+
+
+def tensors_of(outputs) -> tuple[Tensor, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def declared(names: list[str]) -> list[Case]:
+    """The cases of the ops named, or of all. Raises ValueError for one that declares none."""
+    with_cases = [op for op in ops() if op["cases"] and not op["internal"]]
+    known = [op["name"] for op in with_cases]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"no op {name!r} declares a case; those that do: {', '.join(known)}")
+    found = []
+    for op in with_cases:
+        if names and op["name"] not in names:
+            continue
+        for case in op["cases"]:
+            plain = Case(op, **case)
+            found.append(plain)
+            if op["composite"] and "target" in plain.values("meta"):
+                name = f"{plain.name}, {IGNORED:.0%} ignored"
+                found.append(replace(plain, name=name, ignored=IGNORED))
+    return found

@@ -1,0 +1,43 @@
+"""Models whose training step is timed: built from these settings with random weights."""
+
+LLAMA_8B = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+}
+MODELS = {
+    # Llama 3.2 1B
+    "llama-1b": {
+        **LLAMA_8B,
+        "num_hidden_layers": 16,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "tie_word_embeddings": True,
+    },
+    "qwen3-0.6b": {
+        "model_type": "qwen3",
+        "num_hidden_layers": 28,
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+    },
+    # Llama 3 8B, of which four layers fit one card with their optimizer
+    "llama-8b-4l": {**LLAMA_8B, "num_hidden_layers": 4},
+    # for a machine without a GPU
+    "tiny": {
+        **LLAMA_8B,
+        "num_hidden_layers": 2,
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 512,
+    },
+}

@@ -1,0 +1,32 @@
+"""Liger Kernel, with the defaults that its patches use."""
+
+from liger_kernel.transformers import functional
+
+from .eager import EPS
+
+rope = functional.liger_rope
+fused_linear_cross_entropy = functional.liger_fused_linear_cross_entropy
+
+
+def rms_norm(x, weight):
+    return functional.liger_rms_norm(x, weight, EPS)
+
+
+def fused_add_rms_norm(x, residual, weight):
+    return functional.liger_fused_add_rms_norm(x, residual, weight, EPS)
+
+
+def layer_norm(x, weight, bias):
+    return functional.liger_layer_norm(x, weight, bias, EPS)
+
+
+def swiglu(gate, up):
+    return functional.liger_swiglu(gate, up)
+
+
+def geglu(gate, up):
+    return functional.liger_geglu(gate, up)
+
+
+def cross_entropy(logits, target):
+    return functional.liger_cross_entropy(logits, target)

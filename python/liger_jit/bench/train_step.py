@@ -1,0 +1,72 @@
+"""Whole training steps, each provider in processes of its own, with empty and filled caches."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from .peers import Absent, load
+from .results import OURS, short
+
+# Sequences, tokens in each, steps.
+SIZES = {"cuda": (4, 2048, 13), "cpu": (2, 32, 4)}
+PROVIDERS = (OURS, "eager", "compile", "liger")
+CACHES = ("LIGER_JIT_CACHE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+PACKAGES = str(Path(__file__).resolve().parents[2])
+
+
+class RunFailed(Exception):
+    """A training process ended before its figures."""
+
+
+def train_steps(models: list[str], peers: list[str], device: str) -> Iterator[dict]:
+    """One line for each model and provider."""
+    batch, tokens, steps = SIZES[device]
+    for model in models:
+        for provider in (OURS, *peers):
+            line = {"kind": "train_step", "model": model, "provider": provider}
+            line |= {"dtype": "bf16", "batch": batch, "tokens": tokens}
+            try:
+                line |= _both_runs({**line, "device": device, "steps": steps})
+            except Absent as reason:
+                line["absent"] = str(reason)
+            except RunFailed as trouble:
+                line["failed"] = str(trouble)
+            yield line
+
+
+def _both_runs(job: dict) -> dict:
+    provider, device = job["provider"], job["device"]
+    if provider not in PROVIDERS:
+        raise Absent(f"{provider} patches no models")
+    if provider != OURS:
+        load(provider, device)
+    with tempfile.TemporaryDirectory(prefix="liger_jit_bench_") as folder:
+        caches = {name: str(Path(folder) / name) for name in CACHES}
+        empty = _run(job, caches)
+        filled = _run({**job, "steps": 1}, caches)
+    step_s = empty["step_s"]
+    figures = {
+        "tokens_per_s": job["batch"] * job["tokens"] / step_s,
+        "step_ms": step_s * 1e3,
+        "peak_gib": empty["peak_gib"],
+        "first_step_empty_cache_s": empty["first_step_s"],
+        "first_step_filled_cache_s": filled["first_step_s"],
+    }
+    return {name: short(value) for name, value in figures.items()} | {"losses": empty["losses"]}
+
+
+def _run(job: dict, caches: dict[str, str]) -> dict:
+    path = os.pathsep.join(filter(None, [PACKAGES, os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", f"{__package__}.training_run", json.dumps(job)]
+    variables = {**os.environ, **caches, "PYTHONPATH": path}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True)
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise RunFailed(said[-1][:300])
+    return json.loads(done.stdout.splitlines()[-1])
