@@ -47,14 +47,17 @@ Input mask(std::string name, int length);  // bool[length]
 // The shape of an output or a temporary, from an input's; no arithmetic, so that symbolic sizes
 // pass through.
 struct Shape {
-  enum class Kind : uint8_t { like, preserve, rows_of, scalar, empty } kind = Kind::empty;
-  std::string of;  // input
+  enum class Kind : uint8_t { like, preserve, rows_of, linear, scalar, empty } kind = Kind::empty;
+  std::string of;      // input
+  std::string weight;  // input: of `linear`
 };
 Shape like(std::string input);      // same sizes, contiguous
 Shape preserve(std::string input);  // same sizes, same order of dims in memory
 Shape rows_of(std::string input);   // all sizes but the last
 Shape scalar();                     // []
 Shape empty();                      // [0]
+// All sizes but the last, which is the weight's first.
+Shape linear(std::string input, std::string weight);
 
 struct Output {
   std::string name;

@@ -81,6 +81,10 @@ OutputPlan plan_output(const Call& call, const Output& output) {
     case Shape::Kind::rows_of:
       plan.sizes = sizes_of(call[shape.of], call[shape.of].dims - 1);
       break;
+    case Shape::Kind::linear:
+      plan.sizes = sizes_of(call[shape.of], call[shape.of].dims - 1);
+      plan.sizes.push_back(call[shape.weight].sizes[0]);
+      break;
     case Shape::Kind::scalar:
       break;
     case Shape::Kind::empty:

@@ -37,8 +37,13 @@ at::Tensor meta_output(const Op& op, const Output& output, const Call& call,
     return at::empty_strided(of.sizes(), {strides.data(), of.sizes().size()}, options);
   }
   const auto sizes = of.sym_sizes();
-  return at::empty_symint(
-      shape.kind == Shape::Kind::rows_of ? sizes.slice(0, sizes.size() - 1) : sizes, options);
+  const auto leading = sizes.slice(0, sizes.empty() ? 0 : sizes.size() - 1);
+  if (shape.kind == Shape::Kind::linear) {
+    c10::SymDimVector wide(leading.begin(), leading.end());
+    wide.push_back(inputs[op.input_index(shape.weight)].toTensor().sym_size(0));
+    return at::empty_symint(wide, options);
+  }
+  return at::empty_symint(shape.kind == Shape::Kind::rows_of ? leading : sizes, options);
 }
 
 bool symbolic(const Op& op, c10::ArrayRef<c10::IValue> inputs) {

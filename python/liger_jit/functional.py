@@ -126,6 +126,34 @@ def geglu(gate: Tensor, up: Tensor, approximate: str = "tanh") -> Tensor:
     return ops.geglu(gate, up, exact)
 
 
+def gated_mlp(
+    x: Tensor,
+    gate_weight: Tensor,
+    up_weight: Tensor | None,
+    down_weight: Tensor,
+    activation: str = "silu",
+) -> Tensor:
+    """y = (act(x @ gate_weight.T) * (x @ up_weight.T)) @ down_weight.T, as one node of the graph.
+
+    For the backward it keeps x, gate and up; eager modules keep their product as well, or more.
+    act(gate) is rounded as in `swiglu` and `geglu`.
+
+    Args:
+        x: [..., H]; dtypes as in `rms_norm`. Under autocast all tensors are cast to its dtype.
+        gate_weight: [I, H], or without up_weight [2 I, H]: the rows of gate, then those of up.
+        up_weight: [I, H], or None.
+        down_weight: [O, I].
+        activation: "silu", "gelu_tanh" or "gelu".
+
+    Returns y, [..., O]. The gradient of a tensor that does not require it is not computed.
+
+    Raises:
+        ValueError: activation is none of these, or shapes, dtypes or devices do not fit.
+    """
+    number = ops.choice("gated_mlp", "activation", activation, ops.ACTIVATIONS)
+    return ops.gated_mlp(x, gate_weight, up_weight, down_weight, number)[0]
+
+
 def rope(
     q: Tensor, k: Tensor | None, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
 ) -> tuple[Tensor, Tensor | None]:

@@ -1,0 +1,211 @@
+"""The gated MLP as one node against float64: activations, packed weights, what is kept, masks."""
+
+import pytest
+import torch
+import torch.nn.functional as torch_functional
+from accuracy import assert_as_exact_as_eager, assert_refused, dtypes_of, run, strided_forms
+from liger_jit.functional import gated_mlp
+from torch.nn.functional import linear
+
+WRT = ("x", "gate_weight", "up_weight", "down_weight")
+ACTIVATIONS = {
+    "silu": torch_functional.silu,
+    "gelu_tanh": lambda x: torch_functional.gelu(x, approximate="tanh"),
+    "gelu": torch_functional.gelu,
+}
+# Products of other shapes may add in another order.
+PRODUCTS = 1e-3
+
+
+def reference(x, gate_weight, up_weight, down_weight, activation="silu"):
+    if up_weight is None:
+        gate, up = linear(x, gate_weight).chunk(2, dim=-1)
+    else:
+        gate, up = linear(x, gate_weight), linear(x, up_weight)
+    return linear(ACTIVATIONS[activation](gate) * up, down_weight)
+
+
+def tensors(dtype, device, leading=(3, 5), hidden=24, width=40, out=24):
+    shapes = {
+        "x": (*leading, hidden),
+        "gate_weight": (width, hidden),
+        "up_weight": (width, hidden),
+        "down_weight": (out, width),
+    }
+    inputs = {name: torch.randn(shape, device=device) for name, shape in shapes.items()}
+    for name in WRT[1:]:
+        inputs[name] *= inputs[name].shape[1] ** -0.5
+    return {name: value.to(dtype) for name, value in inputs.items()}
+
+
+def packed(inputs):
+    both = torch.cat((inputs["gate_weight"], inputs["up_weight"]))
+    return inputs | {"gate_weight": both, "up_weight": None}
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_dtype_is_as_exact_as_eager(device, activation):
+    for dtype in dtypes_of(device):
+        inputs = tensors(dtype, device) | {"activation": activation}
+        assert_as_exact_as_eager(gated_mlp, reference, inputs, WRT, slack_of_products=slack(dtype))
+
+
+def slack(dtype):
+    return {torch.float32: 1e-6, torch.float64: 1e-14}.get(dtype, PRODUCTS)
+
+
+# 1 and 7: no vector load fits; 129: one over a power of two; 20000: longer than any block.
+@pytest.mark.parametrize("width", [1, 7, 129, 1000, 20000])
+def test_every_width_is_as_exact_as_eager_in_bfloat16(device, width):
+    inputs = tensors(torch.bfloat16, device, hidden=8, width=width, out=16)
+    assert_as_exact_as_eager(gated_mlp, reference, inputs, WRT, slack_of_products=PRODUCTS)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_packed_weights_are_as_exact_as_eager(device, activation):
+    wrt = ("x", "gate_weight", "down_weight")
+    for dtype in dtypes_of(device):
+        inputs = packed(tensors(dtype, device)) | {"activation": activation}
+        assert_as_exact_as_eager(gated_mlp, reference, inputs, wrt, slack_of_products=slack(dtype))
+
+
+def saved_bytes(function, inputs):
+    """Bytes kept for the backward that are not the inputs' own."""
+    leaves = {name: value.detach().requires_grad_() for name, value in inputs.items()}
+    own = {leaf.data_ptr() for leaf in leaves.values()}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = function(**leaves)
+    del output
+    return sum(kept.values())
+
+
+def test_gate_and_up_are_all_that_is_kept(device):
+    inputs = tensors(torch.bfloat16, device, leading=(64,))
+    one = 64 * inputs["gate_weight"].shape[0] * 2
+    assert saved_bytes(gated_mlp, inputs) == 2 * one
+    assert saved_bytes(reference, inputs) == 4 * one
+
+
+@pytest.mark.parametrize("wrt", [*[(name,) for name in WRT], ("x", "down_weight"), WRT[:3]])
+def test_only_what_requires_a_gradient_gets_one_and_its_bits_stay(device, wrt):
+    inputs = tensors(torch.bfloat16, device)
+    every = run(gated_mlp, inputs, WRT)
+    some = run(gated_mlp, inputs, wrt)
+    for name in wrt:
+        assert torch.equal(some[f"gradient of {name}"], every[f"gradient of {name}"]), name
+
+
+def test_gradients_that_nobody_wants_are_not_made(device):
+    values = tensors(torch.float32, device)
+    native = torch.ops.liger_jit
+    y, gate, up = native.gated_mlp(**values)
+    for wanted in range(4):
+        mask = [place == wanted for place in range(4)]
+        made = native.gated_mlp_backward(torch.ones_like(y), *values.values(), gate, up, 0, mask)
+        assert [gradient.numel() > 0 for gradient in made] == mask
+
+
+def test_a_backward_changes_nothing_that_is_kept(device):
+    inputs = tensors(torch.bfloat16, device)
+    leaves = {name: value.requires_grad_() for name, value in inputs.items()}
+    before = {name: leaf.detach().clone() for name, leaf in leaves.items()}
+    y, gate, up = torch.ops.liger_jit.gated_mlp(**leaves)
+    copies = gate.clone(), up.clone()
+    dy = torch.randn_like(y)
+    kept = dy.clone()
+    first = torch.autograd.grad(y, list(leaves.values()), dy, retain_graph=True)
+    again = torch.autograd.grad(y, list(leaves.values()), dy)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert torch.equal(gate, copies[0])
+    assert torch.equal(up, copies[1])
+    assert torch.equal(dy, kept)
+    assert all(torch.equal(leaves[name], value) for name, value in before.items())
+
+
+def test_views_give_the_result_of_their_copies(device):
+    inputs = tensors(torch.float32, device, leading=(16,))
+    wanted = run(gated_mlp, inputs, WRT)
+    for name in WRT:
+        for form, view in strided_forms(inputs[name]):
+            result = run(gated_mlp, inputs | {name: view}, WRT)
+            for key, value in wanted.items():
+                torch.testing.assert_close(result[key], value, msg=f"{key}: {form} of {name}")
+
+
+def test_an_expanded_upstream_gradient_is_read_as_it_is(device):
+    inputs = tensors(torch.float32, device)
+    ones = run(gated_mlp, inputs, WRT)
+    leaves = {name: value.requires_grad_() for name, value in inputs.items()}
+    gated_mlp(**leaves).sum().backward()
+    for name, leaf in leaves.items():
+        torch.testing.assert_close(leaf.grad, ones[f"gradient of {name}"])
+
+
+def test_any_number_of_dimensions_and_no_rows_work(device):
+    for leading in [(), (4,), (2, 3), (2, 3, 4), (0,), (2, 0)]:
+        inputs = tensors(torch.float32, device, leading, out=11)
+        result = run(gated_mlp, inputs, WRT)
+        wanted = run(reference, inputs, WRT)
+        for name, value in wanted.items():
+            torch.testing.assert_close(result[name], value)
+
+
+def test_autocast_casts_what_a_linear_layer_would(device):
+    inputs = tensors(torch.float32, device)
+    with torch.autocast(device, torch.bfloat16):
+        mine, eager = run(gated_mlp, inputs, WRT), run(reference, inputs, WRT)
+    assert mine["output 0"].dtype == torch.bfloat16
+    for name, value in eager.items():
+        assert mine[name].dtype == value.dtype
+        assert (mine[name] - value).norm() <= 2e-2 * value.norm()
+
+
+def test_a_backward_under_autocast_keeps_the_dtype_of_its_forward(device):
+    inputs = tensors(torch.float32, device)
+    wanted = run(gated_mlp, inputs, WRT)
+    leaves = {name: value.requires_grad_() for name, value in inputs.items()}
+    y = gated_mlp(**leaves)
+    with torch.autocast(device, torch.bfloat16):
+        y.backward(torch.ones_like(y))
+    for name, leaf in leaves.items():
+        assert torch.equal(leaf.grad, wanted[f"gradient of {name}"]), name
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_it_compiles_with_sizes_that_vary(device, dynamic):
+    torch._dynamo.reset()
+    step = torch.compile(gated_mlp, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for tokens in (5, 9):
+        for inputs in (tensors(torch.float32, device, (2, tokens)),):
+            wanted = run(gated_mlp, inputs, WRT)
+            for name, value in run(step, inputs, WRT).items():
+                assert torch.equal(value, wanted[name]), name
+        wrt = ("x", "gate_weight", "down_weight")
+        wanted = run(gated_mlp, packed(inputs), wrt)
+        for name, value in run(step, packed(inputs), wrt).items():
+            assert torch.equal(value, wanted[name]), name
+
+
+def test_errors_name_the_argument_and_what_is_allowed(device):
+    inputs = tensors(torch.float32, device)
+
+    def refused(*words, **changed):
+        assert_refused(lambda: gated_mlp(**inputs | changed), "gated_mlp", *words)
+
+    refused("activation", "relu", "silu", activation="relu")
+    refused("gate_weight", r"\[40, 23\]", "24", gate_weight=inputs["gate_weight"][:, :23])
+    refused("up_weight", "39", up_weight=inputs["up_weight"][:39])
+    refused("down_weight", r"\[24, 40\]", "20", gate_weight=inputs["gate_weight"], up_weight=None)
+    refused("gate_weight", "even", gate_weight=inputs["gate_weight"][:39], up_weight=None)
+    refused("down_weight", "bf16|bfloat16", down_weight=inputs["down_weight"].bfloat16())
+    refused("down_weight", "2 dimensions", down_weight=inputs["down_weight"][0])
+    refused("x", "no dimensions", x=inputs["x"][0, 0, 0])
+    assert_refused(lambda: torch.ops.liger_jit.gated_mlp(*inputs.values(), 3), "activation", "3")

@@ -1,0 +1,192 @@
+// A gated MLP as one node of the graph: products by ATen, and between them the kernels of the gated
+// activations. The forward keeps gate and up; the backward makes their product anew where the
+// gradient of the last weight needs it.
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+
+#include "ops/prepare.h"
+#include "ops/registry.h"
+#include "torch_bindings/execute.h"
+#include "torch_bindings/tensor.h"
+
+namespace liger::torch_bindings {
+namespace {
+
+// Reads inputs by the names of the declaration; what is not given is undefined.
+struct Inputs {
+  const Op& op;
+  c10::ArrayRef<c10::IValue> values;
+
+  const c10::IValue& operator[](std::string_view name) const {
+    return values[op.input_index(name)];
+  }
+  at::Tensor tensor(std::string_view name) const {
+    const int index = op.input_index(name);
+    return absent(values[index], op.inputs[index]) ? at::Tensor() : values[index].toTensor();
+  }
+};
+
+// As a matrix; the leading dims are joined.
+at::Tensor by_rows(const at::Tensor& tensor) {
+  const auto leading = tensor.sizes().slice(0, tensor.dim() - 1);
+  return tensor.reshape({c10::multiply_integers(leading), tensor.size(-1)});
+}
+
+at::Tensor with_leading_dims_of(const at::Tensor& x, const at::Tensor& matrix) {
+  std::vector<int64_t> sizes = x.sizes().vec();
+  sizes.back() = matrix.size(1);
+  return matrix.view(sizes);
+}
+
+// Into memory of its own: under autocast, which a backward may be called in, `mm` would cast.
+at::Tensor product_of(const at::Tensor& left, const at::Tensor& right) {
+  at::Tensor result = at::empty({left.size(0), right.size(1)}, left.options());
+  at::mm_out(result, left, right);
+  return result;
+}
+
+// Two matrices of one width, which may be the halves of one in memory.
+struct Pair {
+  at::Tensor gate, up;
+  at::Tensor both;  // undefined if they are apart
+
+  static Pair halves_of(const at::Tensor& both) {
+    const int64_t width = both.size(1) / 2;
+    return {both.narrow(1, 0, width), both.narrow(1, width, width), both};
+  }
+  static Pair given(const at::Tensor& gate, const at::Tensor& up) {
+    return up.defined() ? Pair{by_rows(gate), by_rows(up), {}} : halves_of(by_rows(gate));
+  }
+  Pair like_it() const {
+    if (both.defined()) return halves_of(at::empty(both.sizes(), both.options()));
+    return {at::empty(gate.sizes(), gate.options()), at::empty(up.sizes(), up.options()), {}};
+  }
+};
+
+struct GatedCall {
+  const Op& op;
+  std::vector<c10::IValue> values;
+};
+
+// The op of the registry that multiplies act(gate) with up.
+GatedCall gated_call(int64_t activation, const Pair& pair) {
+  static const Op &swiglu = op_named("swiglu"), &geglu = op_named("geglu");
+  if (activation == 0) return {swiglu, {pair.gate, pair.up}};
+  return {geglu, {pair.gate, pair.up, activation == 2}};
+}
+
+at::Tensor gated(int64_t activation, const Pair& pair, const Op& blamed) {
+  const GatedCall call = gated_call(activation, pair);
+  return execute(call.op, call.values, blamed)[0];
+}
+
+Tensors forward(const Op& op, c10::ArrayRef<c10::IValue> values) {
+  device_of(op, values);
+  check_call(call_of(op, values, {}));
+  const Inputs in{op, values};
+  const at::Tensor x = in.tensor("x");
+  const at::Tensor rows = by_rows(x);
+  const at::Tensor up_weight = in.tensor("up_weight");
+  const at::Tensor gate = product_of(rows, in.tensor("gate_weight").t());
+  const at::Tensor up = up_weight.defined() ? product_of(rows, up_weight.t()) : at::Tensor();
+  const at::Tensor middle = gated(in["activation"].toInt(), Pair::given(gate, up), op);
+  const at::Tensor y = product_of(middle, in.tensor("down_weight").t());
+  return {with_leading_dims_of(x, y), with_leading_dims_of(x, gate),
+          up.defined() ? with_leading_dims_of(x, up) : at::empty({0}, x.options())};
+}
+
+// The gradients of one backward, made in the order in which buffers can be freed.
+class Gradients {
+ public:
+  explicit Gradients(const Inputs& in)
+      : in_(in),
+        dy_(by_rows(in.tensor("dy"))),
+        x_(by_rows(in.tensor("x"))),
+        pair_(Pair::given(in.tensor("gate"), in.tensor("up"))) {
+    const auto wants = in["wants"].toBoolList();
+    for (int i = 0; i < 4; ++i) wants_[i] = wants[i];
+    wants_[2] = wants_[2] && !pair_.both.defined();
+  }
+
+  Tensors run() {
+    const bool of_pair = wants_[0] || wants_[1] || wants_[2];
+    at::Tensor middle = of_pair ? through_middle() : product();
+    const at::Tensor ddown = wants_[3] ? product_of(dy_.t(), middle) : nothing();
+    middle.reset();
+    const at::Tensor dgate =
+        wants_[1] ? product_of((packed() ? gradients_.both : gradients_.gate).t(), x_) : nothing();
+    const at::Tensor dup = wants_[2] ? product_of(gradients_.up.t(), x_) : nothing();
+    return {wants_[0] ? with_leading_dims_of(in_.tensor("x"), dx()) : nothing(), dgate, dup, ddown};
+  }
+
+ private:
+  bool packed() const { return pair_.both.defined(); }
+  at::Tensor nothing() const { return at::empty({0}, x_.options()); }
+  at::Tensor product() const {
+    return wants_[3] ? gated(in_["activation"].toInt(), pair_, in_.op) : at::Tensor();
+  }
+
+  // Fills the gradients of gate and up; returns their product if it is wanted.
+  at::Tensor through_middle() {
+    static const Op& middle_op = op_named("gated_mlp_middle_");
+    at::Tensor middle = product_of(dy_, in_.tensor("down_weight"));
+    gradients_ = pair_.like_it();
+    execute(middle_op,
+            {middle, pair_.gate, pair_.up, gradients_.gate, gradients_.up, in_["activation"],
+             wants_[3]},
+            in_.op);
+    return middle;
+  }
+
+  at::Tensor dx() const {
+    const at::Tensor gate_weight = in_.tensor("gate_weight");
+    if (packed()) return product_of(gradients_.both, gate_weight);
+    at::Tensor dx = product_of(gradients_.gate, gate_weight);
+    at::addmm_out(dx, dx, gradients_.up, in_.tensor("up_weight"));
+    return dx;
+  }
+
+  const Inputs& in_;
+  at::Tensor dy_, x_;
+  Pair pair_, gradients_;
+  bool wants_[4];
+};
+
+Tensors backward(const Op& op, c10::ArrayRef<c10::IValue> values) {
+  device_of(op, values);
+  check_call(call_of(op, values, {}));
+  const Inputs in{op, values};
+  return Gradients(in).run();
+}
+
+// The kernels that the products meet on meta tensors.
+void parts(const Op& op, c10::ArrayRef<c10::IValue> values) {
+  static const Op& middle_op = op_named("gated_mlp_middle_");
+  const Inputs in{op, values};
+  const Place place{prepare_target().backend, 0, 1};
+  const at::Tensor x = by_rows(in.tensor("x"));
+  const at::Tensor gate = at::empty({x.size(0), in.tensor("gate_weight").size(0)}, x.options());
+  const Pair pair = Pair::given(gate, in.tensor("up_weight").defined() ? gate : at::Tensor());
+  const bool is_backward = op.input_index("wants") >= 0;
+  const auto wants = is_backward ? in["wants"].toBoolList() : c10::List<bool>();
+  const int64_t activation = in["activation"].toInt();
+  if (is_backward && (wants[0] || wants[1] || wants[2])) {
+    const Pair gradients = pair.like_it();
+    const at::Tensor middle = at::empty(pair.gate.sizes(), x.options());
+    const std::vector<c10::IValue> arguments = {
+        middle, pair.gate, pair.up, gradients.gate, gradients.up, activation, bool{wants[3]}};
+    prepare(call_of(middle_op, arguments, place));
+  } else if (!is_backward || wants[3]) {
+    const GatedCall call = gated_call(activation, pair);
+    prepare(call_of(call.op, call.values, place));
+  }
+}
+
+const RegisterComposite forward_composite("gated_mlp", forward);
+const RegisterComposite backward_composite("gated_mlp_backward", backward);
+const RegisterCompositeParts forward_parts("gated_mlp", parts);
+const RegisterCompositeParts backward_parts("gated_mlp_backward", parts);
+
+}  // namespace
+}  // namespace liger::torch_bindings
