@@ -1,3 +1,4 @@
+#include "ops/chunk_law.h"
 #include "ops/cross_entropy.h"
 #include "ops/registry.h"
 
@@ -21,9 +22,13 @@ void check_linear(const Call& call) {
     call.refuse("bias", "has shape " + shape_text(call["bias"]),
                 "[" + std::to_string(weight.sizes[0]) + "]");
   }
-  if (const int64_t chunk = call.integer("chunk_tokens"); chunk < 0) {
+  if (const int64_t chunk = call.integer("chunk_tokens"); chunk < chunk_least_memory) {
     call.refuse("chunk_tokens", "is " + std::to_string(chunk),
-                "a positive number of tokens, or 0 for the law");
+                "a positive number of tokens, 0 to choose from the sizes, -1 for the least memory");
+  }
+  if (const int64_t accumulate = call.integer("accumulate"); accumulate < 0 || accumulate > 2) {
+    call.refuse("accumulate", "is " + std::to_string(accumulate),
+                "0 (automatic), 1 (in the weight's type), 2 (float32)");
   }
   check_cross_entropy(call, input.rows(), weight.sizes[0], input.dtype);
 }
@@ -36,8 +41,9 @@ std::vector<Input> linear_inputs(bool with_num_items) {
     if (!with_num_items && option.name == "reduction") option.default_text = "0";
     inputs.push_back(std::move(option));
   }
-  inputs.push_back(flag("accumulate_fp32"));
+  inputs.push_back(integer("accumulate", 0));
   inputs.push_back(integer("chunk_tokens", 0));
+  if (with_num_items) inputs.push_back(integer("counted_tokens", -1));
   return inputs;
 }
 
@@ -166,7 +172,7 @@ Op each_backward_op() {
                                                      {"token_scaling", 0},
                                                      {"want_accuracy", 0},
                                                      {"want_predicted", 0},
-                                                     {"accumulate_fp32", 0},
+                                                     {"accumulate", 0},
                                                      {"chunk_tokens", 0},
                                                      {"wants", 7}}) {
       samples.push_back({.input = name, .value = value});

@@ -311,6 +311,8 @@ def fused_linear_cross_entropy(
     token_scaling: bool = False,
     accum_dtype: torch.dtype | None = None,
     chunk_tokens: int = 0,
+    memory: str = "auto",
+    counted_tokens: int | None = None,
     return_z_loss: bool = False,
     return_token_accuracy: bool = False,
     return_predicted_tokens: bool = False,
@@ -327,9 +329,15 @@ def fused_linear_cross_entropy(
             in `cross_entropy`. ce_weight: its class weights.
         token_scaling: multiply each row's loss by the probability of its label, held constant
             (dynamic fine-tuning, arXiv:2508.05629).
-        accum_dtype: torch.float32 sums the weight's gradient over chunks in float32 and rounds it
-            once; None or weight's dtype sums in that.
-        chunk_tokens: rows of a chunk; 0 chooses from the sizes.
+        accum_dtype: what the weight's gradient is summed in over chunks: torch.float32, which is
+            rounded once at the end, or weight's dtype. None takes weight's dtype for up to eight
+            chunks and with memory="min", else float32.
+        chunk_tokens: rows of a chunk; 0 chooses from the sizes and `memory`.
+        memory: "auto" for speed, with at most 640 MiB of logits (or half the weight, if that is
+            more); "min" for logits that take about as much as the gradient of input.
+        counted_tokens: how many labels are not ignore_index, if the caller knows. Then products are
+            made for those tokens only. A number that is too small gives a loss of NaN; one too
+            large only costs time. On the CPU they are counted in the call.
         return_z_loss, return_token_accuracy, return_predicted_tokens: as in `cross_entropy`.
 
     Returns:
@@ -337,12 +345,12 @@ def fused_linear_cross_entropy(
         not require it is not computed.
 
     Raises:
-        ValueError: as `cross_entropy`, and for an accum_dtype that is none of these.
+        ValueError: as `cross_entropy`, and for an accum_dtype or memory that is none of these.
     """
     mode = ops.choice("fused_linear_cross_entropy", "reduction", reduction, ops.REDUCTIONS)
-    if accum_dtype is not None and accum_dtype not in (torch.float32, weight.dtype):
-        allowed = (None, torch.float32, weight.dtype)
-        raise ops.refuse("fused_linear_cross_entropy", "accum_dtype", accum_dtype, allowed)
+    least = ops.choice("fused_linear_cross_entropy", "memory", memory, ops.MEMORY)
+    sums = {None: 0, weight.dtype: 1, torch.float32: 2}
+    accumulate = ops.choice("fused_linear_cross_entropy", "accum_dtype", accum_dtype, sums)
     if num_items is not None:
         num_items = ops.as_num_items("fused_linear_cross_entropy", num_items, reduction, input)
     tensors = (
@@ -361,13 +369,14 @@ def fused_linear_cross_entropy(
         token_scaling,
         return_token_accuracy,
         return_predicted_tokens,
-        accum_dtype is torch.float32,
-        chunk_tokens,
+        accumulate,
+        chunk_tokens or least,
     )
     # One loss a row has one upstream gradient a row: its backward makes the logits anew.
     if mode == 0:
         outputs = ops.linear_cross_entropy_each(*tensors, *options)
     else:
-        outputs = ops.fused_linear_cross_entropy(*tensors, num_items, *options)
+        counted = -1 if counted_tokens is None else counted_tokens
+        outputs = ops.fused_linear_cross_entropy(*tensors, num_items, *options, counted)
     asked = (return_z_loss, return_token_accuracy, return_predicted_tokens)
     return _loss_output(outputs, target.shape, mode == 0, asked)

@@ -17,6 +17,7 @@ CASTING_MODES = {"llama": 0, "gemma": 1, "none": 2}
 GELU_FORMS = {"tanh": False, "none": True}
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2}
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+MEMORY = {"auto": 0, "min": -1}
 
 
 def refuse(op: str, argument: str, value, allowed) -> ValueError:

@@ -143,6 +143,67 @@ def test_summing_in_the_weights_dtype_loses_no_more_than_its_roundings(device):
     assert max(errors) < 8 * 2**-9  # eight chunks, a rounding each
 
 
+def mostly_ignored(rows, device, dtype=torch.float32):
+    inputs = case(rows, 32, 129, dtype, device, bias=True)
+    inputs["target"][torch.arange(rows, device=device) % 5 != 1] = -100
+    return inputs, int((inputs["target"] != -100).sum())
+
+
+# The exact number, and one that the caller rounded up; 700 rows are more than one step of sizes.
+@pytest.mark.parametrize("too_many", [0, 40])
+@pytest.mark.parametrize("name", ["plain", "all at once", "sum"])
+def test_ignored_tokens_are_left_out_of_the_products(device, name, too_many):
+    inputs, counted = mostly_ignored(700, device)
+    options = {**OPTIONS[name], "counted_tokens": counted + too_many}
+    whole = run(partial(reference, **OPTIONS[name]), cast(inputs, torch.float64), (*WRT, "bias"))
+    result = run(partial(fused_linear_cross_entropy, **options), inputs, (*WRT, "bias"))
+    for key, exact in whole.items():
+        assert relative_error(result[key], exact) < 2e-6, key
+    ignored = inputs["target"] == -100
+    assert not result["gradient of input"][ignored].any()
+    # Were an ignored token in a product, its NaN would be in the sum over tokens.
+    inputs["input"][ignored] = float("nan")
+    spoilt = run(partial(fused_linear_cross_entropy, **options), inputs, (*WRT, "bias"))
+    assert all(torch.equal(spoilt[key], result[key]) for key in result)
+
+
+def test_predictions_of_left_out_tokens_keep_their_places(device):
+    inputs, counted = mostly_ignored(700, device)
+    flags = {"return_predicted_tokens": True, "return_token_accuracy": True}
+    result = fused_linear_cross_entropy(**inputs, **flags, counted_tokens=counted)
+    logits = inputs["input"] @ inputs["weight"].t() + inputs["bias"]
+    wanted = logits.argmax(-1).where(inputs["target"] != -100, -1)
+    assert torch.equal(result.predicted_tokens, wanted)
+    hits = (wanted == inputs["target"]).sum() / counted
+    torch.testing.assert_close(result.token_accuracy, hits)
+
+
+def test_a_count_that_leaves_labels_out_gives_nan_on_a_gpu(cuda):
+    inputs, counted = mostly_ignored(1500, cuda)
+    assert fused_linear_cross_entropy(**inputs, counted_tokens=counted).isfinite()
+    assert fused_linear_cross_entropy(**inputs, counted_tokens=counted - 128).isnan()
+
+
+def test_no_label_at_all_gives_the_mean_of_torch_and_no_gradient(device):
+    inputs, _ = mostly_ignored(700, device)
+    inputs["target"].fill_(-100)
+    function = partial(fused_linear_cross_entropy, counted_tokens=0)
+    result = run(function, inputs, (*WRT, "bias"))
+    assert result["output 0"].isnan()
+    assert not any(result[f"gradient of {name}"].any() for name in (*WRT, "bias"))
+
+
+def test_least_memory_gives_the_same_within_rounding(device):
+    inputs = case(600, 32, 129, torch.float32, device)
+    whole = run(fused_linear_cross_entropy, inputs, WRT)
+    least = run(partial(fused_linear_cross_entropy, memory="min"), inputs, WRT)
+    for key in whole:
+        torch.testing.assert_close(least[key], whole[key])
+    assert_refused(
+        lambda: fused_linear_cross_entropy(**inputs, memory="most"), "memory", "most", "min"
+    )
+
+
 @pytest.mark.parametrize("wrt", [("input",), ("weight",), ("bias",), ("input", "bias")])
 def test_what_is_frozen_gets_no_gradient_and_the_rest_the_right_one(device, wrt):
     inputs = case(17, 32, 129, torch.float32, device, bias=True)

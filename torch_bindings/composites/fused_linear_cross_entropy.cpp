@@ -2,13 +2,17 @@
 // matrix product, loss and gradient in place by a kernel, then the products for the gradients.
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/nonzero_static.h>
 #include <ATen/ops/sum.h>
+#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <cmath>
 
+#include "ops/chunk_law.h"
 #include "ops/cross_entropy.h"
 #include "ops/prepare.h"
 #include "ops/registry.h"
@@ -39,26 +43,70 @@ c10::IValue or_none(const at::Tensor& tensor) {
   return tensor.defined() ? c10::IValue(tensor) : c10::IValue();
 }
 
-constexpr int64_t chunk_multiple = 128;
-
-int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
-
-// Tokens of a chunk. Enough that the products fill a GPU; few enough that a chunk of logits costs
-// no more memory than the weight's gradient; at most eight chunks, so that adding up in 16 bits
-// costs little.
-int64_t chunk_law(int64_t tokens, int64_t hidden, int64_t classes, int64_t element_bytes,
-                  int64_t asked) {
-  if (asked > 0) return std::min(tokens, asked);
-  if (tokens == 0) return 0;
-  const int64_t budget_bytes =
-      std::max<int64_t>(classes * hidden * element_bytes, int64_t{64} << 20);
-  const int64_t by_memory =
-      round_up(budget_bytes / std::max<int64_t>(classes * element_bytes, 1), chunk_multiple);
-  const int64_t by_count = round_up((tokens + 7) / 8, chunk_multiple);
-  const int64_t largest = std::max({by_memory, by_count, int64_t{512}});
-  const int64_t chunks = (tokens + largest - 1) / largest;
-  return std::min(tokens, round_up((tokens + chunks - 1) / chunks, chunk_multiple));
+LinearLossSizes sizes_of(const at::Tensor& input, const at::Tensor& weight) {
+  return {input.size(0), input.size(1), weight.size(0), static_cast<int64_t>(input.element_size())};
 }
+
+// The tokens that a loss looks at: all, or those whose label is not ignored, as far as their number
+// is known without waiting for a GPU.
+class Tokens {
+ public:
+  static Tokens all(const Inputs& in) {
+    return Tokens(in.tensor("input").contiguous(), in.tensor("target").contiguous());
+  }
+
+  static Tokens labelled(const Inputs& in) {
+    Tokens tokens = all(in);
+    const int64_t total = tokens.target.size(0);
+    const int64_t ignored = in["ignore_index"].toInt();
+    int64_t counted = in["counted_tokens"].toInt();
+    if (tokens.target.is_cpu()) counted = tokens.target.ne(ignored).sum().item<int64_t>();
+    // A few sizes only, so that a plan serves many steps; and a copy of the rows has to pay.
+    const int64_t kept = (counted + size_step - 1) / size_step * size_step;
+    if (counted < 0 || kept > total / 10 * 9) return tokens;
+    tokens.keep_labelled(ignored, kept);
+    return tokens;
+  }
+
+  // A tensor [all tokens, ...] with the kept tokens' values in their places, `missing` elsewhere.
+  at::Tensor spread(const at::Tensor& of_kept, double missing) const {
+    if (!of_kept.defined() || !place_.defined()) return of_kept;
+    std::vector<int64_t> sizes = of_kept.sizes().vec();
+    sizes[0] = total_ + 1;  // the last takes the padding
+    at::Tensor whole = at::full(sizes, missing, of_kept.options());
+    whole.index_copy_(0, place_, of_kept);
+    return whole.narrow(0, 0, total_);
+  }
+
+  // NaN where the caller's count was too small, which would leave labels out without a word.
+  at::Tensor checked(const at::Tensor& loss) const {
+    return count_is_right_.defined() ? at::where(count_is_right_, loss, NAN) : loss;
+  }
+
+  at::Tensor input, target;
+
+ private:
+  static constexpr int64_t size_step = 128;
+
+  Tokens(at::Tensor input, at::Tensor target)
+      : input(std::move(input)), target(std::move(target)), total_(this->target.size(0)) {}
+
+  void keep_labelled(int64_t ignored, int64_t kept) {
+    const at::Tensor labelled = target.ne(ignored);
+    if (!target.is_cpu()) count_is_right_ = labelled.sum().le(kept);
+    const at::Tensor found = at::nonzero_static(labelled, kept, -1).squeeze(1);
+    const at::Tensor padding = found.lt(0);
+    // The padding repeats a labelled row: an ignored one may hold anything, a NaN too.
+    const at::Tensor from =
+        at::where(padding, found.narrow(0, 0, std::min<int64_t>(kept, 1)), found).clamp_min(0);
+    place_ = at::where(padding, total_, found);
+    input = input.index_select(0, from);
+    target = at::where(padding, ignored, target.index_select(0, from));
+  }
+
+  int64_t total_;
+  at::Tensor place_, count_is_right_;
+};
 
 // Which gradients the loop makes, and what it multiplies them with.
 struct Wanted {
@@ -77,10 +125,9 @@ struct Results {
 
 class Loop {
  public:
-  Loop(const Inputs& inputs, Wanted wanted) : in_(inputs), wanted_(std::move(wanted)) {
-    input_ = in_.tensor("input").contiguous();
+  Loop(const Inputs& inputs, const Tokens& tokens, Wanted wanted)
+      : in_(inputs), wanted_(std::move(wanted)), input_(tokens.input), target_(tokens.target) {
     weight_ = in_.tensor("weight").contiguous();
-    target_ = in_.tensor("target").contiguous();
     bias_ = in_.tensor("bias");
     options_ = input_.options();
     exact_ = options_.dtype(input_.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
@@ -88,12 +135,13 @@ class Loop {
 
   Results run() {
     const int64_t tokens = input_.size(0);
-    const int64_t classes = weight_.size(0);
-    const int64_t chunk =
-        chunk_law(tokens, input_.size(1), classes, static_cast<int64_t>(input_.element_size()),
-                  in_["chunk_tokens"].toInt());
+    const LinearLossSizes sizes = sizes_of(input_, weight_);
+    const int64_t asked = in_["chunk_tokens"].toInt();
+    const int64_t chunk = chunk_tokens_of(sizes, asked);
+    const auto accumulate = static_cast<Accumulate>(in_["accumulate"].toInt());
+    sum_dtype_ = accumulates_wide(sizes, asked, accumulate) ? exact_.dtype() : options_.dtype();
     prepare_results(tokens);
-    at::Tensor buffer = at::empty({chunk, classes}, options_);
+    at::Tensor buffer = at::empty({chunk, sizes.classes}, options_);
     for (int64_t first = 0; first < tokens; first += chunk) {
       const int64_t count = std::min(chunk, tokens - first);
       one_chunk(first, count, buffer.narrow(0, 0, count), first == 0);
@@ -111,9 +159,7 @@ class Loop {
         results_.predicted = at::empty({tokens}, options_.dtype(at::kLong));
       }
     }
-    if (wanted_.dinput) results_.dinput = at::empty_like(input_);
-    // 16-bit sums of many chunks lose bits; the caller may ask for float32 ones.
-    sum_dtype_ = in_["accumulate_fp32"].toBool() ? exact_.dtype() : options_.dtype();
+    if (wanted_.dinput) results_.dinput = at::empty(input_.sizes(), options_);
   }
 
   void one_chunk(int64_t first, int64_t count, at::Tensor logits, bool is_first) {
@@ -192,7 +238,7 @@ class Loop {
   const Inputs& in_;
   Wanted wanted_;
   Results results_;
-  at::Tensor input_, weight_, target_, bias_;
+  at::Tensor input_, target_, weight_, bias_;
   at::TensorOptions options_, exact_;
   caffe2::TypeMeta sum_dtype_;
 };
@@ -202,23 +248,23 @@ void check_inputs(const Op& op, c10::ArrayRef<c10::IValue> values) {
   check_call(call_of(op, values, {}));
 }
 
-at::Tensor count_targets(const Inputs& in, const at::TensorOptions& exact) {
+at::Tensor count_targets(const Inputs& in, const Tokens& tokens, const at::TensorOptions& exact) {
   static const Op& totals_op = op_named("cross_entropy_totals_");
   at::Tensor totals = at::empty({3}, exact);
   const bool has_num_items = in.op.input_index("num_items") >= 0;
   execute(totals_op,
-          {in["target"], in["ce_weight"], has_num_items ? in["num_items"] : c10::IValue(), totals,
+          {tokens.target, in["ce_weight"], has_num_items ? in["num_items"] : c10::IValue(), totals,
            in["weight"].toTensor().size(0), in["ignore_index"], in["reduction"]},
           in.op);
   return totals;
 }
 
 // Loss and accuracy from rows; `loss` and `z_loss` are overwritten.
-void add_rows(const Inputs& in, const Results& rows, const at::Tensor& totals, at::Tensor loss,
-              at::Tensor z_loss, const at::Tensor& accuracy) {
+void add_rows(const Inputs& in, const Tokens& tokens, const Results& rows, const at::Tensor& totals,
+              at::Tensor loss, at::Tensor z_loss, const at::Tensor& accuracy) {
   static const Op& mean_op = op_named("cross_entropy_mean_");
   execute(mean_op,
-          {rows.row_loss, rows.row_z_loss, or_none(rows.predicted), in["target"], totals, loss,
+          {rows.row_loss, rows.row_z_loss, or_none(rows.predicted), tokens.target, totals, loss,
            z_loss, or_none(accuracy), in["ignore_index"], accuracy.defined()},
           in.op);
 }
@@ -237,24 +283,26 @@ Tensors reduced_loss(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const at::Tensor input = in.tensor("input");
   const auto exact = exact_options(input);
   const auto asked = in["with_gradient"].toBoolList();
-  const at::Tensor totals = count_targets(in, exact);
+  const Tokens tokens = Tokens::labelled(in);
+  const at::Tensor totals = count_targets(in, tokens, exact);
   const bool dbias = asked[2] && in.has("bias");
-  const Results rows = Loop(in, {.loss = true,
-                                 .dinput = asked[0],
-                                 .dweight = asked[1],
-                                 .dbias = dbias,
-                                 .totals = totals,
-                                 .upstream = {}})
+  const Results rows = Loop(in, tokens,
+                            {.loss = true,
+                             .dinput = asked[0],
+                             .dweight = asked[1],
+                             .dbias = dbias,
+                             .totals = totals,
+                             .upstream = {}})
                            .run();
   const at::Tensor loss = at::empty({}, exact);
   const at::Tensor z_loss = at::empty({}, exact);
   const at::Tensor accuracy = in["want_accuracy"].toBool() ? at::empty({}, exact) : at::Tensor();
-  add_rows(in, rows, totals, loss, z_loss, accuracy);
-  return {loss,
+  add_rows(in, tokens, rows, totals, loss, z_loss, accuracy);
+  return {tokens.checked(loss),
           z_loss,
           or_empty(accuracy, exact),
-          or_empty(rows.predicted, exact.dtype(at::kLong)),
-          or_empty(rows.dinput, input.options()),
+          or_empty(tokens.spread(rows.predicted, -1), exact.dtype(at::kLong)),
+          or_empty(tokens.spread(rows.dinput, 0), input.options()),
           or_empty(rows.dweight, input.options()),
           or_empty(rows.dbias, input.options())};
 }
@@ -263,12 +311,13 @@ Tensors each_loss(const Op& op, c10::ArrayRef<c10::IValue> values) {
   check_inputs(op, values);
   const Inputs in{op, values};
   const auto exact = exact_options(in.tensor("input"));
-  const Results rows = Loop(in, {}).run();
+  const Tokens tokens = Tokens::all(in);
+  const Results rows = Loop(in, tokens, {}).run();
   at::Tensor accuracy;
   if (in["want_accuracy"].toBool()) {
     accuracy = at::empty({}, exact);
-    add_rows(in, rows, count_targets(in, exact), at::empty({}, exact), at::empty({}, exact),
-             accuracy);
+    add_rows(in, tokens, rows, count_targets(in, tokens, exact), at::empty({}, exact),
+             at::empty({}, exact), accuracy);
   }
   return {rows.row_loss, rows.row_z_loss, or_empty(accuracy, exact),
           or_empty(rows.predicted, exact.dtype(at::kLong))};
@@ -285,7 +334,7 @@ Tensors each_gradient(const Op& op, c10::ArrayRef<c10::IValue> values) {
                 .dbias = dbias,
                 .totals = {},
                 .upstream = in.tensor("dloss").contiguous()};
-  const Results rows = Loop(in, std::move(wanted)).run();
+  const Results rows = Loop(in, Tokens::all(in), std::move(wanted)).run();
   const auto options = in.tensor("input").options();
   return {or_empty(rows.dinput, options), or_empty(rows.dweight, options),
           or_empty(rows.dbias, options)};
@@ -300,8 +349,7 @@ void parts(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const bool backward = op.input_index("dloss") >= 0;
   const int64_t classes = in.tensor("weight").size(0);
   const int64_t count =
-      chunk_law(input.size(0), input.size(1), classes, static_cast<int64_t>(input.element_size()),
-                in["chunk_tokens"].toInt());
+      chunk_tokens_of(sizes_of(input, in.tensor("weight")), in["chunk_tokens"].toInt());
   const Place place{prepare_target().backend, 0, 1};
   const auto meta = [&](at::IntArrayRef sizes, const at::TensorOptions& options) {
     return at::empty(sizes, options);
@@ -325,14 +373,15 @@ void parts(const Op& op, c10::ArrayRef<c10::IValue> values) {
        predicts ? c10::IValue(meta({count}, exact.dtype(at::kLong))) : none, int64_t{0},
        in["ignore_index"], in["label_smoothing"], in["lse_square_scale"], in["softcap"],
        in["reduction"], in["token_scaling"], in["want_accuracy"], in["want_predicted"], gradient});
-  if (each) return;
+  const bool accuracy = !backward && in["want_accuracy"].toBool();
+  if (each && !accuracy) return;
   const at::Tensor totals = meta({3}, exact);
-  record("cross_entropy_totals_", {in["target"], in["ce_weight"], in["num_items"], totals, classes,
-                                   in["ignore_index"], in["reduction"]});
+  record("cross_entropy_totals_", {in["target"], in["ce_weight"], each ? none : in["num_items"],
+                                   totals, classes, in["ignore_index"], in["reduction"]});
   const at::Tensor rows = meta({input.size(0)}, exact);
-  const bool accuracy = in["want_accuracy"].toBool();
   record("cross_entropy_mean_",
-         {rows, rows, none, in["target"], totals, meta({}, exact), meta({}, exact),
+         {rows, rows, accuracy ? c10::IValue(meta({input.size(0)}, exact.dtype(at::kLong))) : none,
+          in["target"], totals, meta({}, exact), meta({}, exact),
           accuracy ? c10::IValue(meta({}, exact)) : none, in["ignore_index"], accuracy});
 }
 

@@ -103,15 +103,9 @@ def next_token_loss(
     options = {
         "target": shift_labels.reshape(-1).to(predictions.device),
         "ignore_index": ignore_index,
-        "reduction": "mean" if num_items_in_batch is None else "sum",
+        "num_items": num_items_in_batch,
     }
     rows = predictions.reshape(-1, predictions.shape[-1])
     if weight is None:
-        loss = loss_of_logits(call, rows, **options)
-    else:
-        loss = loss_of_states(call, rows, weight, bias, **options)
-    if num_items_in_batch is None:
-        return loss
-    if isinstance(num_items_in_batch, Tensor):
-        num_items_in_batch = num_items_in_batch.to(loss.device)
-    return loss / num_items_in_batch
+        return loss_of_logits(call, rows, **options)
+    return loss_of_states(call, rows, weight, bias, **options)

@@ -126,8 +126,7 @@ def liger_fused_linear_cross_entropy(
         None,
         use_token_scaling,
         accum_dtype,
-        0,
-        return_z_loss,
-        return_token_accuracy,
-        return_predicted_tokens,
+        return_z_loss=return_z_loss,
+        return_token_accuracy=return_token_accuracy,
+        return_predicted_tokens=return_predicted_tokens,
     )
