@@ -35,11 +35,10 @@ struct GatedMlpBackward {
   long long dup_stride;
 
   LIGER_DEVICE void operator()(long long block) const {
-    each_row_from_the_end<S.threads, S.rows>(
-        block, rows, [&](long long row, int thread, bool active) {
-          if (!active) return;
-          Row::each(thread, [&](int, int pack) { one_pack(row, pack); });
-        });
+    each_row<S.threads, S.rows>(block, rows, [&](long long row, int thread, bool active) {
+      if (!active) return;
+      Row::each(thread, [&](int, int pack) { one_pack(row, pack); });
+    });
   }
 
  private:
