@@ -29,13 +29,14 @@ SETTINGS = {
 }
 # Phi3 has no head_dim of its own, and rotates a part of each head.
 OWN_SETTINGS = {"Phi3": {"partial_rotary_factor": 0.5}}
+OWN_CONFIG = {"Gemma3": "Gemma3TextConfig"}
 
 
 def build(family="Llama", dtype=torch.float32, **settings):
     """A model in training mode whose norm weights and head are far from their initial values."""
     torch.manual_seed(4)
     settings = {**SETTINGS, **OWN_SETTINGS.get(family, {}), **settings}
-    config = getattr(transformers, f"{family}Config")(**settings)
+    config = getattr(transformers, OWN_CONFIG.get(family, f"{family}Config"))(**settings)
     model = getattr(transformers, f"{family}ForCausalLM")(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -112,6 +113,7 @@ def counted(monkeypatch):
             "layer_norm",
             "swiglu",
             "geglu",
+            "gated_mlp",
             "rope",
             "cross_entropy",
             "fused_linear_cross_entropy",

@@ -187,8 +187,8 @@ def test_verify_passes_and_names_what_differs(monkeypatch):
     assert result.passed
     assert handle.applied
     assert model.training
-    right = functional.swiglu
-    monkeypatch.setattr(functional, "swiglu", lambda gate, up: right(gate, up) * 1.1)
+    right = functional.gated_mlp
+    monkeypatch.setattr(functional, "gated_mlp", lambda *inputs: right(*inputs) * 1.1)
     with pytest.raises(RuntimeError, match="gradient of model"):
         handle.verify()
     assert handle.applied
@@ -204,7 +204,7 @@ def test_meta_calls_replay_each_distinct_call(monkeypatch):
     with counted(monkeypatch) as calls:
         replay()
     # Two widths of norms: hidden, and one head. The loss with a number of items and without.
-    assert calls == {"rms_norm": 2, "swiglu": 1, "rope": 1, "fused_linear_cross_entropy": 2}
+    assert calls == {"rms_norm": 2, "gated_mlp": 1, "rope": 1, "fused_linear_cross_entropy": 2}
 
 
 def test_report_reads_as_a_table():

@@ -50,7 +50,8 @@ def patch(
             one. Weights may be on any device, on meta, quantised or adapted. Patch before the first
             compiled call, and after adapters are added: a head patched before them returns lazy
             logits, which are computed when they are read.
-        rope, rms_norm, layer_norm, swiglu, geglu: which roles to replace.
+        rope, rms_norm, layer_norm, swiglu, geglu: which roles to replace. A gated MLP becomes one
+            node while its projections are plain linear layers, else the activation alone is ours.
         fused_linear_cross_entropy: never hold the logits of a training step. A forward with labels
             in training mode then returns `logits=None`, unless it is called with skip_logits=False.
             The forward also takes skip_logits, return_token_accuracy, return_predicted_tokens and

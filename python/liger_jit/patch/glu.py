@@ -1,6 +1,7 @@
 """The rule for gated MLPs: down(act(gate(x)) * up(x)), with gate and up apart or in one projection.
 
-Only act(gate) * up is replaced. The projections are still called as modules, so adapters, packed
+Where the projections are plain linear layers the whole becomes one node (`whole_mlp`). Elsewhere
+only act(gate) * up is replaced: the projections are still called as modules, so adapters, packed
 weights and hooks on them keep working.
 """
 
@@ -23,6 +24,7 @@ from .probe import (
     twin_of,
 )
 from .rule import MetaCall, Proof, Refusal, Rule, group_of, has_hooks, mark, own_class_forward
+from .whole_mlp import check_whole, is_whole, whole_forward, whole_meta_call
 
 # Names of (gate, up, down), or of (both in one, down), that gated MLPs give their projections.
 APART = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"), ("linear_1", "linear_v", "w2"))
@@ -32,10 +34,13 @@ PROBE_TOKENS = 3
 
 @dataclass(frozen=True)
 class Gate:
-    """An activation times its neighbour: the operator, and the same in plain torch."""
+    """An activation times its neighbour: the operator, and the same in plain torch.
+
+    `name` is the activation's in `functional.gated_mlp`.
+    """
 
     role: str
-    form: str
+    name: str
     operator: Callable[[Tensor, Tensor], Tensor]
     activation: Callable[[Tensor], Tensor]
 
@@ -54,8 +59,8 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 GATES = (
     Gate("swiglu", "silu", swiglu, F.silu),
-    Gate("geglu", "tanh", geglu_tanh, lambda x: F.gelu(x, approximate="tanh")),
-    Gate("geglu", "none", geglu_exact, F.gelu),
+    Gate("geglu", "gelu_tanh", geglu_tanh, lambda x: F.gelu(x, approximate="tanh")),
+    Gate("geglu", "gelu", geglu_exact, F.gelu),
 )
 
 
@@ -99,7 +104,25 @@ def prove(module: nn.Module) -> Proof | Refusal:
             check(module, names, proof.forward, device, dtype)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
-    return proof
+    # In one weight, gate comes first.
+    return proof if up_first else as_one_node(module, names, gate, proof)
+
+
+def as_one_node(module: nn.Module, names: tuple[str, ...], gate: Gate, apart: Proof) -> Proof:
+    """A proof of the whole MLP as one node, or the given one of act(gate) * up alone."""
+    forward = whole_forward(names, gate.name, apart.forward)
+    device, dtype = live_device(module), compute_dtype(module)
+    inputs = widths_of(module._modules[names[0]])[0]
+    width, outputs = widths_of(module._modules[names[-1]])
+    try:
+        if device is not None:
+            check_whole(module, names, width, forward, device, dtype)
+    except Mismatch:
+        return apart
+    meta = apart.meta
+    if is_whole(module, names):
+        meta = whole_meta_call((inputs, width, outputs), dtype, gate.name, len(names) == 2)
+    return Proof(gate.role, mark(forward, gate.role), meta)
 
 
 def activation_of(others: list[nn.Module]) -> str:
@@ -198,7 +221,7 @@ def meta_call(module: nn.Module, names: tuple[str, ...], gate: Gate) -> MetaCall
             halves = empty(batch, tokens, width), empty(batch, tokens, width)
         gate.operator(*halves).sum().backward()
 
-    return MetaCall(gate.role, (width, dtype, gate.form, packed), run)
+    return MetaCall(gate.role, (width, dtype, gate.name, packed), run)
 
 
 GLU = Rule("glu", ("swiglu", "geglu"), is_glu, group_of, prove)

@@ -1,0 +1,120 @@
+"""A gated MLP as one node of the graph, while its projections are plain linear layers.
+
+That node keeps gate and up for the backward and not their product. Whether a projection is plain is
+asked at each forward: adapters, hooks, quantised or sharded weights may come after the patch.
+"""
+
+from collections.abc import Callable
+from types import FunctionType
+
+import torch
+from torch import Tensor, nn
+
+from .. import functional
+from .probe import Mismatch, assert_same, random, twin_of
+from .rule import MetaCall, has_hooks, own_class_forward
+
+PROBE_TOKENS, PROBE_HIDDEN = 3, 8
+
+
+def is_plain(projection: nn.Module) -> bool:
+    """x @ weight.T and nothing else, on an ordinary tensor."""
+    return (
+        type(projection) is nn.Linear
+        and projection.bias is None
+        and type(projection.weight) in (nn.Parameter, Tensor)
+        and "forward" not in projection.__dict__
+        and not has_hooks(projection)
+    )
+
+
+def keeps_less(down: nn.Module) -> bool:
+    """A frozen projection keeps no input, so there eager has nothing to save, and x to gain."""
+    return down.weight.requires_grad or not torch.is_grad_enabled()
+
+
+def whole_forward(
+    names: tuple[str, ...], activation: str, otherwise: Callable[[nn.Module, Tensor], Tensor]
+) -> FunctionType:
+    """The forward as one node, or `otherwise` where a projection is not plain.
+
+    `names` are those of gate, up and down, or of gate over up in one weight, and down.
+    """
+    gate_name, down_name = names[0], names[-1]
+    up_name = names[1] if len(names) == 3 else None
+
+    def forward(self, *inputs, **named):
+        x = inputs[0] if inputs else next(iter(named.values()))
+        gate, down = getattr(self, gate_name), getattr(self, down_name)
+        up = getattr(self, up_name) if up_name else None
+        plain = type(x) is Tensor and is_plain(gate) and is_plain(down)
+        if not plain or not (up is None or is_plain(up)) or not keeps_less(down):
+            return otherwise(self, x)
+        up_weight = None if up is None else up.weight
+        return functional.gated_mlp(x, gate.weight, up_weight, down.weight, activation)
+
+    return forward
+
+
+def is_whole(module: nn.Module, names: tuple[str, ...]) -> bool:
+    """True if the module as it is now would take the one node in training."""
+    projections = [getattr(module, name) for name in names]
+    return all(map(is_plain, projections)) and projections[-1].weight.requires_grad
+
+
+def check_whole(
+    module: nn.Module,
+    names: tuple[str, ...],
+    width: int,
+    forward: FunctionType,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """`Mismatch` unless the node equals the module's own forward on dense projections.
+
+    They are as wide as the module's own between gate and down, which is what kernels are made for,
+    and narrow outside.
+    """
+    generator = torch.Generator().manual_seed(19)
+    both = width if len(names) == 3 else 2 * width
+
+    def linear(outputs: int, inputs: int) -> nn.Linear:
+        layer = nn.Linear(inputs, outputs, bias=False, device="meta")
+        weight = random((outputs, inputs), generator) * inputs**-0.5
+        layer.weight = nn.Parameter(weight.to(device, dtype))
+        return layer
+
+    layers = {name: linear(both, PROBE_HIDDEN) for name in names[:-1]}
+    layers[names[-1]] = linear(PROBE_HIDDEN, width)
+    twin = twin_of(module, modules=layers)
+    own = own_class_forward(module)
+
+    def original(x: Tensor) -> Tensor:
+        try:
+            return own(twin, x)
+        except Exception as error:
+            raise Mismatch(f"its own forward failed in the probe: {error}") from error
+
+    x = random((1, PROBE_TOKENS, PROBE_HIDDEN), generator, dtype).to(device)
+    weights = [layer.weight for layer in layers.values()]
+    for training in (True, False):
+        twin.training = training
+        assert_same(original, lambda x: forward(twin, x), [x], weights, "the whole MLP")
+
+
+def whole_meta_call(
+    sizes: tuple[int, int, int], dtype: torch.dtype, activation: str, packed: bool
+) -> MetaCall:
+    """Of an MLP of `sizes` (in, between, out)."""
+    inputs, width, outputs = sizes
+
+    def run(batch: int, tokens: int) -> None:
+        def empty(*shape):
+            return torch.empty(*shape, dtype=dtype, device="meta", requires_grad=True)
+
+        gate = empty(2 * width if packed else width, inputs)
+        up = None if packed else empty(width, inputs)
+        x, down = empty(batch, tokens, inputs), empty(outputs, width)
+        functional.gated_mlp(x, gate, up, down, activation).sum().backward()
+
+    return MetaCall("gated_mlp", (*sizes, dtype, activation, packed), run)

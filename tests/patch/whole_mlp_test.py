@@ -1,0 +1,220 @@
+"""MLPs as one node: which models, what it keeps, and what sends a forward back to the modules."""
+
+import pytest
+import torch
+from liger_jit import functional
+from liger_jit.patch import patch
+from tiny_models import FAMILIES, assert_same_step, batch, build, counted, loss_and_gradients
+from torch import nn
+from torch.nn.utils import parametrize
+from transformers.models.llama.modeling_llama import LlamaMLP
+
+FEW = ("Llama", "Gemma", "Phi3")
+
+
+def mlps(model):
+    return [layer.mlp for layer in model.model.layers]
+
+
+def calls_of(model, monkeypatch):
+    """(step, how often an MLP ran as one node, how often its activation alone was ours)."""
+    with counted(monkeypatch) as calls:
+        step = loss_and_gradients(model)
+    return step, calls["gated_mlp"], calls["swiglu"] + calls["geglu"]
+
+
+def kept_bytes(mlp, x):
+    """Bytes that the MLP's graph holds, its weights and its input left out."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (x, *mlp.parameters())}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = mlp(x)
+    del output
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_node_keeps_two_tensors_of_the_width_between(family):
+    model = build(family, torch.bfloat16)
+    x = torch.randn(2, 64, 32, dtype=torch.bfloat16, requires_grad=True)
+    mlp = mlps(model)[0]
+    one = 2 * 64 * 48 * 2
+    unpatched = kept_bytes(mlp, x)
+    patch(model)
+    assert kept_bytes(mlp, x) == 2 * one
+    assert unpatched >= 4 * one
+
+
+@pytest.mark.parametrize("family", ["Gemma2", "Gemma3"])
+def test_the_other_gemmas(family, monkeypatch):
+    model = build(family, final_logit_softcapping=None)
+    expected = loss_and_gradients(model)
+    patch(model)
+    found, whole, apart = calls_of(model, monkeypatch)
+    assert (whole, apart) == (2, 0)
+    assert_same_step(found, expected, 1e-4)
+
+
+def test_exact_gelu_is_the_one_that_runs(monkeypatch):
+    model = build(hidden_act="gelu")
+    expected = loss_and_gradients(model)
+    patch(model)
+    found, whole, _ = calls_of(model, monkeypatch)
+    assert whole == 2
+    assert_same_step(found, expected)
+
+
+def with_a_hook(mlp):
+    mlp.down_proj.register_forward_hook(lambda module, args, output: None)
+
+
+def with_a_forward_of_its_own(mlp):
+    own = mlp.down_proj.forward
+    mlp.down_proj.forward = lambda x: own(x)
+
+
+class Scale(nn.Module):
+    def forward(self, weight):
+        return weight * 1.5
+
+
+def with_a_parametrized_weight(mlp):
+    parametrize.register_parametrization(mlp.down_proj, "weight", Scale())
+
+
+def with_a_bias(mlp):
+    mlp.down_proj.bias = nn.Parameter(torch.ones(32))
+
+
+class LowRank(nn.Module):
+    """An adapter, as PEFT wraps a projection."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base, self.in_features, self.out_features = base, base.in_features, base.out_features
+        self.a = nn.Parameter(torch.linspace(-1, 1, 2 * base.in_features).view(2, -1))
+        self.b = nn.Parameter(torch.linspace(-1, 1, 2 * base.out_features).view(-1, 2))
+
+    def forward(self, x):
+        return self.base(x) + x @ self.a.t() @ self.b.t() * 0.1
+
+
+def with_an_adapter(mlp):
+    mlp.down_proj = LowRank(mlp.down_proj)
+
+
+class Sharded(torch.Tensor):
+    """A tensor of another kind, as DTensor and quantised weights are."""
+
+
+def with_a_weight_of_another_kind(mlp):
+    weight = mlp.down_proj.weight.detach().as_subclass(Sharded)
+    mlp.down_proj.weight = nn.Parameter(weight)
+    assert type(mlp.down_proj.weight) is not nn.Parameter
+
+
+def frozen(mlp):
+    mlp.down_proj.weight.requires_grad_(False)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before the patch", "after the patch"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        with_a_hook,
+        with_a_forward_of_its_own,
+        with_a_parametrized_weight,
+        with_a_bias,
+        with_an_adapter,
+        with_a_weight_of_another_kind,
+        frozen,
+    ],
+)
+def test_a_projection_that_is_not_plain_is_called_as_a_module(change, after, monkeypatch):
+    model = build()
+    if after:
+        patch(model)
+    change(mlps(model)[1])
+    reference = build()
+    change(mlps(reference)[1])
+    expected = loss_and_gradients(reference)
+    if not after:
+        assert {row.status for row in patch(model).report()} == {"patched"}
+    found, whole, apart = calls_of(model, monkeypatch)
+    assert (whole, apart) == (1, 1)
+    assert_same_step(found, expected)
+
+
+@pytest.mark.parametrize("family", FEW)
+def test_frozen_gate_and_up_get_no_gradient(family, monkeypatch):
+    model = build(family)
+    for mlp in mlps(model):
+        for name, weight in mlp.named_parameters():
+            weight.requires_grad_("down" in name)
+    expected = loss_and_gradients(model)
+    patch(model)
+    found, whole, _ = calls_of(model, monkeypatch)
+    assert whole == 2
+    assert_same_step(found, expected)
+
+
+class NarrowMLP(LlamaMLP):
+    """Reads its own width, so that a probe with a narrower one cannot prove it."""
+
+    def forward(self, x):
+        return super().forward(x.view(*x.shape[:-1], self.hidden_size))
+
+
+def test_a_module_that_only_its_own_width_fits_keeps_the_activation_alone(monkeypatch):
+    model = build()
+    expected = loss_and_gradients(model)
+    mlps(model)[0].__class__ = NarrowMLP
+    patch(model)
+    found, whole, apart = calls_of(model, monkeypatch)
+    assert (whole, apart) == (1, 1)
+    assert_same_step(found, expected)
+
+
+def test_an_operator_that_is_wrong_is_not_used(monkeypatch):
+    model = build()
+    expected = loss_and_gradients(model)
+    right = functional.gated_mlp
+    monkeypatch.setattr(functional, "gated_mlp", lambda *inputs: right(*inputs) * 1.1)
+    patch(model)
+    found, whole, apart = calls_of(model, monkeypatch)
+    assert (whole, apart) == (0, 2)
+    assert_same_step(found, expected)
+
+
+@pytest.mark.parametrize("family", FEW)
+def test_a_compiled_training_step_holds_the_node(family, monkeypatch):
+    model = build(family, num_hidden_layers=1)
+    expected = loss_and_gradients(model)
+    patch(model)
+    torch._dynamo.reset()
+    step = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with counted(monkeypatch) as calls:
+        loss = step(**batch()).loss
+    assert calls["gated_mlp"] == 1
+    loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert_same_step((loss.detach(), gradients), expected)
+
+
+def test_evaluation_without_gradients_gives_the_same_logits(monkeypatch):
+    model = build().eval()
+    ids = batch()["input_ids"]
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits
+        patch(model)
+        with counted(monkeypatch) as calls:
+            found = model(input_ids=ids).logits
+    assert calls["gated_mlp"] == 2
+    torch.testing.assert_close(found, expected)
