@@ -27,6 +27,11 @@ Temporary partials(std::string name, bool (*wanted)(const Call&)) {
           }};
 }
 
+const Partials partials_of_weight = {
+    "weight_partials", "dweight", [](const Call& call) { return dtype_or(call, "weight", "x"); }};
+const Partials partials_of_bias = {"bias_partials", "dbias",
+                                   [](const Call& call) { return dtype_or(call, "bias", "x"); }};
+
 const Register layer_norm{Op{
     .name = "layer_norm",
     .doc = "y = (x - mean) * rsqrt(variance + eps) * weight + bias, over the last dimension",
@@ -112,18 +117,18 @@ const Register layer_norm_backward{Op{
           },
           .candidates =
               [](const Call& call) {
-                return partial_candidates(call, call["x"].last_size(), holds(call, "x", 4) ? 4 : 0);
+                return partial_candidates(call, call["x"].last_size(), holds(call, "x", 4) ? 5 : 0);
               },
           .blocks = [](const Call& call,
                        const Knobs& knobs) { return row_blocks(partials_of(call), knobs); },
           .arguments = {"dy", "x", "weight", "mean", "rstd", "dx", "weight_partials",
                         "bias_partials", "x.rows", partials_of, "dy.stride", "x.stride"}},
-         column_sum(
-             "weight_partials", "dweight",
-             [](const Call& call) { return dtype_or(call, "weight", "x"); }, "x", wants_dweight),
-         column_sum(
-             "bias_partials", "dbias", [](const Call& call) { return dtype_or(call, "bias", "x"); },
-             "x", wants_dbias)},
+         column_sum({partials_of_weight, partials_of_bias}, "x",
+                    [](const Call& call) { return wants_dweight(call) && wants_dbias(call); }),
+         column_sum({partials_of_weight}, "x",
+                    [](const Call& call) { return wants_dweight(call) && !wants_dbias(call); }),
+         column_sum({partials_of_bias}, "x",
+                    [](const Call& call) { return wants_dbias(call) && !wants_dweight(call); })},
     .example = [](const Extent& e) -> std::vector<Sample> {
       return {{.input = "dy", .shape = {e.rows, e.size}},
               {.input = "x", .shape = {e.rows, e.size}},

@@ -131,7 +131,7 @@ Op rms_norm_backward_op(std::string name, bool with_dsum) {
        },
        .candidates =
            [](const Call& call) {
-             return partial_candidates(call, call["x"].last_size(), holds(call, "x", 3) ? 3 : 0);
+             return partial_candidates(call, call["x"].last_size(), holds(call, "x", 3) ? 4 : 0);
            },
        .blocks =
            [](const Call& call, const Knobs& knobs) {
@@ -144,7 +144,7 @@ Op rms_norm_backward_op(std::string name, bool with_dsum) {
                      },
                      "dy.stride", with_dsum ? "dsum.stride" : "x.stride", "x.stride", "offset"}},
       column_sum(
-          "partials", "dweight", [](const Call& call) { return weight_dtype(call, "x"); }, "x",
+          {{"partials", "dweight", [](const Call& call) { return weight_dtype(call, "x"); }}}, "x",
           wants_dweight)};
   op.example = [with_dsum](const Extent& e) {
     std::vector<Sample> samples = {{.input = "dy", .shape = {e.rows, e.size}}};

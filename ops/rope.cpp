@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "ops/registry.h"
 #include "ops/row_knobs.h"
 
@@ -16,11 +18,19 @@ Spec rope_spec(const Call& call, bool inverse, std::string_view q, std::string_v
           {"align_bytes", int64_t{call.align_bytes()}}};
 }
 
-std::vector<Knobs> rope_candidates(const Call& call) {
-  if (call.on_host()) return {{{"threads", 1}, {"rows", 4}}, {{"threads", 1}, {"rows", 32}}};
+int64_t parts(int64_t whole, int64_t of_part) { return (whole + of_part - 1) / of_part; }
+
+// {threads, tokens, heads}: as many tokens as give each thread one place of eight elements.
+std::vector<Knobs> rope_candidates(const Call& call, std::string_view q) {
+  const int64_t heads = std::max<int64_t>(call[q].sizes[1], 1);
+  if (call.on_host()) return {{{"threads", 1}, {"tokens", 4}, {"heads", heads}}};
+  const int64_t places = std::max<int64_t>(call["cos"].last_size() / 16, 1);
   std::vector<Knobs> list;
-  for (const int64_t threads : {128, 64, 256, 32}) {
-    list.push_back({{"threads", threads}, {"rows", threads < 128 ? 128 / threads : 1}});
+  for (const auto& [threads, most] :
+       {std::pair{256, 8}, {128, 8}, {256, 4}, {128, 4}, {256, 16}, {256, 32}, {64, 8}}) {
+    list.push_back({{"threads", threads},
+                    {"tokens", std::max<int64_t>(threads / places, 1)},
+                    {"heads", std::min<int64_t>(most, heads)}});
   }
   return list;
 }
@@ -91,11 +101,16 @@ KernelOf rope_kernel(bool inverse, std::string q, std::string k, std::string q_o
       .name = "Rope",
       .source = "rope.h",
       .spec = [inverse, q, k](const Call& call) { return rope_spec(call, inverse, q, k); },
-      .candidates = rope_candidates,
+      .candidates = [q](const Call& call) { return rope_candidates(call, q); },
       .blocks =
-          [q](const Call& call, const Knobs& knobs) {
-            return row_blocks(call[q].sizes[0] * call[q].sizes[2], knobs);
+          [q, k](const Call& call, const Knobs& knobs) {
+            const int64_t all = call[q].sizes[0] * call[q].sizes[2];
+            const int64_t heads = value_of(knobs, "heads", 1);
+            return parts(all, value_of(knobs, "tokens", 1)) *
+                   (parts(call[q].sizes[1], heads) +
+                    (call.has(k) ? parts(call[k].sizes[1], heads) : 0));
           },
+      .threads = [](const Knobs& knobs) { return value_of(knobs, "threads", 1); },
       .arguments = std::move(arguments),
   };
 }

@@ -14,6 +14,8 @@ int64_t power_of_two_from(int64_t n) {
   return power;
 }
 
+constexpr int64_t most_lanes = 1024;
+
 int64_t packs_of(int64_t size) { return (size + 7) / 8; }
 
 void add_unless_there(std::vector<Knobs>& list, int64_t threads, int64_t rows) {
@@ -23,19 +25,25 @@ void add_unless_there(std::vector<Knobs>& list, int64_t threads, int64_t rows) {
   list.push_back({{"threads", threads}, {"rows", rows}});
 }
 
-// Threads so that each has `packs_each` packs; a block of at least `block` threads.
+// Threads of a row so that each has `packs_each` packs: whole teams of 32, or a power of two below
+// one; a power of two, too, for a row of more packs than lanes.
+int64_t threads_for(int64_t size, int64_t packs_each) {
+  const int64_t threads = (packs_of(size) + packs_each - 1) / packs_each;
+  if (threads <= 32) return power_of_two_from(threads);
+  if (packs_of(size) > most_lanes) return std::min(power_of_two_from(threads), most_lanes);
+  return std::min<int64_t>((threads + 31) / 32 * 32, most_lanes);
+}
+
+// A block of at least `block` threads, if they can keep their packs: `registers` for each.
 void add_candidate(std::vector<Knobs>& list, int64_t size, int64_t packs_each, int64_t block,
-                   int arrays) {
-  const int64_t lanes = std::min<int64_t>(power_of_two_from(packs_of(size)), 1024);
-  const int64_t rounds = (packs_of(size) + lanes - 1) / lanes;
-  const int64_t threads = std::clamp<int64_t>(lanes * rounds / packs_each, 1, 1024);
-  const int64_t of_one_thread = lanes / std::min(lanes, power_of_two_from(threads)) * rounds;
-  // Eight registers for a held pack; the rest of a thread's share is addresses and temporaries.
-  const int64_t registers =
-      std::min<int64_t>(65536 / std::max<int64_t>(power_of_two_from(threads), block), 255);
-  if (arrays > 0 && of_one_thread * 8 * arrays > registers - 30) return;
-  const int64_t power = power_of_two_from(threads);
-  add_unless_there(list, power, std::max<int64_t>(1, block / power));
+                   int64_t registers) {
+  const int64_t threads = threads_for(size, packs_each);
+  const int64_t rows = std::max<int64_t>(1, block / threads);
+  const int64_t packs = (packs_of(size) + threads - 1) / threads;
+  // The rest of a thread's share is addresses and temporaries.
+  if (registers > 0 && packs * registers + 40 > std::min<int64_t>(65536 / (threads * rows), 255))
+    return;
+  add_unless_there(list, threads, rows);
 }
 
 }  // namespace
@@ -48,7 +56,7 @@ std::vector<Knobs> row_candidates(const Call& call, int64_t size, int arrays) {
   if (call.on_host()) return {{{"threads", 1}, {"rows", 8}}, {{"threads", 1}, {"rows", 64}}};
   std::vector<Knobs> list;
   for (const int64_t packs_each : {4, 2, 8, 1}) {
-    for (const int64_t block : {128, 256}) add_candidate(list, size, packs_each, block, arrays);
+    for (const int64_t block : {128, 256}) add_candidate(list, size, packs_each, block, 8 * arrays);
   }
   // A row that is not held is read from memory anyhow: then more threads only leave fewer
   // registers.
@@ -62,8 +70,8 @@ std::vector<Knobs> partial_candidates(const Call& call, int64_t size, int arrays
   if (call.on_host()) return {{{"threads", 1}, {"rows", 1}}};
   std::vector<Knobs> list;
   if (arrays == 0) return {{{"threads", 512}, {"rows", 1}}, {{"threads", 256}, {"rows", 1}}};
-  for (const int64_t packs_each : {2, 4, 1}) {
-    for (const int64_t block : {128, 256}) add_candidate(list, size, packs_each, block, arrays);
+  for (const int64_t packs_each : {2, 4, 3, 1}) {
+    for (const int64_t block : {64, 128}) add_candidate(list, size, packs_each, block, 8 * arrays);
   }
   if (list.empty()) add_unless_there(list, 512, 1);
   return list;
@@ -85,23 +93,31 @@ int64_t padded_columns(int64_t size) { return packs_of(size) * 8; }
 
 Dtype arithmetic(Dtype dtype) { return dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32; }
 
-KernelOf column_sum(std::string partials, std::string out,
-                    std::function<Dtype(const Call&)> out_dtype, std::string sized_by,
+KernelOf column_sum(std::vector<Partials> matrices, std::string sized_by,
                     std::function<bool(const Call&)> when) {
+  const Partials first = matrices.front();
+  const Partials second = matrices.back();
+  const int64_t count = static_cast<int64_t>(matrices.size());
   return {
       .name = "ColumnSum",
       .source = "column_sum.h",
       .when = std::move(when),
-      .spec = [sized_by, out_dtype](const Call& call) -> Spec {
+      .spec = [sized_by, first, second, count](const Call& call) -> Spec {
         return {{"partial", arithmetic(call[sized_by].dtype)},
-                {"out", out_dtype(call)},
+                {"out", first.out_dtype(call)},
+                {"second_out", second.out_dtype(call)},
+                {"has_second", count > 1},
                 {"columns", call[sized_by].last_size()}};
       },
-      .candidates = {},
-      .blocks = [sized_by](const Call& call,
-                           const Knobs&) { return (call[sized_by].last_size() + 31) / 32; },
-      .threads = [](const Knobs&) { return int64_t{1024}; },
-      .arguments = {std::move(partials), std::move(out),
+      // A short row has many partials and few columns: more threads for each of them.
+      .candidates = [sized_by](const Call& call) -> std::vector<Knobs> {
+        return {{{"groups", call[sized_by].last_size() < 4096 ? 128 : 32}}};
+      },
+      .blocks = [sized_by, count](
+                    const Call& call,
+                    const Knobs&) { return count * ((call[sized_by].last_size() + 31) / 32); },
+      .threads = [](const Knobs& knobs) { return 4 * value_of(knobs, "groups", 1); },
+      .arguments = {first.partials, first.out, second.partials, second.out,
                     [sized_by](const Call& call) {
                       return partial_rows(call, call[sized_by].rows(), call[sized_by].last_size());
                     }},

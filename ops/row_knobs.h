@@ -29,9 +29,15 @@ int64_t padded_columns(int64_t size);
 // float32, or float64 for float64: what kernels compute in.
 Dtype arithmetic(Dtype dtype);
 
-// Adds the partials of `columns` columns into the output `out`.
-KernelOf column_sum(std::string partials, std::string out,
-                    std::function<Dtype(const Call&)> out_dtype, std::string sized_by,
+// A matrix of partials and the output that is their sum.
+struct Partials {
+  std::string partials;
+  std::string out;
+  std::function<Dtype(const Call&)> out_dtype;
+};
+
+// Adds the partials of one matrix or two, whose rows are as long as those of `sized_by`.
+KernelOf column_sum(std::vector<Partials> matrices, std::string sized_by,
                     std::function<bool(const Call&)> when);
 
 // Checks used by several ops. Each raises Error(invalid_argument).

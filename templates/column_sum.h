@@ -1,5 +1,6 @@
-// out[column] = sum of partials[0..P)[column], in an order fixed by P alone: group g of 32 adds
-// partials g, g + 32, ... and the groups meet in a binary tree.
+// out[column] = sum of partials[0..P)[column], for one matrix of partials or two, in an order fixed
+// by P and the number G of groups: group g adds partials g, g + G, ... and the groups meet in a
+// binary tree.
 #pragma once
 #include "device/weight_gradient.h"
 
@@ -8,51 +9,68 @@ namespace liger {
 struct ColumnSumSpec {
   Dtype partial;
   Dtype out;
+  Dtype second_out;
+  bool has_second;
   int columns;
+  int groups;  // a power of two from 32
 };
 
 template <ColumnSumSpec S>
 struct ColumnSum {
-  static constexpr int columns_of_block = 32;
-  static constexpr int groups = 32;
-  static constexpr int block_threads = on_host ? 1 : columns_of_block * groups;
+  static constexpr int packs_of_block = 4;
+  static constexpr int columns_of_block = packs_of_block * pack_size;
+  static constexpr int blocks_of_matrix = (S.columns + columns_of_block - 1) / columns_of_block;
+  static constexpr int block_threads = on_host ? 1 : packs_of_block * S.groups;
   using A = Type<S.partial>;
 
   const A* partials;
   Type<S.out>* out;
+  const A* second_partials;
+  Type<S.second_out>* second_out;
   long long partial_rows;
 
   LIGER_DEVICE void operator()(long long block) const {
-    LIGER_SHARED A sums[groups][columns_of_block];
-    const int first = static_cast<int>(block) * columns_of_block;
-    if constexpr (on_host) {
-      for (int group = 0; group < groups; ++group) {
-        for (int c = 0; c < columns_of_block; ++c) sums[group][c] = sum_of_group(group, first + c);
+    if constexpr (S.has_second) {
+      if (block >= blocks_of_matrix) {
+        add(second_partials, second_out, static_cast<int>(block) - blocks_of_matrix);
+        return;
       }
-      for (int c = 0; c < columns_of_block; ++c) finish(sums, c, first + c);
-    } else {
-      const int c = thread_index() % columns_of_block;
-      const int group = thread_index() / columns_of_block;
-      sums[group][c] = sum_of_group(group, first + c);
-      barrier();
-      if (group == 0) finish(sums, c, first + c);
     }
+    add(partials, out, static_cast<int>(block));
   }
 
  private:
-  LIGER_DEVICE A sum_of_group(int group, int column) const {
-    A sum = 0;
-    if (column < S.columns) {
-      for (long long p = group; p < partial_rows; p += groups)
-        sum += partials[p * padded(S.columns) + column];
+  template <class Out>
+  LIGER_DEVICE void add(const A* from, Out* to, int block) const {
+    LIGER_SHARED A sums[S.groups][columns_of_block];
+    for (int i = thread_index(); i < S.groups * packs_of_block; i += block_threads) {
+      const int group = i / packs_of_block;
+      const int pack = i % packs_of_block;
+      const auto sum = sum_of_group(from, group, block * packs_of_block + pack);
+      LIGER_UNROLL for (int j = 0; j < pack_size; ++j) sums[group][pack * pack_size + j] = sum.v[j];
+    }
+    barrier();
+    for (int c = thread_index(); c < columns_of_block; c += block_threads) {
+      const int column = block * columns_of_block + c;
+      A level[32];
+      LIGER_UNROLL for (int g = 0; g < 32; ++g) {
+        A of_level[S.groups / 32];
+        LIGER_UNROLL for (int i = 0; i < S.groups / 32; ++i) of_level[i] = sums[g + i * 32][c];
+        fold<S.groups / 32>(of_level, Add{});
+        level[g] = of_level[0];
+      }
+      fold<32>(level, Add{});
+      if (column < S.columns) to[column] = narrow<Out>(level[0]);
+    }
+  }
+
+  LIGER_DEVICE Pack<A> sum_of_group(const A* from, int group, int pack) const {
+    Pack<A> sum = filled(A(0));
+    if (pack * pack_size >= S.columns) return sum;
+    LIGER_UNROLL_BY(4) for (long long p = group; p < partial_rows; p += S.groups) {
+      sum = sum + load<16>(from + p * padded(S.columns) + pack * pack_size);
     }
     return sum;
-  }
-  LIGER_DEVICE void finish(const A (&sums)[groups][columns_of_block], int c, int column) const {
-    A level[groups];
-    LIGER_UNROLL for (int g = 0; g < groups; ++g) level[g] = sums[g][c];
-    fold<groups>(level, Add{});
-    if (column < S.columns) out[column] = narrow<Type<S.out>>(level[0]);
   }
 };
 

@@ -39,7 +39,7 @@ struct FusedAddRmsNormForward {
   LIGER_DEVICE void operator()(long long block) const {
     each_row<S.threads, S.rows>(block, rows, [&](long long row, int thread, bool active) {
       Pack<A> held[S.hold ? Row::slots : 1];
-      const A squares = Row::template combined<A>(thread, [&](int slot, int pack) {
+      const A squares = Row::template sum<A>(0, thread, [&](int slot, int pack) {
         const auto added =
             load_pack<S.hidden, S.align_bytes>(x + row * x_stride, pack) +
             load_pack<S.hidden, S.align_bytes>(residual + row * residual_stride, pack);

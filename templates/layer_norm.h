@@ -37,10 +37,10 @@ struct LayerNormForward {
   LIGER_DEVICE void operator()(long long block) const {
     each_row<S.threads, S.rows>(block, rows, [&](long long row, int thread, bool active) {
       const Share values(x + row * x_stride, thread);
-      const A sum = Row::template combined<A>(
-          thread, [&](int slot, int pack) { return total(values.at(slot, pack)); });
+      const A sum = Row::template sum<A>(
+          0, thread, [&](int slot, int pack) { return total(values.at(slot, pack)); });
       const A m = sum * A(1.0 / S.hidden);
-      const auto deviations = Row::template combined<Two<A>>(thread, [&](int slot, int pack) {
+      const auto deviations = Row::template sum<Two<A>>(1, thread, [&](int slot, int pack) {
         const auto d = without_missing<S.hidden>(pack, values.at(slot, pack) + (-m));
         return Two<A>{total(d), total(d * d)};
       });
@@ -105,12 +105,53 @@ struct LayerNormBackward {
   long long dy_stride;
   long long x_stride;
 
+  // The weight is read anew for each row, from the L1 cache: kept, it would take registers from
+  // rows on their way.
   LIGER_DEVICE Pack<A> weighted(const Pack<A>& d, int pack) const {
     if constexpr (S.has_weight) {
-      return d * load_pack<S.hidden, S.align_bytes>(weight, pack);
+      return d * load_pack<S.hidden, S.align_bytes, false>(weight, pack);
     } else {
       return d;
     }
+  }
+
+  // What a thread reads of one row.
+  struct Reading {
+    Share dy;
+    Share x;
+    A mean;
+    A rstd;
+  };
+
+  LIGER_DEVICE Reading read(long long row, int thread) const {
+    return {{dy + row * dy_stride, thread}, {x + row * x_stride, thread}, mean[row], rstd[row]};
+  }
+
+  LIGER_DEVICE void one_row(const Turn& turn, const Reading& row, Sums& sums) const {
+    const A m = row.mean;
+    const A r = row.rstd;
+    Two<A> means;
+    if constexpr (S.want_dx) {
+      // Past the row's end dy is zero, so neither product counts there.
+      const auto dots =
+          Row::template sum<Two<A>>(turn.buffer, turn.thread, [&](int slot, int pack) {
+            const auto g = weighted(row.dy.at(slot, pack), pack);
+            return Two<A>{total(g), total(g * ((row.x.at(slot, pack) + (-m)) * r))};
+          });
+      means = {dots.first * A(1.0 / S.hidden), dots.second * A(1.0 / S.hidden)};
+    }
+    if (!turn.active) return;
+    Row::each(turn.thread, [&](int slot, int pack) {
+      const auto d = row.dy.at(slot, pack);
+      const auto xhat = (row.x.at(slot, pack) + (-m)) * r;
+      if constexpr (S.want_dx) {
+        const auto g = weighted(d, pack) + (-means.first);
+        store_pack<S.hidden, S.align_bytes>(dx + turn.row * S.hidden, pack,
+                                            fused(xhat, filled(-means.second), g) * r);
+      }
+      if constexpr (S.want_dweight) sums.of_weight.add_product(slot, pack, d, xhat);
+      if constexpr (S.want_dbias) sums.of_bias.add(slot, pack, d);
+    });
   }
 
   LIGER_DEVICE void operator()(long long block) const {
@@ -119,33 +160,8 @@ struct LayerNormBackward {
         [&](long long partial, int thread) {
           return Sums{{weight_partials, partial, thread}, {bias_partials, partial, thread}};
         },
-        [&](long long row, int thread, bool active, Sums& sums) {
-          const Share xs(x + row * x_stride, thread);
-          const Share dys(dy + row * dy_stride, thread);
-          const A m = mean[row];
-          const A r = rstd[row];
-          Two<A> means;
-          if constexpr (S.want_dx) {
-            // Past the row's end dy is zero, so neither product counts there.
-            const auto dots = Row::template combined<Two<A>>(thread, [&](int slot, int pack) {
-              const auto g = weighted(dys.at(slot, pack), pack);
-              return Two<A>{total(g), total(g * ((xs.at(slot, pack) + (-m)) * r))};
-            });
-            means = {dots.first * A(1.0 / S.hidden), dots.second * A(1.0 / S.hidden)};
-          }
-          if (!active) return;
-          Row::each(thread, [&](int slot, int pack) {
-            const auto d = dys.at(slot, pack);
-            const auto xhat = (xs.at(slot, pack) + (-m)) * r;
-            if constexpr (S.want_dx) {
-              const auto g = weighted(d, pack) + (-means.first);
-              store_pack<S.hidden, S.align_bytes>(dx + row * S.hidden, pack,
-                                                  fused(xhat, filled(-means.second), g) * r);
-            }
-            if constexpr (S.want_dweight) sums.of_weight.add(slot, pack, d * xhat);
-            if constexpr (S.want_dbias) sums.of_bias.add(slot, pack, d);
-          });
-        },
+        [&](long long row, int thread) { return read(row, thread); },
+        [&](const Turn& turn, const Reading& row, Sums& sums) { one_row(turn, row, sums); },
         [&](const Sums& sums, int thread) {
           sums.of_weight.write(thread);
           sums.of_bias.write(thread);

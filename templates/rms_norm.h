@@ -36,7 +36,7 @@ struct RmsNormForward {
   LIGER_DEVICE void operator()(long long block) const {
     each_row<S.threads, S.rows>(block, rows, [&](long long row, int thread, bool active) {
       const Share values(x + row * x_stride, thread);
-      const A squares = Row::template combined<A>(thread, [&](int slot, int pack) {
+      const A squares = Row::template sum<A>(0, thread, [&](int slot, int pack) {
         const auto v = values.at(slot, pack);
         return total(v * v);
       });
@@ -80,6 +80,7 @@ struct RmsNormBackward {
   using Row = RowOf<S.hidden, S.threads, S.rows, S.hold>;
   using ShareX = RowShare<Row, S.hidden, S.align_bytes, S.hold, Type<S.x>>;
   using ShareDy = RowShare<Row, S.hidden, S.align_bytes, S.hold, Type<S.dy>>;
+  using ShareDsum = RowShare<Row, S.hidden, S.align_bytes, S.hold && S.adds_dsum, Type<S.x>>;
   using Sums = ColumnAccumulator<Row, S.hidden, S.hold, S.want_dweight, A>;
 
   const Type<S.dy>* dy;
@@ -96,46 +97,62 @@ struct RmsNormBackward {
   long long x_stride;
   double offset;
 
+  // The weight is read anew for each row, from the L1 cache: kept, it would take registers from
+  // rows on their way.
   LIGER_DEVICE Pack<A> weighted(const Pack<A>& d, int pack) const {
     if constexpr (S.has_weight) {
-      return d * (load_pack<S.hidden, S.align_bytes>(weight, pack) + A(offset));
+      return d * (load_pack<S.hidden, S.align_bytes, false>(weight, pack) + A(offset));
     } else {
       return d;
     }
+  }
+
+  // What a thread reads of one row.
+  struct Reading {
+    ShareDy dy;
+    ShareX x;
+    ShareDsum dsum;
+    A rstd;
+  };
+
+  LIGER_DEVICE Reading read(long long row, int thread) const {
+    return {{dy + row * dy_stride, thread},
+            {x + row * x_stride, thread},
+            {dsum + row * dsum_stride, thread},
+            rstd[row]};
+  }
+
+  LIGER_DEVICE void one_row(const Turn& turn, const Reading& row, Sums& sums) const {
+    const A r = row.rstd;
+    A mean = 0;
+    if constexpr (S.want_dx) {
+      const A dot = Row::template sum<A>(turn.buffer, turn.thread, [&](int slot, int pack) {
+        return total(weighted(row.dy.at(slot, pack), pack) * (row.x.at(slot, pack) * r));
+      });
+      mean = dot * A(1.0 / S.hidden);
+    }
+    if (!turn.active) return;
+    Row::each(turn.thread, [&](int slot, int pack) {
+      const auto d = row.dy.at(slot, pack);
+      auto xhat = row.x.at(slot, pack) * r;
+      if constexpr (S.want_dx) {
+        auto g = fused(xhat, filled(-mean), weighted(d, pack)) * r;
+        if constexpr (S.adds_dsum) g = g + row.dsum.at(slot, pack);
+        store_pack<S.hidden, S.align_bytes>(dx + turn.row * S.hidden, pack, g);
+      }
+      if constexpr (S.want_dweight) {
+        if constexpr (S.round_early) xhat = rounded_to<Type<S.x>>(xhat);
+        sums.add_product(slot, pack, d, xhat);
+      }
+    });
   }
 
   LIGER_DEVICE void operator()(long long block) const {
     each_partial<S.threads, S.rows>(
         block, rows, partial_rows,
         [&](long long partial, int thread) { return Sums(partials, partial, thread); },
-        [&](long long row, int thread, bool active, Sums& sums) {
-          const ShareX xs(x + row * x_stride, thread);
-          const ShareDy dys(dy + row * dy_stride, thread);
-          const A r = rstd[row];
-          A mean = 0;
-          if constexpr (S.want_dx) {
-            const A dot = Row::template combined<A>(thread, [&](int slot, int pack) {
-              return total(weighted(dys.at(slot, pack), pack) * (xs.at(slot, pack) * r));
-            });
-            mean = dot * A(1.0 / S.hidden);
-          }
-          if (!active) return;
-          Row::each(thread, [&](int slot, int pack) {
-            const auto d = dys.at(slot, pack);
-            auto xhat = xs.at(slot, pack) * r;
-            if constexpr (S.want_dx) {
-              auto g = fused(xhat, filled(-mean), weighted(d, pack)) * r;
-              if constexpr (S.adds_dsum) {
-                g = g + load_pack<S.hidden, S.align_bytes>(dsum + row * dsum_stride, pack);
-              }
-              store_pack<S.hidden, S.align_bytes>(dx + row * S.hidden, pack, g);
-            }
-            if constexpr (S.want_dweight) {
-              if constexpr (S.round_early) xhat = rounded_to<Type<S.x>>(xhat);
-              sums.add(slot, pack, d * xhat);
-            }
-          });
-        },
+        [&](long long row, int thread) { return read(row, thread); },
+        [&](const Turn& turn, const Reading& row, Sums& sums) { one_row(turn, row, sums); },
         [&](const Sums& sums, int thread) { sums.write(thread); });
   }
 };

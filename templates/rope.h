@@ -17,27 +17,34 @@ struct RopeSpec {
   int k_heads;
   int align_bytes;
   int threads;  // tuned
-  int rows;     // tuned; tokens of one block
+  int tokens;   // tuned; of one block
+  int heads;    // tuned; of one block
 };
 
-// One token's part of q or k.
+// Heads of one token in q or in k.
 template <class T>
 struct RopeHeads {
   const T* from;
   T* to;
-  long long from_head_stride;
-  long long to_head_stride;
+  long long from_stride;  // of heads
+  long long to_stride;
+  int count;
 };
 
+// A block turns some heads of a few tokens. A thread has one place in a head and keeps its angles
+// for all of the block's heads.
 template <RopeSpec S>
 struct Rope {
-  static constexpr int block_threads = threads_of_block(S.threads, S.rows);
+  static constexpr int block_threads = threads_of_block(S.threads, 1);
   static constexpr int half = S.rotary / 2;
-  // Whole packs only if both halves begin on one; else one element at a time.
-  static constexpr bool wide = half % pack_size == 0 && S.rotary % pack_size == 0;
-  static constexpr int step = wide ? pack_size : 1;
-  static constexpr int turns = half / step;  // pieces of one head's rotary half
   static constexpr int copied = S.head_size - S.rotary;
+  // Packs only if both halves and what is copied begin on one; else one element at a time.
+  static constexpr bool wide = half % pack_size == 0 && copied % pack_size == 0;
+  static constexpr int step = wide ? pack_size : 1;
+  static constexpr int q_groups = (S.q_heads + S.heads - 1) / S.heads;
+  static constexpr int k_groups = (S.k_heads + S.heads - 1) / S.heads;
+  static constexpr bool whole = S.q_heads % S.heads == 0 && S.k_heads % S.heads == 0;
+  static constexpr int in_flight = on_host ? 1 : (S.heads < 4 ? S.heads : 4);
   using A = Arithmetic<S.x>;
   using T = Type<S.x>;
   using Angle = Type<S.angle>;
@@ -58,80 +65,117 @@ struct Rope {
   long long sin_strides[2];
 
   LIGER_DEVICE void operator()(long long block) const {
-    each_row<S.threads, S.rows>(block, batch * tokens, [&](long long row, int thread, bool active) {
-      if (!active) return;
-      const long long b = row / tokens;
-      const long long t = row % tokens;
-      const Angle* c = cos + b * cos_strides[0] + t * cos_strides[1];
-      const Angle* s = sin + b * sin_strides[0] + t * sin_strides[1];
-      heads<S.q_heads>(
-          {q + b * q_strides[0] + t * q_strides[2],
-           q_out + b * q_out_strides[0] + t * q_out_strides[2], q_strides[1], q_out_strides[1]},
-          c, s, thread);
-      heads<S.k_heads>(
-          {k + b * k_strides[0] + t * k_strides[2],
-           k_out + b * k_out_strides[0] + t * k_out_strides[2], k_strides[1], k_out_strides[1]},
-          c, s, thread);
+    // The groups of a few tokens follow one another, so that their angles stay in the cache. A
+    // gradient begins at the end, which the kernel before it wrote last.
+    const long long all = batch * tokens;
+    const long long tile = block / (q_groups + k_groups);
+    const int group = static_cast<int>(block % (q_groups + k_groups));
+    const long long first_token =
+        (S.inverse ? (all - 1) / S.tokens - tile : tile) * static_cast<long long>(S.tokens);
+    each_place<half / step>(first_token, [&](long long b, long long t, int place) {
+      turn_heads(heads_of(group, b, t, place * step), b, t, place * step);
+    });
+    each_place<copied / step>(first_token, [&](long long b, long long t, int place) {
+      const auto heads = heads_of(group, b, t, S.rotary + place * step);
+      for (int i = 0; i < heads.count; ++i) {
+        write(heads.to + i * heads.to_stride, widened(read(heads.from + i * heads.from_stride)));
+      }
     });
   }
 
  private:
-  template <int Heads>
-  LIGER_DEVICE void heads(const RopeHeads<T>& x, const Angle* c, const Angle* s, int thread) const {
-    LIGER_UNROLL for (int i = thread; i < Heads * turns; i += S.threads) {
-      const int head = i / turns;
-      turn(x.from + head * x.from_head_stride, x.to + head * x.to_head_stride, c, s,
-           i % turns * step);
-    }
-    if constexpr (S.head_size != S.rotary) {
-      for (int i = thread; i < Heads * copied; i += S.threads) {
-        const int head = i / copied;
-        const int column = S.rotary + i % copied;
-        x.to[head * x.to_head_stride + column] = x.from[head * x.from_head_stride + column];
+  // f(batch, token, place) for the places of the block's tokens.
+  template <int Places, class F>
+  LIGER_DEVICE void each_place(long long first_token, F&& f) const {
+    if constexpr (Places > 0) {
+      for (int i = thread_index(); i < S.tokens * Places; i += block_threads) {
+        const long long row = first_token + i / Places;
+        if (row < batch * tokens) f(row / tokens, row % tokens, i % Places);
       }
     }
   }
 
-  LIGER_DEVICE void turn(const T* from, T* to, const Angle* c, const Angle* s, int column) const {
-    if constexpr (half % pack_size == 0) {
-      const auto x1 = load<S.align_bytes>(from + column);
-      const auto x2 = load<S.align_bytes>(from + half + column);
-      const auto c1 = angles(c + column);
-      const auto c2 = angles(c + half + column);
-      const auto s1 = angles(s + column);
-      const auto s2 = angles(s + half + column);
-      Pack<A> y1;
-      Pack<A> y2;
-      LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
-        turn_one(x1.v[i], x2.v[i], c1.v[i], c2.v[i], s1.v[i], s2.v[i], y1.v[i], y2.v[i]);
+  LIGER_DEVICE RopeHeads<T> heads_of(int group, long long b, long long t, int column) const {
+    if (group < q_groups) {
+      const int first = group * S.heads;
+      return {
+          q + b * q_strides[0] + first * q_strides[1] + t * q_strides[2] + column,
+          q_out + b * q_out_strides[0] + first * q_out_strides[1] + t * q_out_strides[2] + column,
+          q_strides[1], q_out_strides[1], smaller(S.heads, S.q_heads - first)};
+    }
+    const int first = (group - q_groups) * S.heads;
+    return {k + b * k_strides[0] + first * k_strides[1] + t * k_strides[2] + column,
+            k_out + b * k_out_strides[0] + first * k_out_strides[1] + t * k_out_strides[2] + column,
+            k_strides[1], k_out_strides[1], smaller(S.heads, S.k_heads - first)};
+  }
+  static LIGER_DEVICE int smaller(int a, int b) { return a < b ? a : b; }
+
+  LIGER_DEVICE void turn_heads(const RopeHeads<T>& heads, long long b, long long t,
+                               int column) const {
+    const Angle* c = cos + b * cos_strides[0] + t * cos_strides[1] + column;
+    const Angle* s = sin + b * sin_strides[0] + t * sin_strides[1] + column;
+    const Pack<A> c1 = angles(c);
+    const Pack<A> c2 = angles(c + half);
+    const Pack<A> s1 = angles(s);
+    const Pack<A> s2 = angles(s + half);
+    const int count = whole ? S.heads : heads.count;
+    for (int first = 0; first < count; first += in_flight) {
+      RawPack<T> x1[in_flight];
+      RawPack<T> x2[in_flight];
+      LIGER_UNROLL for (int i = 0; i < in_flight; ++i) {
+        if (first + i >= count) continue;
+        const T* from = heads.from + (first + i) * heads.from_stride;
+        x1[i] = read(from);
+        x2[i] = read(from + half);
       }
-      store<S.align_bytes>(to + column, y1);
-      store<S.align_bytes>(to + half + column, y2);
+      LIGER_UNROLL for (int i = 0; i < in_flight; ++i) {
+        if (first + i >= count) continue;
+        turn(widened(x1[i]), widened(x2[i]), c1, c2, s1, s2,
+             heads.to + (first + i) * heads.to_stride);
+      }
+    }
+  }
+
+  LIGER_DEVICE static void turn(const Pack<A>& x1, const Pack<A>& x2, const Pack<A>& c1,
+                                const Pack<A>& c2, const Pack<A>& s1, const Pack<A>& s2, T* to) {
+    Pack<A> y1;
+    Pack<A> y2;
+    LIGER_UNROLL for (int i = 0; i < step; ++i) {
+      if constexpr (S.inverse) {
+        y1.v[i] = fused(x1.v[i], c1.v[i], x2.v[i] * s2.v[i]);
+        y2.v[i] = fused(x2.v[i], c2.v[i], -(x1.v[i] * s1.v[i]));
+      } else {
+        y1.v[i] = fused(x1.v[i], c1.v[i], -(x2.v[i] * s1.v[i]));
+        y2.v[i] = fused(x2.v[i], c2.v[i], x1.v[i] * s2.v[i]);
+      }
+    }
+    write(to, y1);
+    write(to + half, y2);
+  }
+
+  // `step` elements; the rest of the pack is not used.
+  template <class U>
+  static LIGER_DEVICE RawPack<U> read(const U* from) {
+    if constexpr (wide) {
+      return load_raw<S.align_bytes>(from);
     } else {
-      A y1;
-      A y2;
-      turn_one(widen(from[column]), widen(from[half + column]), A(widen(c[column])),
-               A(widen(c[half + column])), A(widen(s[column])), A(widen(s[half + column])), y1, y2);
-      to[column] = narrow<T>(y1);
-      to[half + column] = narrow<T>(y2);
+      RawPack<U> result{};
+      copy_bytes(result.words, from, sizeof(U));
+      return result;
     }
   }
-
-  LIGER_DEVICE Pack<A> angles(const Angle* from) const {
-    const auto raw = load<S.align_bytes>(from);
+  static LIGER_DEVICE void write(T* to, const Pack<A>& values) {
+    if constexpr (wide) {
+      store<S.align_bytes>(to, values);
+    } else {
+      *to = narrow<T>(values.v[0]);
+    }
+  }
+  static LIGER_DEVICE Pack<A> angles(const Angle* from) {
+    const auto raw = widened(read(from));
     Pack<A> result;
-    LIGER_UNROLL for (int i = 0; i < pack_size; ++i) result.v[i] = A(raw.v[i]);
+    LIGER_UNROLL for (int i = 0; i < step; ++i) result.v[i] = A(raw.v[i]);
     return result;
-  }
-
-  static LIGER_DEVICE void turn_one(A x1, A x2, A c1, A c2, A s1, A s2, A& y1, A& y2) {
-    if constexpr (S.inverse) {
-      y1 = fused(x1, c1, x2 * s2);
-      y2 = fused(x2, c2, -(x1 * s1));
-    } else {
-      y1 = fused(x1, c1, -(x2 * s1));
-      y2 = fused(x2, c2, x1 * s2);
-    }
   }
 };
 

@@ -67,23 +67,24 @@ struct GatedBackward {
   long long up_stride;
 
   LIGER_DEVICE void operator()(long long block) const {
-    each_row<S.threads, S.rows>(block, rows, [&](long long row, int thread, bool active) {
-      if (!active) return;
-      Row::each(thread, [&](int, int pack) {
-        const auto d = load_pack<S.width, S.align_bytes>(dy + row * dy_stride, pack);
-        const auto g = load_pack<S.width, S.align_bytes>(gate + row * gate_stride, pack);
-        const auto u = load_pack<S.width, S.align_bytes>(up + row * up_stride, pack);
-        Pack<A> of_gate;
-        Pack<A> of_up;
-        LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
-          const auto act = Activation::template at<wants_exact(S.x)>(g.v[i]);
-          of_gate.v[i] = d.v[i] * u.v[i] * act.slope;
-          of_up.v[i] = d.v[i] * rounded_to<T>(act.value);
-        }
-        store_pack<S.width, S.align_bytes>(dgate + row * S.width, pack, of_gate);
-        store_pack<S.width, S.align_bytes>(dup + row * S.width, pack, of_up);
-      });
-    });
+    each_row_from_the_end<S.threads, S.rows>(
+        block, rows, [&](long long row, int thread, bool active) {
+          if (!active) return;
+          Row::each(thread, [&](int, int pack) {
+            const auto d = load_pack<S.width, S.align_bytes>(dy + row * dy_stride, pack);
+            const auto g = load_pack<S.width, S.align_bytes>(gate + row * gate_stride, pack);
+            const auto u = load_pack<S.width, S.align_bytes>(up + row * up_stride, pack);
+            Pack<A> of_gate;
+            Pack<A> of_up;
+            LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
+              const auto act = Activation::template at<wants_exact(S.x)>(g.v[i]);
+              of_gate.v[i] = d.v[i] * u.v[i] * act.slope;
+              of_up.v[i] = d.v[i] * rounded_to<T>(act.value);
+            }
+            store_pack<S.width, S.align_bytes>(dgate + row * S.width, pack, of_gate);
+            store_pack<S.width, S.align_bytes>(dup + row * S.width, pack, of_up);
+          });
+        });
   }
 };
 

@@ -103,10 +103,34 @@ LIGER_DEVICE float quotient(float a, float b) {
 #endif
 }
 
+// 2^x and 1 / x in one instruction each where there is one: about 22 bits, denormals are zero.
+LIGER_DEVICE float power_of_two(float x) {
+#if defined(LIGER_CUDA)
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+#else
+  return exponential<false>(x * 0.693147180559945309f);
+#endif
+}
+LIGER_DEVICE float reciprocal(float x) {
+#if defined(LIGER_CUDA)
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+#else
+  return 1.0f / x;
+#endif
+}
+
 // 1 / (1 + exp(-x)), without cancellation at either end.
 template <bool Exact, class A>
 LIGER_DEVICE A sigmoid(A x) {
-  return quotient<Exact>(A(1), A(1) + exponential<Exact>(-x));
+  if constexpr (Exact) {
+    return quotient<Exact>(A(1), A(1) + exponential<Exact>(-x));
+  } else {
+    return reciprocal(1.0f + power_of_two(-1.44269504088896341f * x));
+  }
 }
 
 // (tanh, 1 - tanh^2), the second without cancellation.

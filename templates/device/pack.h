@@ -15,16 +15,21 @@ struct Pack {
 // f applied to each element of the given packs.
 template <class A, class F, class... Packs>
 LIGER_DEVICE Pack<A> map(F&& f, const Pack<A>& first, const Packs&... rest) {
-  Pack<A> result;
-  LIGER_UNROLL for (int i = 0; i < pack_size; ++i) result.v[i] = f(first.v[i], rest.v[i]...);
-  return result;
+  if constexpr (on_host) {
+    Pack<A> result;
+    for (int i = 0; i < pack_size; ++i) result.v[i] = f(first.v[i], rest.v[i]...);
+    return result;
+  } else {
+    // Spelled out: unrolling loops is most of what a compile costs.
+    return {{f(first.v[0], rest.v[0]...), f(first.v[1], rest.v[1]...), f(first.v[2], rest.v[2]...),
+             f(first.v[3], rest.v[3]...), f(first.v[4], rest.v[4]...), f(first.v[5], rest.v[5]...),
+             f(first.v[6], rest.v[6]...), f(first.v[7], rest.v[7]...)}};
+  }
 }
 
 template <class A>
 LIGER_DEVICE Pack<A> filled(A value) {
-  Pack<A> result;
-  LIGER_UNROLL for (int i = 0; i < pack_size; ++i) result.v[i] = value;
-  return result;
+  return {{value, value, value, value, value, value, value, value}};
 }
 
 template <class A>
@@ -47,11 +52,6 @@ LIGER_DEVICE Pack<A> operator+(const Pack<A>& a, A shift) {
 template <class A>
 LIGER_DEVICE Pack<A> fused(const Pack<A>& a, const Pack<A>& b, const Pack<A>& c) {
   return map([](A x, A y, A z) { return fused(x, y, z); }, a, b, c);
-}
-
-template <class T, class A>
-LIGER_DEVICE Pack<A> rounded_to(const Pack<A>& a) {
-  return map([](A x) { return rounded_to<T>(x); }, a);
 }
 
 // The fixed tree inside a pack: halves are added, from the highest bit of the index to the lowest.
@@ -87,19 +87,122 @@ template <>
 struct WordOf<2> {
   using Type = unsigned short;
 };
+template <class Word>
+LIGER_DEVICE void store_word(Word* to, Word word) {
+  *to = word;
+}
+#if defined(LIGER_CUDA)
+// The compiler may take an assignment apart.
+LIGER_DEVICE void store_word(uint4* to, uint4 word) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};"
+               :
+               : "l"(to), "r"(word.x), "r"(word.y), "r"(word.z), "r"(word.w)
+               : "memory");
+}
+#endif
 // An element is always aligned to itself, whatever the rest of the call is.
 LIGER_DEVICE constexpr int word_bytes(int align_bytes, int element_bytes) {
   return align_bytes > 16 ? 16 : (align_bytes < element_bytes ? element_bytes : align_bytes);
 }
 #endif
 
+// Eight elements as they are in memory: half the registers of a Pack for 16-bit types.
+template <class T>
+struct RawPack {
+  unsigned int words[pack_size * sizeof(T) / sizeof(unsigned int)];
+};
+
+#if defined(LIGER_CUDA)
+// The two 16-bit elements of a word, without the detour over memory that a compiler must see
+// through.
+template <class T>
+LIGER_DEVICE float widen_low(unsigned int word);
+template <class T>
+LIGER_DEVICE float widen_high(unsigned int word);
+template <>
+LIGER_DEVICE float widen_low<bf16>(unsigned int word) {
+  return __uint_as_float(word << 16);
+}
+template <>
+LIGER_DEVICE float widen_high<bf16>(unsigned int word) {
+  return __uint_as_float(word & 0xffff0000u);
+}
+template <>
+LIGER_DEVICE float widen_low<f16>(unsigned int word) {
+  return widen(f16{static_cast<unsigned short>(word)});
+}
+template <>
+LIGER_DEVICE float widen_high<f16>(unsigned int word) {
+  return widen(f16{static_cast<unsigned short>(word >> 16)});
+}
+
+template <class T>
+LIGER_DEVICE unsigned int narrow_two(float low, float high) {
+  return narrow<T>(low).bits | static_cast<unsigned int>(narrow<T>(high).bits) << 16;
+}
+#if __CUDA_ARCH__ >= 800
+template <>
+LIGER_DEVICE unsigned int narrow_two<bf16>(float low, float high) {
+  unsigned int word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+}
+template <>
+LIGER_DEVICE unsigned int narrow_two<f16>(float low, float high) {
+  unsigned int word;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+}
+#endif
+#endif
+
+template <class T>
+LIGER_DEVICE Pack<typename ArithmeticOf<T>::Type> widened(const RawPack<T>& raw) {
+#if defined(LIGER_CUDA)
+  const auto& w = raw.words;
+  if constexpr (sizeof(T) == 2) {
+    return {{widen_low<T>(w[0]), widen_high<T>(w[0]), widen_low<T>(w[1]), widen_high<T>(w[1]),
+             widen_low<T>(w[2]), widen_high<T>(w[2]), widen_low<T>(w[3]), widen_high<T>(w[3])}};
+  }
+#endif
+  T elements[pack_size];
+  copy_bytes(elements, raw.words, sizeof(elements));
+  Pack<typename ArithmeticOf<T>::Type> result;
+  LIGER_UNROLL for (int i = 0; i < pack_size; ++i) result.v[i] = widen(elements[i]);
+  return result;
+}
+
+template <class T, class A>
+LIGER_DEVICE RawPack<T> narrowed(const Pack<A>& values) {
+#if defined(LIGER_CUDA)
+  const auto& v = values.v;
+  if constexpr (sizeof(T) == 2) {
+    return {{narrow_two<T>(v[0], v[1]), narrow_two<T>(v[2], v[3]), narrow_two<T>(v[4], v[5]),
+             narrow_two<T>(v[6], v[7])}};
+  }
+#endif
+  T elements[pack_size];
+  LIGER_UNROLL for (int i = 0; i < pack_size; ++i) elements[i] = narrow<T>(values.v[i]);
+  RawPack<T> result;
+  copy_bytes(result.words, elements, sizeof(elements));
+  return result;
+}
+
+template <class T, class A>
+LIGER_DEVICE Pack<A> rounded_to(const Pack<A>& a) {
+#if defined(LIGER_CUDA)
+  if constexpr (sizeof(T) == 2) return widened(narrowed<T>(a));
+#endif
+  return map([](A x) { return rounded_to<T>(x); }, a);
+}
+
 // Eight elements from memory that is `AlignBytes` aligned. `Constant`: nobody writes it during the
 // launch, so the loads may move freely and go through the read-only path.
 template <int AlignBytes, bool Constant = true, class T>
-LIGER_DEVICE Pack<typename ArithmeticOf<T>::Type> load(const T* from) {
-  Pack<typename ArithmeticOf<T>::Type> result;
+LIGER_DEVICE RawPack<T> load_raw(const T* from) {
+  RawPack<T> result;
 #if defined(LIGER_HOST)
-  for (int i = 0; i < pack_size; ++i) result.v[i] = widen(from[i]);
+  copy_bytes(result.words, from, sizeof(result.words));
 #else
   using Word = typename WordOf<word_bytes(AlignBytes, sizeof(T))>::Type;
   constexpr int words = pack_size * sizeof(T) / sizeof(Word);
@@ -115,13 +218,23 @@ LIGER_DEVICE Pack<typename ArithmeticOf<T>::Type> load(const T* from) {
     raw[i] = reinterpret_cast<const Word*>(from)[i];
 #endif
   }
-  T elements[pack_size];
-  copy_bytes(elements, raw, sizeof(raw));
-  LIGER_UNROLL for (int i = 0; i < pack_size; ++i) result.v[i] = widen(elements[i]);
+  copy_bytes(result.words, raw, sizeof(raw));
 #endif
   return result;
 }
 
+template <int AlignBytes, bool Constant = true, class T>
+LIGER_DEVICE Pack<typename ArithmeticOf<T>::Type> load(const T* from) {
+#if defined(LIGER_HOST)
+  Pack<typename ArithmeticOf<T>::Type> result;
+  for (int i = 0; i < pack_size; ++i) result.v[i] = widen(from[i]);
+  return result;
+#else
+  return widened(load_raw<AlignBytes, Constant>(from));
+#endif
+}
+
+// Into global memory.
 template <int AlignBytes, class T, class A>
 LIGER_DEVICE void store(T* to, const Pack<A>& values) {
 #if defined(LIGER_HOST)
@@ -129,11 +242,12 @@ LIGER_DEVICE void store(T* to, const Pack<A>& values) {
 #else
   using Word = typename WordOf<word_bytes(AlignBytes, sizeof(T))>::Type;
   constexpr int words = pack_size * sizeof(T) / sizeof(Word);
-  T elements[pack_size];
-  LIGER_UNROLL for (int i = 0; i < pack_size; ++i) elements[i] = narrow<T>(values.v[i]);
+  const RawPack<T> narrow_values = narrowed<T>(values);
   Word raw[words];
-  copy_bytes(raw, elements, sizeof(raw));
-  LIGER_UNROLL for (int i = 0; i < words; ++i) reinterpret_cast<Word*>(to)[i] = raw[i];
+  copy_bytes(raw, narrow_values.words, sizeof(raw));
+  LIGER_UNROLL for (int i = 0; i < words; ++i) {
+    store_word(reinterpret_cast<Word*>(to) + i, raw[i]);
+  }
 #endif
 }
 

@@ -5,6 +5,12 @@
 
 namespace liger {
 
+LIGER_DEVICE constexpr int power_of_two_from(int n) {
+  int power = 1;
+  while (power < n) power *= 2;
+  return power;
+}
+
 struct Add {
   template <class V>
   LIGER_DEVICE V operator()(const V& a, const V& b) const {
@@ -51,30 +57,86 @@ struct alignas(V) Place {
   }
 };
 
-// Combines one value of each of a row's `Threads` threads, from the highest bit of the thread index
-// to the lowest; every thread gets the result. `Rows` groups of threads share the block. All
-// threads of the block must come here.
-template <int Threads, int Rows, class V, class Combine>
-LIGER_DEVICE V across_threads(V value, Combine combine) {
-  if constexpr (Threads > warp_threads) {
-    constexpr int warps = Threads / warp_threads;
-    LIGER_SHARED Place<V> values[Threads * Rows];
-    barrier();  // the last use of `values` is over
-    values[thread_index()].put(value);
-    barrier();
-    const int group = thread_index() / Threads * Threads;
-    const int lane = thread_index() % warp_threads;
-    V of_warp[warps];
-    LIGER_UNROLL for (int w = 0; w < warps; ++w) of_warp[w] =
-        values[group + w * warp_threads + lane].get();
-    fold<warps>(of_warp, combine);
-    value = of_warp[0];
+// Lanes that meet by shuffles: a warp, or half a wavefront of 64.
+constexpr int team_lanes = 32;
+
+// Over the lanes whose bit is `Mask` or lower. Where a lane has several values it hands over half
+// of them at each step, so all are combined for little more than the price of one; the value's
+// index then stands in the lane's high bits.
+template <int Mask, int Count, class V, class Combine>
+LIGER_DEVICE void meet_in_team(V* values, Combine combine) {
+  if constexpr (Mask > 0 && Count > 1) {
+    const bool upper = (thread_index() & Mask) != 0;
+    LIGER_UNROLL for (int i = 0; i < Count / 2; ++i) {
+      const V kept = upper ? values[i + Count / 2] : values[i];
+      const V given = upper ? values[i] : values[i + Count / 2];
+      values[i] = combine(kept, shuffle_xor(given, Mask));
+    }
+    meet_in_team<Mask / 2, Count / 2>(values, combine);
+  } else if constexpr (Mask > 0) {
+    values[0] = combine(values[0], shuffle_xor(values[0], Mask));
+    meet_in_team<Mask / 2, 1>(values, combine);
   }
-  constexpr int lanes = Threads < warp_threads ? Threads : warp_threads;
-  LIGER_UNROLL for (int mask = lanes / 2; mask > 0; mask /= 2) {
+}
+
+// One value of each of `Count` neighbouring lanes; all get the result.
+template <int Count, class V, class Combine>
+LIGER_DEVICE V meet_by_shuffles(V value, Combine combine) {
+  LIGER_UNROLL for (int mask = Count / 2; mask > 0; mask /= 2) {
     value = combine(value, shuffle_xor(value, mask));
   }
   return value;
+}
+
+// Combines the values of a row's lanes: thread t of `Threads` has lanes t, t + Threads, ...,
+// `empty` where there is none. The tree is that of the lane's index alone: the five bits of a
+// team's lanes from the highest to the lowest, then the others from the highest to the lowest.
+// Every thread gets the result. `Rows` groups of threads share the block, and all threads of the
+// block must come here. Who comes here again either waits until the last values were read, or takes
+// buffers 0 and 1 in turn.
+template <int Lanes, int Threads, int Rows, int Owned, bool Waits, class V, class Combine>
+LIGER_DEVICE V across_lanes(V (&of_lane)[Owned], Combine combine, V empty, int buffer) {
+  static_assert(Owned == power_of_two_from(Owned));
+  constexpr int width = Threads < team_lanes ? Threads : team_lanes;
+  constexpr int of_team = Owned < team_lanes / width ? Owned : team_lanes / width;
+  constexpr int teams_owned = Owned / of_team;
+  LIGER_UNROLL for (int team = 0; team < teams_owned; ++team) {
+    fold<of_team>(of_lane + team * of_team, combine);
+    of_lane[team] = of_lane[team * of_team];
+  }
+  meet_in_team<width / 2, teams_owned>(of_lane, combine);
+  constexpr int spread = teams_owned < width ? teams_owned : width;  // teams over a team's lanes
+  if constexpr (Threads <= team_lanes) {
+    LIGER_UNROLL for (int i = 0; i < teams_owned / spread; ++i) {
+      LIGER_UNROLL for (int mask = width / 2; mask >= width / spread; mask /= 2) {
+        of_lane[i] = combine(of_lane[i], shuffle_xor(of_lane[i], mask));
+      }
+    }
+    fold<teams_owned / spread>(of_lane, combine);
+    return of_lane[0];
+  } else {
+    static_assert(teams_owned <= team_lanes, "lanes of one thread");
+    constexpr int teams_beside = Threads / team_lanes;
+    constexpr int teams = power_of_two_from((Lanes > Threads ? Lanes : Threads) / team_lanes);
+    LIGER_SHARED Place<V> values[2][Rows][teams];
+    auto& places = values[buffer][Rows == 1 ? 0 : thread_index() / Threads];
+    const int lane = thread_index() % team_lanes;
+    const int team = lane / (team_lanes / spread) * teams_beside +
+                     (Rows == 1 ? thread_index() : thread_index() % Threads) / team_lanes;
+    if constexpr (Waits) barrier();
+    if (lane % (team_lanes / spread) == 0 && team < teams) places[team].put(of_lane[0]);
+    barrier();
+    const int place = lane % teams;
+    const V value = place < spread * teams_beside ? places[place].get() : empty;
+    return meet_by_shuffles<teams>(value, combine);
+  }
+}
+
+// The same for one value of each thread.
+template <int Threads, int Rows, class V, class Combine>
+LIGER_DEVICE V across_threads(V value, Combine combine) {
+  V of_lane[1] = {value};
+  return across_lanes<Threads, Threads, Rows, 1, true>(of_lane, combine, value, 0);
 }
 
 }  // namespace liger

@@ -1,4 +1,4 @@
-// A row of N elements over a power-of-two number of threads.
+// A row of N elements over a number of threads.
 //
 // Packs are dealt to `lanes` (at most 1024): lane l has packs l, l + lanes, l + 2 lanes ... A
 // thread owns every Threads-th lane. Lanes depend on N alone, so what a lane sums, in which order,
@@ -8,27 +8,23 @@
 
 namespace liger {
 
-LIGER_DEVICE constexpr int power_of_two_from(int n) {
-  int power = 1;
-  while (power < n) power *= 2;
-  return power;
-}
-
 //
 // Held: the caller keeps its packs in registers, which are found by constant indices, so all is
 // unrolled. Otherwise a few packs are in flight at once: more would spill, and long rows would take
 // long to compile.
 template <int N, int Threads, int Rows = 1, bool Held = false>
 struct RowOf {
-  static_assert(Threads == power_of_two_from(Threads) && Threads <= 1024,
-                "threads of a row: a power of two up to 1024");
   static constexpr int packs = (N + pack_size - 1) / pack_size;
   static constexpr int lanes = power_of_two_from(packs) < 1024 ? power_of_two_from(packs) : 1024;
-  static constexpr int owned = lanes > Threads ? lanes / Threads : 1;  // lanes of one thread
+  static constexpr int used = packs < lanes ? packs : lanes;
+  static constexpr int owned = (used + Threads - 1) / Threads;  // lanes of one thread
   static constexpr int rounds = (packs + lanes - 1) / lanes;
   static constexpr int slots = rounds * owned;  // packs of one thread at most
   static constexpr int in_flight = Held ? slots : (Threads >= 512 ? 2 : 4);
   static constexpr int rounds_in_flight = in_flight > owned ? in_flight / owned : 1;
+  static_assert(Threads <= 1024 && (Threads % team_lanes == 0 || team_lanes % Threads == 0),
+                "threads of a row: whole teams, or a power of two below one");
+  static_assert(rounds == 1 || lanes % Threads == 0, "threads of a long row: a power of two");
 
   // f(slot, pack) for each pack of this thread, in the order of the sum.
   template <class F>
@@ -47,8 +43,20 @@ struct RowOf {
   // The row's combination of f(slot, pack), with V{} where nothing is; every thread gets it.
   template <class V, class F, class Combine = Add>
   static LIGER_DEVICE V combined(int thread, F&& f, Combine combine = {}, V empty = {}) {
-    V of_lane[owned];
-    LIGER_UNROLL for (int lane = 0; lane < owned; ++lane) of_lane[lane] = empty;
+    return combined_in<true, V>(0, thread, f, combine, empty);
+  }
+
+  // The same for a sum, without waiting: sums that follow one another take buffers 0 and 1 in turn.
+  template <class V, class F>
+  static LIGER_DEVICE V sum(int buffer, int thread, F&& f) {
+    return combined_in<false, V>(buffer, thread, f, Add{}, V{});
+  }
+
+ private:
+  template <bool Waits, class V, class F, class Combine>
+  static LIGER_DEVICE V combined_in(int buffer, int thread, F&& f, Combine combine, V empty) {
+    V of_lane[power_of_two_from(owned)];
+    LIGER_UNROLL for (V& value : of_lane) value = empty;
     if constexpr (on_host) {
       const auto add = [&](int lane, int pack) {
         of_lane[lane] = combine(of_lane[lane], f(pack, pack));
@@ -63,11 +71,10 @@ struct RowOf {
         }
       }
     }
-    fold<owned>(of_lane, combine);
-    return across_threads<Threads, Rows>(of_lane[0], combine);
+    return across_lanes<lanes, Threads, Rows, power_of_two_from(owned), Waits>(of_lane, combine,
+                                                                               empty, buffer);
   }
 
- private:
   // On the host a pack that may be ragged comes alone, so that loops over the others become vector
   // code.
   template <class F>
@@ -82,6 +89,19 @@ struct RowOf {
     }
   }
 };
+
+// Eight elements of a row, as they are in memory; elements past its end are zero.
+template <int N, int AlignBytes, class T>
+LIGER_DEVICE RawPack<T> load_raw_pack(const T* row, int pack) {
+  if (N % pack_size == 0 || pack < N / pack_size) {
+    return load_raw<AlignBytes>(row + static_cast<long long>(pack) * pack_size);
+  }
+  T elements[pack_size] = {};
+  LIGER_UNROLL for (int i = 0; i < N % pack_size; ++i) elements[i] = row[pack * pack_size + i];
+  RawPack<T> result;
+  copy_bytes(result.words, elements, sizeof(elements));
+  return result;
+}
 
 // Eight elements of a row; elements past its end are `missing`.
 template <int N, int AlignBytes, bool Constant = true, class T>
@@ -119,27 +139,28 @@ LIGER_DEVICE Pack<A> without_missing(int pack, Pack<A> values) {
   return values;
 }
 
-// One thread's share of a row of T. Held: read once and kept in registers. Not held: read anew at
-// each use, for rows that registers cannot hold, and on the host, where the row stays in the L1
-// cache.
+// One thread's share of a row of T. Held: read once and kept in registers, as it is in memory. Not
+// held: read anew at each use, for rows that registers cannot hold, and on the host, where the row
+// stays in the L1 cache.
 template <class Row, int N, int AlignBytes, bool Held, class T>
 class RowShare {
  public:
   using A = typename ArithmeticOf<T>::Type;
   LIGER_DEVICE RowShare(const T* row, int thread) : row_(row) {
     if constexpr (Held) {
-      Row::each(thread,
-                [&](int slot, int pack) { packs_[slot] = load_pack<N, AlignBytes>(row, pack); });
+      Row::each(thread, [&](int slot, int pack) {
+        packs_[slot] = load_raw_pack<N, AlignBytes>(row, pack);
+      });
     }
   }
   LIGER_DEVICE Pack<A> at(int slot, int pack) const {
-    if constexpr (Held) return packs_[slot];
+    if constexpr (Held) return widened(packs_[slot]);
     return load_pack<N, AlignBytes>(row_, pack);
   }
 
  private:
   const T* row_;
-  Pack<A> packs_[Held ? Row::slots : 1];
+  RawPack<T> packs_[Held ? Row::slots : 1];
 };
 
 // f(row, thread of the row, active). On a GPU each group of `Threads` threads takes one of the
@@ -151,9 +172,19 @@ LIGER_DEVICE void each_row(long long block, long long rows, F&& f) {
     for (long long row = block * Rows; row < block * Rows + Rows && row < rows; ++row)
       f(row, 0, true);
   } else {
-    const long long row = block * Rows + thread_index() / Threads;
-    f(row < rows ? row : rows - 1, thread_index() % Threads, row < rows);
+    const long long row = block * Rows + (Rows == 1 ? 0 : thread_index() / Threads);
+    f(row < rows ? row : rows - 1, Rows == 1 ? thread_index() : thread_index() % Threads,
+      row < rows);
   }
+}
+
+// The same from the last row to the first: a backward finds the last rows of what the kernel before
+// it wrote, or its own forward read, in the L2 cache.
+template <int Threads, int Rows, class F>
+LIGER_DEVICE void each_row_from_the_end(long long block, long long rows, F&& f) {
+  each_row<Threads, Rows>(block, rows, [&](long long row, int thread, bool active) {
+    f(rows - 1 - row, thread, active);
+  });
 }
 
 LIGER_DEVICE constexpr int threads_of_block(int threads, int rows) {

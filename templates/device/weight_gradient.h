@@ -1,6 +1,7 @@
-// Sums over rows of a norm's backward: each partial owns rows p, p + P, p + 2P ... and adds them in
-// that order, then ColumnSum adds the partials. No atomics, and P does not depend on what the tuner
-// picks.
+// Sums over rows of a norm's backward: each partial owns the rows p, p + P, p + 2P ... counted from
+// the last, and adds them in that order, then ColumnSum adds the partials. No atomics, and P does
+// not depend on what the tuner picks. The last rows come first because they are what the kernel
+// before has left in the L2 cache.
 #pragma once
 #include "device/row.h"
 
@@ -24,11 +25,10 @@ class ColumnAccumulator {
     }
   }
   LIGER_DEVICE void add(int slot, int pack, const Pack<A>& values) {
-    if constexpr (Held) {
-      packs_[slot] = packs_[slot] + values;
-    } else {
-      put(slot, pack, load_pack<N, 16, false>(memory_, pack) + values);
-    }
+    put(slot, pack, sum(slot, pack) + values);
+  }
+  LIGER_DEVICE void add_product(int slot, int pack, const Pack<A>& a, const Pack<A>& b) {
+    put(slot, pack, fused(a, b, sum(slot, pack)));
   }
   LIGER_DEVICE void write(int thread) const {
     if constexpr (Held && Wanted) {
@@ -38,6 +38,10 @@ class ColumnAccumulator {
   }
 
  private:
+  LIGER_DEVICE Pack<A> sum(int slot, int pack) const {
+    if constexpr (Held) return packs_[slot];
+    return load_pack<N, 16, false>(memory_, pack);
+  }
   LIGER_DEVICE void put(int slot, int pack, const Pack<A>& values) {
     if constexpr (Held) {
       packs_[slot] = values;
@@ -49,24 +53,47 @@ class ColumnAccumulator {
   Pack<A> packs_[Held && Wanted ? Row::slots : 1];
 };
 
-// f(row, thread, active, partial) for the rows of each of the block's `Rows` partials;
-// begin(partial, thread) makes what f adds to, end finishes it.
-template <int Threads, int Rows, class Begin, class F, class End>
+// One turn of a partial. A group of threads without a row goes along inactive, because barriers are
+// for all.
+struct Turn {
+  long long row;
+  int thread;
+  bool active;
+  int buffer;
+};
+
+// f(turn, what read(row, thread) gave, partial) for the rows of each of the block's `Rows`
+// partials; begin(partial, thread) makes what f adds to, end finishes it. A row is read a turn
+// ahead, so that its way from memory hides the barrier of the row before.
+template <int Threads, int Rows, class Begin, class Read, class F, class End>
 LIGER_DEVICE void each_partial(long long block, long long rows, long long partials, Begin&& begin,
-                               F&& f, End&& end) {
+                               Read&& read, F&& f, End&& end) {
   const int groups = on_host ? Rows : 1;
   for (int group = 0; group < groups; ++group) {
-    const long long partial = block * Rows + (on_host ? group : thread_index() / Threads);
-    const int thread = on_host ? 0 : thread_index() % Threads;
+    const long long partial =
+        block * Rows + (on_host ? group : (Rows == 1 ? 0 : thread_index() / Threads));
+    const int thread = Rows == 1 ? thread_index() : thread_index() % Threads;
     if (on_host && partial >= partials) return;
     auto sums = begin(partial < partials ? partial : partials - 1, thread);
     // The bound is that of the block's first partial: all its threads take the same number of
     // turns.
     const long long first = on_host ? partial : block * Rows;
+    const auto turn_from = [&](long long base) {
+      const long long from_end = base + (partial - first);
+      const bool active = from_end < rows && partial < partials;
+      return Turn{active ? rows - 1 - from_end : 0, thread, active, 0};
+    };
+    Turn next = turn_from(first);
+    auto next_read = read(next.row, thread);
     for (long long base = first; base < rows; base += partials) {
-      const long long row = base + (partial - first);
-      const bool active = row < rows && partial < partials;
-      f(active ? row : rows - 1, thread, active, sums);
+      const Turn turn = next;
+      const auto row = next_read;
+      // The last turn reads its own row again, out of the cache: a branch here would hold up the
+      // loads.
+      next = turn_from(base + partials < rows ? base + partials : base);
+      next.buffer = 1 - turn.buffer;
+      next_read = read(next.row, thread);
+      f(turn, row, sums);
     }
     if (partial < partials) end(sums, thread);
   }
