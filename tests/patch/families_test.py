@@ -56,7 +56,7 @@ def test_one_instance(family):
     handle = apply(rope=None, model=model)
     roles = {row.role for row in handle.report() if row.patched}
     gate = "geglu" if family == "Gemma" else "swiglu"
-    assert roles == {"rms_norm", gate, "fused_linear_cross_entropy"}
+    assert roles == {"rms_norm", "fused_add_rms_norm", gate, "fused_linear_cross_entropy"}
     assert_same_step(loss_and_gradients(model), expected)
 
 

@@ -110,6 +110,7 @@ def counted(monkeypatch):
     with monkeypatch.context() as patched:
         for name in (
             "rms_norm",
+            "fused_add_rms_norm",
             "layer_norm",
             "swiglu",
             "geglu",

@@ -7,6 +7,7 @@ from torch import nn
 
 from ..warmup import start_background_compile
 from . import loss_head
+from .add_norm import ADD_NORM
 from .glu import GLU
 from .handle import Handle, InstanceValue, Row
 from .norms import NORM
@@ -14,7 +15,7 @@ from .probe import quiet
 from .rotary import ROTARY
 from .rule import Proof, Refusal, Rule, replaced_by
 
-RULES = (NORM, GLU, ROTARY)
+RULES = (NORM, GLU, ROTARY, ADD_NORM)
 FLAGS = (
     "rope",
     "rms_norm",
@@ -52,6 +53,7 @@ def patch(
             logits, which are computed when they are read.
         rope, rms_norm, layer_norm, swiglu, geglu: which roles to replace. A gated MLP becomes one
             node while its projections are plain linear layers, else the activation alone is ours.
+            rms_norm also takes the residual sum before a norm into it, inside a decoder layer.
         fused_linear_cross_entropy: never hold the logits of a training step. A forward with labels
             in training mode then returns `logits=None`, unless it is called with skip_logits=False.
             The forward also takes skip_logits, return_token_accuracy, return_predicted_tokens and
@@ -78,6 +80,7 @@ def patch(
         for name, wanted in (
             ("rope", rope),
             ("rms_norm", rms_norm),
+            ("fused_add_rms_norm", rms_norm),
             ("layer_norm", layer_norm),
             ("swiglu", swiglu),
             ("geglu", geglu),

@@ -164,6 +164,17 @@ def rms_proof(module: nn.Module, form: RmsForm, weight: Tensor | None) -> Proof:
                 x, self.weight, getattr(self, epsilon), offset, mode, promote
             )
 
+        def after_add(self, left, right):
+            """(the norm of the sum, the sum): see `add_norm`."""
+            if promote and left.dtype != self.weight.dtype:
+                total = left + right
+                return forward(self, total), total
+            return functional.fused_add_rms_norm(
+                left, right, self.weight, getattr(self, epsilon), offset, mode
+            )
+
+        forward.after_add = after_add
+
     eps = getattr(module, epsilon)
 
     def run(x: Tensor, *vectors: Tensor) -> Tensor:

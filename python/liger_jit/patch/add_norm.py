@@ -1,0 +1,245 @@
+"""The rule for a residual sum and the norm that follows it, in the forward of a decoder layer.
+
+The layer's forward stays its own. Three statements of its source
+
+    x = residual + x
+    residual = x
+    x = self.norm(x)
+
+become one, `x, residual = add_and_norm(self.norm, residual, x)`, wherever they stand; the rest is
+compiled as it is. At each call the sum goes into the norm's kernel if the norm is patched and
+nothing else is hooked to it; if not, both are done as they were.
+"""
+
+import ast
+import copy
+import inspect
+import textwrap
+from collections.abc import Callable, Hashable
+from functools import cache, update_wrapper
+from types import FunctionType
+
+import torch
+from torch import Tensor, nn
+
+from . import norms
+from .probe import Mismatch, assert_same, compute_dtype, live_device, random, twin_of
+from .rule import MetaCall, Proof, Refusal, Rule, group_of, has_hooks, mark, own_class_forward
+
+ROLE = "fused_add_rms_norm"
+# A name that no forward has, by which the rewritten one finds `add_and_norm`.
+FUNCTION = "_liger_jit_add_and_norm"
+PROBE_TOKENS = 3
+
+
+def add_and_norm(norm: nn.Module, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """(norm(left + right), left + right)."""
+    after_add = getattr(norm.forward, "after_add", None)
+    alike = type(left) is Tensor and type(right) is Tensor and left.dtype == right.dtype
+    if after_add is None or not alike or left.shape != right.shape or has_hooks(norm):
+        total = left + right
+        return norm(total), total
+    return after_add(norm, left, right)
+
+
+def fuse(body: list[ast.stmt]) -> list[str]:
+    """Rewrites the three statements wherever `body` has them; the names of the norms, in order."""
+    names = []
+    for first in range(len(body) - 3, -1, -1):
+        found = parts_of(*body[first : first + 3])
+        if found is not None:
+            total, residual, norm, left, right = found
+            call = f"{total}, {residual} = {FUNCTION}(self.{norm}, {left}, {right})"
+            statement = ast.parse(call).body[0]
+            for node in ast.walk(statement):
+                ast.copy_location(node, body[first])
+            body[first : first + 3] = [statement]
+            names.insert(0, norm)
+    return names
+
+
+def parts_of(add: ast.stmt, keep: ast.stmt, normalise: ast.stmt) -> tuple[str, ...] | None:
+    """(total, residual, norm, left, right) of `total = left + right; residual = total;
+    total = self.norm(total)`, as source."""
+    three = (add, keep, normalise)
+    if not all(isinstance(one, ast.Assign) and len(one.targets) == 1 for one in three):
+        return None
+    total, residual = ast.unparse(add.targets[0]), ast.unparse(keep.targets[0])
+    function = getattr(normalise.value, "func", None)
+    if not total.isidentifier() or not residual.isidentifier() or residual == total:
+        return None
+    if not isinstance(function, ast.Attribute) or not is_sum(add.value):
+        return None
+    wanted = (total, f"{total} = self.{function.attr}({total})")
+    if (ast.unparse(keep.value), ast.unparse(normalise)) != wanted:
+        return None
+    left, right = ast.unparse(add.value.left), ast.unparse(add.value.right)
+    return total, residual, function.attr, left, right
+
+
+def is_sum(value: ast.expr) -> bool:
+    return isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add)
+
+
+@cache
+def rewritten(forward: FunctionType) -> tuple[FunctionType, tuple[str, ...]] | None:
+    """The forward with its sums fused and the norms' names; None if it has none, or cannot be
+    rebuilt from its source."""
+    plain = isinstance(forward, FunctionType) and not forward.__closure__
+    if not plain or hasattr(forward, "__wrapped__"):
+        return None
+    try:
+        lines, first = inspect.getsourcelines(forward)
+        definition = ast.parse(textwrap.dedent("".join(lines))).body[0]
+    except (OSError, TypeError, SyntaxError):
+        return None
+    if not isinstance(definition, ast.FunctionDef) or definition.decorator_list:
+        return None
+    ast.increment_lineno(definition, first - 1)
+    if not is_source_of(definition, forward):
+        return None
+    names = fuse(definition.body)
+    if not names:
+        return None
+    function = update_wrapper(compiled(definition, forward), forward)
+    del function.__wrapped__
+    function.__defaults__, function.__kwdefaults__ = forward.__defaults__, forward.__kwdefaults__
+    return mark(function, ROLE), tuple(names)
+
+
+def is_source_of(definition: ast.FunctionDef, forward: FunctionType) -> bool:
+    """False if the file was changed since it was imported, or the function came from elsewhere."""
+    code, own = compiled(definition, forward).__code__, forward.__code__
+    return all(
+        getattr(code, part) == getattr(own, part)
+        for part in ("co_code", "co_names", "co_varnames", "co_argcount", "co_kwonlyargcount")
+    )
+
+
+def compiled(definition: ast.FunctionDef, forward: FunctionType) -> FunctionType:
+    """The function of that source in the module of `forward`, without defaults.
+
+    It gets `add_and_norm` from an enclosing function, so that the module's globals stay untouched.
+    """
+    definition = copy.deepcopy(definition)
+    arguments = definition.args
+    arguments.defaults, arguments.kw_defaults = [], [None] * len(arguments.kwonlyargs)
+    definition.returns = None
+    for node in ast.walk(arguments):
+        if isinstance(node, ast.arg):
+            node.annotation = None
+    module = ast.parse(f"def outer({FUNCTION}):\n    return {definition.name}")
+    module.body[0].body.insert(0, definition)
+    scope: dict = {}
+    exec(compile(module, inspect.getfile(forward), "exec"), forward.__globals__, scope)
+    return scope["outer"](add_and_norm)
+
+
+def is_layer(module: nn.Module) -> bool:
+    if next(module.children(), None) is None:
+        return False
+    found = rewritten(own_class_forward(module))
+    return found is not None and all(name in module._modules for name in found[1])
+
+
+def group(module: nn.Module) -> Hashable:
+    own = own_class_forward(module)
+    names = rewritten(own)[1]
+    places = str(live_device(module)), compute_dtype(module)
+    return own, places, *(group_of(module._modules[name]) for name in names)
+
+
+def prove(module: nn.Module) -> Proof | Refusal:
+    forward, names = rewritten(own_class_forward(module))
+    proofs = {}
+    for name, child in module.named_children():
+        proof = norms.NORM.prove(child) if norms.NORM.match(child) else None
+        if name in names and not hasattr(getattr(proof, "forward", None), "after_add"):
+            return Refusal(f"{name} is no norm that takes a sum")
+        proofs[name] = proof
+    device, dtype = live_device(module), compute_dtype(module)
+    try:
+        check(module, forward, proofs, torch.device("cpu"), torch.float32)
+        if device is not None:
+            check(module, forward, proofs, device, dtype)
+    except Mismatch as mismatch:
+        return Refusal(str(mismatch))
+    norm = module._modules[names[0]]
+    return Proof(ROLE, forward, meta_call(norm, proofs[names[0]].forward.after_add))
+
+
+class StandIn(nn.Module):
+    """In place of attention or an MLP: something that bends what it is given."""
+
+    def __init__(self, as_pair: bool):
+        super().__init__()
+        self.as_pair = as_pair
+
+    def forward(self, *inputs, **named):
+        given = inputs[0] if inputs else named["hidden_states"]
+        bent = torch.sin(2 * given)
+        return (bent, None) if self.as_pair else bent
+
+
+def stand_in(name: str, child: nn.Module) -> nn.Module:
+    # A random mask would differ between the two runs; both call it at the same place.
+    return nn.Identity() if isinstance(child, nn.Dropout) else StandIn("att" in name)
+
+
+def check(
+    module: nn.Module,
+    forward: FunctionType,
+    proofs: dict,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """`Mismatch` unless the rewritten forward gives what the class's own gives on stand-ins."""
+    generator = torch.Generator().manual_seed(31)
+    plain, patched, weights = {}, {}, []
+    for name, child in module.named_children():
+        if proofs[name] is None:
+            plain[name] = patched[name] = stand_in(name, child)
+            continue
+        parameters = {
+            key: nn.Parameter(random(p.shape, generator, dtype).to(device))
+            for key, p in child._parameters.items()
+            if p is not None
+        }
+        weights += parameters.values()
+        plain[name], patched[name] = twin_of(child, parameters), twin_of(child, parameters)
+        if isinstance(proofs[name], Proof):
+            patched[name].forward = proofs[name].forward.__get__(patched[name])
+    own = own_class_forward(module)
+    width = next((p.shape[-1] for p in weights), 64)
+
+    def result(forward: Callable, children: dict, x: Tensor) -> Tensor:
+        try:
+            found = forward(twin_of(module, modules=children), x)
+        except Exception as error:
+            raise Mismatch(f"its forward failed in the probe: {error}") from error
+        return found[0] if isinstance(found, tuple) else found
+
+    assert_same(
+        lambda x: result(own, plain, x),
+        lambda x: result(forward, patched, x),
+        [random((1, PROBE_TOKENS, width), generator, dtype).to(device)],
+        weights,
+        "the layer",
+    )
+
+
+def meta_call(norm: nn.Module, after_add: Callable) -> MetaCall:
+    width, dtype = norm.weight.shape[0], norm.weight.dtype
+    twin = twin_of(norm, {"weight": nn.Parameter(torch.empty(width, dtype=dtype, device="meta"))})
+
+    def run(batch: int, tokens: int) -> None:
+        def empty():
+            return torch.empty(batch, tokens, width, dtype=dtype, device="meta", requires_grad=True)
+
+        y, total = after_add(twin, empty(), empty())
+        (y + total).sum().backward()
+
+    return MetaCall(ROLE, (width, dtype), run)
+
+
+ADD_NORM = Rule("add_norm", ("rms_norm",), is_layer, group, prove)
