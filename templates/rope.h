@@ -87,7 +87,8 @@ struct Rope {
   // f(batch, token, place) for the places of the block's tokens.
   template <int Places, class F>
   LIGER_DEVICE void each_place(long long first_token, F&& f) const {
-    if constexpr (Places > 0) {
+    constexpr bool any_place = Places > 0;
+    if constexpr (any_place) {
       for (int i = thread_index(); i < S.tokens * Places; i += block_threads) {
         const long long row = first_token + i / Places;
         if (row < batch * tokens) f(row / tokens, row % tokens, i % Places);

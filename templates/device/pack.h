@@ -157,10 +157,13 @@ LIGER_DEVICE unsigned int narrow_two<f16>(float low, float high) {
 #endif
 
 template <class T>
+constexpr bool two_bytes = sizeof(T) == 2;
+
+template <class T>
 LIGER_DEVICE Pack<typename ArithmeticOf<T>::Type> widened(const RawPack<T>& raw) {
 #if defined(LIGER_CUDA)
   const auto& w = raw.words;
-  if constexpr (sizeof(T) == 2) {
+  if constexpr (two_bytes<T>) {
     return {{widen_low<T>(w[0]), widen_high<T>(w[0]), widen_low<T>(w[1]), widen_high<T>(w[1]),
              widen_low<T>(w[2]), widen_high<T>(w[2]), widen_low<T>(w[3]), widen_high<T>(w[3])}};
   }
@@ -176,7 +179,7 @@ template <class T, class A>
 LIGER_DEVICE RawPack<T> narrowed(const Pack<A>& values) {
 #if defined(LIGER_CUDA)
   const auto& v = values.v;
-  if constexpr (sizeof(T) == 2) {
+  if constexpr (two_bytes<T>) {
     return {{narrow_two<T>(v[0], v[1]), narrow_two<T>(v[2], v[3]), narrow_two<T>(v[4], v[5]),
              narrow_two<T>(v[6], v[7])}};
   }
@@ -191,7 +194,7 @@ LIGER_DEVICE RawPack<T> narrowed(const Pack<A>& values) {
 template <class T, class A>
 LIGER_DEVICE Pack<A> rounded_to(const Pack<A>& a) {
 #if defined(LIGER_CUDA)
-  if constexpr (sizeof(T) == 2) return widened(narrowed<T>(a));
+  if constexpr (two_bytes<T>) return widened(narrowed<T>(a));
 #endif
   return map([](A x) { return rounded_to<T>(x); }, a);
 }
