@@ -9,6 +9,7 @@
 #include "base/hash.h"
 #include "ops/plan.h"
 #include "ops/plan_table.h"
+#include "ops/tuning.h"
 
 namespace liger {
 
@@ -42,7 +43,8 @@ const Target& prepare_target() { return open_recorder->target; }
 void prepare(const Call& call) {
   Recorder& recorder = *open_recorder;
   bool is_new = false;
-  for (PlannedUnit& planned : units_of(call, environment().autotune != AutotuneMode::off)) {
+  const bool tunes = environment().autotune != AutotuneMode::off && worth_measuring(call);
+  for (PlannedUnit& planned : units_of(call, tunes)) {
     if (!recorder.units.insert(hash128(planned.unit.expanded)).second) continue;
     is_new = true;
     prefetch(std::move(planned.unit), recorder.target);

@@ -19,6 +19,7 @@ namespace liger {
 
 namespace {
 
+constexpr int64_t least_bytes_measured = int64_t{1} << 20;   // of all tensors
 constexpr int64_t most_bytes_measured = int64_t{256} << 20;  // of one set of tensors
 constexpr int64_t most_bytes_filled = int64_t{32} << 20;     // of one tensor
 
@@ -47,23 +48,40 @@ class Scratch {
 
   // Null when there is not enough.
   void* take(int64_t size_bytes, bool floating) {
-    void* memory = device_.allocate(std::max<int64_t>(size_bytes, 256));
-    if (!memory) return nullptr;
-    memory_.push_back(memory);
-    const auto& pattern = floating ? noise() : zeros();
+    const void* const pattern = pattern_on_device(floating);
+    void* const memory = reserve(size_bytes);
+    if (!pattern || !memory) return nullptr;
     const int64_t end = floating ? std::min(size_bytes, most_bytes_filled) : size_bytes;
-    for (int64_t at = 0; at < end; at += static_cast<int64_t>(pattern.size())) {
-      const int64_t part = std::min<int64_t>(end - at, static_cast<int64_t>(pattern.size()));
-      if (!device_.write(static_cast<char*>(memory) + at, pattern.data(), part)) return nullptr;
+    for (int64_t at = 0; at < end; at += pattern_bytes) {
+      const int64_t part = std::min(end - at, pattern_bytes);
+      if (!device_.copy(static_cast<char*>(memory) + at, pattern, part)) return nullptr;
     }
     return memory;
   }
 
  private:
+  static constexpr int64_t pattern_bytes = int64_t{1} << 20;
+
+  void* reserve(int64_t size_bytes) {
+    void* const memory = device_.allocate(std::max<int64_t>(size_bytes, 256));
+    if (memory) memory_.push_back(memory);
+    return memory;
+  }
+
+  const void* pattern_on_device(bool floating) {
+    void*& pattern = floating ? noise_on_device_ : zeros_on_device_;
+    if (!pattern) {
+      pattern = reserve(pattern_bytes);
+      const auto& bytes = floating ? noise() : zeros();
+      if (!pattern || !device_.write(pattern, bytes.data(), bytes.size())) return nullptr;
+    }
+    return pattern;
+  }
+
   // Small normal numbers in every floating type: the exponent's high bits are those of 2^-2 to 2^1.
   static const std::vector<char>& noise() {
     static const auto* bytes = [] {
-      auto* made = new std::vector<char>(size_t{8} << 20);
+      auto* made = new std::vector<char>(pattern_bytes);
       std::minstd_rand random(1);
       for (size_t i = 0; i < made->size(); i += 2) {
         (*made)[i] = static_cast<char>(random());
@@ -74,12 +92,14 @@ class Scratch {
     return *bytes;
   }
   static const std::vector<char>& zeros() {
-    static const auto* bytes = new std::vector<char>(size_t{1} << 20);
+    static const auto* bytes = new std::vector<char>(pattern_bytes);
     return *bytes;
   }
 
   Device& device_;
   std::vector<void*> memory_;
+  void* noise_on_device_ = nullptr;
+  void* zeros_on_device_ = nullptr;
 };
 
 int64_t output_bytes(const OutputPlan& output) {
@@ -157,6 +177,7 @@ bool measure(const KernelOf& kernel, const Call& call, Device& device, Stream st
     sets.push_back(std::move(pointers));
   }
   if (sets.empty()) return false;
+  device.synchronize();  // what fills them is on no stream of ours
 
   size_t next_set = 0;
   Fault fault_of_host;
@@ -222,6 +243,10 @@ const Knobs* pick_of(const std::vector<Candidate>& candidates, const TuneRecord&
 
 }  // namespace
 
+bool worth_measuring(const Call& call) {
+  return call.on_host() || bytes_of_call(call) >= least_bytes_measured;
+}
+
 Knobs choose_knobs(const KernelOf& kernel, const Call& call, Device& device, Stream stream,
                    bool may_measure) {
   std::vector<Candidate> candidates;
@@ -229,8 +254,10 @@ Knobs choose_knobs(const KernelOf& kernel, const Call& call, Device& device, Str
     std::string text = text_of(knobs);
     candidates.push_back({std::move(knobs), std::move(text), nullptr, {}});
   }
-  if (candidates.size() == 1 || environment().autotune == AutotuneMode::off)
+  if (candidates.size() == 1 || environment().autotune == AutotuneMode::off ||
+      !worth_measuring(call)) {
     return candidates.front().knobs;
+  }
 
   const int bucket = std::bit_width(static_cast<uint64_t>(rows_of_call(call)));
   const Target& target = device.properties().target;

@@ -5,6 +5,10 @@
 
 namespace liger {
 
+// Whether a search can pay: a GPU is through with a few hundred kilobytes before it is through with
+// a launch. Such calls take the first candidate.
+bool worth_measuring(const Call& call);
+
 // `may_measure` is false while a graph is captured. Never raises for tuning's own troubles: then
 // the first candidate that compiles is taken. Raises Error(compile) when none does.
 Knobs choose_knobs(const KernelOf& kernel, const Call& call, Device& device, Stream stream,

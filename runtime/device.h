@@ -63,6 +63,8 @@ class Device {
   virtual void* allocate(size_t size_bytes) = 0;
   virtual void release(void* memory) = 0;
   virtual bool write(void* memory, const void* host_memory, size_t size_bytes) = 0;
+  // Between two places of it; may return before it is done.
+  virtual bool copy(void* to, const void* from, size_t size_bytes) = 0;
 
   // Device time of `work`, which launches on `stream`, in milliseconds.
   virtual double time_ms(Stream stream, const std::function<void()>& work) = 0;

@@ -81,6 +81,7 @@ Driver::Driver() {
   bind(functions.allocate, "cuMemAlloc_v2");
   bind(functions.release, "cuMemFree_v2");
   bind(functions.copy_to_device, "cuMemcpyHtoD_v2");
+  bind(functions.copy_on_device, "cuMemcpyDtoD_v2");
   bind(functions.host_allocate, "cuMemHostAlloc");
   bind(functions.host_device_pointer, "cuMemHostGetDevicePointer_v2");
   bind(functions.event_create, "cuEventCreate");

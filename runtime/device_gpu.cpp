@@ -123,6 +123,11 @@ bool GpuDevice::write(void* memory, const void* host_memory, size_t size_bytes) 
   return functions_.copy_to_device(memory, host_memory, size_bytes) == 0;
 }
 
+bool GpuDevice::copy(void* to, const void* from, size_t size_bytes) {
+  const Relaxed scope(*this);
+  return functions_.copy_on_device(to, from, size_bytes) == 0;
+}
+
 double GpuDevice::time_ms(Stream stream, const std::function<void()>& work) {
   const Relaxed scope(*this);
   struct Event {

@@ -24,6 +24,7 @@ struct GpuFunctions {
   int (*allocate)(void** memory, size_t size_bytes);   // cuMemAlloc_v2
   int (*release)(void* memory);                        // cuMemFree_v2
   int (*copy_to_device)(void* device, const void* host, size_t size_bytes);  // cuMemcpyHtoD_v2
+  int (*copy_on_device)(void* to, const void* from, size_t size_bytes);      // cuMemcpyDtoD_v2
   int (*host_allocate)(void** memory, size_t size_bytes, unsigned flags);    // cuMemHostAlloc
   int (*host_device_pointer)(void** device, void* host,
                              unsigned flags);                // cuMemHostGetDevicePointer_v2
@@ -50,6 +51,7 @@ class GpuDevice : public Device {
   void* allocate(size_t size_bytes) override;
   void release(void* memory) override;
   bool write(void* memory, const void* host_memory, size_t size_bytes) override;
+  bool copy(void* to, const void* from, size_t size_bytes) override;
   double time_ms(Stream stream, const std::function<void()>& work) override;
   Fault* fault() override { return fault_; }
   void* fault_pointer() override { return fault_pointer_; }

@@ -123,6 +123,11 @@ class HostDevice final : public Device {
     return true;
   }
 
+  bool copy(void* to, const void* from, size_t size_bytes) override {
+    memcpy(to, from, size_bytes);
+    return true;
+  }
+
   double time_ms(Stream, const std::function<void()>& work) override {
     const auto start = std::chrono::steady_clock::now();
     work();

@@ -79,7 +79,8 @@ def _lines(
     for provider in providers:
         line = {"kind": kind, **case.about, "provider": provider.name}
         try:
-            found = figures(Call(provider.find(), case.values(clock.device), names))
+            values = case.values(clock.device)
+            found = figures(Call(case.told(provider.find(), values), values, names))
             line |= {name: short(figure) for name, figure in found.items()}
         except Absent as reason:
             line["absent"] = str(reason)
