@@ -51,6 +51,12 @@ def tables(folder: Path) -> str:
     if host:
         parts.append("Microseconds of the host for forward + backward of a small call:\n")
         parts.append(_table(host, "op", _op, "forward_backward_us", _digits))
+        if any("forward_backward_one_thread_us" in line for line in host):
+            parts.append(
+                "The same without the hand-over to the engine's own thread, which a\n"
+                "backward of any length pays once:\n"
+            )
+            parts.append(_table(host, "op", _op, "forward_backward_one_thread_us", _digits))
     steps = _of_kind("train_step", lines)
     if steps:
         batch, tokens = steps[0]["batch"], steps[0]["tokens"]

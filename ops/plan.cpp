@@ -66,6 +66,11 @@ std::vector<int64_t> sizes_of(const Tensor& tensor, int dims) {
   return {tensor.sizes, tensor.sizes + dims};
 }
 
+std::vector<int64_t> preserved_strides_of(const Tensor& tensor) {
+  const auto strides = preserved_strides(tensor);
+  return {strides.begin(), strides.begin() + tensor.dims};
+}
+
 OutputPlan plan_output(const Call& call, const Output& output) {
   const Shape shape = output.shape(call);
   OutputPlan plan;
@@ -76,7 +81,7 @@ OutputPlan plan_output(const Call& call, const Output& output) {
       break;
     case Shape::Kind::preserve:
       plan.sizes = sizes_of(call[shape.of], call[shape.of].dims);
-      plan.preserve_input = call.op().input_index(shape.of);
+      plan.strides = preserved_strides_of(call[shape.of]);
       break;
     case Shape::Kind::rows_of:
       plan.sizes = sizes_of(call[shape.of], call[shape.of].dims - 1);

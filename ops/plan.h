@@ -16,7 +16,7 @@ namespace liger {
 struct OutputPlan {
   std::vector<int64_t> sizes;
   Dtype dtype;
-  int preserve_input = -1;  // its layout is kept
+  std::vector<int64_t> strides;  // empty: contiguous
 };
 
 struct Launch {

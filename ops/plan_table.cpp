@@ -102,12 +102,16 @@ Call decode(const Op& op, std::span<const uint64_t> words) {
   return call;
 }
 
+const Plan* find_plan(std::span<const uint64_t> words) {
+  const uint64_t hash = hash64(words.data(), words.size_bytes());
+  const ThreadSlot& slot = thread_table[hash % thread_slots];
+  const bool found = slot.hash == hash && slot.entry && slot.entry->is(words);
+  return found ? slot.entry->plan.get() : nullptr;
+}
+
 const Plan& plan_for(std::span<const uint64_t> words,
                      const std::function<std::shared_ptr<const Plan>()>& make) {
   const uint64_t hash = hash64(words.data(), words.size_bytes());
-  ThreadSlot& slot = thread_table[hash % thread_slots];
-  if (slot.hash == hash && slot.entry && slot.entry->is(words)) return *slot.entry->plan;
-
   auto entry = find_in_process(hash, words);
   if (!entry) {
     auto made = std::make_shared<PlanEntry>();
@@ -119,6 +123,7 @@ const Plan& plan_for(std::span<const uint64_t> words,
     table.entries.emplace(hash, made);
     entry = std::move(made);
   }
+  ThreadSlot& slot = thread_table[hash % thread_slots];
   slot = {hash, std::move(entry)};
   return *slot.entry->plan;
 }

@@ -60,8 +60,7 @@ void BackendKernel::operator()(const c10::OperatorHandle&, c10::DispatchKeySet, 
   const size_t count = op.inputs.size();
   const auto inputs = c10::ArrayRef<c10::IValue>(*stack).slice(stack->size() - count, count);
   replace_by(stack, count, with_torch_errors([&] {
-               const Composite composite = composite_of(op);
-               return composite ? composite(op, inputs) : execute(op, inputs, op);
+               return op.kernels.empty() ? composite_of(op)(op, inputs) : execute(op, inputs, op);
              }));
 }
 
