@@ -169,6 +169,7 @@ std::shared_ptr<const Plan> make_plan(const Call& call, Device& device, Stream s
     if (!loaded) refuse_capture(op, kernel_of);
     Launch launch = launch_of(kernel_of, call, knobs);
     launch.function = loaded->function;
+    device.allow_shared(launch.function, launch.shared_bytes);
     for (const Launch::Pointer& pointer : launch.pointers)
       plan->records_faults |= pointer.slot == fault_slot;
     plan->launches.push_back(std::move(launch));
@@ -185,7 +186,7 @@ void launch(const Plan& plan, void* const* pointers, Stream stream) {
     for (const auto& [word, slot] : launch.pointers)
       words[word] = reinterpret_cast<uint64_t>(pointers[slot]);
     plan.device->launch(launch.function, launch.blocks, launch.threads, words,
-                        count * sizeof(uint64_t), stream);
+                        count * sizeof(uint64_t), stream, launch.shared_bytes);
   }
   counters().launches.fetch_add(plan.launches.size(), std::memory_order_relaxed);
 }

@@ -60,7 +60,8 @@ void begin_call(CallWords& call, const Op& op, Place place) {
   call.count = 0;
   call.push(reinterpret_cast<uint64_t>(&op));
   call.push(static_cast<uint64_t>(place.backend) | static_cast<uint64_t>(place.ordinal) << 8 |
-            static_cast<uint64_t>(place.multiprocessors) << 32);
+            static_cast<uint64_t>(place.capability) << 24 |
+            static_cast<uint64_t>(place.multiprocessors) << 40);
 }
 
 void push_tensor(CallWords& call, const Tensor& tensor) {
@@ -80,8 +81,8 @@ void push_scalar(CallWords& call, Scalar scalar) { call.push(std::bit_cast<uint6
 Call decode(const Op& op, std::span<const uint64_t> words) {
   size_t at = 1;
   const uint64_t where = words[at++];
-  Call call(op, {static_cast<Backend>(where & 0xff), static_cast<int>(where >> 8 & 0xffffff),
-                 static_cast<int>(where >> 32)});
+  Call call(op, {static_cast<Backend>(where & 0xff), static_cast<int>(where >> 8 & 0xffff),
+                 static_cast<int>(where >> 40), static_cast<int>(where >> 24 & 0xffff)});
   for (size_t i = 0; i < op.inputs.size(); ++i) {
     const uint64_t word = words[at++];
     if (!op.inputs[i].is_tensor()) {

@@ -56,7 +56,8 @@ int tune_prepared(Backend backend, int ordinal) {
   Device& on = device(backend, ordinal);
   const uint64_t before = counters().tuned;
   for (const Call& prepared : last_calls) {
-    Call call(prepared.op(), {backend, ordinal, on.properties().multiprocessors});
+    Call call(prepared.op(),
+              place_on(on.properties().target, ordinal, on.properties().multiprocessors));
     for (size_t i = 0; i < prepared.op().inputs.size(); ++i) {
       call.tensor(static_cast<int>(i)) = prepared.tensor(static_cast<int>(i));
       call.scalar(static_cast<int>(i)) = prepared.scalar(static_cast<int>(i));

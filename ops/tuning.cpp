@@ -189,13 +189,15 @@ bool measure(const KernelOf& kernel, const Call& call, Device& device, Stream st
           reinterpret_cast<uint64_t>(slot == fault_slot ? fault : pointers[slot]);
     }
     device.launch(candidate.launch.function, candidate.launch.blocks, candidate.launch.threads,
-                  candidate.launch.words.data(), candidate.launch.words.size() * 8, stream);
+                  candidate.launch.words.data(), candidate.launch.words.size() * 8, stream,
+                  candidate.launch.shared_bytes);
   };
   std::vector<Candidate*> missing;
   for (Candidate& candidate : candidates) {
     if (!candidate.kernel || record.find(candidate.text)) continue;
     candidate.launch = launch_of(kernel, sized, candidate.knobs);
     candidate.launch.function = candidate.kernel->function;
+    device.allow_shared(candidate.launch.function, candidate.launch.shared_bytes);
     if (candidate.launch.blocks == 0) return false;
     missing.push_back(&candidate);
   }

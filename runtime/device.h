@@ -50,9 +50,12 @@ class Device {
   // Raises Error(device) with the driver's words.
   virtual Function* load(const Binary& binary) = 0;
 
+  // Before launches of a function with that much shared memory.
+  virtual void allow_shared(Function* function, int shared_bytes) = 0;
+
   // `arguments` is the kernel struct, passed by value. Asynchronous on a GPU.
   virtual void launch(Function* function, int64_t blocks, int threads, const void* arguments,
-                      size_t arguments_bytes, Stream stream) = 0;
+                      size_t arguments_bytes, Stream stream, int shared_bytes = 0) = 0;
 
   // True while `stream` records a graph: then nothing may be loaded, allocated or tuned.
   virtual bool capturing(Stream stream) = 0;

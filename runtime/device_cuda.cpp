@@ -74,6 +74,7 @@ Driver::Driver() {
   functions.words = words;
   bind(functions.module_load, "cuModuleLoadData");
   bind(functions.module_function, "cuModuleGetFunction");
+  bind(functions.set_attribute, "cuFuncSetAttribute");
   bind(functions.launch, "cuLaunchKernel");
   bind(functions.stream_capturing, "cuStreamIsCapturing");
   bind(functions.exchange_capture_mode, "cuThreadExchangeStreamCaptureMode");

@@ -15,6 +15,8 @@ struct GpuFunctions {
   int (*module_load)(void** module, const void* image);                     // cuModuleLoadData
   int (*module_function)(void** function, void* module, const char* name);  // cuModuleGetFunction
   int (*function_load)(void* function);                                     // cuFuncLoad, or null
+  int (*set_attribute)(void* function, int attribute,
+                       int value) = nullptr;  // cuFuncSetAttribute, or null
   int (*launch)(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                 unsigned block_y, unsigned block_z, unsigned shared_bytes, void* stream,
                 void** parameters, void** extra);      // cuLaunchKernel
@@ -44,8 +46,9 @@ class GpuDevice : public Device {
 
   const DeviceProperties& properties() const override { return properties_; }
   Function* load(const Binary& binary) override;
+  void allow_shared(Function* function, int shared_bytes) override;
   void launch(Function* function, int64_t blocks, int threads, const void* arguments,
-              size_t arguments_bytes, Stream stream) override;
+              size_t arguments_bytes, Stream stream, int shared_bytes) override;
   bool capturing(Stream stream) override;
   void synchronize() override;
   void* allocate(size_t size_bytes) override;

@@ -72,7 +72,7 @@ void MetaKernel::operator()(const c10::OperatorHandle&, c10::DispatchKeySet, Sta
                const bool records = preparing() && concrete;
                // Without a device the number of multiprocessors only sizes a workspace: no unit
                // depends on it.
-               const Place place{records ? prepare_target().backend : Backend::cpu, 0, 1};
+               const Place place = records ? place_on(prepare_target()) : Place{};
                const Call call = call_of(op, inputs, place);
                if (concrete) check_call(call);
                Tensors outputs;

@@ -76,7 +76,8 @@ Tensors execute(const Op& op, c10::ArrayRef<c10::IValue> inputs, const Op& blame
   const Backend backend = backend_of(where);
   Device& on = device(backend, where.is_cpu() ? 0 : where.index());
   const Stream stream = current_stream(where);
-  const Place place{backend, where.is_cpu() ? 0 : where.index(), on.properties().multiprocessors};
+  const Place place = place_on(on.properties().target, where.is_cpu() ? 0 : where.index(),
+                               on.properties().multiprocessors);
 
   Prepared call;
   read_inputs(op, inputs, place, call);
