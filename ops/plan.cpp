@@ -162,7 +162,8 @@ std::shared_ptr<const Plan> make_plan(const Call& call, Device& device, Stream s
     if (kernel_of.when && !kernel_of.when(call)) continue;
     const Knobs first = candidates_of(kernel_of, call).front();
     if (kernel_of.blocks(call, first) == 0) continue;
-    const Knobs knobs = choose_knobs(kernel_of, call, device, stream, !capturing);
+    const auto [knobs, provisional] = choose_knobs(kernel_of, call, device, stream, !capturing);
+    plan->provisional |= provisional;
     const Unit unit =
         make_unit(kernel_of.source, kernel_of.name, full_spec(kernel_of, call, knobs));
     const Kernel* loaded = kernel(unit, device, !capturing);
@@ -217,7 +218,8 @@ std::vector<PlannedUnit> units_of(const Call& call, bool all_candidates) {
     if (!all_candidates) candidates.resize(1);
     for (const Knobs& knobs : candidates) {
       units.push_back(
-          {make_unit(kernel_of.source, kernel_of.name, full_spec(kernel_of, call, knobs)), knobs});
+          {make_unit(kernel_of.source, kernel_of.name, full_spec(kernel_of, call, knobs)), knobs,
+           &knobs == &candidates.front()});
     }
   }
   return units;

@@ -35,6 +35,7 @@ struct Launch {
 struct Plan {
   const Op* op = nullptr;
   Device* device = nullptr;
+  bool provisional = false;     // not tuned yet: made anew once no compile is in the background
   bool records_faults = false;  // a kernel of it may find something wrong with its data
   uint32_t copies = 0;          // bit i: input i must be made contiguous, and the call planned anew
   std::vector<OutputPlan> outputs;
@@ -66,6 +67,7 @@ void raise_fault(const Op& op, Fault& fault);
 struct PlannedUnit {
   Unit unit;
   Knobs knobs;
+  bool first = true;  // of the candidates
 };
 std::vector<PlannedUnit> units_of(const Call& call, bool all_candidates);
 

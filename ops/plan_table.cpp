@@ -17,6 +17,7 @@ namespace {
 struct PlanEntry {
   std::vector<uint64_t> words;
   std::shared_ptr<const Plan> plan;
+  bool stands() const { return !plan->provisional || prefetches_pending(); }
   bool is(std::span<const uint64_t> other) const {
     return words.size() == other.size() &&
            std::memcmp(words.data(), other.data(), other.size_bytes()) == 0;
@@ -47,7 +48,10 @@ std::shared_ptr<const PlanEntry> find_in_process(uint64_t hash, std::span<const 
   std::lock_guard lock(table.mutex);
   const auto [begin, end] = table.entries.equal_range(hash);
   for (auto it = begin; it != end; ++it) {
-    if (it->second->is(words)) return it->second;
+    if (!it->second->is(words)) continue;
+    if (it->second->stands()) return it->second;
+    table.entries.erase(it);
+    break;
   }
   return nullptr;
 }
@@ -106,7 +110,8 @@ Call decode(const Op& op, std::span<const uint64_t> words) {
 const Plan* find_plan(std::span<const uint64_t> words) {
   const uint64_t hash = hash64(words.data(), words.size_bytes());
   const ThreadSlot& slot = thread_table[hash % thread_slots];
-  const bool found = slot.hash == hash && slot.entry && slot.entry->is(words);
+  const bool found =
+      slot.hash == hash && slot.entry && slot.entry->is(words) && slot.entry->stands();
   return found ? slot.entry->plan.get() : nullptr;
 }
 

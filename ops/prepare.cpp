@@ -47,7 +47,8 @@ void prepare(const Call& call) {
   for (PlannedUnit& planned : units_of(call, tunes)) {
     if (!recorder.units.insert(hash128(planned.unit.expanded)).second) continue;
     is_new = true;
-    prefetch(std::move(planned.unit), recorder.target);
+    prefetch(std::move(planned.unit), recorder.target,
+             planned.first ? Urgency::soon : Urgency::later);
   }
   if (is_new) recorder.calls.push_back(call);
 }

@@ -30,7 +30,7 @@ def test_a_gpu_step_leaves_ignored_tokens_out(cuda, monkeypatch):
         asked.append(options["counted_tokens"])
         return fused(*args, **options)
 
-    monkeypatch.setattr(functional, "fused_linear_cross_entropy", recorded)
     patch(model)
+    monkeypatch.setattr(functional, "fused_linear_cross_entropy", recorded)
     assert_same_step(loss_and_gradients(model, **inputs), expected)
     assert asked == [int(inputs["labels"].ne(-100).sum())]
