@@ -24,6 +24,8 @@ from samples import PUBLIC, arguments, differentiable_inputs, operator, results 
 
 # (rows, size, inner): a ragged pack, several warps, a row that no block holds in registers.
 EXTENTS = [(5, 40, 8), (3, 1001, 4), (2, 4096, 2), (2, 20000, 2)]
+# Rows of logits that take a cluster: one that starts anywhere, one of which registers hold a part.
+CLUSTERED = [(3, 70001, 2), (3, 128256, 2)]
 LOSS_OPTIONS = [
     {"label_smoothing": 0.1, "lse_square_scale": 1e-3, "softcap": 5.0},
     {"reduction": "none", "return_token_accuracy": True},
@@ -35,7 +37,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     runs = 0
     for op in sys.argv[1:] or PUBLIC:
-        for rows, size, inner in EXTENTS:
+        for rows, size, inner in EXTENTS + (CLUSTERED if "cross_entropy" in op else []):
             if op == "rope":
                 size = min(size, 256) // 2 * 2
             for dtype in ("bf16", "f32"):

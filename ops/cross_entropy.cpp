@@ -113,7 +113,9 @@ Knobs of_one_block(int64_t threads, int64_t rows) {
 std::vector<Knobs> candidates_for(const Rows& rows) {
   if (rows.call.on_host()) return {of_one_block(1, 1), of_one_block(1, 4)};
   if (rows.held()) return held_row_candidates(rows.shape());
-  return {of_one_block(512, 1), of_one_block(1024, 1), of_one_block(256, 1)};
+  if (rows.size() > 8192)
+    return {of_one_block(512, 1), of_one_block(1024, 1), of_one_block(256, 1)};
+  return {of_one_block(128, 1), of_one_block(256, 1), of_one_block(64, 1)};
 }
 
 Spec rows_spec(const Call& call, bool upstream, bool with_loss, bool with_gradient, bool scaled,

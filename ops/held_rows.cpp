@@ -12,6 +12,7 @@ constexpr int64_t pack_size = 8;
 constexpr int64_t most_lanes = 2048;
 constexpr int64_t least_lanes = 128;
 
+constexpr int64_t shortest = 2048;        // a shorter row is read again from the cache
 constexpr int64_t most_threads = 1024;    // of a cluster
 constexpr int64_t reserved_bytes = 1024;  // of each block, by the system
 constexpr int64_t kept_bytes = 128;       // of a thread's registers: more would cost a block
@@ -75,13 +76,19 @@ std::vector<Deal> that_fit(const HeldRows& rows, std::vector<Deal> deals) {
 }
 
 std::vector<Deal> deals_of(const HeldRows& rows) {
+  if (rows.size < shortest) return {};
   auto deals = that_fit(rows, {{256, 1, 0}, {512, 1, 0}});
   if (deals.empty()) deals = that_fit(rows, {{128, 1, 0}});
   if (!deals.empty() || rows.place.capability < 90) return deals;
   const int64_t threads = std::min(lanes(rows), most_threads);
   const bool keeps = rows.may_keep && !rows.shifted && rows.size % pack_size == 0;
   const int64_t kept = keeps ? kept_bytes / (pack_size * rows.element_bytes) : 0;
-  return that_fit(rows, {{128, threads / 128, kept}, {256, threads / 256, kept}});
+  deals = that_fit(rows, {{128, threads / 128, kept}, {256, threads / 256, kept}});
+  if (kept == 0 && threads > 512) {
+    // Two blocks wait the least for each other, where two can hold the row.
+    for (const Deal& deal : that_fit(rows, {{256, 2, 0}})) deals.push_back(deal);
+  }
+  return deals;
 }
 
 }  // namespace

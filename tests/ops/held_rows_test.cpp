@@ -33,7 +33,7 @@ TEST(HeldRows, two_rows_share_a_multiprocessor) {
 }
 
 TEST(HeldRows, what_is_in_registers_and_in_shared_memory_is_the_row) {
-  for (const int64_t size : {1000, 32000, 50257, 128256, 151936, 151937, 300000}) {
+  for (const int64_t size : {2048, 32000, 50257, 128256, 151936, 151937, 300000}) {
     const HeldRows rows = on_hopper(size, size % 8 != 0);
     const auto candidates = held_row_candidates(rows);
     ASSERT_FALSE(candidates.empty()) << size;
@@ -53,6 +53,7 @@ TEST(HeldRows, longer_rows_take_clusters_where_there_are_any) {
   EXPECT_EQ(cluster_of(on_hopper(50257, true)), 1);
   EXPECT_EQ(cluster_of(on_hopper(128256)), 8);
   EXPECT_EQ(cluster_of(on_hopper(10000000)), 0);
+  EXPECT_EQ(cluster_of(on_hopper(1000)), 0);
   HeldRows elsewhere = on_hopper(128256);
   elsewhere.place.capability = 80;
   EXPECT_EQ(cluster_of(elsewhere), 0);

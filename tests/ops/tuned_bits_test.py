@@ -8,6 +8,8 @@ import sys
 
 # A ragged row, the usual ones, and one that no block holds in registers.
 SIZES = [1000, 4096, 20000]
+# Rows of logits that a block holds wherever they start, and that take a cluster.
+VOCABULARIES = [50257, 128256]
 
 
 def _bits():
@@ -17,8 +19,9 @@ def _bits():
     from samples import PUBLIC, arguments, differentiable_inputs, operator, results
 
     found = {}
+    sizes = {"rope": [64, 128], "cross_entropy": SIZES + VOCABULARIES}
     for op in PUBLIC:
-        for size in [64, 128] if op == "rope" else SIZES:
+        for size in sizes.get(op, SIZES):
             torch.manual_seed(3)
             values = arguments(op, "cuda", "bf16", 300, size, 16)
             names = differentiable_inputs(op, values)
