@@ -13,8 +13,8 @@ from torch import Tensor
 
 from . import ops
 
-# Of options, after those that are always passed.
-_NORM_DEFAULTS = ops.defaults("rms_norm")[1:]
+# Of the options that are left out as one, and not of the flags that autograd sets.
+_NORM_DEFAULTS = ops.defaults("rms_norm")[1:-1]
 _LOSS_DEFAULTS = ops.defaults("cross_entropy")[:-1]
 
 
