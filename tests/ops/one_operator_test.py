@@ -56,4 +56,6 @@ def test_a_leaf_takes_its_gradient_without_a_copy(device, op):
     leaves = with_leaves(values, names)
     upstream = [torch.ones_like(o) for o in tensors_of(operator(op)(**leaves)) if o.requires_grad]
     leaves_made = sum(isinstance(value, torch.Tensor) for value in values.values())
-    assert dispatched(backward).count("aten::copy_") == leaves_made
+    # One gradient for both summands: one of them needs a copy.
+    shared = op == "fused_add_rms_norm"
+    assert dispatched(backward).count("aten::copy_") == leaves_made + shared
