@@ -76,7 +76,10 @@ def fused_add_rms_norm(
     Raises as `rms_norm`, and ValueError if x and residual differ in shape or dtype.
     """
     mode = ops.choice("fused_add_rms_norm", "casting_mode", casting_mode, ops.CASTING_MODES)
-    return ops.fused_add_rms_norm(x, residual, weight, eps, offset, mode, False)[:2]
+    options = (offset, mode, False)
+    if options == _NORM_DEFAULTS:
+        return ops.fused_add_rms_norm(x, residual, weight, eps)[:2]
+    return ops.fused_add_rms_norm(x, residual, weight, eps, *options)[:2]
 
 
 def layer_norm(
