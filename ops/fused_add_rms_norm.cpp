@@ -8,11 +8,12 @@ const Register fused_add_rms_norm{Op{
     .name = "fused_add_rms_norm",
     .doc = "sum = x + residual; y = rms_norm(sum): the residual add and the norm that follows it",
     .inputs = {rows("x"), rows("residual"), optional(dense("weight")), real("eps", "1e-06"),
-               real("offset", "0.0"), integer("casting_mode", 0), flag("promote")},
+               real("offset", "0.0"), integer("casting_mode", 0), flag("promote"),
+               keeps_statistics()},
     .outputs = {{"y", [](const Call&) { return like("x"); }, norm_output_dtype},
                 {"sum", [](const Call&) { return like("x"); },
                  [](const Call& call) { return call["x"].dtype; }},
-                {"rstd", [](const Call&) { return rows_of("x"); },
+                {"rstd", statistics_shape,
                  [](const Call& call) { return arithmetic(call["x"].dtype); }, false}},
     .check =
         [](const Call& call) {
@@ -43,7 +44,8 @@ const Register fused_add_rms_norm{Op{
                                "residual.stride", "eps", "offset"}}},
     .gradient = {.backward = "fused_add_rms_norm_backward",
                  .saved = {"sum", "weight", "rstd"},
-                 .of = {{"x", "dx"}, {"residual", "dx"}, {"weight", "dweight"}}},
+                 .of = {{"x", "dx"}, {"residual", "dx"}, {"weight", "dweight"}},
+                 .asked_by = keeps_statistics().name},
     .example = [](const Extent& e) -> std::vector<Sample> {
       return {{.input = "x", .shape = {e.rows, e.size}},
               {.input = "residual", .shape = {e.rows, e.size}},

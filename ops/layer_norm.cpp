@@ -1,3 +1,4 @@
+#include "ops/norm.h"
 #include "ops/registry.h"
 #include "ops/row_knobs.h"
 
@@ -35,10 +36,11 @@ const Partials partials_of_bias = {"bias_partials", "dbias",
 const Register layer_norm{Op{
     .name = "layer_norm",
     .doc = "y = (x - mean) * rsqrt(variance + eps) * weight + bias, over the last dimension",
-    .inputs = {rows("x"), optional(dense("weight")), optional(dense("bias")), real("eps", "1e-06")},
+    .inputs = {rows("x"), optional(dense("weight")), optional(dense("bias")), real("eps", "1e-06"),
+               keeps_statistics()},
     .outputs = {{"y", [](const Call&) { return like("x"); }, x_dtype},
-                {"mean", [](const Call&) { return rows_of("x"); }, statistics_dtype, false},
-                {"rstd", [](const Call&) { return rows_of("x"); }, statistics_dtype, false}},
+                {"mean", statistics_shape, statistics_dtype, false},
+                {"rstd", statistics_shape, statistics_dtype, false}},
     .check =
         [](const Call& call) {
           require_vector(call, "weight", "x");
@@ -68,7 +70,8 @@ const Register layer_norm{Op{
                                "eps"}}},
     .gradient = {.backward = "layer_norm_backward",
                  .saved = {"x", "weight", "bias", "mean", "rstd"},
-                 .of = {{"x", "dx"}, {"weight", "dweight"}, {"bias", "dbias"}}},
+                 .of = {{"x", "dx"}, {"weight", "dweight"}, {"bias", "dbias"}},
+                 .asked_by = keeps_statistics().name},
     .example = [](const Extent& e) -> std::vector<Sample> {
       return {{.input = "x", .shape = {e.rows, e.size}},
               {.input = "weight", .shape = {e.size}},
@@ -97,6 +100,8 @@ const Register layer_norm_backward{Op{
         [](const Call& call) {
           require_vector(call, "weight", "x");
           require_vector(call, "bias", "x");
+          require_statistics(call, "mean");
+          require_statistics(call, "rstd");
           require_same_shape(call, "x", "dy");
           require_same_dtype(call, "x", "dy");
         },

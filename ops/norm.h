@@ -1,4 +1,4 @@
-// What the RMS norms share in their declarations.
+// What the norms share in their declarations.
 #pragma once
 
 #include "ops/row_knobs.h"
@@ -13,6 +13,11 @@ enum class CastingMode : int64_t {
 };
 
 bool round_early(const Call& call);
+// A flag of the forward: its statistics are outputs. Only a backward reads them.
+Input keeps_statistics();
+Shape statistics_shape(const Call& call);
+void require_statistics(const Call& call, std::string_view name);  // one for each row of x
+
 Dtype norm_output_dtype(const Call& call);  // of x, or the wider of x and weight when `promote`
 Dtype weight_dtype(const Call& call,
                    std::string_view like);  // that of `like` when there is no weight

@@ -107,8 +107,11 @@ struct Gradient {
   std::string backward;
   std::vector<std::string> saved;  // inputs or outputs
   std::vector<std::pair<std::string, std::string>>
-      of;                // {input, output of backward (or of forward)}
-  std::string asked_by;  // `ready`: the flag or mask input that the autograd layer sets
+      of;  // {input, output of backward (or of forward)}
+  // The flag or mask input that the autograd layer sets where a gradient is needed: for the
+  // gradients themselves (`ready`), or for what the backward reads of the forward. It is no input
+  // of the backward.
+  std::string asked_by;
   // `ready`: what the forward multiplies its gradients with, so that their type holds them; they
   // are divided by it when the factor arrives. Empty: 1. May look at dtypes and scalars, at no
   // size.

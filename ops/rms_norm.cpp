@@ -11,6 +11,19 @@ Dtype weight_dtype(const Call& call, std::string_view like) {
   return call.has("weight") ? call["weight"].dtype : call[like].dtype;
 }
 
+Input keeps_statistics() { return flag("keep_statistics"); }
+
+Shape statistics_shape(const Call& call) {
+  return call.flag(keeps_statistics().name) ? rows_of("x") : empty();
+}
+
+void require_statistics(const Call& call, std::string_view name) {
+  const int64_t rows = call["x"].rows();
+  if (call[name].count() == rows) return;
+  call.refuse(name, "has shape " + shape_text(call[name]),
+              std::to_string(rows) + " elements, which the forward keeps where it is asked to");
+}
+
 Dtype norm_output_dtype(const Call& call) {
   const Dtype x = call["x"].dtype;
   if (!call.flag("promote") || !call.has("weight") || call["weight"].dtype == x) return x;
@@ -44,9 +57,9 @@ const Register rms_norm{Op{
     .name = "rms_norm",
     .doc = "y = x * rsqrt(mean(x^2) + eps) * (offset + weight), over the last dimension",
     .inputs = {rows("x"), optional(dense("weight")), real("eps", "1e-06"), real("offset", "0.0"),
-               integer("casting_mode", 0), flag("promote")},
+               integer("casting_mode", 0), flag("promote"), keeps_statistics()},
     .outputs = {{"y", [](const Call&) { return like("x"); }, norm_output_dtype},
-                {"rstd", [](const Call&) { return rows_of("x"); },
+                {"rstd", statistics_shape,
                  [](const Call& call) { return arithmetic(call["x"].dtype); }, false}},
     .check = check_norm,
     .kernels = {{.name = "RmsNormForward",
@@ -62,7 +75,8 @@ const Register rms_norm{Op{
                  .arguments = {"x", "weight", "y", "rstd", "x.rows", "x.stride", "eps", "offset"}}},
     .gradient = {.backward = "rms_norm_backward",
                  .saved = {"x", "weight", "rstd"},
-                 .of = {{"x", "dx"}, {"weight", "dweight"}}},
+                 .of = {{"x", "dx"}, {"weight", "dweight"}},
+                 .asked_by = keeps_statistics().name},
     .example = [](const Extent& e) -> std::vector<Sample> {
       return {{.input = "x", .shape = {e.rows, e.size}}, {.input = "weight", .shape = {e.size}}};
     },
@@ -106,6 +120,7 @@ Op rms_norm_backward_op(std::string name, bool with_dsum) {
                      }}};
   op.check = [with_dsum](const Call& call) {
     check_norm(call);
+    require_statistics(call, "rstd");
     require_same_shape(call, "x", "dy");
     if (with_dsum) {
       require_same_shape(call, "x", "dsum");

@@ -82,7 +82,8 @@ std::vector<void*> take_tensors(const Call& call, Scratch& scratch) {
       return {};
   }
   for (const OutputPlan& output : plan_outputs(call)) {
-    if (!add(true, output_bytes(output), is_float(output.dtype))) return {};
+    const int64_t bytes = output_bytes(output);
+    if (!add(bytes > 0, bytes, is_float(output.dtype))) return {};
   }
   for (const Temporary& temporary : call.op().temporaries) {
     if (!add(true, temporary.size_bytes(call), true)) return {};

@@ -29,7 +29,7 @@ struct FusedAddRmsNormForward {
   const Type<S.weight>* weight;
   Type<S.y>* y;
   T* sum;
-  A* rstd;
+  A* rstd;  // null: not kept
   long long rows;
   long long x_stride;
   long long residual_stride;
@@ -64,7 +64,7 @@ struct FusedAddRmsNormForward {
         }
         store_pack<S.hidden, S.align_bytes>(y + row * S.hidden, pack, v);
       });
-      if (thread == 0) rstd[row] = r;
+      if (thread == 0 && rstd) rstd[row] = r;
     });
   }
 };

@@ -29,7 +29,7 @@ struct LayerNormForward {
   const Type<S.bias>* bias;
   Type<S.x>* y;
   A* mean;
-  A* rstd;
+  A* rstd;  // null: not kept
   long long rows;
   long long x_stride;
   double eps;
@@ -56,7 +56,7 @@ struct LayerNormForward {
         if constexpr (S.has_bias) v = v + load_pack<S.hidden, S.align_bytes>(bias, pack);
         store_pack<S.hidden, S.align_bytes>(y + row * S.hidden, pack, v);
       });
-      if (thread == 0) {
+      if (thread == 0 && rstd) {
         mean[row] = m + rest;
         rstd[row] = r;
       }

@@ -27,7 +27,7 @@ struct RmsNormForward {
   const Type<S.x>* x;
   const Type<S.weight>* weight;
   Type<S.y>* y;
-  A* rstd;
+  A* rstd;  // null: not kept
   long long rows;
   long long x_stride;
   double eps;
@@ -50,7 +50,7 @@ struct RmsNormForward {
         }
         store_pack<S.hidden, S.align_bytes>(y + row * S.hidden, pack, v);
       });
-      if (thread == 0) rstd[row] = r;
+      if (thread == 0 && rstd) rstd[row] = r;
     });
   }
 };

@@ -154,7 +154,7 @@ void refuse_forward_ad(const Op& op, const c10::IValue& value) {
                               " has no forward-mode derivative; use reverse mode (backward)");
 }
 
-// Asks the forward for the gradients it makes itself.
+// Asks the forward for the gradients it makes itself, or for what the backward reads of it.
 void ask(const Wiring& wiring, c10::ArrayRef<c10::IValue> inputs, c10::IValue& asked) {
   if (asked.isBool()) {
     asked = true;
@@ -241,7 +241,7 @@ void AutogradKernel::operator()(const c10::OperatorHandle& handle, c10::Dispatch
     return handle.redispatchBoxed(below, stack);
   }
   const bool ready = op.gradient.ready();
-  if (ready) ask(wiring, inputs, (*stack)[base + wiring.asked_by]);
+  if (wiring.asked_by >= 0) ask(wiring, inputs, (*stack)[base + wiring.asked_by]);
 
   std::shared_ptr<Gradients> node(new Gradients(wiring), torch::autograd::deleteNode);
   node->set_next_edges(edges_to(wiring, inputs));

@@ -24,6 +24,7 @@ Wiring::Wiring(const Op& op)
         {op.input_index(input), gradient.ready() ? op.output_index(name) : place});
   }
   gradients = static_cast<int>(names.size());
+  asked_by = op.input_index(gradient.asked_by);
   for (uint32_t bits = 0; bits < 1u << gradients; ++bits) {
     c10::List<bool> mask;
     for (int i = 0; i < gradients; ++i) mask.push_back((bits >> i & 1) != 0);
@@ -34,6 +35,7 @@ Wiring::Wiring(const Op& op)
   }
   for (size_t i = 0; i < op.inputs.size(); ++i) {
     const int input = static_cast<int>(i);
+    if (input == asked_by) continue;
     const bool has_gradient =
         std::any_of(differentiable.begin(), differentiable.end(),
                     [&](const Differentiable& each) { return each.input == input; });
@@ -47,7 +49,6 @@ Wiring::Wiring(const Op& op)
     const int input = op.input_index(name);
     saved.push_back({input >= 0, input >= 0 ? input : op.output_index(name)});
   }
-  if (gradient.ready()) asked_by = op.input_index(gradient.asked_by);
 }
 
 }  // namespace liger::torch_bindings

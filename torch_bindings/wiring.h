@@ -45,7 +45,7 @@ struct Wiring {
   int gradients = 0;                // outputs of the backward
   std::vector<c10::IValue> masks;   // by bits: the lists that ask the backward for some of them
   size_t outputs_with_history = 0;  // up to the last differentiable one
-  int asked_by = -1;                // input that asks a forward for its gradients
+  int asked_by = -1;                // input that asks a forward for what gradients need
   OperatorByName backward;
 };
 

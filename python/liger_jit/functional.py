@@ -13,6 +13,10 @@ from torch import Tensor
 
 from . import ops
 
+# Of the options that are left out as one, and not of the flags that autograd sets.
+_NORM_DEFAULTS = ops.defaults("rms_norm")[1:-1]
+_LOSS_DEFAULTS = ops.defaults("cross_entropy")[:-1]
+
 
 def rms_norm(
     x: Tensor,
@@ -45,7 +49,10 @@ def rms_norm(
             tensors on different devices.
     """
     mode = ops.choice("rms_norm", "casting_mode", casting_mode, ops.CASTING_MODES)
-    return ops.rms_norm(x, weight, eps, offset, mode, promote)[0]
+    options = (offset, mode, promote)
+    if options == _NORM_DEFAULTS:
+        return ops.rms_norm(x, weight, eps)[0]
+    return ops.rms_norm(x, weight, eps, *options)[0]
 
 
 def fused_add_rms_norm(
@@ -69,7 +76,10 @@ def fused_add_rms_norm(
     Raises as `rms_norm`, and ValueError if x and residual differ in shape or dtype.
     """
     mode = ops.choice("fused_add_rms_norm", "casting_mode", casting_mode, ops.CASTING_MODES)
-    return ops.fused_add_rms_norm(x, residual, weight, eps, offset, mode, False)[:2]
+    options = (offset, mode, False)
+    if options == _NORM_DEFAULTS:
+        return ops.fused_add_rms_norm(x, residual, weight, eps)[:2]
+    return ops.fused_add_rms_norm(x, residual, weight, eps, *options)[:2]
 
 
 def layer_norm(
@@ -278,11 +288,7 @@ def cross_entropy(
     mode = ops.choice("cross_entropy", "reduction", reduction, ops.REDUCTIONS)
     if num_items is not None:
         num_items = ops.as_num_items("cross_entropy", num_items, reduction, logits)
-    outputs = ops.cross_entropy(
-        ops.flat("cross_entropy", "logits", logits, 2),
-        ops.flat("cross_entropy", "target", target, 1),
-        ops.class_weights(weight, logits),
-        num_items,
+    options = (
         ignore_index,
         label_smoothing,
         lse_square_scale,
@@ -291,6 +297,13 @@ def cross_entropy(
         token_scaling,
         return_token_accuracy,
         return_predicted_tokens,
+    )
+    outputs = ops.cross_entropy(
+        ops.flat("cross_entropy", "logits", logits, 2),
+        ops.flat("cross_entropy", "target", target, 1),
+        ops.class_weights(weight, logits),
+        num_items,
+        *(() if options == _LOSS_DEFAULTS else options),
     )
     asked = (return_z_loss, return_token_accuracy, return_predicted_tokens)
     return _loss_output(outputs, target.shape, mode == 0, asked)

@@ -26,6 +26,13 @@ def refuse(op: str, argument: str, value, allowed) -> ValueError:
     return ValueError(f"liger_jit::{op}: argument '{argument}' is {value!r}; allowed: {listed}")
 
 
+def defaults(op: str) -> tuple:
+    """What the schema has for options that are left out: to leave one out costs less than to pass
+    it."""
+    arguments = globals()[op]._schema.arguments
+    return tuple(a.default_value for a in arguments if "Tensor" not in str(a.type))
+
+
 def choice(op: str, argument: str, value, allowed: dict):
     """What the schema has for the value of an option."""
     number = allowed.get(value)
@@ -56,9 +63,12 @@ def heads_second(argument: str, value: Tensor) -> Tensor:
 def without_heads(argument: str, table: Tensor, head_dim: int) -> Tensor:
     """cos or sin as [1 or B, T, R]."""
     _need_tensor("rope", argument, table)
-    if table.dim() == 2:
+    dims = table.dim()
+    if dims == 3:
+        return table
+    if dims == 2:
         return table.unsqueeze(0)
-    if table.dim() == 4:
+    if dims == 4:
         if table.shape[head_dim] != 1:
             raise ValueError(
                 f"liger_jit::rope: argument '{argument}' has shape {tuple(table.shape)}; "
