@@ -12,10 +12,11 @@ from .glu import GLU
 from .handle import Handle, InstanceValue, Row
 from .norms import NORM
 from .probe import quiet
+from .qk_norm import QK_NORM
 from .rotary import ROTARY
 from .rule import Proof, Refusal, Rule, replaced_by
 
-RULES = (NORM, GLU, ROTARY, ADD_NORM)
+RULES = (NORM, GLU, QK_NORM, ROTARY, ADD_NORM)
 FLAGS = (
     "rope",
     "rms_norm",
@@ -53,7 +54,8 @@ def patch(
             logits, which are computed when they are read.
         rope, rms_norm, layer_norm, swiglu, geglu: which roles to replace. A gated MLP becomes one
             node while its projections are plain linear layers, else the activation alone is ours.
-            rms_norm also takes the residual sum before a norm into it, inside a decoder layer.
+            rms_norm also takes the residual sum before a norm into it, inside a decoder layer; with
+            rope, norms of the heads of q and k and their rotation become one.
         fused_linear_cross_entropy: never hold the logits of a training step. A forward with labels
             in training mode then returns `logits=None`, unless it is called with skip_logits=False.
             The forward also takes skip_logits, return_token_accuracy, return_predicted_tokens and
@@ -81,6 +83,7 @@ def patch(
             ("rope", rope),
             ("rms_norm", rms_norm),
             ("fused_add_rms_norm", rms_norm),
+            ("qk_norm_rope", rms_norm and rope),
             ("layer_norm", layer_norm),
             ("swiglu", swiglu),
             ("geglu", geglu),
@@ -93,7 +96,7 @@ def patch(
     with quiet():
         proofs: dict[Hashable, Proof | Refusal] = {}
         for path, module in model.named_modules():
-            rule = next((rule for rule in RULES if rule.match(module)), None)
+            rule = rule_for(module, asked)
             if rule is None:
                 continue
             proof = Refusal("hub kernels own it") if hub else judge(rule, module, asked, proofs)
@@ -122,6 +125,12 @@ def inside_wrappers(model: nn.Module) -> nn.Module:
             return model.get_base_model()
         else:
             return model
+
+
+def rule_for(module: nn.Module, asked: set) -> Rule | None:
+    """The first that knows the module's role and is asked for, else the last that knows it."""
+    known = [rule for rule in RULES if rule.match(module)]
+    return next((rule for rule in known if asked.intersection(rule.flags)), (known or [None])[-1])
 
 
 def judge(rule: Rule, module: nn.Module, asked: set, proofs: dict) -> Proof | Refusal:
