@@ -1,4 +1,4 @@
-"""Writes the README's tables of speed from the newest folder of bench/results with figures of ops.
+"""Writes the README's tables of speed from the newest figures in bench/results.
 
 python bench/readme_table.py
 """
@@ -22,13 +22,22 @@ def main() -> None:
 def with_tables(readme: str) -> str:
     before, rest = readme.split(BEGIN)
     after = rest.split(END)[1]
-    return f"{before}{BEGIN}{tables(newest())}{END}{after}"
+    return f"{before}{BEGIN}{tables()}{END}{after}"
 
 
-def newest() -> Path:
-    """Folders begin with their date, so the last by name is the newest."""
-    folders = sorted((ROOT / "bench" / "results").iterdir(), reverse=True)
-    return next(folder for folder in folders if any(_of_kind("op", lines_of(folder))))
+def newest(kind: str) -> list[dict]:
+    """The lines of a kind, those of each op or model from the newest folder that has it.
+
+    Folders begin with their date, so the last by name is the newest.
+    """
+    found: dict[str, list[dict]] = {}
+    for folder in sorted((ROOT / "bench" / "results").iterdir(), reverse=True):
+        of_folder: dict[str, list[dict]] = {}
+        for line in _of_kind(kind, lines_of(folder)):
+            subject = line.get("op") or line["model"]
+            of_folder.setdefault(subject, []).append({**line, "folder": folder.relative_to(ROOT)})
+        found = {**of_folder, **found}
+    return [line for subject in sorted(found) for line in found[subject]]
 
 
 def lines_of(folder: Path) -> list[dict]:
@@ -36,29 +45,40 @@ def lines_of(folder: Path) -> list[dict]:
     return [json.loads(text) for file in files for text in file.read_text().splitlines()]
 
 
-def tables(folder: Path) -> str:
-    lines = lines_of(folder)
-    first = _of_kind("op", lines)[0]
-    link = folder.relative_to(ROOT)
+def tables() -> str:
+    lines, host, steps = newest("op"), newest("host"), newest("train_step")
+    speed = min(line["copy_gb_per_s"] for line in lines)
     parts = [
-        f"[{link}]({link}):\n{first['device']}, bfloat16, commit {first['commit']}. Milliseconds "
-        "of forward + backward; the floor is\nthe bytes that must move over the copy bandwidth of "
-        f"the same run ({first['copy_gb_per_s']:.0f} GB/s), or for linear\nlosses their matrix "
-        "products. `–`: not measured, the lines there say why.\n",
-        _table(_of_kind("op", lines), "case", _case, "forward_backward_ms", _digits, floor=True),
+        f"{lines[0]['device']}, bfloat16. Milliseconds of forward + backward; the floor is the\n"
+        f"bytes that must move over the run's own copy bandwidth ({speed:.0f} GB/s or more),\n"
+        "or for linear losses their matrix products. `–`: not measured in that run. From\n"
+        f"{_sources(lines)}.\n",
+        _table(lines, "case", _case, "forward_backward_ms", _digits, floor=True),
+        "Microseconds of the host for forward + backward of a small call:\n",
+        _table(host, "op", _op, "forward_backward_us", _digits),
     ]
-    host = _of_kind("host", lines)
-    if host:
-        parts.append("Microseconds of the host for forward + backward of a small call:\n")
-        parts.append(_table(host, "op", _op, "forward_backward_us", _digits))
-    steps = _of_kind("train_step", lines)
+    if any("forward_backward_one_thread_us" in line for line in host):
+        parts.append(
+            "The same without the hand-over to the engine's own thread, which a\n"
+            "backward of any length pays once:\n"
+        )
+        parts.append(_table(host, "op", _op, "forward_backward_one_thread_us", _digits))
     if steps:
         batch, tokens = steps[0]["batch"], steps[0]["tokens"]
-        parts.append(f"Whole training steps of {batch} × {tokens} tokens, tokens/s:\n")
+        parts.append(f"Whole training steps of {batch} × {tokens} tokens, tokens/s, from\n")
+        parts[-1] += f"{_sources(steps)}:\n"
         parts.append(_table(steps, "model", _model, "tokens_per_s", "{:,.0f}".format))
         parts.append("and their peak memory, GiB:\n")
         parts.append(_table(steps, "model", _model, "peak_gib", "{:.1f}".format))
     return "\n" + "\n".join(parts) + "\n"
+
+
+def _sources(lines: list[dict]) -> str:
+    """Links to the folders of these lines, with the commits that were measured."""
+    commits = {line["folder"]: line["commit"] for line in lines}
+    return ",\n".join(
+        f"[{folder}]({folder}) (commit {commit})" for folder, commit in sorted(commits.items())
+    )
 
 
 def _of_kind(kind: str, lines: list[dict]) -> list[dict]:

@@ -62,6 +62,7 @@ Launch launch_of(const KernelOf& kernel, const Call& call, const Knobs& knobs) {
       : kernel.threads
           ? static_cast<int>(kernel.threads(knobs))
           : static_cast<int>(value_of(knobs, "threads", 1) * value_of(knobs, "rows", 1));
+  if (kernel.shared_bytes) launch.shared_bytes = kernel.shared_bytes(call, knobs);
   for (const Argument& argument : kernel.arguments) {
     const auto word = static_cast<uint16_t>(launch.words.size());
     if (const auto* compute = std::get_if<std::function<int64_t(const Call&)>>(&argument)) {

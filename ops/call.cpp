@@ -10,6 +10,10 @@
 
 namespace liger {
 
+Place place_on(const Target& target, int ordinal, int multiprocessors) {
+  return {target.backend, ordinal, multiprocessors, compute_capability(target)};
+}
+
 Call::Call(const Op& op, Place place)
     : op_(&op),
       place_(place),

@@ -19,7 +19,9 @@ struct Place {
   Backend backend = Backend::cpu;
   int ordinal = 0;
   int multiprocessors = 1;
+  int capability = 0;  // 90 for sm_90a; 0 for what is not CUDA
 };
+Place place_on(const Target& target, int ordinal = 0, int multiprocessors = 1);
 
 union Scalar {
   int64_t integer;

@@ -1,5 +1,6 @@
 #include "ops/cross_entropy.h"
 
+#include "ops/held_rows.h"
 #include "ops/registry.h"
 
 namespace liger {
@@ -56,26 +57,72 @@ namespace {
 
 // One-block kernels read a few bytes a row.
 std::vector<Knobs> one_block_candidates(const Call& call) {
-  return {{{"threads", call.on_host() ? 1 : 512}}};
+  return {{{"threads", call.on_host() ? 1 : 1024}}};
 }
 int64_t one_block(const Call&, const Knobs&) { return 1; }
 
-std::vector<Knobs> long_row_candidates(const Call& call, int64_t size) {
-  if (call.on_host()) return {{{"threads", 1}, {"rows", 1}}, {{"threads", 1}, {"rows", 4}}};
-  std::vector<Knobs> list;
-  for (const int64_t threads :
-       size > 8192 ? std::vector<int64_t>{512, 1024, 256} : std::vector<int64_t>{128, 256, 64}) {
-    list.push_back({{"threads", threads}, {"rows", 1}});
+// How the logits of a call lie in memory, and where their gradient goes.
+struct Rows {
+  const Call& call;
+  bool in_place;
+
+  const Tensor& logits() const { return call["logits"]; }
+  int64_t size() const { return logits().last_size(); }
+  int64_t element_bytes() const { return size_bytes(logits().dtype); }
+  bool fresh_gradient() const { return !in_place && call.flag("with_gradient"); }
+
+  // What the address of every row is a multiple of, up to 16.
+  int64_t align_bytes() const {
+    if (call.on_host()) return 2;  // means nothing there, and one unit then serves every alignment
+    int64_t align = logits().align_bytes;
+    const auto take = [&](int64_t stride) {
+      while (stride * element_bytes() % align != 0) align /= 2;
+    };
+    if (logits().rows() > 1) take(logits().row_stride());
+    if (fresh_gradient()) take(size());
+    return align;
   }
-  return list;
+  // Whether logits and gradient of each row are as far from alignment.
+  bool shift_alike() const {
+    return !fresh_gradient() || (logits().align_bytes == 16 && logits().row_stride() == size());
+  }
+  // A row that is held may start anywhere (0): its loads are aligned down.
+  int64_t spec_align_bytes() const {
+    return held() && align_bytes() < 16 && shift_alike() ? 0 : align_bytes();
+  }
+
+  bool has_registers_to_spare() const {
+    return call.real("label_smoothing") == 0.0 && call.real("softcap") == 0.0;
+  }
+
+  HeldRows shape() const {
+    return {.place = call.place(),
+            .size = size(),
+            .element_bytes = element_bytes(),
+            .shifted = align_bytes() < 16 && shift_alike(),
+            .may_keep = has_registers_to_spare()};
+  }
+  bool held() const { return !call.on_host() && !held_row_candidates(shape()).empty(); }
+};
+
+// Knobs that a row which is read anew at each use has, too.
+Knobs of_one_block(int64_t threads, int64_t rows) {
+  return {{"threads", threads}, {"rows", rows}, {"cluster", 1}, {"kept", 0}};
+}
+
+std::vector<Knobs> candidates_for(const Rows& rows) {
+  if (rows.call.on_host()) return {of_one_block(1, 1), of_one_block(1, 4)};
+  if (rows.held()) return held_row_candidates(rows.shape());
+  return {of_one_block(512, 1), of_one_block(1024, 1), of_one_block(256, 1)};
 }
 
 Spec rows_spec(const Call& call, bool upstream, bool with_loss, bool with_gradient, bool scaled,
                bool in_place, bool joined) {
+  const Rows rows{call, in_place};
   return {
       {"logits", call["logits"].dtype},
       {"classes", call["logits"].last_size()},
-      {"align_bytes", int64_t{call.align_bytes()}},
+      {"align_bytes", rows.spec_align_bytes()},
       {"has_weight", call.has("weight")},
       {"has_upstream", upstream},
       {"smoothing", call.real("label_smoothing") != 0.0},
@@ -89,7 +136,27 @@ Spec rows_spec(const Call& call, bool upstream, bool with_loss, bool with_gradie
       {"unit",
        scaled ? static_cast<int64_t>(gradient_unit(call["logits"].dtype, reduction_of(call))) : 1},
       {"in_place", in_place},
-      {"joined", joined}};
+      {"joined", joined},
+      {"held", rows.held()}};
+}
+
+// The kernel over rows without what differs between its users.
+KernelOf rows_kernel(bool in_place) {
+  return {.name = "CrossEntropyRows",
+          .source = "cross_entropy.h",
+          .candidates =
+              [in_place](const Call& call) {
+                return candidates_for(Rows{call, in_place});
+              },
+          .blocks =
+              [](const Call& call, const Knobs& knobs) {
+                return row_blocks(call["logits"].rows(), knobs) * value_of(knobs, "cluster", 1);
+              },
+          .shared_bytes =
+              [in_place](const Call& call, const Knobs& knobs) {
+                const Rows rows{call, in_place};
+                return rows.held() ? held_row_shared_bytes(rows.shape(), knobs) : 0;
+              }};
 }
 
 KernelOf totals_kernel(std::function<bool(const Call&)> when,
@@ -134,26 +201,30 @@ bool wants_accuracy_alone(const Call& call) { return !reduced(call) && call.flag
 bool finishes(const Call& call) { return reduced(call) || call.flag("want_accuracy"); }
 
 KernelOf rows_kernel(bool joined, std::string loss, std::string z_loss) {
-  return {
-      .name = "CrossEntropyRows",
-      .source = "cross_entropy.h",
-      .when = [joined](const Call& call) { return reduced(call) != joined; },
-      .spec =
-          [joined](const Call& call) {
-            return rows_spec(call, false, true, call.flag("with_gradient"), reduced(call), false,
-                             joined);
-          },
-      .candidates =
-          [](const Call& call) { return long_row_candidates(call, call["logits"].last_size()); },
-      .blocks = [](const Call& call,
-                   const Knobs& knobs) { return row_blocks(call["logits"].rows(), knobs); },
-      .arguments = {"logits", "target", "weight", "totals",
-                    [](const Call&) { return int64_t{0}; },  // no upstream
-                    std::move(loss), std::move(z_loss), "predicted", "dlogits", "fault",
-                    "logits.rows", "logits.stride",
-                    [](const Call& call) { return call["logits"].last_size(); }, "ignore_index",
-                    [](const Call&) { return int64_t{0}; },  // first row
-                    "label_smoothing", "lse_square_scale", "softcap"}};
+  KernelOf kernel = rows_kernel(false);
+  kernel.when = [joined](const Call& call) { return reduced(call) != joined; };
+  kernel.spec = [joined](const Call& call) {
+    return rows_spec(call, false, true, call.flag("with_gradient"), reduced(call), false, joined);
+  };
+  kernel.arguments = {"logits",
+                      "target",
+                      "weight",
+                      "totals",
+                      [](const Call&) { return int64_t{0}; },  // no upstream
+                      std::move(loss),
+                      std::move(z_loss),
+                      "predicted",
+                      "dlogits",
+                      "fault",
+                      "logits.rows",
+                      "logits.stride",
+                      [](const Call& call) { return call["logits"].last_size(); },
+                      "ignore_index",
+                      [](const Call&) { return int64_t{0}; },  // first row
+                      "label_smoothing",
+                      "lse_square_scale",
+                      "softcap"};
+  return kernel;
 }
 
 Temporary of_each_row(std::string name) {
@@ -250,6 +321,20 @@ std::vector<Input> chunk_inputs() {
   return inputs;
 }
 
+KernelOf rows_of_chunk() {
+  KernelOf kernel = rows_kernel(true);
+  kernel.spec = [](const Call& call) {
+    return rows_spec(call, call.has("upstream"), call.has("loss"), call.flag("with_gradient"),
+                     call.has("totals"), true, !reduced(call));
+  };
+  kernel.arguments = {"logits",           "target",       "weight",      "totals",
+                      "upstream",         "loss",         "z_loss",      "predicted",
+                      "logits",           "fault",        "logits.rows", "logits.stride",
+                      "logits.stride",    "ignore_index", "first_row",   "label_smoothing",
+                      "lse_square_scale", "softcap"};
+  return kernel;
+}
+
 const Register cross_entropy_chunk{Op{
     .name = "cross_entropy_chunk_",
     .doc = "loss of each row of a chunk of logits; the gradient overwrites the logits",
@@ -260,26 +345,7 @@ const Register cross_entropy_chunk{Op{
           check_cross_entropy(call, call["logits"].rows(), call["logits"].last_size(),
                               call["logits"].dtype);
         },
-    .kernels = {{.name = "CrossEntropyRows",
-                 .source = "cross_entropy.h",
-                 .spec =
-                     [](const Call& call) {
-                       return rows_spec(call, call.has("upstream"), call.has("loss"),
-                                        call.flag("with_gradient"), call.has("totals"), true,
-                                        !reduced(call));
-                     },
-                 .candidates =
-                     [](const Call& call) {
-                       return long_row_candidates(call, call["logits"].last_size());
-                     },
-                 .blocks =
-                     [](const Call& call, const Knobs& knobs) {
-                       return row_blocks(call["logits"].rows(), knobs);
-                     },
-                 .arguments = {"logits", "target", "weight", "totals", "upstream", "loss", "z_loss",
-                               "predicted", "logits", "fault", "logits.rows", "logits.stride",
-                               "logits.stride", "ignore_index", "first_row", "label_smoothing",
-                               "lse_square_scale", "softcap"}}},
+    .kernels = {rows_of_chunk()},
     .example = [](const Extent& e) -> std::vector<Sample> {
       return {{.input = "logits", .shape = {e.rows, e.size}},
               {.input = "target", .shape = {e.rows}, .dtype = "i64", .below = e.size},

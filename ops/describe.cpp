@@ -285,7 +285,7 @@ std::string describe_units(const Op& op, Dtype dtype, const Extent& extent, cons
   }
   json kernels = json::array();
   for (const PlannedUnit& planned :
-       units_of(example_call(op, dtype, extent, {target.backend, 0, 1}), false)) {
+       units_of(example_call(op, dtype, extent, place_on(target)), false)) {
     json knobs = json::object();
     for (const Knob& knob : planned.knobs) knobs[knob.name] = knob.value;
     json row = {{"kernel", planned.unit.kernel},

@@ -93,7 +93,9 @@ struct KernelOf {
       candidates;  // the first is the pick without tuning
   std::function<int64_t(const Call&, const Knobs&)> blocks;
   std::function<int64_t(const Knobs&)> threads;  // of a block, on a GPU; empty: threads * rows
-  std::vector<Argument> arguments;               // the struct's members, in order
+  std::function<int(const Call&, const Knobs&)>
+      shared_bytes;                 // of a block, beyond what the kernel declares; empty: none
+  std::vector<Argument> arguments;  // the struct's members, in order
 };
 
 // How an op's gradient is found. Either another op of the registry computes it:

@@ -66,6 +66,11 @@ std::vector<int64_t> sizes_of(const Tensor& tensor, int dims) {
   return {tensor.sizes, tensor.sizes + dims};
 }
 
+std::vector<int64_t> preserved_strides_of(const Tensor& tensor) {
+  const auto strides = preserved_strides(tensor);
+  return {strides.begin(), strides.begin() + tensor.dims};
+}
+
 OutputPlan plan_output(const Call& call, const Output& output) {
   const Shape shape = output.shape(call);
   OutputPlan plan;
@@ -76,7 +81,7 @@ OutputPlan plan_output(const Call& call, const Output& output) {
       break;
     case Shape::Kind::preserve:
       plan.sizes = sizes_of(call[shape.of], call[shape.of].dims);
-      plan.preserve_input = call.op().input_index(shape.of);
+      plan.strides = preserved_strides_of(call[shape.of]);
       break;
     case Shape::Kind::rows_of:
       plan.sizes = sizes_of(call[shape.of], call[shape.of].dims - 1);
@@ -157,13 +162,15 @@ std::shared_ptr<const Plan> make_plan(const Call& call, Device& device, Stream s
     if (kernel_of.when && !kernel_of.when(call)) continue;
     const Knobs first = candidates_of(kernel_of, call).front();
     if (kernel_of.blocks(call, first) == 0) continue;
-    const Knobs knobs = choose_knobs(kernel_of, call, device, stream, !capturing);
+    const auto [knobs, provisional] = choose_knobs(kernel_of, call, device, stream, !capturing);
+    plan->provisional |= provisional;
     const Unit unit =
         make_unit(kernel_of.source, kernel_of.name, full_spec(kernel_of, call, knobs));
     const Kernel* loaded = kernel(unit, device, !capturing);
     if (!loaded) refuse_capture(op, kernel_of);
     Launch launch = launch_of(kernel_of, call, knobs);
     launch.function = loaded->function;
+    device.allow_shared(launch.function, launch.shared_bytes);
     for (const Launch::Pointer& pointer : launch.pointers)
       plan->records_faults |= pointer.slot == fault_slot;
     plan->launches.push_back(std::move(launch));
@@ -180,7 +187,7 @@ void launch(const Plan& plan, void* const* pointers, Stream stream) {
     for (const auto& [word, slot] : launch.pointers)
       words[word] = reinterpret_cast<uint64_t>(pointers[slot]);
     plan.device->launch(launch.function, launch.blocks, launch.threads, words,
-                        count * sizeof(uint64_t), stream);
+                        count * sizeof(uint64_t), stream, launch.shared_bytes);
   }
   counters().launches.fetch_add(plan.launches.size(), std::memory_order_relaxed);
 }
@@ -211,7 +218,8 @@ std::vector<PlannedUnit> units_of(const Call& call, bool all_candidates) {
     if (!all_candidates) candidates.resize(1);
     for (const Knobs& knobs : candidates) {
       units.push_back(
-          {make_unit(kernel_of.source, kernel_of.name, full_spec(kernel_of, call, knobs)), knobs});
+          {make_unit(kernel_of.source, kernel_of.name, full_spec(kernel_of, call, knobs)), knobs,
+           &knobs == &candidates.front()});
     }
   }
   return units;

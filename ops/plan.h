@@ -16,13 +16,14 @@ namespace liger {
 struct OutputPlan {
   std::vector<int64_t> sizes;
   Dtype dtype;
-  int preserve_input = -1;  // its layout is kept
+  std::vector<int64_t> strides;  // empty: contiguous
 };
 
 struct Launch {
   Function* function = nullptr;
   int64_t blocks = 0;
   int threads = 1;
+  int shared_bytes = 0;         // of a block, beyond what the kernel declares
   std::vector<uint64_t> words;  // the kernel struct; pointers are filled in at each call
   struct Pointer {
     uint16_t word;
@@ -34,6 +35,7 @@ struct Launch {
 struct Plan {
   const Op* op = nullptr;
   Device* device = nullptr;
+  bool provisional = false;     // not tuned yet: made anew once no compile is in the background
   bool records_faults = false;  // a kernel of it may find something wrong with its data
   uint32_t copies = 0;          // bit i: input i must be made contiguous, and the call planned anew
   std::vector<OutputPlan> outputs;
@@ -65,6 +67,7 @@ void raise_fault(const Op& op, Fault& fault);
 struct PlannedUnit {
   Unit unit;
   Knobs knobs;
+  bool first = true;  // of the candidates
 };
 std::vector<PlannedUnit> units_of(const Call& call, bool all_candidates);
 

@@ -17,6 +17,7 @@ namespace {
 struct PlanEntry {
   std::vector<uint64_t> words;
   std::shared_ptr<const Plan> plan;
+  bool stands() const { return !plan->provisional || prefetches_pending(); }
   bool is(std::span<const uint64_t> other) const {
     return words.size() == other.size() &&
            std::memcmp(words.data(), other.data(), other.size_bytes()) == 0;
@@ -47,7 +48,10 @@ std::shared_ptr<const PlanEntry> find_in_process(uint64_t hash, std::span<const 
   std::lock_guard lock(table.mutex);
   const auto [begin, end] = table.entries.equal_range(hash);
   for (auto it = begin; it != end; ++it) {
-    if (it->second->is(words)) return it->second;
+    if (!it->second->is(words)) continue;
+    if (it->second->stands()) return it->second;
+    table.entries.erase(it);
+    break;
   }
   return nullptr;
 }
@@ -60,7 +64,8 @@ void begin_call(CallWords& call, const Op& op, Place place) {
   call.count = 0;
   call.push(reinterpret_cast<uint64_t>(&op));
   call.push(static_cast<uint64_t>(place.backend) | static_cast<uint64_t>(place.ordinal) << 8 |
-            static_cast<uint64_t>(place.multiprocessors) << 32);
+            static_cast<uint64_t>(place.capability) << 24 |
+            static_cast<uint64_t>(place.multiprocessors) << 40);
 }
 
 void push_tensor(CallWords& call, const Tensor& tensor) {
@@ -80,8 +85,8 @@ void push_scalar(CallWords& call, Scalar scalar) { call.push(std::bit_cast<uint6
 Call decode(const Op& op, std::span<const uint64_t> words) {
   size_t at = 1;
   const uint64_t where = words[at++];
-  Call call(op, {static_cast<Backend>(where & 0xff), static_cast<int>(where >> 8 & 0xffffff),
-                 static_cast<int>(where >> 32)});
+  Call call(op, {static_cast<Backend>(where & 0xff), static_cast<int>(where >> 8 & 0xffff),
+                 static_cast<int>(where >> 40), static_cast<int>(where >> 24 & 0xffff)});
   for (size_t i = 0; i < op.inputs.size(); ++i) {
     const uint64_t word = words[at++];
     if (!op.inputs[i].is_tensor()) {
@@ -102,12 +107,17 @@ Call decode(const Op& op, std::span<const uint64_t> words) {
   return call;
 }
 
+const Plan* find_plan(std::span<const uint64_t> words) {
+  const uint64_t hash = hash64(words.data(), words.size_bytes());
+  const ThreadSlot& slot = thread_table[hash % thread_slots];
+  const bool found =
+      slot.hash == hash && slot.entry && slot.entry->is(words) && slot.entry->stands();
+  return found ? slot.entry->plan.get() : nullptr;
+}
+
 const Plan& plan_for(std::span<const uint64_t> words,
                      const std::function<std::shared_ptr<const Plan>()>& make) {
   const uint64_t hash = hash64(words.data(), words.size_bytes());
-  ThreadSlot& slot = thread_table[hash % thread_slots];
-  if (slot.hash == hash && slot.entry && slot.entry->is(words)) return *slot.entry->plan;
-
   auto entry = find_in_process(hash, words);
   if (!entry) {
     auto made = std::make_shared<PlanEntry>();
@@ -119,6 +129,7 @@ const Plan& plan_for(std::span<const uint64_t> words,
     table.entries.emplace(hash, made);
     entry = std::move(made);
   }
+  ThreadSlot& slot = thread_table[hash % thread_slots];
   slot = {hash, std::move(entry)};
   return *slot.entry->plan;
 }

@@ -28,7 +28,10 @@ void push_scalar(CallWords& call, Scalar scalar);
 // What the words stand for.
 Call decode(const Op& op, std::span<const uint64_t> words);
 
-// This thread's table first (no lock), then the process's, then `make`.
+// From this thread's table, without a lock; null when it is not there.
+const Plan* find_plan(std::span<const uint64_t> words);
+
+// From the process's table, or made; then it is in this thread's.
 const Plan& plan_for(std::span<const uint64_t> words,
                      const std::function<std::shared_ptr<const Plan>()>& make);
 

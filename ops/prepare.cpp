@@ -9,6 +9,7 @@
 #include "base/hash.h"
 #include "ops/plan.h"
 #include "ops/plan_table.h"
+#include "ops/tuning.h"
 
 namespace liger {
 
@@ -42,10 +43,12 @@ const Target& prepare_target() { return open_recorder->target; }
 void prepare(const Call& call) {
   Recorder& recorder = *open_recorder;
   bool is_new = false;
-  for (PlannedUnit& planned : units_of(call, environment().autotune != AutotuneMode::off)) {
+  const bool tunes = environment().autotune != AutotuneMode::off && worth_measuring(call);
+  for (PlannedUnit& planned : units_of(call, tunes)) {
     if (!recorder.units.insert(hash128(planned.unit.expanded)).second) continue;
     is_new = true;
-    prefetch(std::move(planned.unit), recorder.target);
+    prefetch(std::move(planned.unit), recorder.target,
+             planned.first ? Urgency::soon : Urgency::later);
   }
   if (is_new) recorder.calls.push_back(call);
 }
@@ -54,7 +57,8 @@ int tune_prepared(Backend backend, int ordinal) {
   Device& on = device(backend, ordinal);
   const uint64_t before = counters().tuned;
   for (const Call& prepared : last_calls) {
-    Call call(prepared.op(), {backend, ordinal, on.properties().multiprocessors});
+    Call call(prepared.op(),
+              place_on(on.properties().target, ordinal, on.properties().multiprocessors));
     for (size_t i = 0; i < prepared.op().inputs.size(); ++i) {
       call.tensor(static_cast<int>(i)) = prepared.tensor(static_cast<int>(i));
       call.scalar(static_cast<int>(i)) = prepared.scalar(static_cast<int>(i));

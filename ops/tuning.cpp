@@ -4,7 +4,7 @@
 #include <bit>
 #include <chrono>
 #include <mutex>
-#include <random>
+#include <optional>
 #include <unordered_map>
 
 #include "autotune/record.h"
@@ -14,13 +14,14 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "cache/store.h"
+#include "ops/scratch.h"
 
 namespace liger {
 
 namespace {
 
+constexpr int64_t least_bytes_measured = int64_t{1} << 20;   // of all tensors
 constexpr int64_t most_bytes_measured = int64_t{256} << 20;  // of one set of tensors
-constexpr int64_t most_bytes_filled = int64_t{32} << 20;     // of one tensor
 
 struct Picks {
   std::mutex mutex;
@@ -35,52 +36,6 @@ std::mutex& measuring() {  // one search at a time: two would time each other
   static auto* mutex = new std::mutex();
   return *mutex;
 }
-
-// Memory of a set of tensors, outside torch's allocator.
-class Scratch {
- public:
-  explicit Scratch(Device& device) : device_(device) {}
-  Scratch(const Scratch&) = delete;
-  ~Scratch() {
-    for (void* memory : memory_) device_.release(memory);
-  }
-
-  // Null when there is not enough.
-  void* take(int64_t size_bytes, bool floating) {
-    void* memory = device_.allocate(std::max<int64_t>(size_bytes, 256));
-    if (!memory) return nullptr;
-    memory_.push_back(memory);
-    const auto& pattern = floating ? noise() : zeros();
-    const int64_t end = floating ? std::min(size_bytes, most_bytes_filled) : size_bytes;
-    for (int64_t at = 0; at < end; at += static_cast<int64_t>(pattern.size())) {
-      const int64_t part = std::min<int64_t>(end - at, static_cast<int64_t>(pattern.size()));
-      if (!device_.write(static_cast<char*>(memory) + at, pattern.data(), part)) return nullptr;
-    }
-    return memory;
-  }
-
- private:
-  // Small normal numbers in every floating type: the exponent's high bits are those of 2^-2 to 2^1.
-  static const std::vector<char>& noise() {
-    static const auto* bytes = [] {
-      auto* made = new std::vector<char>(size_t{8} << 20);
-      std::minstd_rand random(1);
-      for (size_t i = 0; i < made->size(); i += 2) {
-        (*made)[i] = static_cast<char>(random());
-        (*made)[i + 1] = static_cast<char>((random() & 0x81) | 0x3e);
-      }
-      return made;
-    }();
-    return *bytes;
-  }
-  static const std::vector<char>& zeros() {
-    static const auto* bytes = new std::vector<char>(size_t{1} << 20);
-    return *bytes;
-  }
-
-  Device& device_;
-  std::vector<void*> memory_;
-};
 
 int64_t output_bytes(const OutputPlan& output) {
   int64_t count = 1;
@@ -157,6 +112,7 @@ bool measure(const KernelOf& kernel, const Call& call, Device& device, Stream st
     sets.push_back(std::move(pointers));
   }
   if (sets.empty()) return false;
+  device.synchronize();  // what fills them is on no stream of ours
 
   size_t next_set = 0;
   Fault fault_of_host;
@@ -168,13 +124,15 @@ bool measure(const KernelOf& kernel, const Call& call, Device& device, Stream st
           reinterpret_cast<uint64_t>(slot == fault_slot ? fault : pointers[slot]);
     }
     device.launch(candidate.launch.function, candidate.launch.blocks, candidate.launch.threads,
-                  candidate.launch.words.data(), candidate.launch.words.size() * 8, stream);
+                  candidate.launch.words.data(), candidate.launch.words.size() * 8, stream,
+                  candidate.launch.shared_bytes);
   };
   std::vector<Candidate*> missing;
   for (Candidate& candidate : candidates) {
     if (!candidate.kernel || record.find(candidate.text)) continue;
     candidate.launch = launch_of(kernel, sized, candidate.knobs);
     candidate.launch.function = candidate.kernel->function;
+    device.allow_shared(candidate.launch.function, candidate.launch.shared_bytes);
     if (candidate.launch.blocks == 0) return false;
     missing.push_back(&candidate);
   }
@@ -220,91 +178,124 @@ const Knobs* pick_of(const std::vector<Candidate>& candidates, const TuneRecord&
   return index < 0 ? nullptr : &candidates[index].knobs;
 }
 
+std::optional<Knobs> known_pick(const Key& key, const std::vector<Candidate>& candidates) {
+  std::lock_guard lock(picks().mutex);
+  const auto found = picks().by_key.find(key.hash());
+  const Knobs* knobs = found == picks().by_key.end() ? nullptr : named(candidates, found->second);
+  return knobs ? std::optional(*knobs) : std::nullopt;
+}
+
+// The first pick stands for the life of the process.
+Knobs remember(const Key& key, const Knobs& knobs, const std::vector<Candidate>& candidates) {
+  std::lock_guard lock(picks().mutex);
+  return *named(candidates, picks().by_key.emplace(key.hash(), text_of(knobs)).first->second);
+}
+
+void prefetch_all(const KernelOf& kernel, const Call& call,
+                  const std::vector<Candidate>& candidates, const Target& target, Urgency urgency) {
+  for (const Candidate& candidate : candidates) {
+    prefetch(make_unit(kernel.source, kernel.name, full_spec(kernel, call, candidate.knobs)),
+             target, urgency);
+  }
+}
+
+struct Search {
+  const KernelOf& kernel;
+  const Call& call;
+  Device& device;
+  Stream stream;
+  const Key& key;
+
+  // The fastest candidate; its record is published.
+  Knobs run(std::vector<Candidate>& candidates, TuneRecord& record) const {
+    const auto begin = std::chrono::steady_clock::now();
+    const Target& target = device.properties().target;
+    prefetch_all(kernel, call, candidates, target, Urgency::awaited);
+    load(candidates, record);
+    const auto first =
+        std::find_if(candidates.begin(), candidates.end(),
+                     [](const Candidate& candidate) { return candidate.kernel != nullptr; });
+    if (first == candidates.end()) return candidates.front().knobs;
+    Knobs chosen = first->knobs;
+    if (measure(kernel, call, device, stream, candidates, record)) {
+      if (const Knobs* knobs = pick_of(candidates, record)) chosen = *knobs;
+      Store::user().publish(Shelf::tune, key,
+                            fmt::format("kernel={}\npick={}\n", kernel.name, text_of(chosen)),
+                            record.encode());
+    }
+    counters().tuned++;
+    const auto spent = std::chrono::steady_clock::now() - begin;
+    counters().tune_microseconds +=
+        std::chrono::duration_cast<std::chrono::microseconds>(spent).count();
+    log_event(Event::tune, fmt::format("{} {} {} pick={}", call.op().name, kernel.name, target.arch,
+                                       text_of(chosen)));
+    return chosen;
+  }
+
+  // Raises Error(compile) when no candidate compiles.
+  void load(std::vector<Candidate>& candidates, TuneRecord& record) const {
+    std::string last_error;
+    bool any = false;
+    for (Candidate& candidate : candidates) {
+      try {
+        const Unit unit =
+            make_unit(kernel.source, kernel.name, full_spec(kernel, call, candidate.knobs));
+        candidate.kernel = liger::kernel(unit, device);
+        any = true;
+        // A spill costs memory traffic that no size of block wins back.
+        if (candidate.kernel && candidate.kernel->resources.spill_bytes > 0)
+          candidate.kernel = nullptr;
+      } catch (const Error& error) {
+        last_error = error.what();
+      }
+      if (!candidate.kernel) record.put(candidate.text, Timing{});
+    }
+    if (!any) throw Error(ErrorKind::compile, last_error);
+  }
+};
+
 }  // namespace
 
-Knobs choose_knobs(const KernelOf& kernel, const Call& call, Device& device, Stream stream,
-                   bool may_measure) {
+bool worth_measuring(const Call& call) {
+  return call.on_host() || bytes_of_call(call) >= least_bytes_measured;
+}
+
+Choice choose_knobs(const KernelOf& kernel, const Call& call, Device& device, Stream stream,
+                    bool may_measure) {
   std::vector<Candidate> candidates;
   for (Knobs& knobs : candidates_of(kernel, call)) {
     std::string text = text_of(knobs);
     candidates.push_back({std::move(knobs), std::move(text), nullptr, {}});
   }
-  if (candidates.size() == 1 || environment().autotune == AutotuneMode::off)
-    return candidates.front().knobs;
-
+  const Knobs& first = candidates.front().knobs;
+  if (candidates.size() == 1 || environment().autotune == AutotuneMode::off ||
+      !worth_measuring(call)) {
+    return {first};
+  }
   const int bucket = std::bit_width(static_cast<uint64_t>(rows_of_call(call)));
   const Target& target = device.properties().target;
   const Key key = tune_key(kernel.name, hash128(family_of(kernel, call)).hex(), bucket,
                            device.properties(), compiler_for(target.backend).identity());
-  {
-    std::lock_guard lock(picks().mutex);
-    const auto found = picks().by_key.find(key.hash());
-    if (found != picks().by_key.end()) {
-      if (const Knobs* knobs = named(candidates, found->second)) return *knobs;
-    }
-  }
-  const auto remember = [&](const Knobs& knobs) {
-    std::lock_guard lock(picks().mutex);
-    // The first pick stands for the life of the process.
-    return *named(candidates, picks().by_key.emplace(key.hash(), text_of(knobs)).first->second);
-  };
+  if (const auto pick = known_pick(key, candidates)) return {*pick};
+
   TuneRecord record;
   if (const auto entry = Store::user().read(Shelf::tune, key)) {
     record = TuneRecord::decode(entry->payload).value_or(TuneRecord{});
   }
   if (const Knobs* knobs = pick_of(candidates, record)) {
     counters().tune_hit++;
-    return remember(*knobs);
+    return {remember(key, *knobs, candidates)};
   }
-  if (!may_measure) return candidates.front().knobs;
-
+  if (!may_measure) return {first, true};
+  if (prefetches_pending()) {
+    prefetch_all(kernel, call, candidates, target, Urgency::soon);
+    return {first, true};
+  }
   std::lock_guard one_search(measuring());
-  {
-    std::lock_guard lock(picks().mutex);  // another thread may have searched while this one waited
-    const auto found = picks().by_key.find(key.hash());
-    if (found != picks().by_key.end()) return *named(candidates, found->second);
-  }
-  const auto begin = std::chrono::steady_clock::now();
-  for (const Candidate& candidate : candidates) {
-    prefetch(make_unit(kernel.source, kernel.name, full_spec(kernel, call, candidate.knobs)),
-             target);
-  }
-  std::string last_error;
-  for (Candidate& candidate : candidates) {
-    try {
-      const Unit unit =
-          make_unit(kernel.source, kernel.name, full_spec(kernel, call, candidate.knobs));
-      candidate.kernel = liger::kernel(unit, device);
-      // A spill costs memory traffic that no size of block wins back.
-      if (candidate.kernel && candidate.kernel->resources.spill_bytes > 0)
-        candidate.kernel = nullptr;
-      if (!candidate.kernel) record.put(candidate.text, Timing{});
-    } catch (const Error& error) {
-      last_error = error.what();
-      record.put(candidate.text, Timing{});
-    }
-  }
-  const auto first =
-      std::find_if(candidates.begin(), candidates.end(),
-                   [](const Candidate& candidate) { return candidate.kernel != nullptr; });
-  if (first == candidates.end()) {
-    if (!last_error.empty()) throw Error(ErrorKind::compile, last_error);
-    return candidates.front().knobs;
-  }
-  Knobs chosen = first->knobs;
-  if (measure(kernel, call, device, stream, candidates, record)) {
-    if (const Knobs* knobs = pick_of(candidates, record)) chosen = *knobs;
-    Store::user().publish(Shelf::tune, key,
-                          fmt::format("kernel={}\npick={}\n", kernel.name, text_of(chosen)),
-                          record.encode());
-  }
-  counters().tuned++;
-  const auto spent = std::chrono::steady_clock::now() - begin;
-  counters().tune_microseconds +=
-      std::chrono::duration_cast<std::chrono::microseconds>(spent).count();
-  log_event(Event::tune, fmt::format("{} {} {} pick={}", call.op().name, kernel.name, target.arch,
-                                     text_of(chosen)));
-  return remember(chosen);
+  // Another thread may have searched while this one waited.
+  if (const auto pick = known_pick(key, candidates)) return {*pick};
+  const Search search{kernel, call, device, stream, key};
+  return {remember(key, search.run(candidates, record), candidates)};
 }
 
 }  // namespace liger

@@ -5,9 +5,19 @@
 
 namespace liger {
 
-// `may_measure` is false while a graph is captured. Never raises for tuning's own troubles: then
+// Whether a search can pay: a GPU is through with a few hundred kilobytes before it is through with
+// a launch. Such calls take the first candidate.
+bool worth_measuring(const Call& call);
+
+struct Choice {
+  Knobs knobs;
+  bool provisional = false;  // the first candidate, until there can be a search
+};
+
+// `may_measure` is false while a graph is captured. While candidates are compiled in the background
+// nobody waits for them: the choice is provisional. Never raises for tuning's own troubles: then
 // the first candidate that compiles is taken. Raises Error(compile) when none does.
-Knobs choose_knobs(const KernelOf& kernel, const Call& call, Device& device, Stream stream,
-                   bool may_measure);
+Choice choose_knobs(const KernelOf& kernel, const Call& call, Device& device, Stream stream,
+                    bool may_measure);
 
 }  // namespace liger

@@ -1,5 +1,7 @@
 #include "runtime/device.h"
 
+#include <array>
+#include <atomic>
 #include <map>
 #include <mutex>
 
@@ -45,17 +47,17 @@ Devices& devices() {
   return *devices;
 }
 
-}  // namespace
+// Those already made, for calls: they take no lock.
+constexpr int most_backends = 4;
+constexpr int most_ordinals = 64;
+std::array<std::array<std::atomic<Device*>, most_ordinals>, most_backends> made;
 
-std::vector<Device*> open_devices(Backend backend) {
-  const std::lock_guard lock(devices().mutex);
-  std::vector<Device*> open;
-  for (const auto& [place, device] : devices().by_ordinal)
-    if (place.first == backend && device) open.push_back(device.get());
-  return open;
+std::atomic<Device*>* place_of(Backend backend, int ordinal) {
+  const bool inside = ordinal >= 0 && ordinal < most_ordinals;
+  return inside ? &made[static_cast<size_t>(backend)][static_cast<size_t>(ordinal)] : nullptr;
 }
 
-Device& device(Backend backend, int ordinal) {
+Device& make_or_find(Backend backend, int ordinal) {
   const std::lock_guard lock(devices().mutex);
   std::unique_ptr<Device>& slot = devices().by_ordinal[{backend, ordinal}];
   if (slot) return *slot;
@@ -78,6 +80,25 @@ Device& device(Backend backend, int ordinal) {
       break;
   }
   return *slot;
+}
+
+}  // namespace
+
+std::vector<Device*> open_devices(Backend backend) {
+  const std::lock_guard lock(devices().mutex);
+  std::vector<Device*> open;
+  for (const auto& [place, device] : devices().by_ordinal)
+    if (place.first == backend && device) open.push_back(device.get());
+  return open;
+}
+
+Device& device(Backend backend, int ordinal) {
+  std::atomic<Device*>* const place = place_of(backend, ordinal);
+  Device* const found = place ? place->load(std::memory_order_acquire) : nullptr;
+  if (found) return *found;
+  Device& device = make_or_find(backend, ordinal);
+  if (place) place->store(&device, std::memory_order_release);
+  return device;
 }
 
 }  // namespace liger

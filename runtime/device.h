@@ -50,9 +50,12 @@ class Device {
   // Raises Error(device) with the driver's words.
   virtual Function* load(const Binary& binary) = 0;
 
+  // Before launches of a function with that much shared memory.
+  virtual void allow_shared(Function* function, int shared_bytes) = 0;
+
   // `arguments` is the kernel struct, passed by value. Asynchronous on a GPU.
   virtual void launch(Function* function, int64_t blocks, int threads, const void* arguments,
-                      size_t arguments_bytes, Stream stream) = 0;
+                      size_t arguments_bytes, Stream stream, int shared_bytes = 0) = 0;
 
   // True while `stream` records a graph: then nothing may be loaded, allocated or tuned.
   virtual bool capturing(Stream stream) = 0;
@@ -63,6 +66,8 @@ class Device {
   virtual void* allocate(size_t size_bytes) = 0;
   virtual void release(void* memory) = 0;
   virtual bool write(void* memory, const void* host_memory, size_t size_bytes) = 0;
+  // Between two places of it; may return before it is done.
+  virtual bool copy(void* to, const void* from, size_t size_bytes) = 0;
 
   // Device time of `work`, which launches on `stream`, in milliseconds.
   virtual double time_ms(Stream stream, const std::function<void()>& work) = 0;

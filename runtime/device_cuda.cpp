@@ -74,6 +74,7 @@ Driver::Driver() {
   functions.words = words;
   bind(functions.module_load, "cuModuleLoadData");
   bind(functions.module_function, "cuModuleGetFunction");
+  bind(functions.set_attribute, "cuFuncSetAttribute");
   bind(functions.launch, "cuLaunchKernel");
   bind(functions.stream_capturing, "cuStreamIsCapturing");
   bind(functions.exchange_capture_mode, "cuThreadExchangeStreamCaptureMode");
@@ -81,6 +82,7 @@ Driver::Driver() {
   bind(functions.allocate, "cuMemAlloc_v2");
   bind(functions.release, "cuMemFree_v2");
   bind(functions.copy_to_device, "cuMemcpyHtoD_v2");
+  bind(functions.copy_on_device, "cuMemcpyDtoD_v2");
   bind(functions.host_allocate, "cuMemHostAlloc");
   bind(functions.host_device_pointer, "cuMemHostGetDevicePointer_v2");
   bind(functions.event_create, "cuEventCreate");

@@ -11,6 +11,7 @@ namespace {
 
 constexpr int capture_implicit = 906;  // the legacy stream, while another stream records a graph
 constexpr int capture_mode_relaxed = 2;
+constexpr int most_shared_of_launch = 8;
 constexpr unsigned host_portable = 1;
 constexpr unsigned host_mapped = 2;
 
@@ -80,8 +81,15 @@ Function* GpuDevice::load(const Binary& binary) {
   return static_cast<Function*>(function);
 }
 
+void GpuDevice::allow_shared(Function* function, int shared_bytes) {
+  if (shared_bytes == 0 || !functions_.set_attribute) return;
+  const Relaxed scope(*this);
+  check(functions_.set_attribute(function, most_shared_of_launch, shared_bytes),
+        "asking for shared memory");
+}
+
 void GpuDevice::launch(Function* function, int64_t blocks, int threads, const void* arguments,
-                       size_t, Stream stream) {
+                       size_t, Stream stream, int shared_bytes) {
   if (blocks <= 0) return;
   if (blocks > std::numeric_limits<int32_t>::max())
     throw Error(ErrorKind::invalid_argument,
@@ -89,7 +97,8 @@ void GpuDevice::launch(Function* function, int64_t blocks, int threads, const vo
   const Current scope(*this);
   void* parameters[] = {const_cast<void*>(arguments)};
   check(functions_.launch(function, static_cast<unsigned>(blocks), 1, 1,
-                          static_cast<unsigned>(threads), 1, 1, 0, stream, parameters, nullptr),
+                          static_cast<unsigned>(threads), 1, 1, static_cast<unsigned>(shared_bytes),
+                          stream, parameters, nullptr),
         "a launch");
 }
 
@@ -121,6 +130,11 @@ void GpuDevice::release(void* memory) {
 bool GpuDevice::write(void* memory, const void* host_memory, size_t size_bytes) {
   const Relaxed scope(*this);
   return functions_.copy_to_device(memory, host_memory, size_bytes) == 0;
+}
+
+bool GpuDevice::copy(void* to, const void* from, size_t size_bytes) {
+  const Relaxed scope(*this);
+  return functions_.copy_on_device(to, from, size_bytes) == 0;
 }
 
 double GpuDevice::time_ms(Stream stream, const std::function<void()>& work) {

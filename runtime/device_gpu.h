@@ -15,6 +15,8 @@ struct GpuFunctions {
   int (*module_load)(void** module, const void* image);                     // cuModuleLoadData
   int (*module_function)(void** function, void* module, const char* name);  // cuModuleGetFunction
   int (*function_load)(void* function);                                     // cuFuncLoad, or null
+  int (*set_attribute)(void* function, int attribute,
+                       int value) = nullptr;  // cuFuncSetAttribute, or null
   int (*launch)(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                 unsigned block_y, unsigned block_z, unsigned shared_bytes, void* stream,
                 void** parameters, void** extra);      // cuLaunchKernel
@@ -24,6 +26,7 @@ struct GpuFunctions {
   int (*allocate)(void** memory, size_t size_bytes);   // cuMemAlloc_v2
   int (*release)(void* memory);                        // cuMemFree_v2
   int (*copy_to_device)(void* device, const void* host, size_t size_bytes);  // cuMemcpyHtoD_v2
+  int (*copy_on_device)(void* to, const void* from, size_t size_bytes);      // cuMemcpyDtoD_v2
   int (*host_allocate)(void** memory, size_t size_bytes, unsigned flags);    // cuMemHostAlloc
   int (*host_device_pointer)(void** device, void* host,
                              unsigned flags);                // cuMemHostGetDevicePointer_v2
@@ -43,13 +46,15 @@ class GpuDevice : public Device {
 
   const DeviceProperties& properties() const override { return properties_; }
   Function* load(const Binary& binary) override;
+  void allow_shared(Function* function, int shared_bytes) override;
   void launch(Function* function, int64_t blocks, int threads, const void* arguments,
-              size_t arguments_bytes, Stream stream) override;
+              size_t arguments_bytes, Stream stream, int shared_bytes) override;
   bool capturing(Stream stream) override;
   void synchronize() override;
   void* allocate(size_t size_bytes) override;
   void release(void* memory) override;
   bool write(void* memory, const void* host_memory, size_t size_bytes) override;
+  bool copy(void* to, const void* from, size_t size_bytes) override;
   double time_ms(Stream stream, const std::function<void()>& work) override;
   Fault* fault() override { return fault_; }
   void* fault_pointer() override { return fault_pointer_; }

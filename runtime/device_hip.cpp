@@ -70,6 +70,7 @@ Runtime::Runtime() {
   bind(functions.allocate, "hipMalloc");
   bind(functions.release, "hipFree");
   bind(functions.copy_to_device, "hipMemcpyHtoD");
+  bind(functions.copy_on_device, "hipMemcpyDtoD");
   bind(functions.host_allocate, "hipHostMalloc");
   bind(functions.host_device_pointer, "hipHostGetDevicePointer");
   bind(functions.event_create, "hipEventCreateWithFlags");

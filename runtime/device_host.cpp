@@ -98,8 +98,10 @@ class HostDevice final : public Device {
     return static_cast<Function*>(entry);
   }
 
-  void launch(Function* function, int64_t blocks, int, const void* arguments, size_t,
-              Stream) override {
+  void allow_shared(Function*, int) override {}
+
+  void launch(Function* function, int64_t blocks, int, const void* arguments, size_t, Stream,
+              int) override {
     if (blocks <= 0) return;
     HostEntry* entry = reinterpret_cast<HostEntry*>(function);
     const auto run = [=](int64_t first, int64_t last) { entry(arguments, first, last); };
@@ -120,6 +122,11 @@ class HostDevice final : public Device {
   void release(void* memory) override { free(memory); }
   bool write(void* memory, const void* host_memory, size_t size_bytes) override {
     memcpy(memory, host_memory, size_bytes);
+    return true;
+  }
+
+  bool copy(void* to, const void* from, size_t size_bytes) override {
+    memcpy(to, from, size_bytes);
     return true;
   }
 

@@ -32,9 +32,15 @@ struct Kernel {
 // While `stream` is captured nothing is loaded: then null is returned for a kernel not yet loaded.
 const Kernel* kernel(const Unit& unit, Device& device, bool may_load = true);
 
-// A few threads of low priority that make artifacts ahead of their use.
+enum class Urgency { awaited, soon, later };
+
+// A few threads of low priority that make artifacts ahead of their use, the urgent ones first.
 // The future becomes ready when the artifact is there or has failed (the error is inside).
-std::shared_future<std::shared_ptr<const Binary>> prefetch(Unit unit, Target target);
+std::shared_future<std::shared_ptr<const Binary>> prefetch(Unit unit, Target target,
+                                                           Urgency urgency = Urgency::soon);
+
+// Whether some that nobody awaits are not done. Takes no lock.
+bool prefetches_pending();
 
 // Blocks until the pool is idle; returns the number of artifacts made since the last call.
 int wait_for_prefetches(const std::function<void(int done, int total)>& progress = {});

@@ -20,6 +20,7 @@ using Artifact = std::shared_ptr<const Binary>;
 struct Task {
   Unit unit;
   Target target;
+  Urgency urgency;
   std::promise<Artifact> promise;
 };
 
@@ -27,6 +28,7 @@ struct Pool {
   std::mutex mutex;
   std::condition_variable changed;
   std::deque<Task> queue;
+  size_t urgent = 0;  // at its front
   int threads = 0;
   int running = 0;
   int total = 0;  // since the last wait, as are the next two
@@ -34,6 +36,7 @@ struct Pool {
   int made = 0;
   std::vector<std::string> failures;
   bool stopping = false;
+  std::atomic<int> pending = 0;
 };
 
 Pool& pool() { return ProcessState<Pool>::get(); }
@@ -76,6 +79,7 @@ void work(Pool& pool) {
     if (pool.stopping) return;
     Task task = std::move(pool.queue.front());
     pool.queue.pop_front();
+    if (pool.urgent > 0) pool.urgent -= 1;
     pool.running += 1;
     lock.unlock();
     std::string failure = carry_out(task);
@@ -84,6 +88,7 @@ void work(Pool& pool) {
     lock.lock();
     pool.running -= 1;
     pool.done += 1;
+    pool.pending -= task.urgency != Urgency::awaited;
     pool.made += failure.empty();
     if (!failure.empty()) pool.failures.push_back(std::move(failure));
     pool.changed.notify_all();
@@ -92,16 +97,23 @@ void work(Pool& pool) {
 
 }  // namespace
 
-std::shared_future<std::shared_ptr<const Binary>> prefetch(Unit unit, Target target) {
+std::shared_future<std::shared_ptr<const Binary>> prefetch(Unit unit, Target target,
+                                                           Urgency urgency) {
   Pool& pool = liger::pool();
   const int limit = thread_limit();
-  Task task{std::move(unit), std::move(target), {}};
+  Task task{std::move(unit), std::move(target), urgency, {}};
   auto future = task.promise.get_future().share();
 
   const std::lock_guard lock(pool.mutex);
   if (pool.threads == 0) std::atexit(finish_at_exit);
-  pool.queue.push_back(std::move(task));
+  if (urgency != Urgency::later) {
+    pool.queue.insert(pool.queue.begin() + pool.urgent, std::move(task));
+    pool.urgent += 1;
+  } else {
+    pool.queue.push_back(std::move(task));
+  }
   pool.total += 1;
+  pool.pending += urgency != Urgency::awaited;
   if (pool.threads < limit && pool.threads < pool.running + static_cast<int>(pool.queue.size())) {
     pool.threads += 1;
     std::thread(work, std::ref(pool)).detach();
@@ -130,6 +142,8 @@ int wait_for_prefetches(const std::function<void(int done, int total)>& progress
   pool.total = pool.done = pool.made = 0;
   return made;
 }
+
+bool prefetches_pending() { return pool().pending.load(std::memory_order_relaxed) > 0; }
 
 PrefetchProgress prefetch_progress() {
   Pool& pool = liger::pool();

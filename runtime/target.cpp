@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <charconv>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -73,6 +74,13 @@ Target parse_target(std::string_view text) {
                           "for example gfx90a or gfx90a:sramecc+:xnack-; cpu for this machine; or "
                           "one of {}",
                           text, fmt::join(cpu_levels, ", ")));
+}
+
+int compute_capability(const Target& target) {
+  int number = 0;
+  if (target.backend == Backend::cuda)
+    std::from_chars(target.arch.data() + 3, target.arch.data() + target.arch.size(), number);
+  return number;
 }
 
 std::string_view name_of(Backend backend) {

@@ -21,4 +21,7 @@ Target parse_target(std::string_view text);
 
 std::string_view name_of(Backend backend);
 
+// 90 for sm_90a; 0 for what is not CUDA.
+int compute_capability(const Target& target);
+
 }  // namespace liger

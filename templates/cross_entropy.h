@@ -4,7 +4,8 @@
 //        + lambda lse^2                                                  [scaled by totals.z_loss]
 #pragma once
 #include "device/fault.h"
-#include "device/softmax.h"
+#include "device/held_row.h"
+#include "device/reread_row.h"
 
 namespace liger {
 
@@ -28,8 +29,6 @@ struct CrossEntropyTotalsSpec {
 template <CrossEntropyTotalsSpec S>
 struct CrossEntropyTotals {
   static constexpr int block_threads = threads_of_block(S.threads, 1);
-  static constexpr int lanes = 1024;
-  static constexpr int owned = lanes / (on_host ? 1 : S.threads);
   using A = Type<S.arithmetic>;
 
   const long long* target;
@@ -41,32 +40,25 @@ struct CrossEntropyTotals {
   long long ignore_index;
 
   LIGER_DEVICE void operator()(long long) const {
-    // In double: what is lost here is lost in every row.
-    Two<double> of_lane[owned];
-    LIGER_UNROLL for (int lane = 0; lane < owned; ++lane) {
-      for (long long row = lane * S.threads + thread_index(); row < rows; row += lanes) {
-        const long long y = target[row];
-        if (y == ignore_index) continue;
-        const bool known = y >= 0 && y < classes;
-        of_lane[lane] = of_lane[lane] + Two<double>{1.0, double(weight_of(y, known))};
-      }
+    long long rows_of_thread = 0;
+    double weights_of_thread = 0;  // what is lost here is lost in every row
+    LIGER_UNROLL_BY(8)
+    for (long long row = thread_index(); row < rows; row += S.threads) {
+      const long long y = target[row];
+      if (y == ignore_index) continue;
+      ++rows_of_thread;
+      if constexpr (S.has_weight) weights_of_thread += y >= 0 && y < classes ? class_weight[y] : 0;
     }
-    fold<owned>(of_lane, Add{});
-    const auto sums = across_threads<S.threads, 1>(of_lane[0], Add{});
-    if (thread_index() != 0) return;
-    LossTotals<A> result{A(1), A(1), A(1.0 / sums.first)};
+    const auto counted = across_threads<S.threads, 1>(rows_of_thread, Add{});
+    LossTotals<A> result{A(1), A(1), A(1.0 / static_cast<double>(counted))};
     if constexpr (S.mean) {
-      result.loss = A(1.0 / sums.second);
-      result.z_loss = result.share;
+      result.loss = result.z_loss = result.share;
+      if constexpr (S.has_weight) {
+        result.loss = A(1.0 / across_threads<S.threads, 1>(weights_of_thread, Add{}));
+      }
       if constexpr (S.has_num_items) result.loss = result.z_loss = A(1.0 / double(*num_items));
     }
-    *totals = result;
-  }
-
- private:
-  LIGER_DEVICE A weight_of(long long y, bool known) const {
-    if constexpr (S.has_weight) return known ? class_weight[y] : A(0);
-    return A(1);
+    if (thread_index() == 0) *totals = result;
   }
 };
 
@@ -87,18 +79,22 @@ struct CrossEntropyRowsSpec {
   int unit;       // and by this, so that a small type holds it
   bool in_place;  // the gradient overwrites the logits
   bool joined;    // a row's loss has its z loss in it
+  bool held;      // a row is read once
   int threads;    // tuned
   int rows;       // tuned
+  int cluster;    // tuned: blocks of a row
+  int kept;       // tuned: packs that a thread of a held row has in registers
 };
 
 template <CrossEntropyRowsSpec S>
 struct CrossEntropyRows {
   static constexpr int block_threads = threads_of_block(S.threads, S.rows);
   static_assert(on_host || S.threads > warp_threads, "a row needs the barriers of its reductions");
+  static_assert(on_host || S.rows == 1, "a row has its block");
+  static_assert(S.held || S.cluster == 1, "a row that is not held has one block");
   static constexpr bool exact = S.logits == Dtype::f32 || S.logits == Dtype::f64;
   using A = Arithmetic<S.logits>;
   using T = Type<S.logits>;
-  using Row = RowOf<S.classes, S.threads, S.rows>;
   using Wide = Arithmetic<exact ? Dtype::f64 : Dtype::f32>;
 
   const T* logits;
@@ -121,11 +117,23 @@ struct CrossEntropyRows {
   double softcap;
 
   LIGER_DEVICE void operator()(long long block) const {
-    each_row<S.threads, S.rows>(
-        block, rows, [&](long long row, int thread, bool active) { one_row(row, thread, active); });
+    if constexpr (S.held) {
+      using Row = HeldRow<S.classes, S.threads, S.cluster, S.kept, S.align_bytes, T>;
+      one_row<Row>(block / S.cluster, static_cast<int>(block % S.cluster));
+    } else {
+      using Row = RereadRow<S.classes, S.threads, S.align_bytes, !S.in_place, T>;
+      each_row<S.threads, S.rows>(
+          block, rows, [&](long long row, int thread, bool) { one_row<Row>(row, thread); });
+    }
   }
 
  private:
+  struct Stats {
+    A max;  // 0 where all is -inf: any finite reference keeps exp() away from inf - inf
+    A sum;  // of exp(z - max)
+    A log_sum;
+  };
+
   // dz[c] = of_exp * exp(z[c] - max) - of_weight * w[c] - (c == y ? at_label : 0). Each shifts a
   // whole row, so for exact types they are made in double.
   struct Coefficients {
@@ -133,7 +141,6 @@ struct CrossEntropyRows {
     A of_exp;
     A of_weight;
     A at_label;
-    int y;
   };
 
   LIGER_DEVICE A capped(A x) const {
@@ -143,94 +150,49 @@ struct CrossEntropyRows {
       return x;
     }
   }
-
-  LIGER_DEVICE Pack<A> scores(const T* row, int pack) const {
-    const auto raw =
-        load_pack<S.classes, S.align_bytes, !S.in_place>(row, pack, minus_infinity<A>());
-    if constexpr (S.softcap) {
-      auto result = map([this](A x) { return capped(x); }, raw);
-      if (S.classes % pack_size != 0 && pack == S.classes / pack_size) {
-        LIGER_UNROLL for (int i = S.classes % pack_size; i < pack_size; ++i) {
-          result.v[i] = minus_infinity<A>();
-        }
+  LIGER_DEVICE Pack<A> scores(int column, const Pack<A>& x) const {
+    if constexpr (!S.softcap) return x;
+    return present(column, map([this](A one) { return capped(one); }, x), minus_infinity<A>());
+  }
+  // `missing` where there is no class.
+  static LIGER_DEVICE Pack<A> present(int column, Pack<A> values, A missing) {
+    if (column < 0 || column > S.classes - pack_size) {
+      LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
+        if (!inside(column + i)) values.v[i] = missing;
       }
-      return result;
-    } else {
-      return raw;
     }
+    return values;
   }
+  static LIGER_DEVICE bool inside(int column) { return column >= 0 && column < S.classes; }
 
-  LIGER_DEVICE MaxAndSum<A> max_and_sum_of_row(const T* x, int thread) const {
-    if constexpr (on_host || exact) {
-      // Without rescaling no digit is lost on the way; and on the host both loops become vector
-      // code.
-      const A max = Row::template combined<A>(
-          thread, [&](int, int pack) { return largest(scores(x, pack)); },
-          [](A a, A b) { return larger(a, b); }, minus_infinity<A>());
-      const A reference = max == minus_infinity<A>() ? A(0) : max;
-      const A sum = Row::template combined<A>(thread, [&](int, int pack) {
-        return total(
-            map([reference](A z) { return exponential<exact>(z - reference); }, scores(x, pack)));
-      });
-      return {max, sum};
-    } else {
-      return Row::template combined<MaxAndSum<A>>(
-          thread, [&](int, int pack) { return max_and_sum<exact>(scores(x, pack)); },
-          MergeMaxAndSum<exact>{});
+  template <class Row>
+  LIGER_DEVICE void one_row(long long row_index, int share) const {
+    const long long label = target[row_index];
+    const T* const x = logits + row_index * logits_stride;
+    T* const dx = dlogits + row_index * dlogits_stride;
+    Row row(x, share);
+    if (label == ignore_index || label < 0 || label >= S.classes) {
+      without_label(row_index, label, row, dx);
+      return;
     }
-  }
-
-  LIGER_DEVICE void one_row(long long row, int thread, bool active) const {
-    const T* x = logits + row * logits_stride;
-    const long long label = target[row];
-    const bool counts = label != ignore_index && label >= 0 && label < S.classes;
-    const int y = counts ? static_cast<int>(label) : 0;
-    // Read before the reductions: their barriers are what keeps it from being overwritten in place.
-    const A score = capped(widen(x[y]));
-    const auto stats = max_and_sum_of_row(x, thread);
-    const A log_sum = logarithm(stats.sum);
-    const A lse = stats.max + log_sum;
-
-    Two<A> smooth;  // sum of w z, sum of w
-    if constexpr (S.smoothing) {
-      smooth = Row::template combined<Two<A>>(thread, [&](int, int pack) {
-        // Distances from the maximum, so that an offset common to a row costs no digits.
-        const auto z = without_missing<S.classes>(pack, scores(x, pack) + (-stats.max));
-        if constexpr (S.has_weight) {
-          const auto w = load_pack<S.classes, 4>(class_weight, pack);
-          return Two<A>{total(w * z), total(w)};
-        } else {
-          return Two<A>{total(z), A(0)};
-        }
-      });
-      if constexpr (!S.has_weight) smooth.second = A(S.classes);
-    }
-    if constexpr (S.accuracy) {
-      const auto best = Row::template combined<Best<A>>(
-          thread,
-          [&](int, int pack) {
-            const auto z = scores(x, pack);
-            Best<A> of_pack;
-            LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
-              of_pack = MergeBest{}(of_pack, Best<A>{z.v[i], pack * pack_size + i});
-            }
-            return of_pack;
-          },
-          MergeBest{});
-      // A row without any number, all NaN, has no largest value: column 0 stands for it.
-      const int column = best.column < S.classes ? best.column : 0;
-      if (active && thread == 0) predicted[row] = counts ? column : -1;
-    }
-    if (!active) return;
-
+    const int y = static_cast<int>(label);
+    // Before the reductions: their barriers keep it from being overwritten in place.
+    const A x_of_label = widen(x[y]);
+    const A score = capped(x_of_label);
     A weight = 1;
-    if constexpr (S.has_weight) weight = counts ? class_weight[y] : A(0);
+    if constexpr (S.has_weight) weight = class_weight[y];
+    row.read();
+    const Stats stats = stats_of(row, row_index);
+    Two<A> smooth;  // sum of w (z - max), sum of w
+    if constexpr (S.smoothing) smooth = smooth_of(row, stats.max);
+
     const Wide spread = S.smoothing ? Wide(label_smoothing) * Wide(1.0 / S.classes) : Wide(0);
     const Wide hit = S.smoothing ? Wide(weight) * (Wide(1) - Wide(label_smoothing)) : Wide(weight);
     Wide factor = 1;
     if constexpr (S.token_scaling) {
       factor = quotient<true>(exponential<exact>(Wide(score) - Wide(stats.max)), Wide(stats.sum));
     }
+    const A lse = stats.max + stats.log_sum;
 
     if constexpr (S.with_gradient) {
       Wide loss_scale = factor;
@@ -240,60 +202,139 @@ struct CrossEntropyRows {
         z_scale *= totals->z_loss * A(S.unit);
       }
       if constexpr (S.has_upstream) {
-        loss_scale *= upstream[row];
-        z_scale *= upstream[row];
+        loss_scale *= upstream[row_index];
+        z_scale *= upstream[row_index];
       }
       Wide of_p = (hit + spread * Wide(smooth.second)) * loss_scale;
       if constexpr (S.z_loss) of_p += Wide(2) * Wide(lse_square_scale) * Wide(lse) * z_scale;
-      gradient(x, dlogits + row * dlogits_stride,
-               {stats.max, A(quotient<true>(of_p, Wide(stats.sum))), A(spread * loss_scale),
-                A(hit * loss_scale), y},
-               thread, counts);
+      const Coefficients c = {stats.max, A(quotient<true>(of_p, Wide(stats.sum))),
+                              A(spread * loss_scale), A(hit * loss_scale)};
+      row.store(dx, [&](int column, const Pack<A>& z) {
+        return map([&](A one, A w) { return gradient_at(one, w, A(0), c); }, z, weights(column));
+      });
+      // Stored twice, by one thread: cheaper than a look for the label in every pack.
+      if (row.owns(y)) dx[y] = narrow<T>(gradient_at(x_of_label, weight, -c.at_label, c));
     }
     if constexpr (S.with_loss) {
-      if (thread == 0) {
-        A entropy = A(hit) * ((stats.max - score) + log_sum);
-        if constexpr (S.smoothing) entropy += A(spread) * (smooth.second * log_sum - smooth.first);
+      if (row.leads()) {
+        A entropy = A(hit) * ((stats.max - score) + stats.log_sum);
+        if constexpr (S.smoothing)
+          entropy += A(spread) * (smooth.second * stats.log_sum - smooth.first);
         A square = 0;
-        if constexpr (S.z_loss) square = A(lse_square_scale) * lse * lse;
-        const bool ignored = label == ignore_index;
-        const A nan = A(bits_as<float>(0x7fc00000u));
-        const A z = counts ? A(factor) * square : A(0);
-        loss[row] = counts ? A(factor) * entropy + (S.joined ? z : A(0)) : (ignored ? A(0) : nan);
-        z_loss[row] = z;
-        if (!counts && !ignored) record_fault(fault, first_row + row, label, S.classes);
+        if constexpr (S.z_loss) square = A(factor) * (A(lse_square_scale) * lse * lse);
+        put_loss(row_index, A(factor) * entropy, square);
       }
     }
   }
 
-  LIGER_DEVICE void gradient(const T* x, T* dx, const Coefficients& row, int thread,
-                             bool counts) const {
-    Row::each(thread, [&](int, int pack) {
-      auto g = filled(A(0));
-      if (counts) {
-        const auto raw = load_pack<S.classes, S.align_bytes, !S.in_place>(x, pack, A(0));
-        const int label_in_pack = row.y - pack * pack_size;
-        Pack<A> w = filled(A(1));
-        if constexpr (S.smoothing && S.has_weight) w = load_pack<S.classes, 4>(class_weight, pack);
-        LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
-          A z = raw.v[i];
-          A slope = 1;
-          if constexpr (S.softcap) {
-            const auto t = hyperbolic_tangent<exact>(quotient<true>(z, A(softcap)));
-            z = A(softcap) * t.value;
-            slope = t.slope;
-          }
-          // Not exp(z - lse): the rounding of lse would shift the whole row.
-          const A e = exponential<exact>(z - row.max);
-          A d = fused(row.of_exp, e, i == label_in_pack ? -row.at_label : A(0));
-          if constexpr (S.smoothing) d = fused(-row.of_weight, w.v[i], d);
-          g.v[i] = d * slope;
-        }
-      }
-      store_pack<S.classes, S.align_bytes>(dx, pack, g);
+  // An ignored row is not read, so it may hold anything.
+  template <class Row>
+  LIGER_DEVICE void without_label(long long row_index, long long label, const Row& row,
+                                  T* dx) const {
+    if constexpr (S.with_gradient) row.fill(dx, A(0));
+    if (!row.leads()) return;
+    if constexpr (S.accuracy) predicted[row_index] = -1;
+    if constexpr (S.with_loss) {
+      const bool ignored = label == ignore_index;
+      put_loss(row_index, ignored ? A(0) : A(bits_as<float>(0x7fc00000u)), A(0));
+      if (!ignored) record_fault(fault, first_row + row_index, label, S.classes);
+    }
+  }
+
+  LIGER_DEVICE void put_loss(long long row_index, A entropy, A square) const {
+    loss[row_index] = S.joined ? entropy + square : entropy;
+    z_loss[row_index] = square;
+  }
+
+  template <class Row>
+  LIGER_DEVICE Stats stats_of(const Row& row, long long row_index) const {
+    constexpr bool in_one_reading = !S.held && !exact && !on_host;
+    MaxAndSum<A> stats;
+    if constexpr (S.accuracy) {
+      const auto best = row.template combined<Best<A>>(
+          [](int column, const Pack<A>& x) {
+            Best<A> of_pack;
+            LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
+              of_pack = MergeBest{}(of_pack, Best<A>{x.v[i], column + i});
+            }
+            return of_pack;
+          },
+          MergeBest{}, Best<A>{});
+      // A row without any number, all NaN, has no largest value: column 0 stands for it.
+      if (row.leads()) predicted[row_index] = inside(best.column) ? best.column : 0;
+      stats.max = capped(best.value);
+    } else if constexpr (!in_one_reading) {
+      const A largest_x =
+          row.template combined<A>([](int, const Pack<A>& x) { return combined(x, Larger{}); },
+                                   Larger{}, minus_infinity<A>());
+      stats.max = capped(largest_x);
+    }
+    if constexpr (in_one_reading) {
+      stats = row.template combined<MaxAndSum<A>>(
+          [this](int column, const Pack<A>& x) { return max_and_sum<exact>(scores(column, x)); },
+          MergeMaxAndSum<exact>{}, MaxAndSum<A>{});
+    } else {
+      // Without rescaling no digit is lost on the way, and on the host both loops are vector code.
+      const A max = finite(stats.max);
+      stats.sum = row.sum(false, [this, max](int column, const Pack<A>& x) {
+        return map([max](A z) { return probability<exact>(z - max); }, scores(column, x));
+      });
+    }
+    return {finite(stats.max), stats.sum, logarithm(stats.sum)};
+  }
+
+  // While nothing but -inf was seen, any finite reference keeps exp() away from inf - inf.
+  static LIGER_DEVICE A finite(A max) { return max == minus_infinity<A>() ? A(0) : max; }
+
+  template <class Row>
+  LIGER_DEVICE Two<A> smooth_of(const Row& row, A max) const {
+    // Distances from the maximum, so that an offset common to a row costs no digits.
+    const A distances = row.sum(true, [this, max](int column, const Pack<A>& x) {
+      return present(column, weights(column) * (scores(column, x) + (-max)), A(0));
     });
+    if constexpr (S.has_weight) {
+      return {distances, row.sum(true, [this](int column, const Pack<A>&) {
+                return present(column, weights(column), A(0));
+              })};
+    } else {
+      return {distances, A(S.classes)};
+    }
+  }
+
+  // Of the classes from `column` on.
+  LIGER_DEVICE Pack<A> weights(int column) const {
+    if constexpr (!S.has_weight) {
+      return filled(A(1));
+    } else if constexpr (S.align_bytes > 0) {
+      return load_pack<S.classes, 4>(class_weight, column / pack_size);
+    } else {
+      Pack<A> result;
+      LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
+        result.v[i] = inside(column + i) ? class_weight[column + i] : A(0);
+      }
+      return result;
+    }
+  }
+
+  LIGER_DEVICE A gradient_at(A x, A weight, A at_label, const Coefficients& c) const {
+    A z = x;
+    A slope = 1;
+    if constexpr (S.softcap) {
+      const auto t = hyperbolic_tangent<exact>(quotient<true>(x, A(softcap)));
+      z = A(softcap) * t.value;
+      slope = t.slope;
+    }
+    // Not exp(z - lse): the rounding of lse would shift the whole row.
+    A d = fused(c.of_exp, probability<exact>(z - c.max), at_label);
+    if constexpr (S.smoothing) d = fused(-c.of_weight, weight, d);
+    return d * slope;
   }
 };
+
+template <CrossEntropyRowsSpec S>
+constexpr int cluster_of<CrossEntropyRows<S>> = S.cluster;
+template <CrossEntropyRowsSpec S>
+constexpr int resident_of<CrossEntropyRows<S>> = S.kept > 0 ? 768 / S.threads : 1;
 
 struct CrossEntropyMeanSpec {
   Dtype arithmetic;
@@ -322,21 +363,21 @@ struct CrossEntropyMean {
 
   LIGER_DEVICE void operator()(long long) const {
     Two<A> sums[owned];
-    A right[owned] = {};
+    int hits = 0;
     LIGER_UNROLL for (int lane = 0; lane < owned; ++lane) {
+      LIGER_UNROLL_BY(8)
       for (long long row = lane * S.threads + thread_index(); row < rows; row += lanes) {
         sums[lane] = sums[lane] + Two<A>{row_loss[row], row_z_loss[row]};
         if constexpr (S.accuracy) {
-          if (target[row] != ignore_index && predicted[row] == target[row]) right[lane] += A(1);
+          hits += target[row] != ignore_index && predicted[row] == target[row];
         }
       }
     }
     fold<owned>(sums, Add{});
     const auto both = across_threads<S.threads, 1>(sums[0], Add{});
     if constexpr (S.accuracy) {
-      fold<owned>(right, Add{});
-      const A hits = across_threads<S.threads, 1>(right[0], Add{});
-      if (thread_index() == 0) *token_accuracy = hits * totals->share;
+      const A right = A(across_threads<S.threads, 1>(hits, Add{}));
+      if (thread_index() == 0) *token_accuracy = right * totals->share;
     }
     if (thread_index() != 0) return;
     const A z = both.second * totals->z_loss;

@@ -1,5 +1,10 @@
 """`liger_jit.warmup`: after it a step compiles and tunes nothing."""
 
+import json
+import os
+import subprocess
+import sys
+
 import liger_jit
 import pytest
 import torch
@@ -50,3 +55,43 @@ def test_what_is_neither_model_nor_specs_is_refused():
         liger_jit.warmup(torch.nn.Linear(2, 2))
     with pytest.raises(TypeError, match="not str"):
         liger_jit.warmup("rms_norm")
+
+
+UNTUNED_FIRST = """
+import json, torch, liger_jit
+from liger_jit.library import native
+from liger_jit.warmup import meta_replay, prepare
+
+def tuned():
+    return liger_jit.stats()["counters"]["tuned"]
+
+def step():
+    x = torch.linspace(-1, 1, 6 * 72).view(6, 72).requires_grad_()
+    y = liger_jit.functional.rms_norm(x, torch.ones(72))
+    y.sum().backward()
+    return [*y.flatten().tolist(), *x.grad.flatten().tolist()]
+
+x = torch.empty(6, 72, device="meta", requires_grad=True)
+prepare(meta_replay([("rms_norm", {"x": x, "weight": torch.empty(72, device="meta")})]), "cpu")
+first, tuned_at_first = step(), tuned()
+assert native()._wait() == []
+second = step()
+print(json.dumps([tuned_at_first, tuned(), first == second]))
+"""
+
+
+def test_a_first_step_waits_for_no_candidate_and_a_later_one_is_tuned(tmp_path):
+    """One compiling thread, and a C++ compiler that takes its time."""
+    variables = {"LIGER_JIT_CACHE": str(tmp_path), "LIGER_JIT_AUTOTUNE": "first-run"}
+    variables |= {"LIGER_JIT_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-c", UNTUNED_FIRST],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    at_first, later, same = json.loads(done.stdout.splitlines()[-1])
+    assert at_first == 0
+    assert later > 0
+    assert same

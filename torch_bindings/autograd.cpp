@@ -70,7 +70,17 @@ struct Gradients final : Node {
   bool released = false;
 
  private:
-  // Through the dispatcher, so that it can be traced and its own autograd key can refuse.
+  // Through the dispatcher, so that it can be traced; and, where the gradients could be
+  // differentiated, through the autograd key that refuses it.
+  void call_backward(Stack& stack, const variable_list& incoming) const {
+    bool differentiated = c10::GradMode::is_enabled();
+    for (const at::Tensor& gradient : incoming)
+      differentiated |= gradient.defined() && torch::autograd::isFwGradDefined(gradient);
+    std::optional<at::AutoDispatchBelowADInplaceOrView> below;
+    if (!differentiated) below.emplace();
+    wiring.backward().callBoxed(stack);
+  }
+
   variable_list computed(const variable_list& incoming) {
     Stack stack;
     stack.reserve(incoming.size() + saved.size() + scalars.size() + 1);
@@ -87,11 +97,8 @@ struct Gradients final : Node {
     for (size_t i = 0; i < wiring.differentiable.size(); ++i) {
       if (task_should_compute_output(i)) wanted |= 1u << wiring.differentiable[i].gradient;
     }
-    c10::List<bool> mask;
-    mask.reserve(wiring.gradients);
-    for (int i = 0; i < wiring.gradients; ++i) mask.push_back((wanted >> i & 1) != 0);
-    stack.emplace_back(std::move(mask));
-    wiring.backward().callBoxed(stack);
+    stack.push_back(wiring.masks[wanted]);
+    call_backward(stack, incoming);
     variable_list result(wiring.differentiable.size());
     for (size_t i = 0; i < result.size(); ++i) {
       if (task_should_compute_output(i))
@@ -111,12 +118,28 @@ struct Gradients final : Node {
       if (!task_should_compute_output(i)) continue;
       at::Tensor gradient = saved[i].unpack(getptr());
       if (!gradient.defined()) continue;
+      if (c10::GradMode::is_enabled()) gradient = refusing(gradient);
       const bool in_place = last && !traced(gradient) && !traced(incoming[0]);
-      Stack stack{gradient, incoming[0].contiguous(), 1.0 / unit};
+      Stack stack;
+      stack.reserve(3);
+      stack.emplace_back(gradient);
+      stack.emplace_back(incoming[0].contiguous());
+      stack.emplace_back(1.0 / unit);
       (in_place ? scale_in_place : scale)().callBoxed(stack);
-      result[i] = in_place ? gradient.detach() : stack[0].toTensor();
+      result[i] = in_place ? std::move(gradient) : stack[0].toTensor();
     }
     return result;
+  }
+
+  // It depends on the inputs, but its own derivative is not known: a second differentiation must
+  // raise, not give zeros.
+  at::Tensor refusing(const at::Tensor& gradient) const {
+    at::Tensor alias = gradient.detach();
+    const std::shared_ptr<Node> refusal(
+        new torch::autograd::NotImplemented(name(), torch::autograd::edge_list(next_edges())),
+        torch::autograd::deleteNode);
+    torch::autograd::set_history(alias, refusal);
+    return alias;
   }
 };
 
@@ -143,25 +166,14 @@ void ask(const Wiring& wiring, c10::ArrayRef<c10::IValue> inputs, c10::IValue& a
   asked = mask;
 }
 
-// The gradients that the forward has made go into the node. They depend on the inputs, but their
-// own derivative is not known: a second differentiation must raise, not give zeros.
+// The gradients that the forward has made go into the node.
 void keep_ready_gradients(const Wiring& wiring, Stack& stack, size_t base, Gradients& node) {
   for (size_t i = 0; i < wiring.differentiable.size(); ++i) {
     if (!node.next_edge(i).is_valid()) {
       node.saved.emplace_back();
       continue;
     }
-    at::Tensor made;
-    {
-      at::AutoDispatchBelowADInplaceOrView guard;
-      made = stack[base + wiring.differentiable[i].gradient].toTensor().detach();
-    }
-    const std::shared_ptr<Node> refusal(
-        new torch::autograd::NotImplemented(node.name(),
-                                            torch::autograd::edge_list(node.next_edges())),
-        torch::autograd::deleteNode);
-    torch::autograd::set_history(made, refusal);
-    node.saved.emplace_back(made, false);
+    node.saved.emplace_back(stack[base + wiring.differentiable[i].gradient].toTensor(), false);
   }
 }
 
@@ -239,7 +251,7 @@ void AutogradKernel::operator()(const c10::OperatorHandle& handle, c10::Dispatch
     at::AutoDispatchBelowADInplaceOrView guard;
     handle.redispatchBoxed(below, stack);
   }
-  for (size_t i = 0; i < op.outputs.size(); ++i) {
+  for (size_t i = 0; i < wiring.outputs_with_history; ++i) {
     if (op.outputs[i].differentiable) {
       at::Tensor output = (*stack)[base + i].toTensor();
       torch::autograd::set_history(output, node);

@@ -60,8 +60,7 @@ void BackendKernel::operator()(const c10::OperatorHandle&, c10::DispatchKeySet, 
   const size_t count = op.inputs.size();
   const auto inputs = c10::ArrayRef<c10::IValue>(*stack).slice(stack->size() - count, count);
   replace_by(stack, count, with_torch_errors([&] {
-               const Composite composite = composite_of(op);
-               return composite ? composite(op, inputs) : execute(op, inputs, op);
+               return op.kernels.empty() ? composite_of(op)(op, inputs) : execute(op, inputs, op);
              }));
 }
 
@@ -73,7 +72,7 @@ void MetaKernel::operator()(const c10::OperatorHandle&, c10::DispatchKeySet, Sta
                const bool records = preparing() && concrete;
                // Without a device the number of multiprocessors only sizes a workspace: no unit
                // depends on it.
-               const Place place{records ? prepare_target().backend : Backend::cpu, 0, 1};
+               const Place place = records ? place_on(prepare_target()) : Place{};
                const Call call = call_of(op, inputs, place);
                if (concrete) check_call(call);
                Tensors outputs;

@@ -1,14 +1,11 @@
 #include "torch_bindings/execute.h"
 
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_strided.h>
-#include <c10/core/DeviceGuard.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
-
 #include <map>
 #include <string>
 
 #include "base/error.h"
+#include "torch_bindings/memory.h"
+#include "torch_bindings/place.h"
 #include "torch_bindings/tensor.h"
 
 namespace liger::torch_bindings {
@@ -37,11 +34,6 @@ c10::Device device_of(const Op& op, c10::ArrayRef<c10::IValue> inputs) {
 
 namespace {
 
-Stream current_stream(c10::Device device) {
-  if (device.is_cpu()) return nullptr;
-  return c10::impl::VirtualGuardImpl(device.type()).getStream(device).native_handle();
-}
-
 struct Prepared {
   CallWords words;
   void* pointers[max_slots + 1];
@@ -64,16 +56,6 @@ void read_inputs(const Op& op, c10::ArrayRef<c10::IValue> inputs, Place place, P
   }
 }
 
-at::Tensor allocate(const OutputPlan& output, c10::ArrayRef<c10::IValue> inputs, const Op& op,
-                    c10::Device device) {
-  const auto options = at::TensorOptions().dtype(scalar_type(output.dtype)).device(device);
-  if (output.preserve_input < 0) return at::empty(output.sizes, options);
-  const Tensor like =
-      describe(inputs[output.preserve_input].toTensor(), op, op.inputs[output.preserve_input]);
-  const auto strides = preserved_strides(like);
-  return at::empty_strided(output.sizes, {strides.data(), output.sizes.size()}, options);
-}
-
 template <class Function>
 std::map<std::string, Function>& table_of() {
   static auto* table = new std::map<std::string, Function>();
@@ -90,16 +72,21 @@ Function look_up(const Op& op) {
 
 Tensors execute(const Op& op, c10::ArrayRef<c10::IValue> inputs, const Op& blamed) {
   const c10::Device where = device_of(op, inputs);
-  const c10::DeviceGuard guard(where);
+  const CurrentDevice current(where);
   const Backend backend = backend_of(where);
   Device& on = device(backend, where.is_cpu() ? 0 : where.index());
   const Stream stream = current_stream(where);
-  const Place place{backend, where.is_cpu() ? 0 : where.index(), on.properties().multiprocessors};
+  const Place place = place_on(on.properties().target, where.is_cpu() ? 0 : where.index(),
+                               on.properties().multiprocessors);
 
   Prepared call;
   read_inputs(op, inputs, place, call);
-  const auto make = [&] { return make_plan(decode(op, call.words.span()), on, stream); };
-  const Plan* plan = &plan_for(call.words.span(), make);
+  const auto planned = [&] {
+    if (const Plan* found = find_plan(call.words.span())) return found;
+    return &plan_for(call.words.span(),
+                     [&] { return make_plan(decode(op, call.words.span()), on, stream); });
+  };
+  const Plan* plan = planned();
   c10::SmallVector<c10::IValue, 16> copied;
   if (plan->copies != 0) {
     copied.append(inputs.begin(), inputs.end());
@@ -108,7 +95,7 @@ Tensors execute(const Op& op, c10::ArrayRef<c10::IValue> inputs, const Op& blame
     }
     inputs = copied;
     read_inputs(op, inputs, place, call);
-    plan = &plan_for(call.words.span(), make);
+    plan = planned();
   }
   Fault* const shared_fault = on.fault();
   Fault fault_of_call;
@@ -120,16 +107,16 @@ Tensors execute(const Op& op, c10::ArrayRef<c10::IValue> inputs, const Op& blame
 
   Tensors outputs;
   size_t slot = op.inputs.size();
+  const Memory memory(where);
   for (const OutputPlan& output : plan->outputs) {
-    outputs.push_back(allocate(output, inputs, op, where));
+    outputs.push_back(memory.tensor(output));
     call.pointers[slot++] = outputs.back().mutable_data_ptr();
   }
-  at::Tensor workspace;
+  c10::DataPtr workspace;
   if (plan->workspace_bytes > 0) {
-    workspace =
-        at::empty({plan->workspace_bytes}, at::TensorOptions().dtype(at::kByte).device(where));
-    char* memory = static_cast<char*>(workspace.mutable_data_ptr());
-    for (const int64_t offset : plan->temporary_offsets) call.pointers[slot++] = memory + offset;
+    workspace = memory.bytes(plan->workspace_bytes);
+    char* const begin = static_cast<char*>(workspace.get());
+    for (const int64_t offset : plan->temporary_offsets) call.pointers[slot++] = begin + offset;
   }
   launch(*plan, call.pointers, stream);
   if (plan->records_faults && !shared_fault) raise_fault(blamed, fault_of_call);

@@ -90,9 +90,9 @@ Scalar scalar_of(const c10::IValue& value, InputKind kind) {
       scalar.integer = value.toBool() ? 1 : 0;
       break;
     case InputKind::mask: {
-      const auto bits = value.toBoolList();
+      const auto bits = value.toListRef();
       for (size_t i = 0; i < bits.size(); ++i) {
-        if (bits[i]) scalar.integer |= int64_t{1} << i;
+        if (bits[i].toBool()) scalar.integer |= int64_t{1} << i;
       }
       break;
     }

@@ -24,6 +24,14 @@ Wiring::Wiring(const Op& op)
         {op.input_index(input), gradient.ready() ? op.output_index(name) : place});
   }
   gradients = static_cast<int>(names.size());
+  for (uint32_t bits = 0; bits < 1u << gradients; ++bits) {
+    c10::List<bool> mask;
+    for (int i = 0; i < gradients; ++i) mask.push_back((bits >> i & 1) != 0);
+    masks.emplace_back(std::move(mask));
+  }
+  for (size_t i = 0; i < op.outputs.size(); ++i) {
+    if (op.outputs[i].differentiable) outputs_with_history = i + 1;
+  }
   for (size_t i = 0; i < op.inputs.size(); ++i) {
     const int input = static_cast<int>(i);
     const bool has_gradient =

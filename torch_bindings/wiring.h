@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/ivalue.h>
 
 #include <optional>
 #include <vector>
@@ -41,8 +42,10 @@ struct Wiring {
   std::vector<int> constants;  // tensor inputs without a gradient
   std::vector<int> scalars;    // inputs that are no tensors
   std::vector<Saved> saved;
-  int gradients = 0;  // outputs of the backward
-  int asked_by = -1;  // input that asks a forward for its gradients
+  int gradients = 0;                // outputs of the backward
+  std::vector<c10::IValue> masks;   // by bits: the lists that ask the backward for some of them
+  size_t outputs_with_history = 0;  // up to the last differentiable one
+  int asked_by = -1;                // input that asks a forward for its gradients
   OperatorByName backward;
 };
 

@@ -16,6 +16,7 @@ import torch
 
 from .library import native
 from .patch.handle import Handle
+from .patch.rule import MetaCall
 
 TOKENS = 2048  # in a sequence, where the caller does not say
 
@@ -59,18 +60,19 @@ def warmup(
     return {"units": units, "tuned": tuned}
 
 
-def start_background_compile(
-    handle: Handle, device: torch.device | str | None = None, batch: int = 1, tokens: int = TOKENS
-) -> int:
-    """Starts the compiles that a step of the patched model needs and returns how many at once.
+def start_background_compile(model: torch.nn.Module, calls: list[MetaCall]) -> None:
+    """Starts the compiles of these operator calls for the model's device, and returns at once.
 
     A compile that fails here says nothing: the op that needs it compiles again and raises.
     """
+    device = _device_of(model)
+    if device.type in ("cpu", "cuda"):
+        prepare(Handle(None, [], [], calls).meta_calls(1, TOKENS), target_of(device))
+
+
+def remember(handle: Handle) -> None:
+    """Lets `warmup` be called with the model alone."""
     _patched[handle.model] = Handle(None, [], [], handle._calls)
-    device = torch.device(device) if device is not None else _device_of(handle.model)
-    if device.type not in ("cpu", "cuda"):
-        return 0
-    return prepare(handle.meta_calls(batch, tokens), target_of(device))
 
 
 def prepare(replay: Callable[[], None], target: str) -> int:

@@ -1,4 +1,4 @@
-// The running maximum of a row and its sum of exp(x - maximum), in one reading.
+// The maximum of a row, its sum of exp(x - maximum), and where the maximum is.
 #pragma once
 #include "device/row.h"
 
@@ -7,6 +7,38 @@ namespace liger {
 template <class A>
 LIGER_DEVICE A minus_infinity() {
   return static_cast<A>(bits_as<float>(0xff800000u));
+}
+
+// exp(x) of a score less the largest one. Not exact: results below 2^-126 are zero.
+template <bool Exact, class A>
+LIGER_DEVICE A probability(A x) {
+#if defined(LIGER_CUDA)
+  if constexpr (!Exact) {
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x * 1.44269504088896341f));
+    return result;
+  }
+#endif
+  return exponential<Exact>(x);
+}
+
+// The larger number. On a GPU NaN counts as none, so that the order of many does not matter.
+struct Larger {
+  template <class A>
+  LIGER_DEVICE A operator()(A a, A b) const {
+#if defined(LIGER_HOST)
+    return larger(a, b);
+#else
+    return fmaxf(a, b);
+#endif
+  }
+};
+
+template <class A, class Combine>
+LIGER_DEVICE A combined(const Pack<A>& a, Combine combine) {
+  const A first = combine(combine(a.v[0], a.v[4]), combine(a.v[2], a.v[6]));
+  const A second = combine(combine(a.v[1], a.v[5]), combine(a.v[3], a.v[7]));
+  return combine(first, second);
 }
 
 template <class A>
@@ -33,9 +65,9 @@ struct MergeMaxAndSum {
 
 template <bool Exact, class A>
 LIGER_DEVICE MaxAndSum<A> max_and_sum(const Pack<A>& values) {
-  const A max = largest(values);
+  const A max = combined(values, Larger{});
   const A reference = max == minus_infinity<A>() ? A(0) : max;
-  return {max, total(map([reference](A x) { return exponential<Exact>(x - reference); }, values))};
+  return {max, total(map([reference](A x) { return probability<Exact>(x - reference); }, values))};
 }
 
 // The largest value and the lowest column that has it.

@@ -30,10 +30,11 @@
 #define LIGER_UNROLL _Pragma("unroll")
 #define LIGER_PRAGMA(TEXT) _Pragma(#TEXT)
 #define LIGER_UNROLL_BY(COUNT) LIGER_PRAGMA(unroll COUNT)
-#define LIGER_ENTRY(KERNEL, SPEC)                                                     \
-  extern "C" __global__ void __launch_bounds__(liger::KERNEL<SPEC>::block_threads, 1) \
-      liger_entry(const liger::KERNEL<SPEC> kernel) {                                 \
-    kernel(static_cast<long long>(blockIdx.x));                                       \
+#define LIGER_BOUNDS(KERNEL) __launch_bounds__(KERNEL::block_threads, 1)
+#define LIGER_ENTRY(KERNEL, SPEC)                              \
+  extern "C" __global__ void LIGER_BOUNDS(liger::KERNEL<SPEC>) \
+      liger_entry(const liger::KERNEL<SPEC> kernel) {          \
+    kernel(static_cast<long long>(blockIdx.x));                \
   }
 
 #endif
@@ -56,6 +57,16 @@ LIGER_DEVICE int thread_index() {
   return 0;
 #else
   return static_cast<int>(threadIdx.x);
+#endif
+}
+
+// Shared memory whose size the launch says.
+LIGER_DEVICE unsigned char* shared_of_launch() {
+#if defined(LIGER_HOST)
+  return nullptr;
+#else
+  extern __shared__ uint4 liger_shared[];
+  return reinterpret_cast<unsigned char*>(liger_shared);
 #endif
 }
 

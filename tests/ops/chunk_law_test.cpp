@@ -25,6 +25,12 @@ TEST(ChunkLaw, logits_of_a_chunk_are_bounded_however_many_tokens_there_are) {
   }
 }
 
+TEST(ChunkLaw, a_step_of_a_few_thousand_tokens_is_eight_chunks) {
+  EXPECT_EQ(chunk_tokens_of({8192, 1024, 151936, 2}, chunk_automatic), 1024);
+  EXPECT_EQ(chunk_tokens_of({12288, 1024, 151936, 2}, chunk_automatic), 1536);
+  EXPECT_EQ(chunk_tokens_of({16384, 1024, 151936, 2}, chunk_automatic), 2048);
+}
+
 TEST(ChunkLaw, chunks_cover_the_tokens_and_are_even) {
   for (int64_t tokens = 0; tokens < 20000; tokens += 37) {
     for (const int64_t asked : {chunk_automatic, chunk_least_memory, int64_t{100}}) {

@@ -3,11 +3,13 @@
 import ast
 import copy
 import inspect
+from collections import Counter
 
 import pytest
 import torch
 from liger_jit import functional
 from liger_jit.patch import patch
+from liger_jit.patch.qk_norm import QK_NORM
 from liger_jit.patch.qk_norm_source import rewrite
 from liger_jit.patch.source import definition_of
 from tiny_models import (
@@ -162,6 +164,22 @@ def test_a_hook_sees_what_it_saw(monkeypatch):
     for found, wanted in zip(watch(model), expected, strict=True):
         assert found.shape == wanted.shape
         torch.testing.assert_close(found, wanted)
+
+
+def test_hooks_that_are_there_already_do_not_see_the_probe(monkeypatch):
+    model, seen = build("Qwen3"), []
+    norm = model.model.layers[0].self_attn.q_norm
+    hook = norm.register_forward_hook(lambda module, args, output: seen.append(output))
+    expected = loss_and_gradients(model)
+    seen.clear()
+    assert roles(patch(model)) == {("qk_norm_rope", "patched")}
+    assert not seen
+    found, calls = norms_and_rotations(model, monkeypatch)
+    assert calls == {"qk_norm_rope": 1, "rms_norm": 2, "rope": 1}
+    assert len(seen) == 1
+    assert_same_step(found, expected)
+    hook.remove()
+    assert norms_and_rotations(model, monkeypatch)[1] == BOTH
 
 
 def test_norms_that_differ_are_not_taken_together(monkeypatch):
@@ -335,9 +353,14 @@ def test_a_decorated_or_nested_forward_has_no_definition():
 
 
 def test_warm_up_learns_the_kernel():
-    from collections import Counter
-
-    model = build("Qwen3")
-    calls = Counter(call.op for call in patch(model)._calls)
-    assert calls["qk_norm_rope"] == 2
+    calls = Counter(call.op for call in patch(build("Qwen3"))._calls)
+    assert calls["qk_norm_rope"] == 1
     assert not calls["rope"]
+
+
+def test_the_proof_calls_no_operator(monkeypatch):
+    attention = build("Qwen3").model.layers[0].self_attn
+    with counted(monkeypatch) as calls:
+        assert QK_NORM.prove(attention).role == "qk_norm_rope"
+    assert not calls
+    assert QK_NORM.prove(attention).otherwise.role == "rope"

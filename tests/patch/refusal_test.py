@@ -2,6 +2,7 @@
 
 import copy
 
+import liger_jit
 import pytest
 import torch
 from liger_jit.patch import patch
@@ -201,3 +202,13 @@ def test_probes_leave_random_state_and_grad_mode_alone():
         assert set(statuses(model).values()) == {"patched"}
         assert not torch.is_grad_enabled()
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_no_operator_runs_where_the_model_is_not():
+    """Formulas are proved in plain torch: a model elsewhere needs no compiler of this machine."""
+    with torch.device("meta"):
+        model = build("Qwen3")
+    before = liger_jit.stats()["counters"]
+    handle = patch(model)
+    assert {row.status for row in handle.report()} == {"patched"}
+    assert liger_jit.stats()["counters"] == before

@@ -28,8 +28,10 @@ class GpuTest : public ::testing::TestWithParam<Backend> {
   std::vector<float> results(Function* function, Stream stream = nullptr) {
     const std::vector<float> x = {1, 2, 3, 4};
     const size_t size_bytes = x.size() * sizeof(float);
-    void* memory = device_->allocate(size_bytes);
-    EXPECT_TRUE(device_->write(memory, x.data(), size_bytes));
+    void* const memory = device_->allocate(size_bytes);
+    void* const written = device_->allocate(size_bytes);
+    EXPECT_TRUE(device_->write(written, x.data(), size_bytes));
+    EXPECT_TRUE(device_->copy(memory, written, size_bytes));
     const ScaleArguments arguments{static_cast<float*>(memory),
                                    static_cast<float*>(device_->fault_pointer())};
     device_->launch(function, 4, 32, &arguments, sizeof(arguments), stream);
@@ -39,6 +41,7 @@ class GpuTest : public ::testing::TestWithParam<Backend> {
     memcpy(y.data(), static_cast<void*>(fault), size_bytes);
     new (fault) Fault;
     device_->release(memory);
+    device_->release(written);
     return y;
   }
 

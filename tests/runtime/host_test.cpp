@@ -107,10 +107,11 @@ TEST_F(HostTest, library_holds_no_path_and_two_compiles_give_the_same_bytes) {
 TEST_F(HostTest, memory_for_tuning_can_be_written_and_too_much_is_null) {
   Device& device = liger::device(Backend::cpu, 0);
   const float value = 3;
-  void* memory = device.allocate(sizeof(value));
+  auto* const memory = static_cast<float*>(device.allocate(2 * sizeof(value)));
   ASSERT_NE(memory, nullptr);
   EXPECT_TRUE(device.write(memory, &value, sizeof(value)));
-  EXPECT_EQ(*static_cast<float*>(memory), 3);
+  EXPECT_TRUE(device.copy(memory + 1, memory, sizeof(value)));
+  EXPECT_EQ(memory[1], 3);
   device.release(memory);
   EXPECT_EQ(device.allocate(size_t{1} << 60), nullptr);
 }

@@ -16,6 +16,13 @@ TEST(TargetTest, each_spelling_has_its_backend) {
     EXPECT_EQ(parse_target(text), (Target{Backend::cpu, text}));
 }
 
+TEST(TargetTest, capability_is_the_number_of_an_architecture_of_cuda) {
+  EXPECT_EQ(compute_capability(parse_target("sm_90a")), 90);
+  EXPECT_EQ(compute_capability(parse_target("sm_120")), 120);
+  EXPECT_EQ(compute_capability(parse_target("gfx90a")), 0);
+  EXPECT_EQ(compute_capability(parse_target("cpu")), 0);
+}
+
 TEST(TargetTest, cpu_is_a_named_level_of_this_machine) {
   const Target target = parse_target("cpu");
   EXPECT_EQ(target.backend, Backend::cpu);

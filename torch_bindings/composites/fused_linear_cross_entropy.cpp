@@ -350,7 +350,7 @@ void parts(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const int64_t classes = in.tensor("weight").size(0);
   const int64_t count =
       chunk_tokens_of(sizes_of(input, in.tensor("weight")), in["chunk_tokens"].toInt());
-  const Place place{prepare_target().backend, 0, 1};
+  const Place place = place_on(prepare_target());
   const auto meta = [&](at::IntArrayRef sizes, const at::TensorOptions& options) {
     return at::empty(sizes, options);
   };

@@ -164,7 +164,7 @@ Tensors backward(const Op& op, c10::ArrayRef<c10::IValue> values) {
 void parts(const Op& op, c10::ArrayRef<c10::IValue> values) {
   static const Op& middle_op = op_named("gated_mlp_middle_");
   const Inputs in{op, values};
-  const Place place{prepare_target().backend, 0, 1};
+  const Place place = place_on(prepare_target());
   const at::Tensor x = by_rows(in.tensor("x"));
   const at::Tensor gate = at::empty({x.size(0), in.tensor("gate_weight").size(0)}, x.options());
   const Pair pair = Pair::given(gate, in.tensor("up_weight").defined() ? gate : at::Tensor());

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -75,6 +77,13 @@ class Case:
             return True
 
         return [name for name in self.values("meta") if accepts(name)]
+
+    def told(self, function: Callable, values: dict[str, Any]) -> Callable:
+        """The function with the number of labels that count, as a patched model knows it when it
+        comes to its loss; a function that takes no such number is left as it is."""
+        if not self.ignored or "counted_tokens" not in inspect.signature(function).parameters:
+            return function
+        return partial(function, counted_tokens=int(values["target"].ne(IGNORE_INDEX).sum()))
 
     @property
     def about(self) -> dict[str, Any]:

@@ -60,9 +60,17 @@ def _host(case: Case, providers, clock: Clock) -> Iterator[dict]:
         return {
             "forward_us": clock.host_us(call.forward),
             "forward_backward_us": clock.host_us(call.both),
+            "forward_backward_one_thread_us": _without_engine_thread(clock, call),
         }
 
     return _lines("host", case, providers, clock, figures)
+
+
+def _without_engine_thread(clock: Clock, call: Call) -> float:
+    """The engine hands a GPU's graph to a thread of its own, once for a backward of any length: the
+    bulk of a small call's time, and no part of what an op adds to a model's."""
+    with torch.autograd.set_multithreading_enabled(False):
+        return clock.host_us(call.both)
 
 
 def _memory(case: Case, providers, clock: Clock) -> Iterator[dict]:
@@ -79,7 +87,8 @@ def _lines(
     for provider in providers:
         line = {"kind": kind, **case.about, "provider": provider.name}
         try:
-            found = figures(Call(provider.find(), case.values(clock.device), names))
+            values = case.values(clock.device)
+            found = figures(Call(case.told(provider.find(), values), values, names))
             line |= {name: short(figure) for name, figure in found.items()}
         except Absent as reason:
             line["absent"] = str(reason)

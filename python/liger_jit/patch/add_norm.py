@@ -104,21 +104,33 @@ def group(module: nn.Module) -> Hashable:
 
 def prove(module: nn.Module) -> Proof | Refusal:
     forward, names = rewritten(own_class_forward(module))
-    proofs = {}
-    for name, child in module.named_children():
-        proof = norms.NORM.prove(child) if norms.NORM.match(child) else None
-        if name in names and not hasattr(getattr(proof, "forward", None), "after_add"):
+    proofs = proofs_of_norms(module)
+    for name in names:
+        if not hasattr(getattr(proofs[name], "forward", None), "after_add"):
             return Refusal(f"{name} is no norm that takes a sum")
-        proofs[name] = proof
-    device, dtype = live_device(module), compute_dtype(module)
     try:
-        check(module, forward, proofs, torch.device("cpu"), torch.float32)
-        if device is not None:
-            check(module, forward, proofs, device, dtype)
+        check(module, forward, proofs, torch.device("cpu"), torch.float32, operators=False)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
     norm = module._modules[names[0]]
     return Proof(ROLE, forward, meta_call(norm, proofs[names[0]].forward.after_add))
+
+
+def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:
+    device, dtype = live_device(module), compute_dtype(module)
+    try:
+        check(module, proof.forward, proofs_of_norms(module), device, dtype)
+    except Mismatch as mismatch:
+        return Refusal(str(mismatch))
+    return proof
+
+
+def proofs_of_norms(module: nn.Module) -> dict[str, Proof | Refusal | None]:
+    """What the rule for norms says of each child; None where that is no norm."""
+    return {
+        name: norms.NORM.prove(child) if norms.NORM.match(child) else None
+        for name, child in module.named_children()
+    }
 
 
 class StandIn(nn.Module):
@@ -145,8 +157,12 @@ def check(
     proofs: dict,
     device: torch.device,
     dtype: torch.dtype,
+    operators: bool = True,
 ) -> None:
-    """`Mismatch` unless the rewritten forward gives what the class's own gives on stand-ins."""
+    """`Mismatch` unless the rewritten forward gives what the class's own gives on stand-ins.
+
+    Without `operators` it calls the norms' own forwards.
+    """
     generator = torch.Generator().manual_seed(31)
     plain, patched, weights = {}, {}, []
     for name, child in module.named_children():
@@ -160,7 +176,7 @@ def check(
         }
         weights += parameters.values()
         plain[name], patched[name] = twin_of(child, parameters), twin_of(child, parameters)
-        if isinstance(proofs[name], Proof):
+        if operators and isinstance(proofs[name], Proof):
             patched[name].forward = proofs[name].forward.__get__(patched[name])
     own = own_class_forward(module)
     width = next((p.shape[-1] for p in weights), 64)
@@ -195,4 +211,4 @@ def meta_call(norm: nn.Module, after_add: Callable) -> MetaCall:
     return MetaCall(ROLE, (width, dtype), run)
 
 
-ADD_NORM = Rule("add_norm", ("rms_norm",), is_layer, group, prove)
+ADD_NORM = Rule("add_norm", ("rms_norm",), is_layer, group, prove, confirm)

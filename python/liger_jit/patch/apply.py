@@ -1,20 +1,21 @@
 """`patch`: looks at every module of a model, proves what can be replaced, then replaces it all."""
 
 from collections.abc import Hashable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from ..warmup import start_background_compile
+from ..warmup import remember, start_background_compile
 from . import loss_head
 from .add_norm import ADD_NORM
 from .glu import GLU
 from .handle import Handle, InstanceValue, Row
 from .norms import NORM
-from .probe import quiet
+from .probe import live_device, quiet
 from .qk_norm import QK_NORM
 from .rotary import ROTARY
-from .rule import Proof, Refusal, Rule, replaced_by
+from .rule import MetaCall, Proof, Refusal, Rule, replaced_by
 
 RULES = (NORM, GLU, QK_NORM, ROTARY, ADD_NORM)
 FLAGS = (
@@ -91,27 +92,54 @@ def patch(
         if wanted
     }
     model = inside_wrappers(model)
-    rows, changes, calls = [], [], []
     hub = getattr(model, "use_kernels", False)
     with quiet():
-        proofs: dict[Hashable, Proof | Refusal] = {}
-        for path, module in model.named_modules():
-            rule = rule_for(module, asked)
-            if rule is None:
-                continue
-            proof = Refusal("hub kernels own it") if hub else judge(rule, module, asked, proofs)
-            if isinstance(proof, Proof):
-                changes.append(InstanceValue(module, "forward", proof.forward.__get__(module)))
-                calls += [proof.meta] if proof.meta else []
-            role = proof.role if isinstance(proof, Proof) else rule.name
-            status = "patched" if isinstance(proof, Proof) else proof.reason
-            rows.append(Row(path, type(module).__name__, role, status))
+        found = [
+            Found(path, module, rule, judge(rule, module, asked, hub))
+            for path, module in model.named_modules()
+            if (rule := rule_for(module, asked))
+        ]
+        first_of = {one.group: one for one in reversed(found) if one.in_question}
+        proofs = {
+            group: if_asked(one.rule.prove(one.module), asked) for group, one in first_of.items()
+        }
+        head = None
         if cross_entropy or fused_linear_cross_entropy:
-            patch_loss(model, fused_linear_cross_entropy, rows, changes, calls)
-    handle = Handle(model, rows, changes, calls)
+            head = loss_head.find(model, fused_linear_cross_entropy)
+        # What the operators need is compiled while they are tried one by one.
+        start_background_compile(model, calls_of(proofs, head))
+        for group, one in first_of.items():
+            if isinstance(proofs[group], Proof) and live_device(one.module) is not None:
+                proofs[group] = one.rule.confirm(one.module, proofs[group])
+    rows, changes = [], []
+    for one in found:
+        answer = proofs[one.group] if one.in_question else one.group
+        patched = isinstance(answer, Proof)
+        if patched:
+            changes.append(InstanceValue(one.module, "forward", answer.forward.__get__(one.module)))
+        role, status = (answer.role, "patched") if patched else (one.rule.name, answer.reason)
+        rows.append(Row(one.path, type(one.module).__name__, role, status))
+    if head is not None:
+        rows.append(row_of_loss(model, head, fused_linear_cross_entropy))
+        changes += [] if isinstance(head, Refusal) else head.changes()
+    handle = Handle(model, rows, changes, calls_of(proofs, head))
     handle.apply()
-    start_background_compile(handle)
+    remember(handle)
     return handle
+
+
+@dataclass(frozen=True)
+class Found:
+    """A module that a rule looks at; `group` is what it shares its answer with, or the answer."""
+
+    path: str
+    module: nn.Module
+    rule: Rule
+    group: Hashable | Refusal
+
+    @property
+    def in_question(self) -> bool:
+        return not isinstance(self.group, Refusal)
 
 
 def inside_wrappers(model: nn.Module) -> nn.Module:
@@ -133,29 +161,29 @@ def rule_for(module: nn.Module, asked: set) -> Rule | None:
     return next((rule for rule in known if asked.intersection(rule.flags)), (known or [None])[-1])
 
 
-def judge(rule: Rule, module: nn.Module, asked: set, proofs: dict) -> Proof | Refusal:
-    """The answer of the module's group, unless this module is replaced already or not asked for."""
+def judge(rule: Rule, module: nn.Module, asked: set, hub: bool) -> Hashable | Refusal:
+    """The module's group, unless it is replaced already or not asked for."""
+    if hub:
+        return Refusal("hub kernels own it")
     if not asked.intersection(rule.flags):
         return Refusal(f"turned off ({rule.flags[0]}=False)")
     reason = replaced_by(module)
-    if reason:
-        return Refusal(reason)
-    key = (rule.name, rule.group(module))
-    if key not in proofs:
-        proofs[key] = rule.prove(module)
-    proof = proofs[key]
-    if isinstance(proof, Proof) and proof.role not in asked:
-        return Refusal(f"turned off ({proof.role}=False)")
-    return proof
+    return Refusal(reason) if reason else (rule.name, rule.group(module))
 
 
-def patch_loss(model: nn.Module, fused: bool, rows: list, changes: list, calls: list) -> None:
-    found = loss_head.find(model, fused)
+def if_asked(answer: Proof | Refusal, asked: set) -> Proof | Refusal:
+    if isinstance(answer, Proof) and answer.role not in asked:
+        return Refusal(f"turned off ({answer.role}=False)")
+    return answer
+
+
+def calls_of(proofs: dict[Hashable, Proof | Refusal], head) -> list[MetaCall]:
+    found = [proof.meta for proof in proofs.values() if isinstance(proof, Proof) and proof.meta]
+    return found + ([loss_head.meta_call(head)] if isinstance(head, loss_head.LossHead) else [])
+
+
+def row_of_loss(model: nn.Module, head, fused: bool) -> Row:
     role = "fused_linear_cross_entropy" if fused else "cross_entropy"
-    if isinstance(found, Refusal):
-        rows.append(Row("", type(model).__name__, role, found.reason))
-        return
-    path = loss_head.path_of(model, found.head)
-    rows.append(Row(path, type(found.head).__name__, role, "patched"))
-    changes += found.changes()
-    calls.append(loss_head.meta_call(found))
+    if isinstance(head, Refusal):
+        return Row("", type(model).__name__, role, head.reason)
+    return Row(loss_head.path_of(model, head.head), type(head.head).__name__, role, "patched")

@@ -98,31 +98,38 @@ def prove(module: nn.Module) -> Proof | Refusal:
     if gate is None:
         return Refusal(f"no known gate computes what it does (activation: {activation_of(others)})")
     proof = Proof(gate.role, glu_forward(names, gate, up_first), meta_call(module, names, gate))
-    device, dtype = live_device(module), compute_dtype(module)
-    try:
-        if device is not None:
-            check(module, names, proof.forward, device, dtype)
-    except Mismatch as mismatch:
-        return Refusal(str(mismatch))
     # In one weight, gate comes first.
     return proof if up_first else as_one_node(module, names, gate, proof)
 
 
 def as_one_node(module: nn.Module, names: tuple[str, ...], gate: Gate, apart: Proof) -> Proof:
-    """A proof of the whole MLP as one node, or the given one of act(gate) * up alone."""
+    """The proof of act(gate) * up alone, taken for the whole MLP."""
     forward = whole_forward(names, gate.name, apart.forward)
-    device, dtype = live_device(module), compute_dtype(module)
     inputs = widths_of(module._modules[names[0]])[0]
     width, outputs = widths_of(module._modules[names[-1]])
-    try:
-        if device is not None:
-            check_whole(module, names, width, forward, device, dtype)
-    except Mismatch:
-        return apart
     meta = apart.meta
     if is_whole(module, names):
-        meta = whole_meta_call((inputs, width, outputs), dtype, gate.name, len(names) == 2)
-    return Proof(gate.role, mark(forward, gate.role), meta)
+        sizes = inputs, width, outputs
+        meta = whole_meta_call(sizes, compute_dtype(module), gate.name, len(names) == 2)
+    return Proof(gate.role, mark(forward, gate.role), meta, otherwise=apart)
+
+
+def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:
+    names = names_of(module)
+    device, dtype = live_device(module), compute_dtype(module)
+    apart = proof.otherwise or proof
+    try:
+        check(module, names, apart.forward, device, dtype)
+    except Mismatch as mismatch:
+        return Refusal(str(mismatch))
+    if apart is proof:
+        return proof
+    width = widths_of(module._modules[names[-1]])[0]
+    try:
+        check_whole(module, names, width, proof.forward, device, dtype)
+    except Mismatch:
+        return apart
+    return proof
 
 
 def activation_of(others: list[nn.Module]) -> str:
@@ -224,4 +231,4 @@ def meta_call(module: nn.Module, names: tuple[str, ...], gate: Gate) -> MetaCall
     return MetaCall(gate.role, (width, dtype, gate.name, packed), run)
 
 
-GLU = Rule("glu", ("swiglu", "geglu"), is_glu, group_of, prove)
+GLU = Rule("glu", ("swiglu", "geglu"), is_glu, group_of, prove, confirm)

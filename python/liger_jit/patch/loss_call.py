@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import functional
+from .label_count import IGNORED, LabelCount
 
 OPTIONS = (
     "skip_logits",
@@ -21,6 +22,7 @@ class LossCall:
 
     keep_logits: the output must hold real logits.
     states_as_logits: the head returned its input, so what the model calls logits are states.
+    labels: how many of them count, if that is on its way.
     """
 
     keep_logits: bool
@@ -28,6 +30,7 @@ class LossCall:
     predicted_tokens: bool = False
     token_scaling: bool = False
     states_as_logits: bool = False
+    labels: LabelCount | None = None
     found_accuracy: Tensor | None = None
     found_tokens: Tensor | None = None
 
@@ -42,6 +45,9 @@ class LossCall:
             "return_predicted_tokens": self.predicted_tokens,
         }
 
+    def counted_tokens(self, target: Tensor, ignore_index: int) -> int | None:
+        return None if self.labels is None else self.labels.bound_for(target, ignore_index)
+
     def keep(self, output) -> Tensor:
         """Takes what is not the loss out of a loss function's result."""
         if isinstance(output, Tensor):
@@ -51,7 +57,9 @@ class LossCall:
         return output.loss
 
 
-def loss_of_states(call: LossCall, states, weight, bias, *, target, **options) -> Tensor:
+def loss_of_states(
+    call: LossCall, states, weight, bias, *, target, ignore_index=IGNORED, **options
+) -> Tensor:
     """Fused loss of states [N, H] under a head [V, H]; labels [N]."""
     return call.keep(
         functional.fused_linear_cross_entropy(
@@ -59,7 +67,9 @@ def loss_of_states(call: LossCall, states, weight, bias, *, target, **options) -
             weight,
             target,
             bias=bias,
+            ignore_index=ignore_index,
             token_scaling=call.token_scaling,
+            counted_tokens=call.counted_tokens(target, ignore_index),
             **call.asked,
             **options,
         )
@@ -87,7 +97,7 @@ def next_token_loss(
     weight: Tensor | None,
     bias: Tensor | None,
     num_items_in_batch: Tensor | int | None = None,
-    ignore_index: int = -100,
+    ignore_index: int = IGNORED,
     shift_labels: Tensor | None = None,
 ) -> Tensor:
     """The loss of a causal language model, as transformers defines it.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .handle import InstanceValue, ModelHooks
+from .label_count import LabelCount
 from .lazy_logits import LazyLogits, Source
 from .loss_call import OPTIONS, LossCall, next_token_loss
 from .probe import compute_dtype
@@ -58,6 +59,8 @@ class LossHead:
         keep = not skip if skip is not None else not model.training
         call = LossCall(keep, bool(accuracy), bool(tokens), bool(scaling))
         self.call = None if self.fused and keep and not call.wants_more else call
+        if self.call is not None and self.fused:
+            call.labels = LabelCount.begin(labels)
         return args, kwargs
 
     def forward(self, *inputs, **named) -> Tensor:

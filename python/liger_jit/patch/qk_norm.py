@@ -6,6 +6,7 @@ answer is that of the rotary rule, and norms and rotation stay operators of thei
 """
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from functools import cache
 from types import FunctionType
@@ -31,6 +32,7 @@ from .source import definition_of
 ROLE = "qk_norm_rope"
 LARGEST_HEAD = 1024
 PROBE_BATCH, PROBE_TOKENS = 2, 5
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def form_of(norm: nn.Module) -> tuple | None:
@@ -103,9 +105,8 @@ def matches(module: nn.Module) -> bool:
 
 
 def group(module: nn.Module) -> Hashable:
-    children = [module._modules[name] for name in rewritten(module).norms]
     widths = tuple(projections(module).items())
-    return rotary.group(module), widths, *(group_of(child) for child in children)
+    return rotary.group(module), widths, *(group_of(child) for child in children_of(module))
 
 
 def projections(module: nn.Module) -> dict[str, tuple[int, int]]:
@@ -121,27 +122,49 @@ def prove(module: nn.Module) -> Proof | Refusal:
     rotation = rotary.prove(module)
     if isinstance(rotation, Refusal):
         return rotation
-    source, own = rewritten(module), own_class_forward(module)
-    children = [module._modules[name] for name in source.norms]
-    proofs = [norms.prove(child) for child in children]
-    forms = {getattr(getattr(proof, "forward", None), "form", None) for proof in proofs}
-    if len(forms) != 1 or None in forms:
+    children = children_of(module)
+    forms = {getattr(getattr(norms.prove(one), "forward", None), "form", None) for one in children}
+    original = original_of(module)
+    if len(forms) != 1 or None in forms or rotary.parameter_names(original) != rotary.PAIR:
         return rotation
-    original = rotary.innermost(own).__globals__[rotary.rotary_names(module)[0]]
-    if rotary.parameter_names(original) != rotary.PAIR:
-        return rotation
-    rotate = rotary.rotary_function(original, True)
-    functions = (may_wait, normed, norm_and_rope(rotate))
     try:
-        check_formula(module, source, *forms)
-        confirm(module, source, functions, proofs)
+        check_formula(module, *forms)
     except Mismatch:
         return rotation
-    forward = mark(source.forward(own, functions), ROLE)
-    return Proof(ROLE, forward, meta_call(module, children, *forms))
+    own = own_class_forward(module)
+    forward = mark(rewritten(module).forward(own, functions_for(original)), ROLE)
+    meta = meta_call(module, children, *forms)
+    return Proof(ROLE, forward, meta, otherwise=rotation)
 
 
-def check_formula(module: nn.Module, source: Rewritten, form: tuple) -> None:
+def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:
+    rotation = rotary.confirm(module, proof.otherwise or proof)
+    if proof.role != ROLE or isinstance(rotation, Refusal):
+        return rotation
+    where = live_device(module), compute_dtype(module)
+    proofs = [norms.prove(child) for child in children_of(module)]
+    try:
+        check(module, functions_for(original_of(module)), *where, proofs)
+    except Mismatch:
+        return rotation
+    return proof
+
+
+def children_of(module: nn.Module) -> list[nn.Module]:
+    return [module._modules[name] for name in rewritten(module).norms]
+
+
+def original_of(module: nn.Module) -> Callable:
+    """The rotary function that its class's forward calls."""
+    name = rotary.rotary_names(module)[0]
+    return rotary.innermost(own_class_forward(module)).__globals__[name]
+
+
+def functions_for(original: Callable) -> tuple[Callable, ...]:
+    return may_wait, normed, norm_and_rope(rotary.rotary_function(original, True))
+
+
+def check_formula(module: nn.Module, form: tuple) -> None:
     """`Mismatch` unless the rewritten statements give q and k as the class's own do, in plain torch
     and float32, with norms that wait and with norms that do not."""
     reference = norms.RmsForm(*form).reference
@@ -157,19 +180,11 @@ def check_formula(module: nn.Module, source: Rewritten, form: tuple) -> None:
 
     for waits in (True, False):
         functions = (lambda q_norm, k_norm, waits=waits: waits, normed, finish)
-        check(module, source, functions, torch.device("cpu"), torch.float32)
-
-
-def confirm(module: nn.Module, source: Rewritten, functions: tuple, proofs: list[Proof]) -> None:
-    """`Mismatch` unless the operator gives that, too, where the module lives."""
-    device = live_device(module)
-    if device is not None:
-        check(module, source, functions, device, compute_dtype(module), proofs)
+        check(module, functions, torch.device("cpu"), torch.float32)
 
 
 def check(
     module: nn.Module,
-    source: Rewritten,
     functions: tuple[Callable, ...],
     device: torch.device,
     dtype: torch.dtype,
@@ -177,6 +192,7 @@ def check(
 ) -> None:
     """Of q and k and all gradients; norms are patched with `proofs`, or else their own."""
     generator = torch.Generator().manual_seed(23)
+    source = rewritten(module)
     linear = {
         name: SparseLinear(*pair, generator).to(device, dtype)
         for name, pair in projections(module).items()
@@ -188,7 +204,9 @@ def check(
     for i, name in enumerate(source.norms):
         child = module._modules[name]
         weight = nn.Parameter(random(child.weight.shape, generator, dtype).to(device))
-        plain[name], patched[name] = (twin_of(child, {"weight": weight}) for _ in range(2))
+        plain[name], patched[name] = (
+            unhooked(twin_of(child, {"weight": weight})) for _ in range(2)
+        )
         if proofs:
             patched[name].forward = proofs[i].forward.__get__(patched[name])
         weights.append(weight)
@@ -211,6 +229,13 @@ def check(
     )
 
 
+def unhooked(twin: nn.Module) -> nn.Module:
+    """Hooks would see the probe, and keep the norm out of the operator that is tried."""
+    for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+        twin.__dict__[name] = OrderedDict()
+    return twin
+
+
 def arguments(
     module: nn.Module, device: torch.device, dtype: torch.dtype, generator: torch.Generator
 ) -> dict:
@@ -220,9 +245,7 @@ def arguments(
     angles = random((PROBE_BATCH, PROBE_TOKENS, rotated // 2), generator)
     angles = torch.cat((angles, angles), dim=-1)
     parameters = list(inspect.signature(own_class_forward(module)).parameters.values())[1:]
-    needed = {
-        p.name: None for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD
-    }
+    needed = {p.name: None for p in parameters if p.default is p.empty and p.kind not in VARIADIC}
     x = random((PROBE_BATCH, PROBE_TOKENS, width), generator, dtype).to(device)
     tables = tuple(table.to(device, dtype) for table in (angles.cos(), angles.sin()))
     return {**needed, "hidden_states": x, "position_embeddings": tables}
@@ -247,4 +270,4 @@ def meta_call(module: nn.Module, children: list[nn.Module], form: tuple) -> Meta
     return MetaCall(ROLE, (heads, keys, size, rotated, dtype, weight_dtype, mode, offset), run)
 
 
-QK_NORM = Rule("qk_norm", (ROLE,), matches, group, prove)
+QK_NORM = Rule("qk_norm", (ROLE,), matches, group, prove, confirm)

@@ -68,22 +68,31 @@ def prove(module: nn.Module) -> Proof | Refusal:
     parameters = parameter_names(original)
     if parameters not in (PAIR, SINGLE):
         return Refusal(f"{names[0]} takes ({', '.join(parameters)})")
-    heads, keys, size, rotated = sizes_of(module)
+    size = sizes_of(module)[2]
     replacement = rotary_function(original, parameters == PAIR)
     try:
         # Full and partial width: a function that treats the rest otherwise is not half-split.
         prove_function(original, replacement_formula(parameters == PAIR), size, size)
         prove_function(original, replacement_formula(parameters == PAIR), size, size // 4 * 2)
-        device = live_device(module)
-        if device is not None:
-            dtype = compute_dtype(module)
-            prove_function(original, replacement, size, rotated, device, dtype, (heads, keys))
     except Mismatch as mismatch:
         return Refusal(f"{names[0]}: {mismatch}")
     forward = with_global(own_class_forward(module), names[0], replacement)
     if forward is None:
         return Refusal("its forward is wrapped by a decorator that cannot be rebuilt")
     return Proof("rope", mark(forward, "rope"), meta_call(module))
+
+
+def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:
+    name = rotary_names(module)[0]
+    original = innermost(own_class_forward(module)).__globals__[name]
+    replacement = rotary_function(original, parameter_names(original) == PAIR)
+    heads, keys, size, rotated = sizes_of(module)
+    where = live_device(module), compute_dtype(module)
+    try:
+        prove_function(original, replacement, size, rotated, *where, (heads, keys))
+    except Mismatch as mismatch:
+        return Refusal(f"{name}: {mismatch}")
+    return proof
 
 
 def parameter_names(function: Callable) -> tuple[str, ...]:
@@ -208,4 +217,4 @@ def meta_call(module: nn.Module) -> MetaCall:
     return MetaCall("rope", (heads, keys, size, rotated, dtype), run)
 
 
-ROTARY = Rule("rotary", ("rope",), is_rotary_attention, group, prove)
+ROTARY = Rule("rotary", ("rope",), is_rotary_attention, group, prove, confirm)

@@ -1,7 +1,8 @@
 """What a rule of the patcher is, and what it answers about one module.
 
 A rule names no model family. It says which modules look as if they played its role, and proves or
-refuses one of them by running that module's own forward. Modules of one group share the answer.
+refuses one of them by running that module's own forward: first beside the formula in plain torch on
+the CPU, then beside the operator where the module lives. Modules of one group share the answer.
 """
 
 from collections.abc import Callable, Hashable
@@ -27,11 +28,15 @@ class MetaCall:
 
 @dataclass(frozen=True)
 class Proof:
-    """A replacement that was shown equal to the original. `forward` takes the module first."""
+    """A replacement that was shown equal to the original. `forward` takes the module first.
+
+    `otherwise` is a lesser one, for a device where the operators of this one fail.
+    """
 
     role: str
     forward: FunctionType
     meta: MetaCall | None = None
+    otherwise: "Proof | None" = None
 
 
 @dataclass(frozen=True)
@@ -43,13 +48,18 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Rule:
-    """One role: the flags of `patch` that ask for it, and how a module is recognised and proved."""
+    """One role: the flags of `patch` that ask for it, and how a module is recognised and proved.
+
+    `prove` calls no operator. `confirm` calls them on the device of the module's weights, and takes
+    the proof back where they differ.
+    """
 
     name: str
     flags: tuple[str, ...]
     match: Callable[[nn.Module], bool]
     group: Callable[[nn.Module], Hashable]
     prove: Callable[[nn.Module], Proof | Refusal]
+    confirm: Callable[[nn.Module, Proof], Proof | Refusal]
 
 
 def mark(forward: FunctionType, role: str) -> FunctionType:

@@ -1,0 +1,24 @@
+// Which rows a block, or a cluster of blocks, can hold on the chip while it works on them, and how
+// many threads take one: knobs of kernels that use templates/device/held_row.h.
+#pragma once
+
+#include "ops/op.h"
+
+namespace liger {
+
+struct HeldRows {
+  Place place;
+  int64_t size;  // elements of a row
+  int64_t element_bytes;
+  bool shifted;   // rows start anywhere
+  bool may_keep;  // the kernel has registers to spare for some of the row
+};
+
+// {threads, rows, cluster, kept}; empty: the row is too long, or would leave a multiprocessor with
+// one block, which has nothing to do while it waits.
+std::vector<Knobs> held_row_candidates(const HeldRows& rows);
+
+// Shared memory that the launch of a block brings.
+int held_row_shared_bytes(const HeldRows& rows, const Knobs& knobs);
+
+}  // namespace liger

@@ -1,0 +1,180 @@
+// A row that the threads of a cluster read once and hold, as it is in memory: in shared memory, and
+// some packs in registers. Each thread reads and writes packs of its own.
+//
+// A row may start anywhere: loads are aligned down, so its first column may stand within a pack. A
+// sum's bits depend neither on that nor on the number of threads: elements `lanes` packs apart are
+// added in order, then halves of what is left, from the highest bit of the position to the lowest,
+// so that each step adds what stands a fixed distance apart.
+#pragma once
+#include "device/cluster.h"
+#include "device/copy.h"
+#include "device/softmax.h"
+
+namespace liger {
+
+// Bytes: what the address of each row is a multiple of; 0: rows start anywhere. Kept: packs that a
+// thread has in registers. The launch brings the shared memory of the others.
+template <int N, int Threads, int Blocks, int Kept, int Bytes, class T>
+class HeldRow {
+ public:
+  using A = typename ArithmeticOf<T>::Type;
+
+  LIGER_DEVICE HeldRow(const T* row, int rank) : row_(row), rank_(rank) {
+    constexpr int run = Threads / pack_size;  // of neighbouring packs
+    const int thread = thread_index();
+    const int first = (thread / run * Blocks + rank) * run + thread % run;
+    const auto address = reinterpret_cast<unsigned long long>(row);
+    column_ = first * pack_size - (Bytes == 0 ? static_cast<int>(address % 16 / sizeof(T)) : 0);
+    slots_ = column_ < N ? (N - 1 - column_) / stride + 1 : 0;
+  }
+
+  LIGER_DEVICE void read() {
+    cluster_arrive<Blocks>();
+    LIGER_UNROLL_BY(copies_alone ? 1 : 4)
+    for (int slot = Kept; slot < slots_; ++slot) copy(slot);
+    LIGER_UNROLL for (int slot = 0; slot < Kept; ++slot) {
+      kept_[slot] = load_raw<word, false>(row_ + column_of(slot));
+    }
+  }
+
+  // Whether this thread, alone of all, has that column.
+  LIGER_DEVICE bool owns(int column) const {
+    const int from_mine = column - column_;
+    return from_mine >= 0 && from_mine % stride < pack_size;
+  }
+  LIGER_DEVICE bool leads() const { return rank_ == 0 && thread_index() == 0; }
+
+  // Combines f(column, eight elements), in any order. Elements that are missing are -inf. First of
+  // all uses.
+  template <class V, class F, class Combine>
+  LIGER_DEVICE V combined(F&& f, Combine combine, V value) const {
+    LIGER_UNROLL for (int slot = 0; slot < Kept; ++slot) {
+      value = combine(value, f(column_of(slot), widened(anew(kept_[slot]))));
+    }
+    wait_for_copies();
+    LIGER_UNROLL_BY(1) for (int slot = Kept; slot < slots_; ++slot) {
+      value = combine(value, f(column_of(slot), widened(shared(slot))));
+    }
+    return across_cluster<Threads, Blocks>(value, rank_, combine);
+  }
+
+  // Adds the eight results of f(column, eight elements), which are zero for what is missing.
+  // `again`: this is not the first sum.
+  template <class F>
+  LIGER_DEVICE A sum(bool again, F&& f) const {
+    return across_positions<Threads, Blocks>(of_lanes<0, 1>(f), rank_, again);
+  }
+
+  // to[column] = f(column, eight elements).
+  template <class F>
+  LIGER_DEVICE void store(T* to, F&& f) const {
+    each<0, 1>([&](int slot, const RawPack<T>& raw) {
+      put(to, column_of(slot), f(column_of(slot), widened(raw)));
+    });
+  }
+  LIGER_DEVICE void fill(T* to, A value) const {
+    LIGER_UNROLL_BY(1) for (int slot = 0; slot < slots_; ++slot) {
+      put(to, column_of(slot), filled(value));
+    }
+  }
+
+ private:
+  static constexpr int word = Bytes == 0 ? 16 : Bytes;
+  static constexpr int most_shift = Bytes == 0 ? 16 / static_cast<int>(sizeof(T)) - 1 : 0;
+  static constexpr int stride = Threads * Blocks * pack_size;
+  static_assert(Kept == 0 || (Bytes > 0 && N % pack_size == 0 && Kept * stride <= N),
+                "kept packs are whole");
+
+  static constexpr int lanes_wanted = power_of_two_from((N + 127) / 128);
+  static constexpr int lanes =
+      lanes_wanted < 128 ? 128 : (lanes_wanted > 2048 ? 2048 : lanes_wanted);
+  static constexpr int owned = lanes / (Threads * Blocks);  // lanes of one thread
+  static_assert(owned > 0, "threads of a row");
+
+  // The same words, of which the compiler knows nothing: else it keeps all that it made of them, in
+  // twice the registers.
+  static LIGER_DEVICE RawPack<T> anew(RawPack<T> raw) {
+#if defined(LIGER_CUDA)
+    LIGER_UNROLL for (int i = 0; i < words * 4; ++i) asm volatile("" : "+r"(raw.words[i]));
+#endif
+    return raw;
+  }
+
+  LIGER_DEVICE int column_of(int slot) const { return column_ + slot * stride; }
+  static LIGER_DEVICE bool inside(int column) { return column >= 0 && column < N; }
+  static LIGER_DEVICE bool whole(int column) {
+    return (most_shift == 0 && N % pack_size == 0) || (column >= 0 && column <= N - pack_size);
+  }
+
+  // A thread's packs are `Threads` words apart, so that neighbours read neighbouring words.
+  static constexpr int words = pack_size * sizeof(T) / 16;
+  static LIGER_DEVICE unsigned char* place(int slot, int i) {
+    return shared_of_launch() + (((slot - Kept) * words + i) * Threads + thread_index()) * 16;
+  }
+  static LIGER_DEVICE RawPack<T> shared(int slot) {
+    RawPack<T> raw;
+    LIGER_UNROLL for (int i = 0; i < words; ++i) {
+#if defined(LIGER_HOST)
+      copy_bytes(raw.words + i * 4, place(slot, i), 16);
+#else
+      const uint4 four = *reinterpret_cast<const uint4*>(place(slot, i));
+      copy_bytes(raw.words + i * 4, &four, 16);
+#endif
+    }
+    return raw;
+  }
+
+  LIGER_DEVICE void copy(int slot) const {
+    const int column = column_of(slot);
+    if (whole(column)) {
+      LIGER_UNROLL for (int i = 0; i < words; ++i) {
+        copy_to_shared<word>(place(slot, i), row_ + column + i * (16 / sizeof(T)));
+      }
+    } else {
+      LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
+        constexpr int of_word = 16 / sizeof(T);
+        T* const to = reinterpret_cast<T*>(place(slot, i / of_word)) + i % of_word;
+        *to = inside(column + i) ? row_[column + i] : narrow<T>(minus_infinity<float>());
+      }
+    }
+  }
+
+  static LIGER_DEVICE void put(T* to, int column, const Pack<A>& values) {
+    if (whole(column)) {
+      liger::store<word>(to + column, values);
+    } else {
+      LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
+        if (inside(column + i)) to[column + i] = narrow<T>(values.v[i]);
+      }
+    }
+  }
+
+  // f(slot, pack) for the slots First, First + Step, ...
+  template <int First, int Step, class F>
+  LIGER_DEVICE void each(F&& f) const {
+    LIGER_UNROLL for (int slot = First; slot < Kept; slot += Step) f(slot, anew(kept_[slot]));
+    constexpr int first = First + (Kept > First ? (Kept - First + Step - 1) / Step * Step : 0);
+    LIGER_UNROLL_BY(1) for (int slot = first; slot < slots_; slot += Step) f(slot, shared(slot));
+  }
+
+  // The lanes First, First + Step, ... of this thread, halves first.
+  template <int First, int Step, class F>
+  LIGER_DEVICE Pack<A> of_lanes(F&& f) const {
+    if constexpr (Step < owned) {
+      return of_lanes<First, 2 * Step>(f) + of_lanes<First + Step, 2 * Step>(f);
+    } else {
+      auto lane = filled(A(0));
+      each<First, Step>(
+          [&](int slot, const RawPack<T>& raw) { lane = lane + f(column_of(slot), widened(raw)); });
+      return lane;
+    }
+  }
+
+  const T* row_;
+  int rank_;
+  int column_;  // of this thread's first pack
+  int slots_;   // packs of this thread
+  RawPack<T> kept_[Kept > 0 ? Kept : 1];
+};
+
+}  // namespace liger

@@ -1,0 +1,43 @@
+"""A call dispatches the operators that it must, and none to allocate, copy or detach with."""
+
+import pytest
+import torch
+from samples import OPS, PUBLIC, arguments, differentiable_inputs, operator, tensors_of, with_leaves
+
+# A composite is made of torch's own operators.
+op_of_kernels = pytest.mark.parametrize("op", [op for op in PUBLIC if not OPS[op]["composite"]])
+
+
+def dispatched(work):
+    """The operators that ran, in order, without the names of nodes of the graph."""
+    work()  # what happens once has happened
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        work()
+    return [event.name for event in profile.events() if is_operator(event.name)]
+
+
+def is_operator(name):
+    return name.startswith(("liger_jit::", "aten::")) and not name.endswith("_gradient")
+
+
+@op_of_kernels
+def test_a_forward_is_one_operator(device, op):
+    values = arguments(op, device)
+    assert dispatched(lambda: operator(op)(**values)) == [f"liger_jit::{op}"]
+
+
+@op_of_kernels
+def test_a_backward_is_one_operator_more_for_each_gradient_made_before_or_for_all(device, op):
+    values = arguments(op, device)
+    names = differentiable_inputs(op, values)
+    leaves = with_leaves(values, names)
+    wanted = [leaves[name] for name in names]
+    outputs = [o for o in tensors_of(operator(op)(**leaves)) if o.requires_grad]
+    upstream = [torch.ones_like(output) for output in outputs]
+
+    def both():
+        outputs = [o for o in tensors_of(operator(op)(**leaves)) if o.requires_grad]
+        torch.autograd.grad(outputs, wanted, upstream)
+
+    backward = f"{op}_backward" if f"{op}_backward" in OPS else "scale_"
+    assert dispatched(both) == [f"liger_jit::{op}", f"liger_jit::{backward}"]
