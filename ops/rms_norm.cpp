@@ -34,6 +34,10 @@ Dtype norm_output_dtype(const Call& call) {
 void check_norm(const Call& call) {
   require_vector(call, "weight", "x");
   require_eps(call);
+  check_casting_mode(call);
+}
+
+void check_casting_mode(const Call& call) {
   const int64_t mode = call.integer("casting_mode");
   if (mode < 0 || mode > 2) {
     call.refuse("casting_mode", "is " + std::to_string(mode), "0 (llama), 1 (gemma), 2 (none)");

@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "ops/registry.h"
-#include "ops/row_knobs.h"
+#include "ops/rotary.h"
 
 namespace liger {
 namespace {
@@ -35,68 +35,15 @@ std::vector<Knobs> rope_candidates(const Call& call, std::string_view q) {
   return list;
 }
 
-void check_rope(const Call& call, std::string_view q, std::string_view k) {
-  require_dims(call, q, 4, "[batch, heads, tokens, head size]");
-  require_dims(call, k, 4, "[batch, heads, tokens, head size]");
-  require_dims(call, "cos", 3, "[1 or batch, tokens, rotary size]");
-  require_same_shape(call, "cos", "sin");
-  require_same_dtype(call, "cos", "sin");
-  require_same_dtype(call, q, k);
-  const Tensor& x = call[q];
-  const Tensor& cos = call["cos"];
-  const auto text = [](int64_t n) { return std::to_string(n); };
-  if (call.has(k)) {
-    const Tensor& y = call[k];
-    if (y.sizes[0] != x.sizes[0] || y.sizes[2] != x.sizes[2] || y.sizes[3] != x.sizes[3]) {
-      call.refuse(k, "has shape " + shape_text(y), "q's shape but for the heads: " + shape_text(x));
-    }
-  }
-  if (cos.sizes[0] != 1 && cos.sizes[0] != x.sizes[0]) {
-    call.refuse("cos", "has batch " + text(cos.sizes[0]), "1 or " + text(x.sizes[0]));
-  }
-  if (cos.sizes[1] != x.sizes[2]) {
-    call.refuse("cos", "has " + text(cos.sizes[1]) + " tokens", text(x.sizes[2]));
-  }
-  const int64_t rotary = cos.sizes[2];
-  if (rotary < 2 || rotary % 2 != 0 || rotary > x.sizes[3]) {
-    call.refuse("cos", "has last size " + text(rotary),
-                "an even number from 2 to the head size " + text(x.sizes[3]));
-  }
-}
-
-// A stride of a dim, 0 where a broadcast batch of one is read for every batch.
-Argument batch_stride(std::string name) {
-  return [name](const Call& call) -> int64_t {
-    return call[name].sizes[0] == 1 ? 0 : call[name].strides[0];
-  };
-}
-
-Argument stride_or_zero(std::string name, int dim) {
-  return [name, dim](const Call& call) -> int64_t {
-    return call.has(name) ? call[name].strides[dim] : 0;
-  };
-}
-
 KernelOf rope_kernel(bool inverse, std::string q, std::string k, std::string q_out,
                      std::string k_out) {
-  // Outputs keep the layout of what they are made from: see `preserve`.
   std::vector<Argument> arguments = {q, k, "cos", "sin", q_out, k_out, q + ".size0", q + ".size2"};
-  for (const std::string& tensor : {q, k, "out:" + q, "out:" + k}) {
-    for (const int dim : {0, 1, 2}) {
-      if (tensor.rfind("out:", 0) == 0) {
-        const std::string of = tensor.substr(4);
-        arguments.push_back([of, dim](const Call& call) -> int64_t {
-          return call.has(of) ? preserved_strides(call[of])[dim] : 0;
-        });
-      } else {
-        arguments.push_back(stride_or_zero(tensor, dim));
-      }
-    }
-  }
-  for (const std::string& tensor : {std::string("cos"), std::string("sin")}) {
-    arguments.push_back(batch_stride(tensor));
-    arguments.push_back(tensor + ".stride1");
-  }
+  add_head_strides(arguments, q);
+  add_head_strides(arguments, k);
+  // Outputs keep the layout of what they are made from.
+  add_preserved_head_strides(arguments, q);
+  add_preserved_head_strides(arguments, k);
+  add_angle_strides(arguments);
   return {
       .name = "Rope",
       .source = "rope.h",
@@ -134,7 +81,7 @@ const Register rope{Op{
            "head rotate",
     .inputs = {strided("q"), optional(strided("k")), strided("cos"), strided("sin")},
     .outputs = {rotated("q_out", "q", "q"), rotated("k_out", "k", "q")},
-    .check = [](const Call& call) { check_rope(call, "q", "k"); },
+    .check = [](const Call& call) { check_rotary(call, "q", "k"); },
     .kernels = {rope_kernel(false, "q", "k", "q_out", "k_out")},
     .gradient = {.backward = "rope_backward",
                  .saved = {"cos", "sin"},
@@ -150,7 +97,7 @@ const Register rope_backward{Op{
     .inputs = {strided("dq_out"), optional(strided("dk_out")), strided("cos"), strided("sin"),
                mask("wants", 2)},
     .outputs = {rotated("dq", "dq_out", "dq_out"), rotated("dk", "dk_out", "dq_out")},
-    .check = [](const Call& call) { check_rope(call, "dq_out", "dk_out"); },
+    .check = [](const Call& call) { check_rotary(call, "dq_out", "dk_out"); },
     .kernels = {rope_kernel(true, "dq_out", "dk_out", "dq", "dk")},
     .example =
         [](const Extent& e) {

@@ -192,15 +192,56 @@ def rope(
     """
     if unsqueeze_dim != 1 and unsqueeze_dim != 2:
         raise ops.refuse("rope", "unsqueeze_dim", unsqueeze_dim, (1, 2))
-    cos = ops.without_heads("cos", cos, unsqueeze_dim)
-    sin = ops.without_heads("sin", sin, unsqueeze_dim)
+    cos = ops.without_heads("rope", "cos", cos, unsqueeze_dim)
+    sin = ops.without_heads("rope", "sin", sin, unsqueeze_dim)
     if unsqueeze_dim == 1:
         q_out, k_out = ops.rope(q, k, cos, sin)
         return q_out, None if k is None else k_out
-    q = ops.heads_second("q", q)
+    q = ops.heads_second("rope", "q", q)
     if k is None:
         return ops.rope(q, None, cos, sin)[0].transpose(1, 2), None
-    q_out, k_out = ops.rope(q, ops.heads_second("k", k), cos, sin)
+    q_out, k_out = ops.rope(q, ops.heads_second("rope", "k", k), cos, sin)
+    return q_out.transpose(1, 2), k_out.transpose(1, 2)
+
+
+def qk_norm_rope(
+    q: Tensor,
+    k: Tensor,
+    weight_q: Tensor,
+    weight_k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    eps: float = 1e-6,
+    offset: float = 0.0,
+    casting_mode: str = "llama",
+    unsqueeze_dim: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """`rms_norm` of each head of queries and keys, then `rope` of both, in one pass over memory.
+
+        q, k = rope(rms_norm(q, weight_q), rms_norm(k, weight_k), cos, sin)
+
+    It rounds where those two do, so their results are its own.
+
+    Args:
+        q, k, cos, sin, unsqueeze_dim: as in `rope`; k is not optional. The head size D is at most
+            1024.
+        weight_q, weight_k: [D], of one dtype.
+        eps, offset, casting_mode: as in `rms_norm`, for both.
+
+    Returns (q, k), of the inputs' shapes, dtypes and layouts.
+    Raises ValueError as `rms_norm` and `rope`.
+    """
+    mode = ops.choice("qk_norm_rope", "casting_mode", casting_mode, ops.CASTING_MODES)
+    if unsqueeze_dim != 1 and unsqueeze_dim != 2:
+        raise ops.refuse("qk_norm_rope", "unsqueeze_dim", unsqueeze_dim, (1, 2))
+    cos = ops.without_heads("qk_norm_rope", "cos", cos, unsqueeze_dim)
+    sin = ops.without_heads("qk_norm_rope", "sin", sin, unsqueeze_dim)
+    weights_and_angles = (weight_q, weight_k, cos, sin, eps, offset, mode)
+    if unsqueeze_dim == 1:
+        return ops.qk_norm_rope(q, k, *weights_and_angles)[:2]
+    q = ops.heads_second("qk_norm_rope", "q", q)
+    k = ops.heads_second("qk_norm_rope", "k", k)
+    q_out, k_out = ops.qk_norm_rope(q, k, *weights_and_angles)[:2]
     return q_out.transpose(1, 2), k_out.transpose(1, 2)
 
 

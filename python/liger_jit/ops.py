@@ -54,15 +54,15 @@ def flat(op: str, argument: str, value: Tensor, dims: int) -> Tensor:
     return value if value.dim() <= dims else value.flatten(0, -dims)
 
 
-def heads_second(argument: str, value: Tensor) -> Tensor:
+def heads_second(op: str, argument: str, value: Tensor) -> Tensor:
     """[B, T, H, D] as [B, H, T, D], or back."""
-    _need_tensor("rope", argument, value)
+    _need_tensor(op, argument, value)
     return value.transpose(1, 2)
 
 
-def without_heads(argument: str, table: Tensor, head_dim: int) -> Tensor:
+def without_heads(op: str, argument: str, table: Tensor, head_dim: int) -> Tensor:
     """cos or sin as [1 or B, T, R]."""
-    _need_tensor("rope", argument, table)
+    _need_tensor(op, argument, table)
     dims = table.dim()
     if dims == 3:
         return table
@@ -71,7 +71,7 @@ def without_heads(argument: str, table: Tensor, head_dim: int) -> Tensor:
     if dims == 4:
         if table.shape[head_dim] != 1:
             raise ValueError(
-                f"liger_jit::rope: argument '{argument}' has shape {tuple(table.shape)}; "
+                f"liger_jit::{op}: argument '{argument}' has shape {tuple(table.shape)}; "
                 f"allowed: with four dimensions, 1 in dimension {head_dim}, that of the heads"
             )
         return table.squeeze(head_dim)

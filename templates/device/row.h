@@ -157,6 +157,7 @@ class RowShare {
     if constexpr (Held) return widened(packs_[slot]);
     return load_pack<N, AlignBytes>(row_, pack);
   }
+  LIGER_DEVICE A element(int column) const { return widen(row_[column]); }
 
  private:
   const T* row_;

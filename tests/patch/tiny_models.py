@@ -116,6 +116,7 @@ def counted(monkeypatch):
             "geglu",
             "gated_mlp",
             "rope",
+            "qk_norm_rope",
             "cross_entropy",
             "fused_linear_cross_entropy",
         ):

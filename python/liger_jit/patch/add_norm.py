@@ -12,11 +12,8 @@ nothing else is hooked to it; if not, both are done as they were.
 """
 
 import ast
-import copy
-import inspect
-import textwrap
 from collections.abc import Callable, Hashable
-from functools import cache, update_wrapper
+from functools import cache
 from types import FunctionType
 
 import torch
@@ -25,6 +22,7 @@ from torch import Tensor, nn
 from . import norms
 from .probe import Mismatch, assert_same, compute_dtype, live_device, random, twin_of
 from .rule import MetaCall, Proof, Refusal, Rule, group_of, has_hooks, mark, own_class_forward
+from .source import compiled, definition_of, statement_at
 
 ROLE = "fused_add_rms_norm"
 # A name that no forward has, by which the rewritten one finds `add_and_norm`.
@@ -50,10 +48,7 @@ def fuse(body: list[ast.stmt]) -> list[str]:
         if found is not None:
             total, residual, norm, left, right = found
             call = f"{total}, {residual} = {FUNCTION}(self.{norm}, {left}, {right})"
-            statement = ast.parse(call).body[0]
-            for node in ast.walk(statement):
-                ast.copy_location(node, body[first])
-            body[first : first + 3] = [statement]
+            body[first : first + 3] = [statement_at(call, body[first])]
             names.insert(0, norm)
     return names
 
@@ -85,54 +80,12 @@ def is_sum(value: ast.expr) -> bool:
 def rewritten(forward: FunctionType) -> tuple[FunctionType, tuple[str, ...]] | None:
     """The forward with its sums fused and the norms' names; None if it has none, or cannot be
     rebuilt from its source."""
-    plain = isinstance(forward, FunctionType) and not forward.__closure__
-    if not plain or hasattr(forward, "__wrapped__"):
-        return None
-    try:
-        lines, first = inspect.getsourcelines(forward)
-        definition = ast.parse(textwrap.dedent("".join(lines))).body[0]
-    except (OSError, TypeError, SyntaxError):
-        return None
-    if not isinstance(definition, ast.FunctionDef) or definition.decorator_list:
-        return None
-    ast.increment_lineno(definition, first - 1)
-    if not is_source_of(definition, forward):
-        return None
-    names = fuse(definition.body)
+    definition = definition_of(forward)
+    names = fuse(definition.body) if definition else []
     if not names:
         return None
-    function = update_wrapper(compiled(definition, forward), forward)
-    del function.__wrapped__
-    function.__defaults__, function.__kwdefaults__ = forward.__defaults__, forward.__kwdefaults__
+    function = compiled(definition, forward, {FUNCTION: add_and_norm})
     return mark(function, ROLE), tuple(names)
-
-
-def is_source_of(definition: ast.FunctionDef, forward: FunctionType) -> bool:
-    """False if the file was changed since it was imported, or the function came from elsewhere."""
-    code, own = compiled(definition, forward).__code__, forward.__code__
-    return all(
-        getattr(code, part) == getattr(own, part)
-        for part in ("co_code", "co_names", "co_varnames", "co_argcount", "co_kwonlyargcount")
-    )
-
-
-def compiled(definition: ast.FunctionDef, forward: FunctionType) -> FunctionType:
-    """The function of that source in the module of `forward`, without defaults.
-
-    It gets `add_and_norm` from an enclosing function, so that the module's globals stay untouched.
-    """
-    definition = copy.deepcopy(definition)
-    arguments = definition.args
-    arguments.defaults, arguments.kw_defaults = [], [None] * len(arguments.kwonlyargs)
-    definition.returns = None
-    for node in ast.walk(arguments):
-        if isinstance(node, ast.arg):
-            node.annotation = None
-    module = ast.parse(f"def outer({FUNCTION}):\n    return {definition.name}")
-    module.body[0].body.insert(0, definition)
-    scope: dict = {}
-    exec(compile(module, inspect.getfile(forward), "exec"), forward.__globals__, scope)
-    return scope["outer"](add_and_norm)
 
 
 def is_layer(module: nn.Module) -> bool:

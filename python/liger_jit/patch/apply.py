@@ -13,10 +13,11 @@ from .glu import GLU
 from .handle import Handle, InstanceValue, Row
 from .norms import NORM
 from .probe import live_device, quiet
+from .qk_norm import QK_NORM
 from .rotary import ROTARY
 from .rule import MetaCall, Proof, Refusal, Rule, replaced_by
 
-RULES = (NORM, GLU, ROTARY, ADD_NORM)
+RULES = (NORM, GLU, QK_NORM, ROTARY, ADD_NORM)
 FLAGS = (
     "rope",
     "rms_norm",
@@ -54,7 +55,8 @@ def patch(
             logits, which are computed when they are read.
         rope, rms_norm, layer_norm, swiglu, geglu: which roles to replace. A gated MLP becomes one
             node while its projections are plain linear layers, else the activation alone is ours.
-            rms_norm also takes the residual sum before a norm into it, inside a decoder layer.
+            rms_norm also takes the residual sum before a norm into it, inside a decoder layer; with
+            rope, norms of the heads of q and k and their rotation become one.
         fused_linear_cross_entropy: never hold the logits of a training step. A forward with labels
             in training mode then returns `logits=None`, unless it is called with skip_logits=False.
             The forward also takes skip_logits, return_token_accuracy, return_predicted_tokens and
@@ -82,6 +84,7 @@ def patch(
             ("rope", rope),
             ("rms_norm", rms_norm),
             ("fused_add_rms_norm", rms_norm),
+            ("qk_norm_rope", rms_norm and rope),
             ("layer_norm", layer_norm),
             ("swiglu", swiglu),
             ("geglu", geglu),
@@ -94,7 +97,7 @@ def patch(
         found = [
             Found(path, module, rule, judge(rule, module, asked, hub))
             for path, module in model.named_modules()
-            if (rule := next((rule for rule in RULES if rule.match(module)), None))
+            if (rule := rule_for(module, asked))
         ]
         first_of = {one.group: one for one in reversed(found) if one.in_question}
         proofs = {
@@ -150,6 +153,12 @@ def inside_wrappers(model: nn.Module) -> nn.Module:
             return model.get_base_model()
         else:
             return model
+
+
+def rule_for(module: nn.Module, asked: set) -> Rule | None:
+    """The first that knows the module's role and is asked for, else the last that knows it."""
+    known = [rule for rule in RULES if rule.match(module)]
+    return next((rule for rule in known if asked.intersection(rule.flags)), (known or [None])[-1])
 
 
 def judge(rule: Rule, module: nn.Module, asked: set, hub: bool) -> Hashable | Refusal:

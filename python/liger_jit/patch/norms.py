@@ -172,6 +172,7 @@ def rms_proof(module: nn.Module, form: RmsForm, weight: Tensor | None) -> Proof:
             )
 
         forward.after_add = after_add
+        forward.form = (mode, offset, promote, epsilon)  # for what takes the norm in: see `qk_norm`
 
     eps = getattr(module, epsilon)
 

@@ -42,6 +42,10 @@ def rope(q, k, cos, sin):
     return q * cos + _turned(q) * sin, k * cos + _turned(k) * sin
 
 
+def qk_norm_rope(q, k, weight_q, weight_k, cos, sin):
+    return rope(rms_norm(q, weight_q), rms_norm(k, weight_k), cos, sin)
+
+
 def _turned(x):
     first, second = x.chunk(2, dim=-1)
     return torch.cat((-second, first), dim=-1)

@@ -12,6 +12,10 @@ def rms_norm(x, weight):
     return functional.liger_rms_norm(x, weight, EPS)
 
 
+def qk_norm_rope(q, k, weight_q, weight_k, cos, sin):
+    return rope(rms_norm(q, weight_q), rms_norm(k, weight_k), cos, sin)
+
+
 def fused_add_rms_norm(x, residual, weight):
     return functional.liger_fused_add_rms_norm(x, residual, weight, EPS)
 

@@ -1,0 +1,19 @@
+// What ops with a rotary embedding share in their declarations.
+#pragma once
+
+#include "ops/op.h"
+
+namespace liger {
+
+// Raises unless q, k, cos and sin fit one another: [batch, heads, tokens, head size] twice, the
+// second optional, and [1 or batch, tokens, rotary size] twice.
+void check_rotary(const Call& call, std::string_view q, std::string_view k);
+
+// Arguments for the strides of batch, head and token; zeros for a tensor that is absent.
+void add_head_strides(std::vector<Argument>& arguments, const std::string& tensor);
+// The same of what `preserve` makes from the tensor.
+void add_preserved_head_strides(std::vector<Argument>& arguments, const std::string& tensor);
+// Arguments for the strides of batch and token of cos, then of sin.
+void add_angle_strides(std::vector<Argument>& arguments);
+
+}  // namespace liger

@@ -1,0 +1,273 @@
+"""The rule for attention that norms each head of q and k and then rotates both, as Qwen3's does.
+
+The forward is rewritten in its source (`qk_norm_source`): while both norms are patched and nothing
+more, q and k go through them and through the rotation in one kernel. Where that is not proved, the
+answer is that of the rotary rule, and norms and rotation stay operators of their own.
+"""
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from functools import cache
+from types import FunctionType
+
+import torch
+from torch import Tensor, nn
+
+from .. import functional
+from . import norms, rotary
+from .probe import (
+    Mismatch,
+    SparseLinear,
+    assert_same,
+    compute_dtype,
+    live_device,
+    random,
+    twin_of,
+)
+from .qk_norm_source import Rewritten, rewrite
+from .rule import MetaCall, Proof, Refusal, Rule, group_of, has_hooks, mark, own_class_forward
+from .source import definition_of
+
+ROLE = "qk_norm_rope"
+LARGEST_HEAD = 1024
+PROBE_BATCH, PROBE_TOKENS = 2, 5
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def form_of(norm: nn.Module) -> tuple | None:
+    """(mode, offset, promote, name of epsilon) of a norm that is patched and nothing more."""
+    form = getattr(norm.forward, "form", None)
+    plain = form is not None and not has_hooks(norm) and type(norm.weight) in (nn.Parameter, Tensor)
+    return form if plain else None
+
+
+def may_wait(q_norm: nn.Module, k_norm: nn.Module) -> bool:
+    """True if both norms can be left to the rotation's kernel."""
+    form = form_of(q_norm)
+    if form is None or form != form_of(k_norm):
+        return False
+    return getattr(q_norm, form[3]) == getattr(k_norm, form[3])
+
+
+def normed(waits: bool, norm: nn.Module, x: Tensor) -> Tensor:
+    return x if waits else norm(x)
+
+
+def fits(q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, promote: bool):
+    """True if the kernel gives what norms and rotation give, in dtype as in value."""
+    if not all(type(x) is Tensor for x in (q, k, cos)) or q.dim() != 4 or cos.dim() != 3:
+        return False
+    if q.dtype != k.dtype or q_weight.dtype != k_weight.dtype or q.shape[-1] > LARGEST_HEAD:
+        return False
+    if promote and q_weight.dtype != q.dtype:
+        return False
+    # As for a rotation alone: eager arithmetic promotes, which autocast takes back.
+    return q.dtype == cos.dtype or torch.is_autocast_enabled(q.device.type)
+
+
+@cache
+def norm_and_rope(rotate: Callable) -> Callable:
+    """What finishes q and k where they are rotated; `rotate` is the rotation alone."""
+
+    def finish(waits, q_norm, k_norm, q, k, cos, sin):
+        if not waits:
+            return rotate(q, k, cos, sin)
+        mode, offset, promote, epsilon = form_of(q_norm)
+        if not fits(q, k, q_norm.weight, k_norm.weight, cos, promote):
+            # The norms read rows, which heads are before they are transposed.
+            q, k = q_norm(q.transpose(1, 2)), k_norm(k.transpose(1, 2))
+            return rotate(q.transpose(1, 2), k.transpose(1, 2), cos, sin)
+        eps = getattr(q_norm, epsilon)
+        return functional.qk_norm_rope(
+            q, k, q_norm.weight, k_norm.weight, cos, sin, eps, offset, mode
+        )
+
+    return finish
+
+
+@cache
+def found(forward: FunctionType, rotary_name: str) -> Rewritten | None:
+    definition = definition_of(forward)
+    return None if definition is None else rewrite(definition, rotary_name)
+
+
+def rewritten(module: nn.Module) -> Rewritten | None:
+    names = rotary.rotary_names(module)
+    own = found(own_class_forward(module), names[0]) if len(names) == 1 else None
+    if own is None or not all(name in module._modules for name in own.norms):
+        return None
+    return own if all(norms.is_norm(module._modules[name]) for name in own.norms) else None
+
+
+def matches(module: nn.Module) -> bool:
+    return rotary.is_rotary_attention(module) and rewritten(module) is not None
+
+
+def group(module: nn.Module) -> Hashable:
+    widths = tuple(projections(module).items())
+    return rotary.group(module), widths, *(group_of(child) for child in children_of(module))
+
+
+def projections(module: nn.Module) -> dict[str, tuple[int, int]]:
+    """{name: (in, out) features} of the children that are linear layers of any make."""
+    features = {
+        name: (getattr(child, "in_features", None), getattr(child, "out_features", None))
+        for name, child in module.named_children()
+    }
+    return {name: pair for name, pair in features.items() if None not in pair}
+
+
+def prove(module: nn.Module) -> Proof | Refusal:
+    rotation = rotary.prove(module)
+    if isinstance(rotation, Refusal):
+        return rotation
+    children = children_of(module)
+    forms = {getattr(getattr(norms.prove(one), "forward", None), "form", None) for one in children}
+    original = original_of(module)
+    if len(forms) != 1 or None in forms or rotary.parameter_names(original) != rotary.PAIR:
+        return rotation
+    try:
+        check_formula(module, *forms)
+    except Mismatch:
+        return rotation
+    own = own_class_forward(module)
+    forward = mark(rewritten(module).forward(own, functions_for(original)), ROLE)
+    meta = meta_call(module, children, *forms)
+    return Proof(ROLE, forward, meta, otherwise=rotation)
+
+
+def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:
+    rotation = rotary.confirm(module, proof.otherwise or proof)
+    if proof.role != ROLE or isinstance(rotation, Refusal):
+        return rotation
+    where = live_device(module), compute_dtype(module)
+    proofs = [norms.prove(child) for child in children_of(module)]
+    try:
+        check(module, functions_for(original_of(module)), *where, proofs)
+    except Mismatch:
+        return rotation
+    return proof
+
+
+def children_of(module: nn.Module) -> list[nn.Module]:
+    return [module._modules[name] for name in rewritten(module).norms]
+
+
+def original_of(module: nn.Module) -> Callable:
+    """The rotary function that its class's forward calls."""
+    name = rotary.rotary_names(module)[0]
+    return rotary.innermost(own_class_forward(module)).__globals__[name]
+
+
+def functions_for(original: Callable) -> tuple[Callable, ...]:
+    return may_wait, normed, norm_and_rope(rotary.rotary_function(original, True))
+
+
+def check_formula(module: nn.Module, form: tuple) -> None:
+    """`Mismatch` unless the rewritten statements give q and k as the class's own do, in plain torch
+    and float32, with norms that wait and with norms that do not."""
+    reference = norms.RmsForm(*form).reference
+    rotate = rotary.replacement_formula(True)
+
+    def finish(waits, q_norm, k_norm, q, k, cos, sin):
+        if waits:
+            q, k = (
+                reference(x, norm.weight, getattr(norm, form[3]))
+                for x, norm in ((q, q_norm), (k, k_norm))
+            )
+        return rotate(q, k, cos, sin)
+
+    for waits in (True, False):
+        functions = (lambda q_norm, k_norm, waits=waits: waits, normed, finish)
+        check(module, functions, torch.device("cpu"), torch.float32)
+
+
+def check(
+    module: nn.Module,
+    functions: tuple[Callable, ...],
+    device: torch.device,
+    dtype: torch.dtype,
+    proofs: list[Proof] = (),
+) -> None:
+    """Of q and k and all gradients; norms are patched with `proofs`, or else their own."""
+    generator = torch.Generator().manual_seed(23)
+    source = rewritten(module)
+    linear = {
+        name: SparseLinear(*pair, generator).to(device, dtype)
+        for name, pair in projections(module).items()
+    }
+    if not linear:
+        raise Mismatch("no projections that say their widths")
+    plain, patched = dict(linear), dict(linear)
+    weights = [layer.weight for layer in linear.values()]
+    for i, name in enumerate(source.norms):
+        child = module._modules[name]
+        weight = nn.Parameter(random(child.weight.shape, generator, dtype).to(device))
+        plain[name], patched[name] = (
+            unhooked(twin_of(child, {"weight": weight})) for _ in range(2)
+        )
+        if proofs:
+            patched[name].forward = proofs[i].forward.__get__(patched[name])
+        weights.append(weight)
+    own = own_class_forward(module)
+    heads = source.head(own), source.head(own, functions)
+    given = arguments(module, device, dtype, generator)
+
+    def result(head: Callable, children: dict, x: Tensor):
+        try:
+            return head(twin_of(module, modules=children), **{**given, "hidden_states": x})
+        except Exception as error:
+            raise Mismatch(f"its forward failed in the probe: {error}") from error
+
+    assert_same(
+        lambda x: result(heads[0], plain, x),
+        lambda x: result(heads[1], patched, x),
+        [given["hidden_states"]],
+        weights,
+        "norms and rotation",
+    )
+
+
+def unhooked(twin: nn.Module) -> nn.Module:
+    """Hooks would see the probe, and keep the norm out of the operator that is tried."""
+    for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+        twin.__dict__[name] = OrderedDict()
+    return twin
+
+
+def arguments(
+    module: nn.Module, device: torch.device, dtype: torch.dtype, generator: torch.Generator
+) -> dict:
+    """For the forward: states, angles, and None for all else that has no default."""
+    rotated = rotary.sizes_of(module)[3]
+    width = next(iter(projections(module).values()))[0]
+    angles = random((PROBE_BATCH, PROBE_TOKENS, rotated // 2), generator)
+    angles = torch.cat((angles, angles), dim=-1)
+    parameters = list(inspect.signature(own_class_forward(module)).parameters.values())[1:]
+    needed = {p.name: None for p in parameters if p.default is p.empty and p.kind not in VARIADIC}
+    x = random((PROBE_BATCH, PROBE_TOKENS, width), generator, dtype).to(device)
+    tables = tuple(table.to(device, dtype) for table in (angles.cos(), angles.sin()))
+    return {**needed, "hidden_states": x, "position_embeddings": tables}
+
+
+def meta_call(module: nn.Module, children: list[nn.Module], form: tuple) -> MetaCall:
+    heads, keys, size, rotated = rotary.sizes_of(module)
+    dtype, weight_dtype = compute_dtype(module), children[0].weight.dtype
+    mode, offset, _, epsilon = form
+    eps = getattr(children[0], epsilon)
+
+    def run(batch: int, tokens: int) -> None:
+        def empty(*shape, dtype=dtype):
+            return torch.empty(*shape, dtype=dtype, device="meta", requires_grad=True)
+
+        q, k = (empty(batch, tokens, count, size).transpose(1, 2) for count in (heads, keys))
+        weights = (empty(size, dtype=weight_dtype) for _ in range(2))
+        table = empty(1, tokens, rotated).detach()
+        q, k = functional.qk_norm_rope(q, k, *weights, table, table, eps, offset, mode)
+        (q.sum() + k.sum()).backward()
+
+    return MetaCall(ROLE, (heads, keys, size, rotated, dtype, weight_dtype, mode, offset), run)
+
+
+QK_NORM = Rule("qk_norm", (ROLE,), matches, group, prove, confirm)
