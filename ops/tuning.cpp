@@ -288,7 +288,7 @@ Choice choose_knobs(const KernelOf& kernel, const Call& call, Device& device, St
     return {remember(key, *knobs, candidates)};
   }
   if (!may_measure) return {first, true};
-  if (prefetches_pending()) {
+  if (prefetches_pending() && !call.on_host()) {
     prefetch_all(kernel, call, candidates, target, Urgency::soon);
     return {first, true};
   }

@@ -14,9 +14,10 @@ struct Choice {
   bool provisional = false;  // the first candidate, until there can be a search
 };
 
-// `may_measure` is false while a graph is captured. While candidates are compiled in the background
-// nobody waits for them: the choice is provisional. Never raises for tuning's own troubles: then
-// the first candidate that compiles is taken. Raises Error(compile) when none does.
+// `may_measure` is false while a graph is captured. While candidates for a GPU are compiled in the
+// background nobody waits for them: the choice is provisional. On the host they would be compiled
+// by the cores that train, for longer than a short run lasts. Never raises for tuning's own
+// troubles: then the first candidate that compiles is taken. Raises Error(compile) when none does.
 Choice choose_knobs(const KernelOf& kernel, const Call& call, Device& device, Stream stream,
                     bool may_measure);
 

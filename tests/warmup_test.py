@@ -66,13 +66,14 @@ def tuned():
     return liger_jit.stats()["counters"]["tuned"]
 
 def step():
-    x = torch.linspace(-1, 1, 6 * 72).view(6, 72).requires_grad_()
-    y = liger_jit.functional.rms_norm(x, torch.ones(72))
+    x = torch.linspace(-1, 1, 8192 * 72, device="cuda").view(8192, 72).requires_grad_()
+    y = liger_jit.functional.rms_norm(x, torch.ones(72, device="cuda"))
     y.sum().backward()
     return [*y.flatten().tolist(), *x.grad.flatten().tolist()]
 
-x = torch.empty(6, 72, device="meta", requires_grad=True)
-prepare(meta_replay([("rms_norm", {"x": x, "weight": torch.empty(72, device="meta")})]), "cpu")
+x = torch.empty(8192, 72, device="meta", requires_grad=True)
+weight = torch.empty(72, device="meta")
+prepare(meta_replay([("rms_norm", {"x": x, "weight": weight})]), "device:cuda:0")
 first, tuned_at_first = step(), tuned()
 assert native()._wait() == []
 second = step()
@@ -80,8 +81,8 @@ print(json.dumps([tuned_at_first, tuned(), first == second]))
 """
 
 
-def test_a_first_step_waits_for_no_candidate_and_a_later_one_is_tuned(tmp_path):
-    """One compiling thread, and a C++ compiler that takes its time."""
+def test_a_first_step_waits_for_no_candidate_and_a_later_one_is_tuned(cuda, tmp_path):
+    """One compiling thread, which is not through before the first step is."""
     variables = {"LIGER_JIT_CACHE": str(tmp_path), "LIGER_JIT_AUTOTUNE": "first-run"}
     variables |= {"LIGER_JIT_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
