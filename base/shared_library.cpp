@@ -35,11 +35,13 @@ void* SharedLibrary::symbol(const char* name) const {
   return found() ? ::dlsym(handle_, name) : nullptr;
 }
 
-std::string own_folder() {
+std::string own_library() {
   Dl_info place = {};
-  if (::dladdr(reinterpret_cast<void*>(&own_folder), &place) == 0) return "";
+  if (::dladdr(reinterpret_cast<void*>(&own_library), &place) == 0) return "";
   std::error_code trouble;
-  return std::filesystem::canonical(place.dli_fname, trouble).parent_path().string();
+  return std::filesystem::canonical(place.dli_fname, trouble).string();
 }
+
+std::string own_folder() { return std::filesystem::path(own_library()).parent_path().string(); }
 
 }  // namespace liger

@@ -30,7 +30,8 @@ class SharedLibrary {
   std::string trace_;
 };
 
-// Folder of the file that holds this code: liger_jit's own library.
+// The file that holds this code, liger_jit's own library, and its folder; "" if it is gone.
+std::string own_library();
 std::string own_folder();
 
 // `build-id:<hex>`, the GNU build id of the library's file, else `bytes:<size>:<XXH3-128>`; cached

@@ -1,4 +1,4 @@
-"""What every Python test starts from: a cache of its own, no tuning, a fixed seed, each device."""
+"""What every Python test starts from: caches of its own, no tuning, a fixed seed, each device."""
 
 import os
 import shutil
@@ -7,6 +7,7 @@ import tempfile
 # Before anything loads the native library, which reads its environment once.
 _CACHE = tempfile.mkdtemp(prefix="liger_jit_tests_")
 os.environ["LIGER_JIT_CACHE"] = _CACHE
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(_CACHE, "inductor")
 os.environ.setdefault("LIGER_JIT_AUTOTUNE", "off")
 
 import pytest

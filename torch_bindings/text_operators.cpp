@@ -2,6 +2,7 @@
 
 #include <c10/core/Device.h>
 
+#include "base/shared_library.h"
 #include "ops/describe.h"
 #include "ops/plan.h"
 #include "ops/prepare.h"
@@ -46,6 +47,8 @@ int64_t tune_on(const std::string& device_text) {
 
 void register_text_operators(torch::Library& library) {
   library.def("_ops() -> str", [] { return with_torch_errors([] { return describe_ops(); }); });
+  library.def("_build() -> str",
+              [] { return with_torch_errors([] { return build_identity(own_library()); }); });
   library.def("_environment() -> str",
               [] { return with_torch_errors([] { return describe_environment(); }); });
   library.def("_stats() -> str", [] { return with_torch_errors([] { return describe_stats(); }); });

@@ -49,6 +49,13 @@ def load() -> None:
             f"liger_jit: {LIBRARY} (built with torch {built}) cannot be loaded under torch "
             f"{torch.__version__}: {trouble}"
         ) from trouble
+    _mark_compiled_graphs()
+
+
+def _mark_compiled_graphs() -> None:
+    """torch.compile keeps graphs on disk, and its key does not see what an operator means: a graph
+    with our operators in it serves the build of the library that it was compiled with, no other."""
+    torch.compiler.config.cache_key_tag += f" liger_jit {native()._build()}"
 
 
 def native() -> Any:
