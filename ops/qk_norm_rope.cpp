@@ -12,16 +12,15 @@ constexpr int64_t most_head_size = 1024;  // a head is summed by one team of thr
 
 // What forward and backward are specialised for beside their knobs.
 Spec head_spec(const Call& call) {
-  return {{"head_size", call["q"].last_size()},
+  return {{"x", call["q"].dtype},
+          {"weight", call["weight_q"].dtype},
+          {"angle", call["cos"].dtype},
+          {"round_early", round_early(call)},
+          {"head_size", call["q"].last_size()},
           {"rotary", call["cos"].last_size()},
           {"q_heads", call["q"].sizes[1]},
           {"k_heads", call["k"].sizes[1]},
           {"align_bytes", int64_t{call.align_bytes()}}};
-}
-
-Spec joined(Spec first, const Spec& second) {
-  first.insert(first.end(), second.begin(), second.end());
-  return first;
 }
 
 // Threads of a head. Who has an element should have the one it turns with, in at most four packs;
@@ -108,14 +107,7 @@ KernelOf forward_kernel() {
       .name = "QkNormRopeForward",
       .source = "qk_norm_rope.h",
       .when = has_tokens,
-      .spec =
-          [](const Call& call) {
-            return joined({{"x", call["q"].dtype},
-                           {"weight", call["weight_q"].dtype},
-                           {"angle", call["cos"].dtype},
-                           {"round_early", round_early(call)}},
-                          head_spec(call));
-          },
+      .spec = head_spec,
       .candidates = forward_candidates,
       .blocks =
           [](const Call& call, const Knobs& knobs) {
@@ -149,13 +141,10 @@ KernelOf backward_kernel() {
       .when = has_tokens,
       .spec =
           [](const Call& call) {
-            return joined({{"x", call["q"].dtype},
-                           {"weight", call["weight_q"].dtype},
-                           {"angle", call["cos"].dtype},
-                           {"round_early", round_early(call)},
-                           {"want_dx", wants_dx(call)},
-                           {"want_dweight", wants_dweight(call)}},
-                          head_spec(call));
+            Spec spec = head_spec(call);
+            spec.insert(spec.end(),
+                        {{"want_dx", wants_dx(call)}, {"want_dweight", wants_dweight(call)}});
+            return spec;
           },
       .candidates = backward_candidates,
       .blocks = [](const Call& call,

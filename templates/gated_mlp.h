@@ -47,19 +47,10 @@ struct GatedMlpBackward {
     const auto d = load_pack<S.width, S.align_bytes, false>(middle, pack);
     const auto g = load_pack<S.width, S.align_bytes>(gate + row * gate_stride, pack);
     const auto u = load_pack<S.width, S.align_bytes>(up + row * up_stride, pack);
-    Pack<A> of_product;
-    Pack<A> of_gate;
-    Pack<A> of_up;
-    LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
-      const auto act = Activation::template at<wants_exact(S.x)>(g.v[i]);
-      const A value = rounded_to<T>(act.value);
-      of_product.v[i] = value * u.v[i];
-      of_gate.v[i] = d.v[i] * u.v[i] * act.slope;
-      of_up.v[i] = d.v[i] * value;
-    }
-    store_pack<S.width, S.align_bytes>(dgate + row * dgate_stride, pack, of_gate);
-    store_pack<S.width, S.align_bytes>(dup + row * dup_stride, pack, of_up);
-    if constexpr (S.product) store_pack<S.width, S.align_bytes>(middle, pack, of_product);
+    const auto made = gated_gradients<T, Activation, wants_exact(S.x)>(d, g, u);
+    store_pack<S.width, S.align_bytes>(dgate + row * dgate_stride, pack, made.of_gate);
+    store_pack<S.width, S.align_bytes>(dup + row * dup_stride, pack, made.of_up);
+    if constexpr (S.product) store_pack<S.width, S.align_bytes>(middle, pack, made.activation * u);
   }
 };
 

@@ -162,13 +162,13 @@ struct QkNormRopeBackwardSpec {
   Dtype weight;
   Dtype angle;
   bool round_early;
-  bool want_dx;
-  bool want_dweight;
   int head_size;
   int rotary;
   int q_heads;
   int k_heads;
   int align_bytes;
+  bool want_dx;
+  bool want_dweight;
   int threads;  // tuned
   int rows;     // tuned; partials of one block
 };

@@ -18,6 +18,26 @@ LIGER_DEVICE constexpr bool wants_exact(Dtype dtype) {
   return dtype == Dtype::f32 || dtype == Dtype::f64;
 }
 
+// The gradients of act(gate) * up for eight elements, and act(gate) itself, rounded to T.
+template <class A>
+struct GatedGradients {
+  Pack<A> of_gate;
+  Pack<A> of_up;
+  Pack<A> activation;
+};
+template <class T, class Activation, bool Exact, class A>
+LIGER_DEVICE GatedGradients<A> gated_gradients(const Pack<A>& d, const Pack<A>& gate,
+                                               const Pack<A>& up) {
+  GatedGradients<A> result;
+  LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
+    const auto act = Activation::template at<Exact>(gate.v[i]);
+    result.activation.v[i] = rounded_to<T>(act.value);
+    result.of_gate.v[i] = d.v[i] * up.v[i] * act.slope;
+    result.of_up.v[i] = d.v[i] * result.activation.v[i];
+  }
+  return result;
+}
+
 template <GatedSpec S, class Activation>
 struct GatedForward {
   static constexpr int block_threads = threads_of_block(S.threads, S.rows);
@@ -74,15 +94,9 @@ struct GatedBackward {
             const auto d = load_pack<S.width, S.align_bytes>(dy + row * dy_stride, pack);
             const auto g = load_pack<S.width, S.align_bytes>(gate + row * gate_stride, pack);
             const auto u = load_pack<S.width, S.align_bytes>(up + row * up_stride, pack);
-            Pack<A> of_gate;
-            Pack<A> of_up;
-            LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
-              const auto act = Activation::template at<wants_exact(S.x)>(g.v[i]);
-              of_gate.v[i] = d.v[i] * u.v[i] * act.slope;
-              of_up.v[i] = d.v[i] * rounded_to<T>(act.value);
-            }
-            store_pack<S.width, S.align_bytes>(dgate + row * S.width, pack, of_gate);
-            store_pack<S.width, S.align_bytes>(dup + row * S.width, pack, of_up);
+            const auto made = gated_gradients<T, Activation, wants_exact(S.x)>(d, g, u);
+            store_pack<S.width, S.align_bytes>(dgate + row * S.width, pack, made.of_gate);
+            store_pack<S.width, S.align_bytes>(dup + row * S.width, pack, made.of_up);
           });
         });
   }

@@ -13,11 +13,7 @@ LIGER_DEVICE A minus_infinity() {
 template <bool Exact, class A>
 LIGER_DEVICE A probability(A x) {
 #if defined(LIGER_CUDA)
-  if constexpr (!Exact) {
-    float result;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x * 1.44269504088896341f));
-    return result;
-  }
+  if constexpr (!Exact) return power_of_two(x * 1.44269504088896341f);
 #endif
   return exponential<Exact>(x);
 }

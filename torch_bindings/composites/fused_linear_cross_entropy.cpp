@@ -17,27 +17,11 @@
 #include "ops/prepare.h"
 #include "ops/registry.h"
 #include "torch_bindings/execute.h"
+#include "torch_bindings/inputs.h"
 #include "torch_bindings/tensor.h"
 
 namespace liger::torch_bindings {
 namespace {
-
-// Reads inputs by the names of the declaration.
-struct Inputs {
-  const Op& op;
-  c10::ArrayRef<c10::IValue> values;
-
-  const c10::IValue& operator[](std::string_view name) const {
-    return values[op.input_index(name)];
-  }
-  bool has(std::string_view name) const {
-    const int index = op.input_index(name);
-    return index >= 0 && !absent(values[index], op.inputs[index]);
-  }
-  at::Tensor tensor(std::string_view name) const {
-    return has(name) ? (*this)[name].toTensor() : at::Tensor();
-  }
-};
 
 c10::IValue or_none(const at::Tensor& tensor) {
   return tensor.defined() ? c10::IValue(tensor) : c10::IValue();
@@ -243,11 +227,6 @@ class Loop {
   caffe2::TypeMeta sum_dtype_;
 };
 
-void check_inputs(const Op& op, c10::ArrayRef<c10::IValue> values) {
-  device_of(op, values);
-  check_call(call_of(op, values, {}));
-}
-
 at::Tensor count_targets(const Inputs& in, const Tokens& tokens, const at::TensorOptions& exact) {
   static const Op& totals_op = op_named("cross_entropy_totals_");
   at::Tensor totals = at::empty({3}, exact);
@@ -278,8 +257,7 @@ at::Tensor or_empty(const at::Tensor& tensor, const at::TensorOptions& options) 
 }
 
 Tensors reduced_loss(const Op& op, c10::ArrayRef<c10::IValue> values) {
-  check_inputs(op, values);
-  const Inputs in{op, values};
+  const Inputs in = checked_inputs(op, values);
   const at::Tensor input = in.tensor("input");
   const auto exact = exact_options(input);
   const auto asked = in["with_gradient"].toBoolList();
@@ -308,8 +286,7 @@ Tensors reduced_loss(const Op& op, c10::ArrayRef<c10::IValue> values) {
 }
 
 Tensors each_loss(const Op& op, c10::ArrayRef<c10::IValue> values) {
-  check_inputs(op, values);
-  const Inputs in{op, values};
+  const Inputs in = checked_inputs(op, values);
   const auto exact = exact_options(in.tensor("input"));
   const Tokens tokens = Tokens::all(in);
   const Results rows = Loop(in, tokens, {}).run();
@@ -324,8 +301,7 @@ Tensors each_loss(const Op& op, c10::ArrayRef<c10::IValue> values) {
 }
 
 Tensors each_gradient(const Op& op, c10::ArrayRef<c10::IValue> values) {
-  check_inputs(op, values);
-  const Inputs in{op, values};
+  const Inputs in = checked_inputs(op, values);
   const auto wants = in["wants"].toBoolList();
   const bool dbias = wants[2] && in.has("bias");
   Wanted wanted{.loss = false,

@@ -8,24 +8,11 @@
 #include "ops/prepare.h"
 #include "ops/registry.h"
 #include "torch_bindings/execute.h"
+#include "torch_bindings/inputs.h"
 #include "torch_bindings/tensor.h"
 
 namespace liger::torch_bindings {
 namespace {
-
-// Reads inputs by the names of the declaration; what is not given is undefined.
-struct Inputs {
-  const Op& op;
-  c10::ArrayRef<c10::IValue> values;
-
-  const c10::IValue& operator[](std::string_view name) const {
-    return values[op.input_index(name)];
-  }
-  at::Tensor tensor(std::string_view name) const {
-    const int index = op.input_index(name);
-    return absent(values[index], op.inputs[index]) ? at::Tensor() : values[index].toTensor();
-  }
-};
 
 // As a matrix; the leading dims are joined.
 at::Tensor by_rows(const at::Tensor& tensor) {
@@ -82,9 +69,7 @@ at::Tensor gated(int64_t activation, const Pair& pair, const Op& blamed) {
 }
 
 Tensors forward(const Op& op, c10::ArrayRef<c10::IValue> values) {
-  device_of(op, values);
-  check_call(call_of(op, values, {}));
-  const Inputs in{op, values};
+  const Inputs in = checked_inputs(op, values);
   const at::Tensor x = in.tensor("x");
   const at::Tensor rows = by_rows(x);
   const at::Tensor up_weight = in.tensor("up_weight");
@@ -154,9 +139,7 @@ class Gradients {
 };
 
 Tensors backward(const Op& op, c10::ArrayRef<c10::IValue> values) {
-  device_of(op, values);
-  check_call(call_of(op, values, {}));
-  const Inputs in{op, values};
+  const Inputs in = checked_inputs(op, values);
   return Gradients(in).run();
 }
 
