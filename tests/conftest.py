@@ -34,3 +34,25 @@ def cuda():
     if not torch.cuda.is_available():
         pytest.skip("needs a GPU")
     return "cuda"
+
+
+@pytest.fixture
+def kept_bytes():
+    """A function that counts the bytes a call keeps for its backward, those of `own` left out."""
+
+    def count(call, own):
+        own = {tensor.untyped_storage().data_ptr() for tensor in own}
+        kept = {}
+
+        def pack(tensor):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            output = call()
+        del output
+        return sum(kept.values())
+
+    return count

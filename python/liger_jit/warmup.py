@@ -16,13 +16,12 @@ import torch
 
 from .library import native
 from .patch.handle import Handle
-from .patch.rule import MetaCall
+from .patch.rule import MetaCall, replay_of
 
 TOKENS = 2048  # in a sequence, where the caller does not say
 
-# What `patch` found for each live model, for `warmup(model)`. A model's own handle would keep it
-# alive, so these hold nothing but the calls.
-_patched: weakref.WeakKeyDictionary[torch.nn.Module, Handle] = weakref.WeakKeyDictionary()
+# What `patch` found for each live model, for `warmup(model)`. Its handle would keep it alive.
+_patched: weakref.WeakKeyDictionary[torch.nn.Module, list[MetaCall]] = weakref.WeakKeyDictionary()
 
 
 def warmup(
@@ -67,12 +66,12 @@ def start_background_compile(model: torch.nn.Module, calls: list[MetaCall]) -> N
     """
     device = _device_of(model)
     if device.type in ("cpu", "cuda"):
-        prepare(Handle(None, [], [], calls).meta_calls(1, TOKENS), target_of(device))
+        prepare(replay_of(calls, 1, TOKENS), target_of(device))
 
 
 def remember(handle: Handle) -> None:
     """Lets `warmup` be called with the model alone."""
-    _patched[handle.model] = Handle(None, [], [], handle._calls)
+    _patched[handle.model] = handle._calls
 
 
 def prepare(replay: Callable[[], None], target: str) -> int:
@@ -136,7 +135,7 @@ def _calls_of(given: Any, batch: int, tokens: int) -> tuple[Callable[[], None], 
                 f"liger_jit.warmup: this {type(given).__name__} is not patched; call "
                 "`liger_jit.patch(model)` first"
             )
-        return _patched[given].meta_calls(batch, tokens), _device_of(given)
+        return replay_of(_patched[given], batch, tokens), _device_of(given)
     if isinstance(given, (list, tuple)) and all(_is_spec(spec) for spec in given):
         home = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return meta_replay(given), home

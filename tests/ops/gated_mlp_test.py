@@ -69,29 +69,12 @@ def test_packed_weights_are_as_exact_as_eager(device, activation):
         assert_as_exact_as_eager(gated_mlp, reference, inputs, wrt, slack_of_products=slack(dtype))
 
 
-def saved_bytes(function, inputs):
-    """Bytes kept for the backward that are not the inputs' own."""
-    leaves = {name: value.detach().requires_grad_() for name, value in inputs.items()}
-    own = {leaf.data_ptr() for leaf in leaves.values()}
-    kept = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = function(**leaves)
-    del output
-    return sum(kept.values())
-
-
-def test_gate_and_up_are_all_that_is_kept(device):
+def test_gate_and_up_are_all_that_is_kept(device, kept_bytes):
     inputs = tensors(torch.bfloat16, device, leading=(64,))
+    leaves = {name: value.requires_grad_() for name, value in inputs.items()}
     one = 64 * inputs["gate_weight"].shape[0] * 2
-    assert saved_bytes(gated_mlp, inputs) == 2 * one
-    assert saved_bytes(reference, inputs) == 4 * one
+    assert kept_bytes(lambda: gated_mlp(**leaves), leaves.values()) == 2 * one
+    assert kept_bytes(lambda: reference(**leaves), leaves.values()) == 4 * one
 
 
 @pytest.mark.parametrize("wrt", [*[(name,) for name in WRT], ("x", "down_weight"), WRT[:3]])

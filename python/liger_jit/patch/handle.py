@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from .rule import MetaCall
+from .rule import MetaCall, replay_of
 
 
 class _Absent:
@@ -158,18 +158,8 @@ class Handle:
         return compare(self, tolerance)
 
     def meta_calls(self, batch: int = 1, tokens: int = 128) -> Callable[[], None]:
-        """A function that makes each distinct operator call of this patch once, on meta tensors.
-
-        It runs forward and backward, holds no weights and needs no context, so whoever records
-        operator calls can learn from it which kernels a training step of that size will ask for.
-        """
-        distinct = {(call.op, call.key): call.run for call in self._calls}
-
-        def replay() -> None:
-            for run in distinct.values():
-                run(batch, tokens)
-
-        return replay
+        """A function that makes each distinct operator call of this patch once, on meta tensors."""
+        return replay_of(self._calls, batch, tokens)
 
     def __deepcopy__(self, memo: dict) -> "Handle":
         model, changes = copy.deepcopy((self.model, self._changes), memo)

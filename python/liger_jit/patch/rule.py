@@ -26,6 +26,21 @@ class MetaCall:
     run: Callable[[int, int], None]
 
 
+def replay_of(calls: list[MetaCall], batch: int, tokens: int) -> Callable[[], None]:
+    """A function that makes each distinct one of these calls once, on meta tensors.
+
+    It runs forward and backward, holds no weights and needs no context, so whoever records
+    operator calls can learn from it which kernels a training step of that size will ask for.
+    """
+    distinct = {(call.op, call.key): call.run for call in calls}
+
+    def replay() -> None:
+        for run in distinct.values():
+            run(batch, tokens)
+
+    return replay
+
+
 @dataclass(frozen=True)
 class Proof:
     """A replacement that was shown equal to the original. `forward` takes the module first.
