@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <system_error>
 #include <thread>
 
 #include "base/counters.h"
@@ -69,11 +70,9 @@ std::string Remote::name_of(Shelf shelf, const Hash128& hash) const {
 void Remote::note_failure(BackOff& back_off, std::string_view why) {
   ++counters().remote_errors;
   back_off.failed(Clock::now());
-  if (&back_off == &server_) {
-    counters().remote_skipped += messages_.size();
-    messages_.clear();
-    message_bytes_ = 0;
-  }
+  counters().remote_skipped += messages_.size();
+  messages_.clear();
+  message_bytes_ = 0;
   log_event(Event::fallback, {{"remote", address_.shown()}, {"why", std::string(why)}});
   warn_once("remote",
             fmt::format("the shared cache {} does not serve ({}); the run goes on without "
@@ -173,7 +172,11 @@ void Remote::start_thread() {
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  std::thread([this] { work(); }).detach();
+  try {
+    std::thread([this] { work(); }).detach();
+  } catch (const std::system_error&) {
+    thread_runs_ = false;  // a limit on threads: the question stays without an answer
+  }
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 

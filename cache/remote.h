@@ -1,6 +1,5 @@
 // Entries on a Redis server that machines share. The last layer: it may be slow, dead, full or
-// wrong, and all that costs is at most kRemoteBudget for a key, a counter and one warning in a
-// process. The protocol is in FORMAT.md.
+// wrong, and all that costs is at most 0.2 s for a key, a counter and one warning in a process. The protocol is in FORMAT.md.
 #pragma once
 
 #include <atomic>
@@ -19,11 +18,12 @@
 
 namespace liger {
 
-// Of everything that somebody waits for: connecting, logging in, the command and its reply.
-inline constexpr std::chrono::milliseconds kRemoteBudget{200};
+// Of everything that somebody waits for: connecting, logging in, the command and its reply. The
+// system may take a moment more to wake who waits, and all together is to stay within 0.2 s.
+inline constexpr std::chrono::milliseconds kRemoteBudget{180};
 
 // No entry is near it; a longer value is not one of ours.
-inline constexpr size_t kMostRemoteBytes = size_t{8} << 20;
+inline constexpr size_t kMostRemoteBytes = size_t{2} << 20;
 
 class Remote {
  public:
