@@ -29,7 +29,8 @@ def test_readonly_reads_and_writes_nothing(filled, tmp_path):
     readonly = {"LIGER_JIT_CACHE_MODE": "readonly"}
     result, stderr = run(steps, environment(folder, "", **readonly), (16, 24))
     counters = result["counters"]
-    assert counters["hit_disk"] == first["counters"]["compiled"] == counters["compiled"]
+    assert counters["hit_disk"] == first["counters"]["compiled"] > 0
+    assert counters["compiled"] > 0
     assert (counters["published"], counters["publish_failed"]) == (0, 0)
     assert files(folder) == before
     assert stderr == ""
@@ -64,7 +65,7 @@ def test_refresh_makes_everything_anew_and_replaces_it(filled):
     assert (counters["hit_disk"], result["bits"]) == (0, first["bits"])
     after = files(folder)
     assert after.keys() == before.keys()
-    assert not set(after.values()) & set(before.values())
+    assert all(after[path] != before[path] for path in before)
 
 
 def test_off_keeps_everything_in_memory(filled):
@@ -111,7 +112,7 @@ def test_json_log_on_stderr_has_the_warnings_too(tmp_path):
 
 def test_log_as_text_names_its_fields(tmp_path):
     stderr = run(steps, environment(tmp_path / "a", "", LIGER_JIT_LOG="1"), (16,))[1]
-    assert re.search(r"^liger_jit compile kernel=RmsNormForward arch=cpu ms=\S+ key=", stderr, re.M)
+    assert re.search(r"^liger_jit compile kernel=RmsNormForward arch=\S+ ms=\S+ key=", stderr, re.M)
 
 
 def profiled(connection):

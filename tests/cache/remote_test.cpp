@@ -127,6 +127,15 @@ TEST_F(RemoteTest, first_kernel_stays_and_newest_times_win) {
   }
 }
 
+TEST_F(RemoteTest, kernel_that_is_known_to_be_bad_is_replaced) {
+  const RedisServer server;
+  Remote& remote = made(server.address());
+  publish(remote, 3, "refused by the loader");
+  remote.publish(Shelf::artifact, key_of(3), entry_of(3, "made anew"), true);
+  remote.drain(milliseconds(2000));
+  EXPECT_EQ(read(remote, 3), "made anew");
+}
+
 TEST_F(RemoteTest, key_that_is_not_there_is_asked_for_once) {
   const RedisServer server;
   Remote& remote = made(server.address());
