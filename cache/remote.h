@@ -1,5 +1,6 @@
 // Entries on a Redis server that machines share. The last layer: it may be slow, dead, full or
-// wrong, and all that costs is at most 0.2 s for a key, a counter and one warning in a process. The protocol is in FORMAT.md.
+// wrong, and all that costs is at most 0.2 s for a key, a counter and one warning in a process. The
+// protocol is in FORMAT.md.
 #pragma once
 
 #include <atomic>

@@ -77,7 +77,7 @@ TEST_F(NvrtcTest, wrong_source_gives_the_words_of_the_compiler_and_the_unit) {
     EXPECT_EQ(error.kind(), ErrorKind::compile);
     const std::string words = error.what();
     EXPECT_NE(words.find("error: "), std::string::npos) << words;
-    EXPECT_NE(words.find("liger_Sample"), std::string::npos) << words;
+    EXPECT_NE(words.find("liger_Scale"), std::string::npos) << words;
     EXPECT_NE(words.find("sm_90a"), std::string::npos) << words;
   }
 }
