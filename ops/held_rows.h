@@ -14,8 +14,8 @@ struct HeldRows {
   bool may_keep;  // the kernel has registers to spare for some of the row
 };
 
-// {threads, rows, cluster, kept}; empty: the row is short, or so long that a multiprocessor would be
-// left with one block, which has nothing to do while it waits.
+// {threads, rows, cluster, kept}; empty: the row is short, or so long that a multiprocessor would
+// be left with one block, which has nothing to do while it waits.
 std::vector<Knobs> held_row_candidates(const HeldRows& rows);
 
 // Shared memory that the launch of a block brings.
