@@ -16,6 +16,12 @@ std::vector<std::pair<std::string, uint64_t>> counter_values() {
       {"hit_disk", now.hit_disk},
       {"hit_readonly", now.hit_readonly},
       {"miss_disk", now.miss_disk},
+      {"hit_remote", now.hit_remote},
+      {"miss_remote", now.miss_remote},
+      {"remote_rejected", now.remote_rejected},
+      {"remote_errors", now.remote_errors},
+      {"remote_skipped", now.remote_skipped},
+      {"remote_published", now.remote_published},
       {"corrupt", now.corrupt},
       {"published", now.published},
       {"publish_failed", now.publish_failed},
@@ -25,6 +31,8 @@ std::vector<std::pair<std::string, uint64_t>> counter_values() {
       {"launches", now.launches},
       {"compile_microseconds", now.compile_microseconds},
       {"tune_microseconds", now.tune_microseconds},
+      {"load_microseconds", now.load_microseconds},
+      {"remote_microseconds", now.remote_microseconds},
   };
 }
 

@@ -10,20 +10,28 @@
 namespace liger {
 
 struct Counters {
-  std::atomic<uint64_t> compiled{0};        // units given to a compiler
-  std::atomic<uint64_t> hit_memory{0};      // plan misses answered by the process's kernel table
-  std::atomic<uint64_t> hit_disk{0};        // entries taken from the user's folder
-  std::atomic<uint64_t> hit_readonly{0};    // entries taken from a read-only folder
-  std::atomic<uint64_t> miss_disk{0};       // keys found in no folder
-  std::atomic<uint64_t> corrupt{0};         // entries that failed verification
-  std::atomic<uint64_t> published{0};       // entries written
-  std::atomic<uint64_t> publish_failed{0};  // entries that could not be written
-  std::atomic<uint64_t> tuned{0};           // tune keys searched
-  std::atomic<uint64_t> tune_hit{0};        // tune keys answered by a record
-  std::atomic<uint64_t> plans{0};           // calls that met a new shape
-  std::atomic<uint64_t> launches{0};        // kernels launched outside tuning
+  std::atomic<uint64_t> compiled{0};          // units given to a compiler
+  std::atomic<uint64_t> hit_memory{0};        // plan misses answered by the process's kernel table
+  std::atomic<uint64_t> hit_disk{0};          // entries taken from the user's folder
+  std::atomic<uint64_t> hit_readonly{0};      // entries taken from a read-only folder
+  std::atomic<uint64_t> miss_disk{0};         // keys found in no folder
+  std::atomic<uint64_t> hit_remote{0};        // entries taken from the server
+  std::atomic<uint64_t> miss_remote{0};       // keys that the server did not have
+  std::atomic<uint64_t> remote_rejected{0};   // values of the server that failed verification
+  std::atomic<uint64_t> remote_errors{0};     // requests that failed: no answer, or a refusal
+  std::atomic<uint64_t> remote_skipped{0};    // requests not made, because one had failed before
+  std::atomic<uint64_t> remote_published{0};  // entries that the server took
+  std::atomic<uint64_t> corrupt{0};           // entries that failed verification
+  std::atomic<uint64_t> published{0};         // entries written
+  std::atomic<uint64_t> publish_failed{0};    // entries that could not be written
+  std::atomic<uint64_t> tuned{0};             // tune keys searched
+  std::atomic<uint64_t> tune_hit{0};          // tune keys answered by a record
+  std::atomic<uint64_t> plans{0};             // calls that met a new shape
+  std::atomic<uint64_t> launches{0};          // kernels launched outside tuning
   std::atomic<uint64_t> compile_microseconds{0};
-  std::atomic<uint64_t> tune_microseconds{0};
+  std::atomic<uint64_t> tune_microseconds{0};    // with the waits for its compiles
+  std::atomic<uint64_t> load_microseconds{0};    // bringing kernels onto devices
+  std::atomic<uint64_t> remote_microseconds{0};  // waiting for the server's answers
 };
 
 Counters& counters();

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <charconv>
 #include <cstdlib>
 #include <filesystem>
@@ -17,7 +18,10 @@ namespace {
 
 using Lookup = std::function<const char*(const char*)>;
 
+constexpr const char* kRemote = "LIGER_JIT_REMOTE";
 constexpr int kMostThreads = 256;
+
+std::atomic<bool> was_read{false};
 
 std::string value_of(const Lookup& lookup, const char* name) {
   const char* value = lookup(name);
@@ -103,10 +107,29 @@ AutotuneMode parse_autotune(const std::string& value) {
   refuse("LIGER_JIT_AUTOTUNE", value, "first-run, off, full");
 }
 
-bool parse_log(const std::string& value) {
-  if (value.empty() || value == "0") return false;
-  if (value == "1") return true;
-  refuse("LIGER_JIT_LOG", value, "0, 1");
+CacheMode parse_cache_mode(const std::string& value) {
+  if (value.empty() || value == "readwrite") return CacheMode::readwrite;
+  if (value == "readonly") return CacheMode::readonly;
+  if (value == "offline") return CacheMode::offline;
+  if (value == "refresh") return CacheMode::refresh;
+  if (value == "off") return CacheMode::off;
+  refuse("LIGER_JIT_CACHE_MODE", value, "readwrite, readonly, offline, refresh, off");
+}
+
+std::optional<RemoteAddress> parse_remote(const std::string& value) {
+  if (value.empty()) return std::nullopt;
+  return parse_remote_address(value);
+}
+
+// A word says what is printed on stderr; with a slash it is a file.
+void parse_log(Environment& result, const Lookup& lookup) {
+  constexpr const char* kName = "LIGER_JIT_LOG";
+  const std::string value = value_of(lookup, kName);
+  if (value.empty() || value == "0") return;
+  result.log = value == "1" ? LogFormat::text : LogFormat::json;
+  if (value == "1" || value == "json") return;
+  if (value.find('/') == std::string::npos) refuse(kName, value, "0, 1, json, a path with a slash");
+  result.log_file = expand(kName, value, lookup);
 }
 
 int parse_threads(const std::string& value) {
@@ -130,11 +153,19 @@ const std::vector<EnvironmentVariable>& environment_table() {
       {"LIGER_JIT_CACHE_READONLY", "(none)",
        "Folders of the same layout that are searched after it and never written, separated by "
        "colons."},
+      {"LIGER_JIT_CACHE_MODE", "readwrite",
+       "`readonly` writes nothing, `offline` compiles nothing (what the cache lacks is an error), "
+       "`refresh` makes everything anew, `off` keeps all in memory."},
+      {kRemote, "(none)",
+       "Redis server that shares the cache: `redis://[:password@]host:port/prefix` or "
+       "`unix://[:password@]/socket?prefix=name`."},
       {"LIGER_JIT_AUTOTUNE", "first-run",
        "`first-run` measures a new shape once, `off` takes the heuristic pick, `full` measures "
        "every candidate."},
       {"LIGER_JIT_LOG", "0",
-       "`1` prints a line on stderr for each compile, cache hit, tuning and fallback."},
+       "`1` prints a line on stderr for each compile, cache hit, load and tuning; `json` prints "
+       "JSON, "
+       "and a path with a slash is the file that gets it."},
       {"LIGER_JIT_CXX", "the first of c++, g++, clang++ on PATH",
        "C++ compiler for kernels that run on the CPU."},
       {"LIGER_JIT_NVRTC", "the usual places", "File of NVIDIA's NVRTC library."},
@@ -149,8 +180,15 @@ Environment parse_environment(const Lookup& lookup) {
   Environment result;
   result.cache_folder = parse_cache_folder(lookup);
   result.readonly_cache_folders = parse_readonly_folders(lookup);
+  result.remote = parse_remote(value_of(lookup, kRemote));
+  result.cache_mode = parse_cache_mode(value_of(lookup, "LIGER_JIT_CACHE_MODE"));
+  if (result.cache_mode == CacheMode::off) {
+    result.cache_folder.clear();
+    result.readonly_cache_folders.clear();
+    result.remote.reset();
+  }
   result.autotune = parse_autotune(value_of(lookup, "LIGER_JIT_AUTOTUNE"));
-  result.log = parse_log(value_of(lookup, "LIGER_JIT_LOG"));
+  parse_log(result, lookup);
   result.host_compiler = value_of(lookup, "LIGER_JIT_CXX");
   result.nvrtc_library = value_of(lookup, "LIGER_JIT_NVRTC");
   result.hip_library = value_of(lookup, "LIGER_JIT_HIP");
@@ -161,7 +199,16 @@ Environment parse_environment(const Lookup& lookup) {
 const Environment& environment() {
   static const Environment& the_environment =
       *new Environment(parse_environment([](const char* name) { return std::getenv(name); }));
+  was_read.store(true, std::memory_order_release);
   return the_environment;
+}
+
+bool environment_is_read() { return was_read.load(std::memory_order_acquire); }
+
+std::string shown_value(const EnvironmentVariable& variable) {
+  const char* value = std::getenv(variable.name);
+  if (value == nullptr) return "";
+  return std::string_view(variable.name) == kRemote ? without_password(value) : value;
 }
 
 }  // namespace liger

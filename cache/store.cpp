@@ -46,8 +46,8 @@ void add_files(std::vector<StoredFile>& files, const std::string& root, Shelf sh
 
 }  // namespace
 
-Store::Store(std::string folder, std::vector<std::string> readonly_folders)
-    : folder_(std::move(folder)) {
+Store::Store(std::string folder, std::vector<std::string> readonly_folders, Writing writing)
+    : folder_(std::move(folder)), writing_(writing) {
   for (std::string& layer : readonly_folders) {
     const std::string reason = distrust_reason(folder_of(layer, kArtifactFolder));
     if (reason.empty()) {
@@ -63,7 +63,8 @@ Store::Store(std::string folder, std::vector<std::string> readonly_folders)
   }
   const std::string root = fmt::format("{}/{}", folder_, kSchemaFolder);
   std::string reason = distrust_reason(root);
-  if (reason.empty() && !make_folders(root)) reason = root + " cannot be made";
+  if (reason.empty() && writing_ == Writing::allowed && !make_folders(root))
+    reason = root + " cannot be made";
   // Again, because in a place such as /tmp anybody may have made it just before us.
   if (reason.empty()) reason = distrust_reason(root);
   if (!reason.empty()) go_memory_only(std::move(reason));
@@ -79,15 +80,16 @@ void Store::go_memory_only(std::string reason) {
 }
 
 Store& Store::user() {
-  static Store& the_store =
-      *new Store(environment().cache_folder, environment().readonly_cache_folders);
+  static Store& the_store = *new Store(
+      environment().cache_folder, environment().readonly_cache_folders,
+      environment().cache_mode == CacheMode::readonly ? Writing::forbidden : Writing::allowed);
   return the_store;
 }
 
 std::optional<Entry> Store::read(Shelf shelf, const Key& key) {
   const Hash128 hash = key.hash();
   if (!folder_.empty()) {
-    if (auto entry = read_layer(path_of(folder_, shelf, hash), key, true)) {
+    if (auto entry = read_layer(path_of(folder_, shelf, hash), key, writing_ == Writing::allowed)) {
       ++counters().hit_disk;
       return entry;
     }
@@ -108,7 +110,7 @@ std::optional<Entry> Store::read_layer(const std::string& path, const Key& key,
   if (!file) return std::nullopt;
   std::optional<Entry> entry = decode_entry(file->bytes);
   if (entry && entry->key_bytes == key.bytes()) {
-    if (log_enabled()) log_event(Event::hit, "file=" + path);
+    if (log_enabled()) log_event(Event::hit, {{"file", path}});
     return entry;
   }
 
@@ -119,7 +121,7 @@ std::optional<Entry> Store::read_layer(const std::string& path, const Key& key,
     make_folders(folder_of(folder_, kQuarantineFolder));
     moved = move_if_unchanged(path, file->stamp, quarantine_path(folder_, path));
   }
-  log_event(Event::corrupt, fmt::format("file={} moved={}", path, moved ? 1 : 0));
+  log_event(Event::corrupt, {{"file", path}, {"moved", moved ? 1.0 : 0.0}});
   warn_once("cache corrupt " + folder_,
             fmt::format("the cache entry {} {} and is compiled anew; if this comes again, look at "
                         "the disk",
@@ -127,8 +129,9 @@ std::optional<Entry> Store::read_layer(const std::string& path, const Key& key,
   return std::nullopt;
 }
 
-void Store::publish(Shelf shelf, const Key& key, std::string_view meta, std::string_view payload) {
-  if (folder_.empty()) return;
+void Store::publish(Shelf shelf, const Key& key, std::string_view meta, std::string_view payload,
+                    bool replace) {
+  if (folder_.empty() || writing_ == Writing::forbidden) return;
   if (!may_write_.load(std::memory_order_relaxed)) {
     ++counters().publish_failed;
     return;
@@ -136,11 +139,11 @@ void Store::publish(Shelf shelf, const Key& key, std::string_view meta, std::str
   const std::string path = path_of(folder_, shelf, key.hash());
   const std::string bytes = encode_entry(key.bytes(), meta, payload);
   const PublishResult result =
-      shelf == Shelf::artifact ? publish_file(path, bytes) : replace_file(path, bytes);
+      shelf == Shelf::artifact && !replace ? publish_file(path, bytes) : replace_file(path, bytes);
   switch (result.outcome) {
     case Publish::written:
       ++counters().published;
-      if (log_enabled()) log_event(Event::publish, "file=" + path);
+      if (log_enabled()) log_event(Event::publish, {{"file", path}});
       break;
     case Publish::existed:
       break;

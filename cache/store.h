@@ -29,8 +29,11 @@ struct StoredFile {
 class Store {
  public:
   // `folder` empty: memory only, every read a miss. An untrusted or unwritable folder costs one
-  // warning, and the process goes on without it.
-  explicit Store(std::string folder, std::vector<std::string> readonly_folders = {});
+  // warning, and the process goes on without it. With Writing::forbidden nothing is made, moved or
+  // written there.
+  enum class Writing { allowed, forbidden };
+  explicit Store(std::string folder, std::vector<std::string> readonly_folders = {},
+                 Writing writing = Writing::allowed);
 
   // The process's own, from the environment.
   static Store& user();
@@ -40,8 +43,10 @@ class Store {
   std::optional<Entry> read(Shelf shelf, const Key& key);
 
   // Best effort: the caller goes on with the bytes it has whatever happens. After a failure such as
-  // a full disk, one warning is printed and this process writes no more.
-  void publish(Shelf shelf, const Key& key, std::string_view meta, std::string_view payload);
+  // a full disk, one warning is printed and this process writes no more. A kernel that is there
+  // stays unless `replace` is set.
+  void publish(Shelf shelf, const Key& key, std::string_view meta, std::string_view payload,
+               bool replace = false);
 
   const std::string& folder() const { return folder_; }  // empty when memory only
   std::string why_memory_only() const { return why_memory_only_; }
@@ -59,6 +64,7 @@ class Store {
   std::string folder_;
   std::vector<std::string> readonly_folders_;
   std::string why_memory_only_;
+  const Writing writing_;
   std::atomic<bool> may_write_{true};
 };
 

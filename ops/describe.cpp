@@ -83,11 +83,6 @@ json file_json(const StoredFile& file) {
   return row;
 }
 
-std::string variable_value(const EnvironmentVariable& variable) {
-  const char* value = std::getenv(variable.name);
-  return value ? value : "";
-}
-
 }  // namespace
 
 Dtype parse_dtype(std::string_view text) {
@@ -152,7 +147,7 @@ std::string describe_environment() {
     variables.push_back({{"name", variable.name},
                          {"default", variable.default_text},
                          {"meaning", variable.meaning},
-                         {"value", variable_value(variable)}});
+                         {"value", shown_value(variable)}});
   }
   json compilers = json::array();
   json devices = json::array();
@@ -185,7 +180,8 @@ std::string describe_environment() {
   json result = {{"variables", variables}, {"compilers", compilers}, {"devices", devices}};
   result["cache"] = {{"folder", store.folder()},
                      {"why_memory_only", store.why_memory_only()},
-                     {"readonly", environment().readonly_cache_folders}};
+                     {"readonly", environment().readonly_cache_folders},
+                     {"remote", environment().remote ? environment().remote->shown() : ""}};
   return result.dump();
 }
 

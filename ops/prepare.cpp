@@ -43,7 +43,8 @@ const Target& prepare_target() { return open_recorder->target; }
 void prepare(const Call& call) {
   Recorder& recorder = *open_recorder;
   bool is_new = false;
-  const bool tunes = environment().autotune != AutotuneMode::off && worth_measuring(call);
+  const bool tunes = environment().autotune != AutotuneMode::off &&
+                     environment().cache_mode != CacheMode::offline && worth_measuring(call);
   for (PlannedUnit& planned : units_of(call, tunes)) {
     if (!recorder.units.insert(hash128(planned.unit.expanded)).second) continue;
     is_new = true;

@@ -12,8 +12,9 @@
 #include "base/environment.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/profile_range.h"
 #include "base/text.h"
-#include "cache/store.h"
+#include "cache/layers.h"
 #include "ops/scratch.h"
 
 namespace liger {
@@ -209,6 +210,7 @@ struct Search {
 
   // The fastest candidate; its record is published.
   Knobs run(std::vector<Candidate>& candidates, TuneRecord& record) const {
+    const ProfileRange range("tune", kernel.name);
     const auto begin = std::chrono::steady_clock::now();
     const Target& target = device.properties().target;
     prefetch_all(kernel, call, candidates, target, Urgency::awaited);
@@ -220,16 +222,19 @@ struct Search {
     Knobs chosen = first->knobs;
     if (measure(kernel, call, device, stream, candidates, record)) {
       if (const Knobs* knobs = pick_of(candidates, record)) chosen = *knobs;
-      Store::user().publish(Shelf::tune, key,
-                            fmt::format("kernel={}\npick={}\n", kernel.name, text_of(chosen)),
-                            record.encode());
+      publish_entry(Shelf::tune, key,
+                    fmt::format("kernel={}\npick={}\n", kernel.name, text_of(chosen)),
+                    record.encode());
     }
     counters().tuned++;
     const auto spent = std::chrono::steady_clock::now() - begin;
     counters().tune_microseconds +=
         std::chrono::duration_cast<std::chrono::microseconds>(spent).count();
-    log_event(Event::tune, fmt::format("{} {} {} pick={}", call.op().name, kernel.name, target.arch,
-                                       text_of(chosen)));
+    log_event(Event::tune, {{"op", call.op().name},
+                            {"kernel", kernel.name},
+                            {"arch", target.arch},
+                            {"pick", text_of(chosen)},
+                            {"ms", std::chrono::duration<double, std::milli>(spent).count()}});
     return chosen;
   }
 
@@ -280,13 +285,15 @@ Choice choose_knobs(const KernelOf& kernel, const Call& call, Device& device, St
   if (const auto pick = known_pick(key, candidates)) return {*pick};
 
   TuneRecord record;
-  if (const auto entry = Store::user().read(Shelf::tune, key)) {
+  if (const auto entry = read_entry(Shelf::tune, key)) {
     record = TuneRecord::decode(entry->payload).value_or(TuneRecord{});
   }
   if (const Knobs* knobs = pick_of(candidates, record)) {
     counters().tune_hit++;
     return {remember(key, *knobs, candidates)};
   }
+  // A search would want every candidate, and there is nothing to compile them with.
+  if (environment().cache_mode == CacheMode::offline) return {first};
   if (!may_measure) return {first, true};
   if (prefetches_pending() && !call.on_host()) {
     prefetch_all(kernel, call, candidates, target, Urgency::soon);

@@ -20,7 +20,7 @@ namespace liger {
 namespace {
 
 constexpr double timeout_seconds = 120;
-constexpr const char* empty_kernel = "extern \"C\" __global__ void liger_entry() {}\n";
+constexpr const char* empty_kernel = "extern \"C\" __global__ void liger_nothing() {}\n";
 
 std::string& helper_path() {
   static auto& path = *new std::string(own_folder() + "/liger-hiprtc-helper");

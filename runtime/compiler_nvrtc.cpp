@@ -23,9 +23,9 @@ int number_before(std::string_view report, std::string_view unit, size_t start) 
 }
 
 // A function that was not inlined has lines of its own; only those of the entry count.
-Resources resources_of(std::string_view report) {
+Resources resources_of(std::string_view report, std::string_view symbol) {
   Resources resources;
-  const size_t entry = report.find("Function properties for liger_entry");
+  const size_t entry = report.find(fmt::format("Function properties for {}", symbol));
   if (entry == std::string_view::npos) return resources;
   resources.registers = number_before(report, " registers", entry);
   resources.stack_bytes = number_before(report, " bytes stack frame", entry);
@@ -88,7 +88,7 @@ class NvrtcCompiler final : public Compiler {
     Binary binary;
     binary.bytes = program.cubin();
     if (binary.bytes.empty()) throw compile_error(unit, target, "NVRTC gave no code\n" + log);
-    binary.resources = resources_of(log);
+    binary.resources = resources_of(log, entry_symbol(unit.kernel));
     binary.compile_ms =
         std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
     return binary;

@@ -47,8 +47,8 @@ class Device {
   virtual ~Device() = default;
   virtual const DeviceProperties& properties() const = 0;
 
-  // Raises Error(device) with the driver's words.
-  virtual Function* load(const Binary& binary) = 0;
+  // `symbol`: of the function that is launched. Raises Error(device) with the driver's words.
+  virtual Function* load(const Binary& binary, const std::string& symbol) = 0;
 
   // Before launches of a function with that much shared memory.
   virtual void allow_shared(Function* function, int shared_bytes) = 0;

@@ -70,12 +70,12 @@ void GpuDevice::allocate_fault() {
   check(functions_.host_device_pointer(&fault_pointer_, memory, 0), "mapping host memory");
 }
 
-Function* GpuDevice::load(const Binary& binary) {
+Function* GpuDevice::load(const Binary& binary, const std::string& symbol) {
   const Relaxed scope(*this);
   void* module = nullptr;
   check(functions_.module_load(&module, binary.bytes.data()), "loading a kernel");
   void* function = nullptr;
-  check(functions_.module_function(&function, module, "liger_entry"), "finding liger_entry");
+  check(functions_.module_function(&function, module, symbol.c_str()), "finding a kernel");
   // Now and not lazily at the first launch, which may be in a capture.
   if (functions_.function_load) check(functions_.function_load(function), "loading a kernel");
   return static_cast<Function*>(function);

@@ -45,7 +45,7 @@ class GpuDevice : public Device {
   explicit GpuDevice(const GpuFunctions& functions) : functions_(functions) {}
 
   const DeviceProperties& properties() const override { return properties_; }
-  Function* load(const Binary& binary) override;
+  Function* load(const Binary& binary, const std::string& symbol) override;
   void allow_shared(Function* function, int shared_bytes) override;
   void launch(Function* function, int64_t blocks, int threads, const void* arguments,
               size_t arguments_bytes, Stream stream, int shared_bytes) override;

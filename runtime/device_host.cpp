@@ -88,13 +88,13 @@ class HostDevice final : public Device {
 
   const DeviceProperties& properties() const override { return properties_; }
 
-  Function* load(const Binary& binary) override {
+  Function* load(const Binary& binary, const std::string& symbol) override {
     std::string why;
     void* library = open_from_memory(binary.bytes, why);
     if (!library) library = open_from_folder(binary.bytes, why);
     if (!library) throw Error(ErrorKind::device, "the loader refused a kernel: " + why);
-    void* entry = dlsym(library, "liger_entry");
-    if (!entry) throw Error(ErrorKind::device, "a loaded kernel has no symbol liger_entry");
+    void* entry = dlsym(library, symbol.c_str());
+    if (!entry) throw Error(ErrorKind::device, "a loaded kernel has no symbol " + symbol);
     return static_cast<Function*>(entry);
   }
 

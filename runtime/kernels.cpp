@@ -1,14 +1,16 @@
 #include "runtime/kernels.h"
 
 #include <charconv>
+#include <chrono>
 #include <map>
 
 #include "base/counters.h"
+#include "base/environment.h"
 #include "base/error.h"
-#include "base/files.h"
 #include "base/log.h"
+#include "base/profile_range.h"
 #include "base/text.h"
-#include "cache/store.h"
+#include "cache/layers.h"
 #include "runtime/single_flight.h"
 
 namespace liger {
@@ -19,7 +21,7 @@ constexpr std::string_view numerics = "fixed-tree,fmad=false";
 
 struct Made {
   Binary binary;
-  bool from_disk = false;
+  bool from_cache = false;
 };
 
 struct Tables {
@@ -38,10 +40,10 @@ Tables& tables() { return ProcessState<Tables>::get(); }
 std::string meta_of(const Unit& unit, const Binary& binary) {
   const Resources& resources = binary.resources;
   return fmt::format(
-      "symbol=liger_entry\nkernel={}\nregisters={}\nspill_bytes={}\nstack_bytes={}\n"
-      "shared_bytes={}\ncompile_ms={:.1f}\n",
-      unit.kernel, resources.registers, resources.spill_bytes, resources.stack_bytes,
-      resources.shared_bytes, binary.compile_ms);
+      "symbol={}\nkernel={}\nregisters={}\nspill_bytes={}\nstack_bytes={}\nshared_bytes={}\n"
+      "compile_ms={:.1f}\n",
+      entry_symbol(unit.kernel), unit.kernel, resources.registers, resources.spill_bytes,
+      resources.stack_bytes, resources.shared_bytes, binary.compile_ms);
 }
 
 template <typename Number>
@@ -66,31 +68,48 @@ Binary binary_of(Entry entry) {
 
 std::string short_name(const Key& key) { return key.hash().hex().substr(0, 12); }
 
-std::shared_ptr<const Made> compiled(const Key& key, const Unit& unit, const Target& target) {
+[[noreturn]] void refuse_offline(const Key& key, const Unit& unit, const Target& target) {
+  throw Error(ErrorKind::compile,
+              fmt::format("{} for {} {} (key {}) is in no layer of the cache, and "
+                          "LIGER_JIT_CACHE_MODE=offline forbids to compile it. Run once with "
+                          "LIGER_JIT_CACHE_MODE=readwrite, or fill the cache with `liger-jit "
+                          "compile`, and list its folder in LIGER_JIT_CACHE_READONLY",
+                          unit.kernel, name_of(target.backend), target.arch, key.hash().hex()));
+}
+
+std::shared_ptr<const Made> compiled(const Key& key, const Unit& unit, const Target& target,
+                                     Standing standing = Standing::keep) {
+  if (environment().cache_mode == CacheMode::offline) refuse_offline(key, unit, target);
   counters().compiled += 1;
+  const ProfileRange range("compile", unit.kernel);
   auto made = std::make_shared<Made>();
   made->binary = compiler_for(target.backend).compile(unit, target);
   const Binary& binary = made->binary;
   counters().compile_microseconds += static_cast<uint64_t>(binary.compile_ms * 1000);
-  log_event(Event::compile, fmt::format("{} {} {:.0f}ms key={}", unit.kernel, target.arch,
-                                        binary.compile_ms, short_name(key)));
-  Store::user().publish(Shelf::artifact, key, meta_of(unit, binary), binary.bytes);
+  log_event(Event::compile, {{"kernel", unit.kernel},
+                             {"arch", target.arch},
+                             {"ms", binary.compile_ms},
+                             {"key", short_name(key)}});
+  publish_entry(Shelf::artifact, key, meta_of(unit, binary), binary.bytes, standing);
   return made;
 }
 
 std::shared_ptr<const Made> obtained(const Key& key, const Unit& unit, const Target& target) {
   return tables().artifacts.get(key.hash(), [&]() -> std::shared_ptr<const Made> {
-    std::optional<Entry> entry = Store::user().read(Shelf::artifact, key);
+    std::optional<Entry> entry = read_entry(Shelf::artifact, key);
     if (!entry) return compiled(key, unit, target);
     return std::make_shared<Made>(Made{binary_of(std::move(*entry)), true});
   });
 }
 
-// The publish protocol lets the first writer win, so an entry that the loader refuses must go
-// first.
-void remove_entry(const Key& key) {
-  for (const StoredFile& file : Store::user().list())
-    if (file.entry && file.entry->key_bytes == key.bytes()) remove_file(file.path);
+Function* load(const Binary& binary, const Unit& unit, Device& device) {
+  const ProfileRange range("load", unit.kernel);
+  const auto begin = std::chrono::steady_clock::now();
+  Function* const function = device.load(binary, entry_symbol(unit.kernel));
+  const auto spent = std::chrono::steady_clock::now() - begin;
+  counters().load_microseconds +=
+      static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(spent).count());
+  return function;
 }
 
 const Kernel* loaded(const Unit& unit, Device& device) {
@@ -99,17 +118,20 @@ const Kernel* loaded(const Unit& unit, Device& device) {
   std::shared_ptr<const Made> made = obtained(key, unit, target);
   Function* function = nullptr;
   try {
-    function = device.load(made->binary);
+    function = load(made->binary, unit, device);
   } catch (const Error& error) {
-    if (error.kind() != ErrorKind::device || !made->from_disk) throw;
-    log_event(Event::corrupt, fmt::format("{} {} refused by the loader key={}", unit.kernel,
-                                          target.arch, short_name(key)));
-    remove_entry(key);
+    if (error.kind() != ErrorKind::device || !made->from_cache) throw;
+    log_event(Event::corrupt, {{"kernel", unit.kernel},
+                               {"arch", target.arch},
+                               {"key", short_name(key)},
+                               {"why", error.what()}});
     tables().artifacts.forget(key.hash());
-    made = tables().artifacts.get(key.hash(), [&] { return compiled(key, unit, target); });
-    function = device.load(made->binary);
+    made = tables().artifacts.get(key.hash(),
+                                  [&] { return compiled(key, unit, target, Standing::replace); });
+    function = load(made->binary, unit, device);
   }
-  log_event(Event::load, fmt::format("{} {} key={}", unit.kernel, target.arch, short_name(key)));
+  log_event(Event::load,
+            {{"kernel", unit.kernel}, {"arch", target.arch}, {"key", short_name(key)}});
   return new Kernel{unit.kernel, &device, function, made->binary.resources};
 }
 

@@ -104,6 +104,8 @@ Unit make_unit(std::string_view template_file, std::string_view kernel, const Sp
   return unit;
 }
 
+std::string entry_symbol(std::string_view kernel) { return fmt::format("liger_{}", kernel); }
+
 std::string expand_includes(std::string_view text) {
   Expansion expansion;
   expansion.append(text, "unit", "unit");

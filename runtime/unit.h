@@ -20,6 +20,9 @@ struct Unit {
 // file that is not embedded in the library.
 Unit make_unit(std::string_view template_file, std::string_view kernel, const Spec& spec);
 
+// The function of the binary that is launched, by which profilers know it: liger_RmsNormForward.
+std::string entry_symbol(std::string_view kernel);
+
 // The text with each `#include "…"` replaced by that embedded file, each file once, with #line
 // marks.
 std::string expand_includes(std::string_view text);

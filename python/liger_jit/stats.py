@@ -10,10 +10,18 @@ from . import library
 def stats() -> dict[str, Any]:
     """The counters of this process and its recent warnings.
 
-    `counters` holds, among others, `compiled` (units given to a compiler), `hit_memory`, `hit_disk`
-    and `hit_readonly` (kernels by the layer that answered), `corrupt` (cache entries that failed
-    verification) and `tuned` (kernels whose variants were timed). `warnings` are texts, oldest
-    first.
+    `counters` holds, among others:
+
+    - by the layer that answered: `hit_memory`, `hit_disk` (the user's folder), `hit_readonly`,
+      `hit_remote`, and `compiled` (units given to a compiler);
+    - `tune_hit` and `tuned`, kernels whose variants had been timed and were timed now;
+    - `miss_disk`, `miss_remote`; `corrupt` and `remote_rejected`, what failed verification;
+    - `published`, `publish_failed`, `remote_published`; `remote_errors`, requests that failed, and
+      `remote_skipped`, those not made because of them;
+    - where the time went, in all threads together: `compile_microseconds`, `tune_microseconds`
+      (with the compiles it waits for), `load_microseconds`, `remote_microseconds`.
+
+    `warnings` are texts, oldest first.
     """
     return library.ask("_stats")
 

@@ -17,7 +17,7 @@
 #define LIGER_UNROLL  // clang would unroll a whole row for the one thread of the host
 #define LIGER_UNROLL_BY(COUNT)
 #define LIGER_ENTRY(KERNEL, SPEC)                                                   \
-  extern "C" __attribute__((visibility("default"))) void liger_entry(               \
+  extern "C" __attribute__((visibility("default"))) void liger_##KERNEL(            \
       const void* arguments, long long first_block, long long last_block) {         \
     const auto kernel = *static_cast<const liger::KERNEL<SPEC>*>(arguments);        \
     for (long long block = first_block; block < last_block; ++block) kernel(block); \
@@ -33,7 +33,7 @@
 #define LIGER_BOUNDS(KERNEL) __launch_bounds__(KERNEL::block_threads, 1)
 #define LIGER_ENTRY(KERNEL, SPEC)                              \
   extern "C" __global__ void LIGER_BOUNDS(liger::KERNEL<SPEC>) \
-      liger_entry(const liger::KERNEL<SPEC> kernel) {          \
+      liger_##KERNEL(const liger::KERNEL<SPEC> kernel) {       \
     kernel(static_cast<long long>(blockIdx.x));                \
   }
 

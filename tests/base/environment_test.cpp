@@ -46,7 +46,9 @@ TEST_F(EnvironmentParser, defaults) {
   EXPECT_EQ(result.cache_folder, home_ + "/.cache/liger");
   EXPECT_TRUE(result.readonly_cache_folders.empty());
   EXPECT_EQ(result.autotune, AutotuneMode::first_run);
-  EXPECT_FALSE(result.log);
+  EXPECT_EQ(result.cache_mode, CacheMode::readwrite);
+  EXPECT_FALSE(result.remote);
+  EXPECT_EQ(result.log, LogFormat::off);
   EXPECT_EQ(result.host_compiler, "");
   EXPECT_EQ(result.compile_threads, 0);
   EXPECT_FALSE(fs::exists(home_ + "/.cache")) << "parsing makes nothing";
@@ -56,6 +58,8 @@ TEST_F(EnvironmentParser, every_value_is_taken) {
   const Environment result = parse({{"HOME", home_},
                                     {"LIGER_JIT_CACHE", "/some/where"},
                                     {"LIGER_JIT_AUTOTUNE", "full"},
+                                    {"LIGER_JIT_CACHE_MODE", "offline"},
+                                    {"LIGER_JIT_REMOTE", "redis://server/team"},
                                     {"LIGER_JIT_LOG", "1"},
                                     {"LIGER_JIT_CXX", "clang++"},
                                     {"LIGER_JIT_NVRTC", "/lib/n.so"},
@@ -63,7 +67,9 @@ TEST_F(EnvironmentParser, every_value_is_taken) {
                                     {"LIGER_JIT_THREADS", "12"}});
   EXPECT_EQ(result.cache_folder, "/some/where");
   EXPECT_EQ(result.autotune, AutotuneMode::full);
-  EXPECT_TRUE(result.log);
+  EXPECT_EQ(result.cache_mode, CacheMode::offline);
+  EXPECT_EQ(result.remote->shown(), "redis://server:6379/team");
+  EXPECT_EQ(result.log, LogFormat::text);
   EXPECT_EQ(result.host_compiler, "clang++");
   EXPECT_EQ(result.nvrtc_library, "/lib/n.so");
   EXPECT_EQ(result.hip_library, "/lib/h.so");
@@ -115,6 +121,27 @@ TEST_F(EnvironmentParser, no_folder_at_all_is_memory_only_with_a_warning) {
   EXPECT_TRUE(warned);
 }
 
+TEST_F(EnvironmentParser, cache_mode_off_uses_no_folder_and_no_server) {
+  const Environment result = parse({{"HOME", home_},
+                                    {"LIGER_JIT_CACHE_MODE", "off"},
+                                    {"LIGER_JIT_CACHE", "/some/where"},
+                                    {"LIGER_JIT_CACHE_READONLY", "/site"},
+                                    {"LIGER_JIT_REMOTE", "redis://server"}});
+  EXPECT_EQ(result.cache_folder, "");
+  EXPECT_TRUE(result.readonly_cache_folders.empty());
+  EXPECT_FALSE(result.remote);
+}
+
+TEST_F(EnvironmentParser, log_is_text_json_or_a_file) {
+  EXPECT_EQ(parse({{"HOME", home_}, {"LIGER_JIT_LOG", "0"}}).log, LogFormat::off);
+  const Environment json = parse({{"HOME", home_}, {"LIGER_JIT_LOG", "json"}});
+  EXPECT_EQ(json.log, LogFormat::json);
+  EXPECT_EQ(json.log_file, "");
+  const Environment file = parse({{"HOME", home_}, {"LIGER_JIT_LOG", "~/run.ndjson"}});
+  EXPECT_EQ(file.log, LogFormat::json);
+  EXPECT_EQ(file.log_file, home_ + "/run.ndjson");
+}
+
 TEST_F(EnvironmentParser, readonly_folders_are_separated_by_colons) {
   const Environment result =
       parse({{"HOME", home_}, {"LIGER_JIT_CACHE_READONLY", ":/site/a::~/b:"}});
@@ -123,8 +150,12 @@ TEST_F(EnvironmentParser, readonly_folders_are_separated_by_colons) {
 
 TEST_F(EnvironmentParser, wrong_value_raises_an_error_with_name_value_and_what_is_allowed) {
   const std::vector<std::array<std::string, 3>> cases = {
-      {"LIGER_JIT_AUTOTUNE", "always", "first-run"}, {"LIGER_JIT_LOG", "yes", "0, 1"},
-      {"LIGER_JIT_THREADS", "-1", "0 to"},           {"LIGER_JIT_THREADS", "4x", "0 to"},
+      {"LIGER_JIT_AUTOTUNE", "always", "first-run"},
+      {"LIGER_JIT_LOG", "yes", "0, 1, json, a path"},
+      {"LIGER_JIT_CACHE_MODE", "rw", "readwrite, readonly, offline, refresh, off"},
+      {"LIGER_JIT_REMOTE", "http://h", "redis://"},
+      {"LIGER_JIT_THREADS", "-1", "0 to"},
+      {"LIGER_JIT_THREADS", "4x", "0 to"},
       {"LIGER_JIT_THREADS", "99999999999", "0 to"},
   };
   for (const auto& [name, value, allowed] : cases) {

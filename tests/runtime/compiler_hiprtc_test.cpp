@@ -35,8 +35,9 @@ TEST_F(HiprtcTest, makes_code_for_cdna_and_rdna_without_a_gpu) {
 
 TEST_F(HiprtcTest, shared_memory_and_stack_are_reported) {
   Unit unit;
+  unit.kernel = "Sample";
   unit.text =
-      "extern \"C\" __global__ void __launch_bounds__(256) liger_entry(float* x) {\n"
+      "extern \"C\" __global__ void __launch_bounds__(256) liger_Sample(float* x) {\n"
       "__shared__ float s[512]; float local[64];\n"
       "for (int i = 0; i < 64; ++i) local[i] = x[i];\n"
       "s[threadIdx.x] = local[static_cast<int>(x[0]) & 63];\n"

@@ -20,7 +20,7 @@ class NvrtcTest : public ::testing::Test {
 Unit kernel_unit(const std::string& body) {
   Unit unit;
   unit.kernel = "Sample";
-  unit.text = "extern \"C\" __global__ void __launch_bounds__(256) liger_entry(float* x) {\n" +
+  unit.text = "extern \"C\" __global__ void __launch_bounds__(256) liger_Sample(float* x) {\n" +
               body + "\n}\n";
   unit.expanded = unit.text;
   return unit;
@@ -77,7 +77,7 @@ TEST_F(NvrtcTest, wrong_source_gives_the_words_of_the_compiler_and_the_unit) {
     EXPECT_EQ(error.kind(), ErrorKind::compile);
     const std::string words = error.what();
     EXPECT_NE(words.find("error: "), std::string::npos) << words;
-    EXPECT_NE(words.find("liger_entry"), std::string::npos) << words;
+    EXPECT_NE(words.find("liger_Scale"), std::string::npos) << words;
     EXPECT_NE(words.find("sm_90a"), std::string::npos) << words;
   }
 }

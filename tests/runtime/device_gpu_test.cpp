@@ -91,7 +91,7 @@ TEST_P(GpuTest, what_cannot_be_is_refused) {
   device_->launch(scale->function, 0, 32, &arguments, sizeof(arguments), nullptr);
   EXPECT_EQ(device_->allocate(size_t{1} << 50), nullptr);
   try {
-    device_->load(Binary{"not a kernel", {}, 0});
+    device_->load(Binary{"not a kernel", {}, 0}, "liger_Scale");
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::device);

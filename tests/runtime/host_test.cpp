@@ -39,7 +39,8 @@ std::vector<float> scaled(Device& device, Function* function, int64_t count) {
 
 TEST_F(HostTest, parallel_runner_covers_each_block_once) {
   Device& device = liger::device(Backend::cpu, 0);
-  Function* function = device.load(compiler_for(Backend::cpu).compile(scale_unit(3), target_));
+  Function* function =
+      device.load(compiler_for(Backend::cpu).compile(scale_unit(3), target_), "liger_Scale");
   const int64_t count = 1003;  // not a multiple of the parts
   for (const ParallelFor parallel_for : {ParallelFor{nullptr}, ParallelFor{in_threads}}) {
     set_parallel_for(parallel_for, 4);
@@ -55,20 +56,21 @@ TEST_F(HostTest, kernels_loaded_one_after_another_are_different) {
   Device& device = liger::device(Backend::cpu, 0);
   for (int factor = 2; factor < 6; ++factor) {
     Function* function =
-        device.load(compiler_for(Backend::cpu).compile(scale_unit(factor), target_));
+        device.load(compiler_for(Backend::cpu).compile(scale_unit(factor), target_), "liger_Scale");
     EXPECT_EQ(scaled(device, function, 2)[1], static_cast<float>(factor));
   }
 }
 
 TEST_F(HostTest, no_blocks_is_no_launch) {
   Device& device = liger::device(Backend::cpu, 0);
-  Function* function = device.load(compiler_for(Backend::cpu).compile(scale_unit(3), target_));
+  Function* function =
+      device.load(compiler_for(Backend::cpu).compile(scale_unit(3), target_), "liger_Scale");
   device.launch(function, 0, 1, nullptr, 0, nullptr);
 }
 
 TEST_F(HostTest, bytes_that_are_no_library_are_a_device_error) {
   try {
-    liger::device(Backend::cpu, 0).load(Binary{"not a library", {}, 0});
+    liger::device(Backend::cpu, 0).load(Binary{"not a library", {}, 0}, "liger_Scale");
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::device);

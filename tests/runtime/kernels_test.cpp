@@ -96,7 +96,7 @@ TEST_F(KernelsTest, damaged_entry_is_compiled_again_with_the_same_result) {
 // It verifies, so only the loader can tell that it is no library.
 TEST_F(KernelsTest, entry_that_the_loader_refuses_is_replaced) {
   const Key key = artifact_key(scale_unit(103), target_);
-  Store::user().publish(Shelf::artifact, key, "symbol=liger_entry\n", "not a library");
+  Store::user().publish(Shelf::artifact, key, "symbol=liger_Scale\n", "not a library");
   const uint64_t compiled_before = counters().compiled;
   EXPECT_EQ(scaled_one(*kernel(scale_unit(103), device(Backend::cpu, 0))), 103);
   EXPECT_EQ(counters().compiled, compiled_before + 1);

@@ -21,11 +21,11 @@ struct Scale {
   void operator()(long long i) const { y[i] = factor * x[i]; }
 };
 #if defined(__CUDACC_RTC__) || defined(__HIPCC_RTC__)
-extern "C" __global__ void __launch_bounds__(256) liger_entry(const Scale kernel) {
+extern "C" __global__ void __launch_bounds__(256) liger_Scale(const Scale kernel) {
   kernel(blockIdx.x);
 }
 #else
-extern "C" __attribute__((visibility("default"))) void liger_entry(
+extern "C" __attribute__((visibility("default"))) void liger_Scale(
     const void* arguments, long long first_block, long long last_block) {
   for (long long block = first_block; block < last_block; ++block)
     (*static_cast<const Scale*>(arguments))(block);

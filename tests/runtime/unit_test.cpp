@@ -33,6 +33,10 @@ TEST(UnitTest, text_is_the_few_lines_that_a_person_would_write) {
   EXPECT_NE(unit.expanded.find("#line 2 \"unit\"\nusing namespace liger;"), std::string::npos);
 }
 
+TEST(UnitTest, function_that_is_launched_bears_the_name_of_the_kernel) {
+  EXPECT_EQ(entry_symbol("RmsNormForward"), "liger_RmsNormForward");
+}
+
 TEST(UnitTest, file_that_is_not_embedded_is_named) {
   try {
     make_unit("no_such.h", "RmsNormForward", {});

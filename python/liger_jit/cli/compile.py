@@ -92,6 +92,8 @@ def _compile_for(arch: str, replay, quiet: bool) -> dict:
         "arch": arch,
         "kernels": kernels,
         "compiled": after["compiled"] - before["compiled"],
-        "from_cache": sum(after[name] - before[name] for name in ("hit_disk", "hit_readonly")),
+        "from_cache": sum(
+            after[name] - before[name] for name in ("hit_disk", "hit_readonly", "hit_remote")
+        ),
         "failed": failed,
     }

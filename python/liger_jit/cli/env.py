@@ -54,6 +54,8 @@ def run(asked: argparse.Namespace) -> int:
     console.print(f"cache: {cache['folder'] or 'memory only'} {cache['why_memory_only']}".rstrip())
     for folder in cache["readonly"]:
         console.print(f"read-only cache: {folder}")
+    if cache["remote"]:
+        console.print(f"shared cache: {cache['remote']}", highlight=False)
     variables = [
         [variable["name"], variable["value"], variable["default"], variable["meaning"]]
         for variable in answer["variables"]

@@ -1,0 +1,28 @@
+#include "cache/layers.h"
+
+#include "base/environment.h"
+#include "cache/remote.h"
+
+namespace liger {
+
+std::optional<Entry> read_entry(Shelf shelf, const Key& key) {
+  if (environment().cache_mode == CacheMode::refresh) return std::nullopt;
+  if (auto entry = Store::user().read(shelf, key)) return entry;
+  Remote* const remote = Remote::of_process();
+  if (remote == nullptr) return std::nullopt;
+  std::optional<Entry> entry = remote->read(shelf, key);
+  if (entry) Store::user().publish(shelf, key, entry->meta, entry->payload);
+  return entry;
+}
+
+void publish_entry(Shelf shelf, const Key& key, std::string_view meta, std::string_view payload,
+                   Standing standing) {
+  const CacheMode mode = environment().cache_mode;
+  if (mode == CacheMode::readonly) return;
+  const bool replace = standing == Standing::replace || mode == CacheMode::refresh;
+  Store::user().publish(shelf, key, meta, payload, replace);
+  if (Remote* const remote = Remote::of_process())
+    remote->publish(shelf, key, encode_entry(key.bytes(), meta, payload), replace);
+}
+
+}  // namespace liger
