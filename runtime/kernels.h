@@ -1,5 +1,6 @@
 // From a unit to a kernel that can be launched: process table, then disk, then compiler. One
-// compile for a key in flight: other threads wait for its result.
+// compile for a key in flight: other threads wait for its result, and other processes of the node
+// and ranks of the job do so within reason.
 #pragma once
 
 #include <functional>
@@ -20,6 +21,10 @@ Key artifact_key(const Unit& unit, const Target& target);
 // From the process, the disk or the compiler; published on disk after a compile. Thread safe.
 // Raises Error(compile) or Error(unsupported); a failure is not remembered.
 std::shared_ptr<const Binary> artifact(const Unit& unit, const Target& target);
+
+// Whether another process compiles it at this moment, so that there is better work to do first.
+// Raises Error(compile) when the compiler is missing.
+bool is_made_elsewhere(const Unit& unit, const Target& target);
 
 struct Kernel {
   std::string name;

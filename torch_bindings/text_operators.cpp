@@ -6,6 +6,7 @@
 #include "ops/plan.h"
 #include "ops/prepare.h"
 #include "ops/registry.h"
+#include "torch_bindings/process_group.h"
 #include "torch_bindings/tensor.h"
 
 namespace liger::torch_bindings {
@@ -81,6 +82,8 @@ void register_text_operators(torch::Library& library) {
   library.def("_tune_prepared(str device) -> int", [](const std::string& device_text) {
     return with_torch_errors([&] { return tune_on(device_text); });
   });
+  library.def("_use_process_group(str name) -> ()",
+              [](const std::string& name) { use_process_group(name); });
   library.def("_check() -> ()", [] { with_torch_errors([] { check_faults(); }); });
 }
 
