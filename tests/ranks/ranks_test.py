@@ -17,8 +17,8 @@ ROUNDS = int(os.environ.get("RANKS_ROUNDS", "2"))
 RANKS = 8
 
 
-def launch(folder, caches, ranks=RANKS, backend="gloo"):
-    """What each rank of a torchrun tells, in the order of the ranks."""
+def launch(folder, caches, ranks=RANKS, backend="gloo", torchrun=False):
+    """What each rank tells, in the order of the ranks."""
     folder.mkdir()
     variables = {
         **os.environ,
@@ -26,8 +26,11 @@ def launch(folder, caches, ranks=RANKS, backend="gloo"):
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={ranks}", str(PROGRAM), str(folder), caches, backend]
+    program = [str(PROGRAM), str(folder), caches, backend]
+    command = [sys.executable, *program, str(ranks)]
+    if torchrun:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc-per-node={ranks}", *program]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
@@ -53,11 +56,11 @@ def entries(folder):
 
 
 @pytest.mark.parametrize("caches", ["own", "shared"])
-def test_cold_tuned_ranks_agree_and_compile_each_kernel_once(tmp_path, caches, record_property):
+def test_cold_tuned_ranks_agree_and_compile_each_kernel_once(tmp_path, caches):
     losses = set()
     for number in range(ROUNDS):
         folder = tmp_path / str(number)
-        told = launch(folder, caches)
+        told = launch(folder, caches, torchrun=caches == "own" and number == 0)
         losses |= {tuple(rank["losses"]) for rank in told}
         assert len(losses) == 1, f"round {number}: {losses}"
         assert picks_of_all(told), "nothing was tuned, so nothing was agreed"
@@ -73,7 +76,8 @@ def test_cold_tuned_ranks_agree_and_compile_each_kernel_once(tmp_path, caches, r
             f"picks {len(picks_of_all(told))}, expired {expired}, {seconds:.1f} s"
         )
         assert units <= compiled <= units + expired
-        assert tuned <= len(picks_of_all(told)) + expired
+        # And one that the last rank alone asks for.
+        assert tuned <= len(picks_of_all(told)) + 1 + expired
         if caches == "own":
             assert total(told, "hit_group") > 0
 
@@ -92,7 +96,7 @@ def test_gpus_under_fsdp_agree_and_compile_each_kernel_once(tmp_path, caches):
     losses = set()
     for number in range(ROUNDS):
         folder = tmp_path / str(number)
-        told = launch(folder, caches, ranks, "nccl")
+        told = launch(folder, caches, ranks, "nccl", torchrun=True)
         losses |= {tuple(rank["losses"]) for rank in told}
         assert len(losses) == 1
         picks_of_all(told)
