@@ -6,20 +6,23 @@ Real processes with a C++ compiler that takes its time, so that each signal find
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
 
 import pytest
 
-COMPILE_SECONDS = 1.5
+COMPILE_SECONDS = 0.8
 PRELUDE = """
 import os, signal, sys, time, threading
 import torch, liger_jit
 from liger_jit import functional
 
 def norm(size):
-    return functional.rms_norm(torch.ones(4, size), torch.ones(size))
+    "Whether the norm of ones is ones."
+    y = functional.rms_norm(torch.ones(4, size), torch.ones(size))
+    return torch.allclose(y, torch.ones(4, size), atol=1e-4)
 
 def counters():
     return liger_jit.stats()["counters"]
@@ -78,15 +81,12 @@ class Program:
 
 
 def assert_no_half_entry(folder):
-    """Every entry verifies, and no temporary is left."""
-    script = "from liger_jit.library import ask; print(all(f['ok'] for f in ask('_cache', 'ls')['files']))"
-    variables = {**os.environ, "LIGER_JIT_CACHE": str(folder / "cache")}
-    variables |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=variables, capture_output=True, text=True
-    )
-    assert done.stdout.strip() == "True", done.stdout + done.stderr
+    """No temporary is left, and each entry is as long as its header says (cache/FORMAT.md)."""
     assert not list((folder / "cache").rglob(".tmp-*"))
+    for path in (folder / "cache").rglob("*.lj[kt]"):
+        data = path.read_bytes()
+        magic, _, header, *parts = struct.unpack_from("<8sIIQQQ", data)
+        assert magic == b"LIGERJIT" and header + sum(parts) == len(data), path
 
 
 def test_ctrl_c_during_a_compile_interrupts_and_a_second_try_works(tmp_path, slow_compiler):
@@ -99,14 +99,14 @@ try:
     time.sleep(5)
 except KeyboardInterrupt:
     print("interrupted")
-print(norm(24).sum().item())
+print(norm(24))
 """,
     )
     program.wait_for_compiles()
     program.process.send_signal(signal.SIGINT)
     code, out, err = program.result()
     assert code == 0, err
-    assert out.split() == ["interrupted", "96.0"]
+    assert out.split() == ["interrupted", "True"]
     assert_no_half_entry(tmp_path)
 
 
@@ -124,7 +124,7 @@ try:
     time.sleep(5)
 except KeyboardInterrupt:
     print("interrupted")
-print(norm(24).sum().item())
+print(norm(24))
 """,
     )
     assert second.process.stdout.readline() == "ready\n"
@@ -132,7 +132,7 @@ print(norm(24).sum().item())
     second.process.send_signal(signal.SIGINT)
     code, out, err = second.result()
     assert code == 0, err
-    assert out.split() == ["interrupted", "96.0"]
+    assert out.split() == ["interrupted", "True"]
     assert first.result()[:2] == (0, "1\n")
     assert_no_half_entry(tmp_path)
 
@@ -143,8 +143,8 @@ def test_a_process_that_dies_by_a_signal_leaves_no_half_entry(tmp_path, slow_com
         program.wait_for_compiles(number)
         program.process.send_signal(kind)
         assert program.result()[0] == -kind
-    code, out, err = Program(tmp_path, slow_compiler, "print(norm(24).sum().item())").result()
-    assert (code, out) == (0, "96.0\n"), err
+    code, out, err = Program(tmp_path, slow_compiler, "print(norm(24))").result()
+    assert (code, out) == (0, "True\n"), err
     assert_no_half_entry(tmp_path)
 
 
@@ -163,12 +163,14 @@ def test_the_interpreter_ends_well_with_compiles_in_flight(tmp_path, slow_compil
     program = Program(
         tmp_path, slow_compiler, PREFETCH + "print(prefetch(*range(16, 40)), flush=True)"
     )
-    code, out, err = program.result()
-    assert code == 0, err
-    assert int(out) > 20
-    assert err == ""
-    # What was queued is dropped: 24 forward and backward kernels would take far longer.
-    assert 1 <= len(list(program.started.iterdir())) <= 2 * (os.cpu_count() or 1)
+    units = int(program.process.stdout.readline())
+    begun = len(list(program.started.iterdir()))
+    code, _, err = program.result()
+    assert (code, err) == (0, "")
+    ended = len(list(program.started.iterdir()))
+    # What runs is waited for, what is queued is dropped.
+    assert 1 <= ended < units
+    assert ended - begun <= 2 * min(8, os.cpu_count() or 1)
     assert_no_half_entry(tmp_path)
 
 
@@ -194,7 +196,7 @@ def test_a_child_forked_during_a_compile_works_and_so_does_its_parent(tmp_path, 
 def in_child(size):
     child = os.fork()
     if child == 0:
-        good = norm(size).sum().item() == 4 * size
+        good = norm(size)
         os._exit(0 if good else 1)
     return child
 
@@ -207,12 +209,12 @@ children.append(in_child(32))
 children.append(in_child(40))
 thread.join()
 children.append(in_child(32))
-print([os.waitpid(child, 0)[1] for child in children], norm(32).sum().item())
+print([os.waitpid(child, 0)[1] for child in children], norm(32))
 """.replace('os.environ["STARTED"]', repr(str(tmp_path / "started"))),
     )
     code, out, err = program.result()
     assert code == 0, err
-    assert out == "[0, 0, 0, 0] 128.0\n"
+    assert out == "[0, 0, 0, 0] True\n"
     assert_no_half_entry(tmp_path)
 
 
@@ -222,29 +224,46 @@ def test_thirty_two_threads_that_ask_for_one_kernel_compile_it_once(tmp_path, sl
         slow_compiler,
         """
 sums = []
-threads = [threading.Thread(target=lambda: sums.append(norm(24).sum().item())) for _ in range(32)]
+threads = [threading.Thread(target=lambda: sums.append(norm(24))) for _ in range(32)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
 print(len(sums), set(sums), counters()["compiled"])
 """,
     )
     code, out, err = program.result()
-    assert (code, out) == (0, "32 {96.0} 1\n"), err
+    assert (code, out) == (0, "32 {True} 1\n"), err
 
 
 def test_processes_of_one_node_share_the_work(tmp_path, slow_compiler):
     """Eight start together with nothing in the cache: each kernel is compiled once in all."""
-    code = PREFETCH + (
-        "from liger_jit.library import native\n"
-        "units = prefetch(24, 32)\n"
-        "native()._wait()\n"
-        "print(units, counters()['compiled'], counters()['wait_expired'])"
+    program = Program(
+        tmp_path,
+        slow_compiler,
+        PREFETCH
+        + """
+from liger_jit.library import native
+read_end, write_end = os.pipe()
+for _ in range(8):
+    if os.fork() == 0:
+        units = prefetch(24, 32)
+        failures = native()._wait()
+        told = counters()
+        line = f"{units} {told['compiled']} {told['wait_expired']} {len(failures)}\\n"
+        os.write(write_end, line.encode())
+        os._exit(0)
+for _ in range(8):
+    os.wait()
+print(os.read(read_end, 4096).decode())
+""",
     )
-    programs = [Program(tmp_path, slow_compiler, code) for _ in range(8)]
-    results = [program.result(120) for program in programs]
-    assert all(done[0] == 0 for done in results), results
-    units, compiled, expired = zip(*(map(int, out.split()) for _, out, _ in results))
-    print("units", units[0], "compiled", sum(compiled), "expired", sum(expired))
-    assert units[0] <= sum(compiled) <= units[0] + sum(expired)
-    assert sum(compiled) < units[0] * 8
+    code, out, err = program.result(120)
+    assert code == 0, err
+    rows = [[int(word) for word in line.split()] for line in out.splitlines() if line]
+    assert len(rows) == 8
+    units = rows[0][0]
+    _, compiled, expired, failed = map(sum, zip(*rows))
+    print("units", units, "compiled", compiled, "expired", expired)
+    assert failed == 0
+    assert units <= compiled <= units + expired
+    assert compiled < units * 8 / 2
     assert_no_half_entry(tmp_path)

@@ -166,8 +166,8 @@ TEST_F(GroupTest, a_store_that_raises_is_asked_once_and_warned_of_once) {
   EXPECT_LE(recent_warnings().size(), warnings_before + 1);
 }
 
-// Last, because it empties the patience of this process.
-TEST_F(GroupTest, z_a_promise_that_is_never_kept_is_paid_for_once) {
+// The last one, because it uses up the patience of this process.
+TEST_F(GroupTest, a_promise_that_is_never_kept_is_paid_for_once) {
   const Key other = Key().add("number", "two");
   EXPECT_FALSE(zero_->take(key_));
   EXPECT_FALSE(zero_->take(other));
