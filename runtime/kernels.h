@@ -44,6 +44,9 @@ enum class Urgency { awaited, soon, later };
 std::shared_future<std::shared_ptr<const Binary>> prefetch(Unit unit, Target target,
                                                            Urgency urgency = Urgency::soon);
 
+// Drops what is queued, for a process that ends: its futures never become ready. What runs goes on.
+void end_prefetches();
+
 // Whether some that nobody awaits are not done. Takes no lock.
 bool prefetches_pending();
 

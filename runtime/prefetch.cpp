@@ -66,17 +66,23 @@ size_t place_among(const Unit& unit, size_t others, int ranks, const Group* grou
   return hash128(own).low % (others + 1);
 }
 
+// The queue is leaked, for a promise that dies unfulfilled would wake its waiters.
+void drop_queue(Pool& pool) {
+  pool.stopping = true;
+  Patience::end_all_waits();
+  pool.total -= static_cast<int>(pool.queue.size());
+  static_cast<void>(new std::deque<Task>(std::move(pool.queue)));
+  pool.queue.clear();
+  pool.urgent = pool.postponed = 0;
+  pool.changed.notify_all();
+}
+
 // A compile must not run while the process's exit handlers take the compiler's library apart: what
-// is queued is dropped, what runs is waited for, within reason. The queue is leaked, for a promise
-// that dies unfulfilled would wake its waiters.
+// is queued is dropped, what runs is waited for, within reason.
 void finish_at_exit() {
   Pool& pool = liger::pool();
   std::unique_lock lock(pool.mutex);
-  pool.stopping = true;
-  Patience::end_all_waits();
-  static_cast<void>(new std::deque<Task>(std::move(pool.queue)));
-  pool.queue.clear();
-  pool.changed.notify_all();
+  drop_queue(pool);
   pool.changed.wait_for(lock, std::chrono::seconds(10), [&] { return pool.running == 0; });
 }
 
@@ -110,7 +116,9 @@ Task taken(Pool& pool) {
 // Its thread is free for what nobody makes yet; the wait, if one is left, comes at the end.
 void put_off(Pool& pool, Task task) {
   if (pool.stopping) {
-    static_cast<void>(new Task(std::move(task)));  // as finish_at_exit does
+    pool.total -= 1;
+    static_cast<void>(new Task(std::move(task)));  // as drop_queue does
+    pool.changed.notify_all();
     return;
   }
   task.postponed = true;
@@ -160,6 +168,10 @@ std::shared_future<std::shared_ptr<const Binary>> prefetch(Unit unit, Target tar
   auto future = task.promise.get_future().share();
 
   const std::lock_guard lock(pool.mutex);
+  if (pool.stopping) {
+    static_cast<void>(new Task(std::move(task)));
+    return future;
+  }
   if (pool.threads == 0) std::atexit(finish_at_exit);
   if (urgency != Urgency::later) {
     const size_t place = place_among(task.unit, pool.urgent, ranks, group.get());
@@ -199,6 +211,12 @@ int wait_for_prefetches(const std::function<void(int done, int total)>& progress
   const int made = pool.made;
   pool.total = pool.done = pool.made = 0;
   return made;
+}
+
+void end_prefetches() {
+  Pool& pool = liger::pool();
+  const std::lock_guard lock(pool.mutex);
+  drop_queue(pool);
 }
 
 bool prefetches_pending() { return pool().pending.load(std::memory_order_relaxed) > 0; }

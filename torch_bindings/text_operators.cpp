@@ -6,6 +6,7 @@
 #include "ops/plan.h"
 #include "ops/prepare.h"
 #include "ops/registry.h"
+#include "runtime/kernels.h"
 #include "torch_bindings/process_group.h"
 #include "torch_bindings/tensor.h"
 
@@ -79,6 +80,7 @@ void register_text_operators(torch::Library& library) {
     wait_for_prefetches();
     return take_prefetch_failures();
   });
+  library.def("_end_prefetches() -> ()", [] { end_prefetches(); });
   library.def("_tune_prepared(str device) -> int", [](const std::string& device_text) {
     return with_torch_errors([&] { return tune_on(device_text); });
   });
