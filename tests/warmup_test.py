@@ -73,11 +73,14 @@ def test_a_config_alone_is_enough(tmp_path):
     )
     assert made["units"] >= 4
     model = transformers.LlamaForCausalLM(config).train()
-    before = counters("compiled")
+    [before] = counters("compiled")
     liger_jit.patch(model)
+    [patched] = counters("compiled")
+    # Its probe of the activation alone asks for one backward that no step of a whole MLP needs.
+    assert patched <= before + 1
     ids = torch.randint(0, 89, (2, 16))
     model(input_ids=ids, labels=ids).loss.backward()
-    assert counters("compiled") == before
+    assert counters("compiled") == [patched]
 
 
 def test_a_path_of_nothing_and_of_something_else_are_named(tmp_path):
