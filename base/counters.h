@@ -15,6 +15,7 @@ struct Counters {
   std::atomic<uint64_t> hit_disk{0};          // entries taken from the user's folder
   std::atomic<uint64_t> hit_readonly{0};      // entries taken from a read-only folder
   std::atomic<uint64_t> miss_disk{0};         // keys found in no folder
+  std::atomic<uint64_t> hit_group{0};         // entries taken from another rank
   std::atomic<uint64_t> hit_remote{0};        // entries taken from the server
   std::atomic<uint64_t> miss_remote{0};       // keys that the server did not have
   std::atomic<uint64_t> remote_rejected{0};   // values of the server that failed verification
@@ -26,6 +27,9 @@ struct Counters {
   std::atomic<uint64_t> publish_failed{0};    // entries that could not be written
   std::atomic<uint64_t> tuned{0};             // tune keys searched
   std::atomic<uint64_t> tune_hit{0};          // tune keys answered by a record
+  std::atomic<uint64_t> pick_group{0};        // tune keys answered by another rank's pick
+  std::atomic<uint64_t> group_trouble{0};     // calls of the process group's store that failed
+  std::atomic<uint64_t> wait_expired{0};      // waits for another process that ended in vain
   std::atomic<uint64_t> plans{0};             // calls that met a new shape
   std::atomic<uint64_t> launches{0};          // kernels launched outside tuning
   std::atomic<uint64_t> compile_microseconds{0};

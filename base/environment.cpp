@@ -23,6 +23,10 @@ constexpr int kMostThreads = 256;
 
 std::atomic<bool> was_read{false};
 
+// Set by torchrun, DeepSpeed's launcher, Open MPI and Slurm.
+constexpr const char* kRanksOnNode[] = {"LOCAL_WORLD_SIZE", "LOCAL_SIZE",
+                                        "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_NTASKS_PER_NODE"};
+
 std::string value_of(const Lookup& lookup, const char* name) {
   const char* value = lookup(name);
   return value == nullptr ? "" : value;
@@ -143,6 +147,17 @@ int parse_threads(const std::string& value) {
   return threads;
 }
 
+// These variables are not ours, so a value that is no number says nothing.
+int parse_ranks_on_node(const Lookup& lookup) {
+  for (const char* name : kRanksOnNode) {
+    const std::string value = value_of(lookup, name);
+    int ranks = 0;
+    std::from_chars(value.data(), value.data() + value.size(), ranks);
+    if (ranks > 0) return ranks;
+  }
+  return 0;
+}
+
 }  // namespace
 
 const std::vector<EnvironmentVariable>& environment_table() {
@@ -170,7 +185,7 @@ const std::vector<EnvironmentVariable>& environment_table() {
        "C++ compiler for kernels that run on the CPU."},
       {"LIGER_JIT_NVRTC", "the usual places", "File of NVIDIA's NVRTC library."},
       {"LIGER_JIT_HIP", "the usual places", "File of AMD's HIP library."},
-      {"LIGER_JIT_THREADS", "min(8, cores)",
+      {"LIGER_JIT_THREADS", "min(8, cores / ranks on this node)",
        "Number of threads that compile; 0 stands for the default."},
   };
   return table;
@@ -193,6 +208,7 @@ Environment parse_environment(const Lookup& lookup) {
   result.nvrtc_library = value_of(lookup, "LIGER_JIT_NVRTC");
   result.hip_library = value_of(lookup, "LIGER_JIT_HIP");
   result.compile_threads = parse_threads(value_of(lookup, "LIGER_JIT_THREADS"));
+  result.ranks_on_node = parse_ranks_on_node(lookup);
   return result;
 }
 

@@ -45,7 +45,8 @@ struct Environment {
   std::string host_compiler;       // empty: search PATH for c++, g++, clang++
   std::string nvrtc_library;       // empty: the usual places
   std::string hip_library;         // empty: the usual places
-  int compile_threads = 0;         // 0: min(8, cores)
+  int compile_threads = 0;         // 0: min(8, cores / ranks on this node)
+  int ranks_on_node = 0;           // as the launcher says; 0: it does not
 };
 
 // Parsed on first use; a value outside the allowed ones raises Error(invalid_argument) naming it.

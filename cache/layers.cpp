@@ -5,13 +5,24 @@
 
 namespace liger {
 
+std::optional<Entry> read_near(Shelf shelf, const Key& key) {
+  if (environment().cache_mode == CacheMode::refresh) return std::nullopt;
+  return Store::user().read(shelf, key);
+}
+
+void keep_near(Shelf shelf, const Key& key, const Entry& entry) {
+  const CacheMode mode = environment().cache_mode;
+  if (mode == CacheMode::readonly) return;
+  Store::user().publish(shelf, key, entry.meta, entry.payload, mode == CacheMode::refresh);
+}
+
 std::optional<Entry> read_entry(Shelf shelf, const Key& key) {
   if (environment().cache_mode == CacheMode::refresh) return std::nullopt;
-  if (auto entry = Store::user().read(shelf, key)) return entry;
+  if (auto entry = read_near(shelf, key)) return entry;
   Remote* const remote = Remote::of_process();
   if (remote == nullptr) return std::nullopt;
   std::optional<Entry> entry = remote->read(shelf, key);
-  if (entry) Store::user().publish(shelf, key, entry->meta, entry->payload);
+  if (entry) keep_near(shelf, key, *entry);
   return entry;
 }
 

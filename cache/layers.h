@@ -13,6 +13,12 @@ namespace liger {
 // a read-only folder is as near as that one, so nothing is copied from there.
 std::optional<Entry> read_entry(Shelf shelf, const Key& key);
 
+// The same of the folders alone: a look at what another process may have written by now.
+std::optional<Entry> read_near(Shelf shelf, const Key& key);
+
+// Keeps in the user's folder what came from farther away.
+void keep_near(Shelf shelf, const Key& key, const Entry& entry);
+
 enum class Standing {
   keep,     // an entry that is there stays
   replace,  // it is known to be bad

@@ -12,6 +12,7 @@
 #include "ops/arguments.h"
 #include "ops/plan.h"
 #include "ops/registry.h"
+#include "ops/tuning.h"
 
 namespace liger {
 
@@ -188,7 +189,10 @@ std::string describe_environment() {
 std::string describe_stats() {
   json values = json::object();
   for (const auto& [name, value] : counter_values()) values[name] = value;
-  return json{{"counters", values}, {"warnings", recent_warnings()}}.dump();
+  json picks = json::array();
+  for (const Pick& pick : picks_made())
+    picks.push_back({{"kernel", pick.kernel}, {"key", pick.key}, {"pick", pick.candidate}});
+  return json{{"counters", values}, {"picks", picks}, {"warnings", recent_warnings()}}.dump();
 }
 
 std::string describe_cache(const std::string& action) {

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <mutex>
 #include <optional>
+#include <tuple>
 #include <unordered_map>
 
 #include "autotune/record.h"
@@ -16,6 +17,8 @@
 #include "base/text.h"
 #include "cache/layers.h"
 #include "ops/scratch.h"
+#include "runtime/group.h"
+#include "runtime/node_lock.h"
 
 namespace liger {
 
@@ -26,7 +29,7 @@ constexpr int64_t most_bytes_measured = int64_t{256} << 20;  // of one set of te
 
 struct Picks {
   std::mutex mutex;
-  std::unordered_map<Hash128, std::string, Hash128Hasher> by_key;  // candidate's text
+  std::unordered_map<Hash128, Pick, Hash128Hasher> by_key;
 };
 Picks& picks() {
   static auto* table = new Picks();
@@ -183,14 +186,57 @@ const Knobs* pick_of(const std::vector<Candidate>& candidates, const TuneRecord&
 std::optional<Knobs> known_pick(const Key& key, const std::vector<Candidate>& candidates) {
   std::lock_guard lock(picks().mutex);
   const auto found = picks().by_key.find(key.hash());
-  const Knobs* knobs = found == picks().by_key.end() ? nullptr : named(candidates, found->second);
+  const Knobs* knobs =
+      found == picks().by_key.end() ? nullptr : named(candidates, found->second.candidate);
   return knobs ? std::optional(*knobs) : std::nullopt;
 }
 
-// The first pick stands for the life of the process.
-Knobs remember(const Key& key, const Knobs& knobs, const std::vector<Candidate>& candidates) {
+// The first pick stands for the life of the process, unless this call has no such candidate.
+Knobs remember(const Key& key, const std::string& kernel, const Knobs& knobs,
+               const std::vector<Candidate>& candidates) {
   std::lock_guard lock(picks().mutex);
-  return *named(candidates, picks().by_key.emplace(key.hash(), text_of(knobs)).first->second);
+  const Pick own{kernel, key.hash().hex(), text_of(knobs)};
+  const Pick& first = picks().by_key.emplace(key.hash(), own).first->second;
+  const Knobs* standing = named(candidates, first.candidate);
+  return standing ? *standing : knobs;
+}
+
+constexpr std::string_view pick_label = "\npick=";
+
+std::string meta_of(const std::string& kernel, const Knobs& knobs) {
+  return fmt::format("kernel={}{}{}\n", kernel, pick_label, text_of(knobs));
+}
+
+const Knobs* pick_in(const Entry& entry, const std::vector<Candidate>& candidates) {
+  const size_t at = entry.meta.find(pick_label);
+  if (at == std::string::npos) return nullptr;
+  const size_t begin = at + pick_label.size();
+  return named(candidates, entry.meta.substr(begin, entry.meta.find('\n', begin) - begin));
+}
+
+TuneRecord record_in(const std::optional<Entry>& entry) {
+  if (!entry) return {};
+  return TuneRecord::decode(entry->payload).value_or(TuneRecord{});
+}
+
+// What another rank found, kept for the next run, which may have no group.
+std::optional<Knobs> adopted(const Key& key, const std::optional<Entry>& of_group,
+                             const TuneRecord& own, const std::vector<Candidate>& candidates) {
+  const Knobs* knobs = of_group ? pick_in(*of_group, candidates) : nullptr;
+  if (!knobs) return std::nullopt;
+  const TuneRecord measured = record_in(of_group);
+  if (!pick_of(candidates, own) && pick_of(candidates, measured))
+    keep_near(Shelf::tune, key, *of_group);
+  return *knobs;
+}
+
+// The pick that all ranks take: this one, unless another rank proposed its own before.
+Knobs agreed_pick(Group* group, const Key& key, const std::string& kernel, const Knobs& own,
+                  const TuneRecord& record, const std::vector<Candidate>& candidates) {
+  if (!group) return own;
+  const Entry standing = group->agree(key, {{}, meta_of(kernel, own), record.encode()});
+  const Knobs* knobs = pick_in(standing, candidates);
+  return knobs ? *knobs : own;
 }
 
 void prefetch_all(const KernelOf& kernel, const Call& call,
@@ -222,9 +268,7 @@ struct Search {
     Knobs chosen = first->knobs;
     if (measure(kernel, call, device, stream, candidates, record)) {
       if (const Knobs* knobs = pick_of(candidates, record)) chosen = *knobs;
-      publish_entry(Shelf::tune, key,
-                    fmt::format("kernel={}\npick={}\n", kernel.name, text_of(chosen)),
-                    record.encode());
+      publish_entry(Shelf::tune, key, meta_of(kernel.name, chosen), record.encode());
     }
     counters().tuned++;
     const auto spent = std::chrono::steady_clock::now() - begin;
@@ -260,6 +304,34 @@ struct Search {
   }
 };
 
+// One process of a node at a time, unless that takes too long.
+Knobs searched_on_node(const Search& search, std::vector<Candidate>& candidates,
+                       TuneRecord& record) {
+  const NodeLock lock(search.key.hash(), Store::user().folder());
+  if (lock.waited()) {
+    record = record_in(read_near(Shelf::tune, search.key));
+    if (const Knobs* knobs = pick_of(candidates, record)) {
+      counters().tune_hit++;
+      return *knobs;
+    }
+  }
+  return search.run(candidates, record);
+}
+
+// One rank of a job at a time, unless that takes too long; all take what the first one found.
+Knobs searched_in(Group& group, const Search& search, std::vector<Candidate>& candidates,
+                  TuneRecord& record) {
+  const auto of_group = group.agreed_or_promise(search.key);
+  if (const auto pick = adopted(search.key, of_group, record, candidates)) return *pick;
+  try {
+    const Knobs own = searched_on_node(search, candidates, record);
+    return agreed_pick(&group, search.key, search.kernel.name, own, record, candidates);
+  } catch (...) {
+    group.give_up(search.key);
+    throw;
+  }
+}
+
 }  // namespace
 
 bool worth_measuring(const Call& call) {
@@ -284,13 +356,16 @@ Choice choose_knobs(const KernelOf& kernel, const Call& call, Device& device, St
                            device.properties(), compiler_for(target.backend).identity());
   if (const auto pick = known_pick(key, candidates)) return {*pick};
 
-  TuneRecord record;
-  if (const auto entry = read_entry(Shelf::tune, key)) {
-    record = TuneRecord::decode(entry->payload).value_or(TuneRecord{});
+  TuneRecord record = record_in(read_entry(Shelf::tune, key));
+  const auto group = Group::current();
+  if (group) {
+    if (const auto pick = adopted(key, group->agreed(key), record, candidates))
+      return {remember(key, kernel.name, *pick, candidates)};
   }
   if (const Knobs* knobs = pick_of(candidates, record)) {
     counters().tune_hit++;
-    return {remember(key, *knobs, candidates)};
+    const Knobs pick = agreed_pick(group.get(), key, kernel.name, *knobs, record, candidates);
+    return {remember(key, kernel.name, pick, candidates)};
   }
   // A search would want every candidate, and there is nothing to compile them with.
   if (environment().cache_mode == CacheMode::offline) return {first};
@@ -303,7 +378,19 @@ Choice choose_knobs(const KernelOf& kernel, const Call& call, Device& device, St
   // Another thread may have searched while this one waited.
   if (const auto pick = known_pick(key, candidates)) return {*pick};
   const Search search{kernel, call, device, stream, key};
-  return {remember(key, search.run(candidates, record), candidates)};
+  const Knobs pick = group ? searched_in(*group, search, candidates, record)
+                           : searched_on_node(search, candidates, record);
+  return {remember(key, kernel.name, pick, candidates)};
+}
+
+std::vector<Pick> picks_made() {
+  std::lock_guard lock(picks().mutex);
+  std::vector<Pick> made;
+  for (const auto& [hash, pick] : picks().by_key) made.push_back(pick);
+  std::sort(made.begin(), made.end(), [](const Pick& one, const Pick& other) {
+    return std::tie(one.kernel, one.key) < std::tie(other.kernel, other.key);
+  });
+  return made;
 }
 
 }  // namespace liger

@@ -11,6 +11,9 @@
 #include "base/profile_range.h"
 #include "base/text.h"
 #include "cache/layers.h"
+#include "runtime/group.h"
+#include "runtime/node_lock.h"
+#include "runtime/patience.h"
 #include "runtime/single_flight.h"
 
 namespace liger {
@@ -21,7 +24,7 @@ constexpr std::string_view numerics = "fixed-tree,fmad=false";
 
 struct Made {
   Binary binary;
-  bool from_cache = false;
+  bool by_another = false;  // an earlier or another process
 };
 
 struct Tables {
@@ -85,6 +88,7 @@ std::shared_ptr<const Made> compiled(const Key& key, const Unit& unit, const Tar
   auto made = std::make_shared<Made>();
   made->binary = compiler_for(target.backend).compile(unit, target);
   const Binary& binary = made->binary;
+  Patience::compile_took(binary.compile_ms);
   counters().compile_microseconds += static_cast<uint64_t>(binary.compile_ms * 1000);
   log_event(Event::compile, {{"kernel", unit.kernel},
                              {"arch", target.arch},
@@ -94,11 +98,41 @@ std::shared_ptr<const Made> compiled(const Key& key, const Unit& unit, const Tar
   return made;
 }
 
+std::shared_ptr<const Made> made_by_another(Entry entry) {
+  return std::make_shared<Made>(Made{binary_of(std::move(entry)), true});
+}
+
+// One process of a node at a time, unless that takes too long.
+std::shared_ptr<const Made> made_on_node(const Key& key, const Unit& unit, const Target& target) {
+  const NodeLock lock(key.hash(), Store::user().folder());
+  if (lock.waited()) {
+    if (auto entry = read_near(Shelf::artifact, key)) return made_by_another(std::move(*entry));
+  }
+  return compiled(key, unit, target);
+}
+
+// One rank of a job at a time, unless that takes too long.
+std::shared_ptr<const Made> made_in(Group& group, const Key& key, const Unit& unit,
+                                    const Target& target) {
+  if (std::optional<Entry> entry = group.take(key)) {
+    keep_near(Shelf::artifact, key, *entry);
+    return made_by_another(std::move(*entry));
+  }
+  try {
+    auto made = made_on_node(key, unit, target);
+    group.give(key, {{}, meta_of(unit, made->binary), made->binary.bytes});
+    return made;
+  } catch (...) {
+    group.give_up(key);
+    throw;
+  }
+}
+
 std::shared_ptr<const Made> obtained(const Key& key, const Unit& unit, const Target& target) {
-  return tables().artifacts.get(key.hash(), [&]() -> std::shared_ptr<const Made> {
-    std::optional<Entry> entry = read_entry(Shelf::artifact, key);
-    if (!entry) return compiled(key, unit, target);
-    return std::make_shared<Made>(Made{binary_of(std::move(*entry)), true});
+  return tables().artifacts.get(key.hash(), [&] {
+    if (auto entry = read_entry(Shelf::artifact, key)) return made_by_another(std::move(*entry));
+    const auto group = Group::current();
+    return group ? made_in(*group, key, unit, target) : made_on_node(key, unit, target);
   });
 }
 
@@ -120,7 +154,7 @@ const Kernel* loaded(const Unit& unit, Device& device) {
   try {
     function = load(made->binary, unit, device);
   } catch (const Error& error) {
-    if (error.kind() != ErrorKind::device || !made->from_cache) throw;
+    if (error.kind() != ErrorKind::device || !made->by_another) throw;
     log_event(Event::corrupt, {{"kernel", unit.kernel},
                                {"arch", target.arch},
                                {"key", short_name(key)},
@@ -153,6 +187,14 @@ Key artifact_key(const Unit& unit, const Target& target) {
 std::shared_ptr<const Binary> artifact(const Unit& unit, const Target& target) {
   const auto made = obtained(artifact_key(unit, target), unit, target);
   return {made, &made->binary};
+}
+
+bool is_made_elsewhere(const Unit& unit, const Target& target) {
+  const Key key = artifact_key(unit, target);
+  if (tables().artifacts.ready(key.hash())) return false;
+  if (NodeLock::busy(key.hash(), Store::user().folder())) return true;
+  const auto group = Group::current();
+  return group && group->promised_elsewhere(key);
 }
 
 const Kernel* kernel(const Unit& unit, Device& device, bool may_load) {

@@ -1,5 +1,6 @@
 // From a unit to a kernel that can be launched: process table, then disk, then compiler. One
-// compile for a key in flight: other threads wait for its result.
+// compile for a key in flight: other threads wait for its result, and other processes of the node
+// and ranks of the job do so within reason.
 #pragma once
 
 #include <functional>
@@ -21,6 +22,10 @@ Key artifact_key(const Unit& unit, const Target& target);
 // Raises Error(compile) or Error(unsupported); a failure is not remembered.
 std::shared_ptr<const Binary> artifact(const Unit& unit, const Target& target);
 
+// Whether another process compiles it at this moment, so that there is better work to do first.
+// Raises Error(compile) when the compiler is missing.
+bool is_made_elsewhere(const Unit& unit, const Target& target);
+
 struct Kernel {
   std::string name;
   Device* device = nullptr;
@@ -38,6 +43,9 @@ enum class Urgency { awaited, soon, later };
 // The future becomes ready when the artifact is there or has failed (the error is inside).
 std::shared_future<std::shared_ptr<const Binary>> prefetch(Unit unit, Target target,
                                                            Urgency urgency = Urgency::soon);
+
+// Drops what is queued, for a process that ends: its futures never become ready. What runs goes on.
+void end_prefetches();
 
 // Whether some that nobody awaits are not done. Takes no lock.
 bool prefetches_pending();

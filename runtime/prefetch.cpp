@@ -9,7 +9,11 @@
 #include <thread>
 
 #include "base/environment.h"
+#include "base/hash.h"
+#include "base/text.h"
+#include "runtime/group.h"
 #include "runtime/kernels.h"
+#include "runtime/patience.h"
 #include "runtime/single_flight.h"
 
 namespace liger {
@@ -22,13 +26,15 @@ struct Task {
   Target target;
   Urgency urgency;
   std::promise<Artifact> promise;
+  bool postponed = false;  // another process is at it
 };
 
 struct Pool {
   std::mutex mutex;
   std::condition_variable changed;
   std::deque<Task> queue;
-  size_t urgent = 0;  // at its front
+  size_t urgent = 0;     // at its front
+  size_t postponed = 0;  // at its end
   int threads = 0;
   int running = 0;
   int total = 0;  // since the last wait, as are the next two
@@ -41,21 +47,42 @@ struct Pool {
 
 Pool& pool() { return ProcessState<Pool>::get(); }
 
-int thread_limit() {
+// A group without a launcher that tells is taken for ranks of this node.
+int ranks_on_node(const Group* group) {
+  if (environment().ranks_on_node > 0) return environment().ranks_on_node;
+  return group ? group->size() : 1;
+}
+
+int thread_limit(int ranks) {
   if (environment().compile_threads > 0) return environment().compile_threads;
-  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 8);
+  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / ranks, 1, 8);
+}
+
+// Ranks that start together would all begin with the same unit and wait for each other. So each
+// goes through them in an order of its own, unless it is alone: then in the order of their use.
+size_t place_among(const Unit& unit, size_t others, int ranks, const Group* group) {
+  if (ranks == 1) return others;
+  const std::string own = fmt::format("{} {}", group ? group->rank() : getpid(), unit.expanded);
+  return hash128(own).low % (others + 1);
+}
+
+// The queue is leaked, for a promise that dies unfulfilled would wake its waiters.
+void drop_queue(Pool& pool) {
+  pool.stopping = true;
+  Patience::end_all_waits();
+  pool.total -= static_cast<int>(pool.queue.size());
+  static_cast<void>(new std::deque<Task>(std::move(pool.queue)));
+  pool.queue.clear();
+  pool.urgent = pool.postponed = 0;
+  pool.changed.notify_all();
 }
 
 // A compile must not run while the process's exit handlers take the compiler's library apart: what
-// is queued is dropped, what runs is waited for, within reason. The queue is leaked, for a promise
-// that dies unfulfilled would wake its waiters.
+// is queued is dropped, what runs is waited for, within reason.
 void finish_at_exit() {
   Pool& pool = liger::pool();
   std::unique_lock lock(pool.mutex);
-  pool.stopping = true;
-  static_cast<void>(new std::deque<Task>(std::move(pool.queue)));
-  pool.queue.clear();
-  pool.changed.notify_all();
+  drop_queue(pool);
   pool.changed.wait_for(lock, std::chrono::seconds(10), [&] { return pool.running == 0; });
 }
 
@@ -70,6 +97,35 @@ std::string carry_out(Task& task) {
   }
 }
 
+bool made_elsewhere(const Task& task) {
+  try {
+    return is_made_elsewhere(task.unit, task.target);
+  } catch (const std::exception&) {  // comes again from the compile, which reports it
+    return false;
+  }
+}
+
+Task taken(Pool& pool) {
+  Task task = std::move(pool.queue.front());
+  pool.queue.pop_front();
+  if (pool.urgent > 0) pool.urgent -= 1;
+  if (task.postponed) pool.postponed -= 1;
+  return task;
+}
+
+// Its thread is free for what nobody makes yet; the wait, if one is left, comes at the end.
+void put_off(Pool& pool, Task task) {
+  if (pool.stopping) {
+    pool.total -= 1;
+    static_cast<void>(new Task(std::move(task)));  // as drop_queue does
+    pool.changed.notify_all();
+    return;
+  }
+  task.postponed = true;
+  pool.postponed += 1;
+  pool.queue.push_back(std::move(task));
+}
+
 void work(Pool& pool) {
   setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), 10);  // on Linux: of this thread alone
   bool first = true;
@@ -77,11 +133,16 @@ void work(Pool& pool) {
   while (true) {
     pool.changed.wait(lock, [&] { return pool.stopping || !pool.queue.empty(); });
     if (pool.stopping) return;
-    Task task = std::move(pool.queue.front());
-    pool.queue.pop_front();
-    if (pool.urgent > 0) pool.urgent -= 1;
+    Task task = taken(pool);
     pool.running += 1;
+    const bool has_other_work = pool.queue.size() > pool.postponed;
     lock.unlock();
+    if (has_other_work && !task.postponed && made_elsewhere(task)) {
+      lock.lock();
+      pool.running -= 1;
+      put_off(pool, std::move(task));
+      continue;
+    }
     std::string failure = carry_out(task);
     // Handlers run latest first, and the first compile may have registered some of its own.
     if (std::exchange(first, false)) std::atexit(finish_at_exit);
@@ -100,17 +161,26 @@ void work(Pool& pool) {
 std::shared_future<std::shared_ptr<const Binary>> prefetch(Unit unit, Target target,
                                                            Urgency urgency) {
   Pool& pool = liger::pool();
-  const int limit = thread_limit();
+  const std::shared_ptr<Group> group = Group::current();
+  const int ranks = ranks_on_node(group.get());
+  const int limit = thread_limit(ranks);
   Task task{std::move(unit), std::move(target), urgency, {}};
   auto future = task.promise.get_future().share();
 
   const std::lock_guard lock(pool.mutex);
+  if (pool.stopping) {
+    static_cast<void>(new Task(std::move(task)));
+    return future;
+  }
   if (pool.threads == 0) std::atexit(finish_at_exit);
   if (urgency != Urgency::later) {
-    pool.queue.insert(pool.queue.begin() + pool.urgent, std::move(task));
+    const size_t place = place_among(task.unit, pool.urgent, ranks, group.get());
+    pool.queue.insert(pool.queue.begin() + place, std::move(task));
     pool.urgent += 1;
   } else {
-    pool.queue.push_back(std::move(task));
+    const size_t others = pool.queue.size() - pool.urgent - pool.postponed;
+    const size_t place = pool.urgent + place_among(task.unit, others, ranks, group.get());
+    pool.queue.insert(pool.queue.begin() + place, std::move(task));
   }
   pool.total += 1;
   pool.pending += urgency != Urgency::awaited;
@@ -141,6 +211,12 @@ int wait_for_prefetches(const std::function<void(int done, int total)>& progress
   const int made = pool.made;
   pool.total = pool.done = pool.made = 0;
   return made;
+}
+
+void end_prefetches() {
+  Pool& pool = liger::pool();
+  const std::lock_guard lock(pool.mutex);
+  drop_queue(pool);
 }
 
 bool prefetches_pending() { return pool().pending.load(std::memory_order_relaxed) > 0; }

@@ -53,8 +53,43 @@ def test_a_patched_model_is_ready_for_its_first_step():
 def test_what_is_neither_model_nor_specs_is_refused():
     with pytest.raises(TypeError, match="Linear is not patched"):
         liger_jit.warmup(torch.nn.Linear(2, 2))
-    with pytest.raises(TypeError, match="not str"):
-        liger_jit.warmup("rms_norm")
+    with pytest.raises(TypeError, match="not int"):
+        liger_jit.warmup(3)
+
+
+def test_a_config_alone_is_enough(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=89,
+        hidden_size=40,
+        intermediate_size=56,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
+    config.save_pretrained(tmp_path)
+    made = liger_jit.warmup(
+        tmp_path / "config.json", 2, 16, device="cpu", progress=False, dtype=torch.float32
+    )
+    assert made["units"] >= 4
+    model = transformers.LlamaForCausalLM(config).train()
+    [before] = counters("compiled")
+    liger_jit.patch(model)
+    [patched] = counters("compiled")
+    # Its probe of the activation alone asks for one backward that no step of a whole MLP needs.
+    assert patched <= before + 1
+    ids = torch.randint(0, 89, (2, 16))
+    model(input_ids=ids, labels=ids).loss.backward()
+    assert counters("compiled") == [patched]
+
+
+def test_a_path_of_nothing_and_of_something_else_are_named(tmp_path):
+    pytest.importorskip("transformers")
+    with pytest.raises(FileNotFoundError, match="there is no .*nowhere"):
+        liger_jit.warmup(tmp_path / "nowhere")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="no config of a causal language model"):
+        liger_jit.warmup(str(tmp_path))
 
 
 UNTUNED_FIRST = """

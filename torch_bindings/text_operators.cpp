@@ -7,6 +7,8 @@
 #include "ops/plan.h"
 #include "ops/prepare.h"
 #include "ops/registry.h"
+#include "runtime/kernels.h"
+#include "torch_bindings/process_group.h"
 #include "torch_bindings/tensor.h"
 
 namespace liger::torch_bindings {
@@ -81,9 +83,12 @@ void register_text_operators(torch::Library& library) {
     wait_for_prefetches();
     return take_prefetch_failures();
   });
+  library.def("_end_prefetches() -> ()", [] { end_prefetches(); });
   library.def("_tune_prepared(str device) -> int", [](const std::string& device_text) {
     return with_torch_errors([&] { return tune_on(device_text); });
   });
+  library.def("_use_process_group(str name) -> ()",
+              [](const std::string& name) { use_process_group(name); });
   library.def("_check() -> ()", [] { with_torch_errors([] { check_faults(); }); });
 }
 

@@ -14,12 +14,21 @@ import importlib
 
 # At once and not on first use: these functions bear the names of their modules, and whichever is
 # bound last stays.
+from .distributed import use_process_group
 from .patch import patch
 from .stats import check, stats
 from .warmup import warmup
 
 __version__ = "0.1.0"
-__all__ = ["check", "functional", "patch", "stats", "transformers", "warmup"]
+__all__ = [
+    "check",
+    "functional",
+    "patch",
+    "stats",
+    "transformers",
+    "use_process_group",
+    "warmup",
+]
 
 
 def __getattr__(name: str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 from pathlib import Path
 from typing import Any
@@ -74,3 +75,5 @@ def ops() -> list[dict[str, Any]]:
 
 
 load()
+# Before the interpreter takes its modules apart, which is slow while compilers have the cores.
+atexit.register(lambda: native()._end_prefetches())

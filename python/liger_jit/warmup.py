@@ -6,6 +6,7 @@ model's calls on meta tensors, which costs milliseconds, tells what a training s
 
 from __future__ import annotations
 
+import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -30,24 +31,30 @@ def warmup(
     tokens: int = TOKENS,
     device: torch.device | str | None = None,
     progress: bool = True,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> dict[str, int]:
     """Makes every kernel that a training step will need, so that the first step waits for none.
 
     Args:
-        model_or_specs: what `liger_jit.patch` returned, or a model that it patched, or a list of
-            (op name, {argument: value}). There a tensor stands for its shape and dtype and may be
-            on the meta device; one that requires a gradient brings the op's backward in.
+        model_or_specs: what `liger_jit.patch` returned, or a model that it patched, or the path of
+            a Hugging Face config.json or of its folder, or a list of (op name, {argument: value}).
+            There a tensor stands for its shape and dtype and may be on the meta device; one that
+            requires a gradient brings the op's backward in.
         batch, tokens: size of a step. Kernels serve every size, but they are tuned near this one.
         device: where they will run; by default the model's device, else a GPU if there is one.
         progress: show a progress bar.
+        dtype: of the weights, for a config.json.
 
     Returns {"units": kernels the step needs, "tuned": kernels tuned now}. What the cache on disk
     has is neither compiled nor tuned again.
 
     Raises:
-        TypeError: neither of the above.
+        TypeError: none of the above.
+        FileNotFoundError, ValueError: a path of nothing, or not of a causal language model.
         RuntimeError: a kernel cannot be compiled; the compiler's own words are in it.
     """
+    if isinstance(model_or_specs, (str, os.PathLike)):
+        model_or_specs = _planned(model_or_specs, dtype)
     replay, home = _calls_of(model_or_specs, batch, tokens)
     device = torch.device(device) if device is not None else home
     units = prepare(replay, target_of(device))
@@ -128,7 +135,8 @@ def progress_bar(visible: bool, title: str = "compiling kernels") -> Iterator[Ca
 
 def _calls_of(given: Any, batch: int, tokens: int) -> tuple[Callable[[], None], torch.device]:
     if isinstance(given, Handle):
-        return given.meta_calls(batch, tokens), _device_of(given.model)
+        home = _device_of(given.model)
+        return given.meta_calls(batch, tokens), _likely() if home.type == "meta" else home
     if isinstance(given, torch.nn.Module):
         if given not in _patched:
             raise TypeError(
@@ -137,12 +145,23 @@ def _calls_of(given: Any, batch: int, tokens: int) -> tuple[Callable[[], None], 
             )
         return replay_of(_patched[given], batch, tokens), _device_of(given)
     if isinstance(given, (list, tuple)) and all(_is_spec(spec) for spec in given):
-        home = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return meta_replay(given), home
+        return meta_replay(given), _likely()
     raise TypeError(
-        "liger_jit.warmup takes what `liger_jit.patch` returned, a patched model, or a list of "
-        f"(op name, {{argument: value}}); not {type(given).__name__}"
+        "liger_jit.warmup takes what `liger_jit.patch` returned, a patched model, the path of a "
+        f"config.json, or a list of (op name, {{argument: value}}); not {type(given).__name__}"
     )
+
+
+def _planned(config: str | os.PathLike, dtype: torch.dtype) -> Handle:
+    from .model_config import model_without_weights
+    from .patch import patch  # which needs this module
+
+    return patch(model_without_weights(config, dtype))
+
+
+def _likely() -> torch.device:
+    """Where a model without a device of its own will be trained."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _is_spec(spec: Any) -> bool:

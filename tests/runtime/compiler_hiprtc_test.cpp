@@ -2,7 +2,10 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <chrono>
+#include <csignal>
 #include <fstream>
+#include <thread>
 
 #include "base/error.h"
 #include "base/shared_library.h"
@@ -106,6 +109,10 @@ TEST(HiprtcHelperTest, helper_that_dies_talks_nonsense_or_is_missing_is_a_compil
   EXPECT_EQ(died.kind(), ErrorKind::compile);
   EXPECT_NE(std::string(died.what()).find("signal 6"), std::string::npos) << died.what();
 
+  const Error killed = error_with_helper("kill -KILL $$");
+  EXPECT_EQ(killed.kind(), ErrorKind::compile);
+  EXPECT_NE(std::string(killed.what()).find("signal 9"), std::string::npos) << killed.what();
+
   const Error nonsense = error_with_helper("echo hello");
   EXPECT_EQ(nonsense.kind(), ErrorKind::compile);
   EXPECT_NE(std::string(nonsense.what()).find("no reply"), std::string::npos) << nonsense.what();
@@ -114,6 +121,32 @@ TEST(HiprtcHelperTest, helper_that_dies_talks_nonsense_or_is_missing_is_a_compil
   const CompilerState state = make_hiprtc_compiler()->state();
   EXPECT_FALSE(state.found);
   EXPECT_NE(state.problem.find("/nonexistent/helper is missing"), std::string::npos);
+}
+
+// As the kernel does when memory is short.
+TEST(HiprtcHelperTest, helper_that_is_killed_at_work_is_an_error_and_the_next_compile_goes_on) {
+  const std::string pid_file = test_cache_folder() + "/helper-pid";
+  std::thread killer([&] {
+    for (int attempt = 0; attempt < 1000; ++attempt) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      pid_t helper = 0;
+      if (std::ifstream(pid_file) >> helper && helper > 0) {
+        kill(helper, SIGKILL);
+        return;
+      }
+    }
+  });
+  const auto begin = std::chrono::steady_clock::now();
+  const Error killed = error_with_helper("echo $$ > " + pid_file + "; exec sleep 60");
+  killer.join();
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(30));
+  EXPECT_EQ(killed.kind(), ErrorKind::compile);
+  EXPECT_NE(std::string(killed.what()).find("signal 9"), std::string::npos) << killed.what();
+
+  set_hiprtc_helper(own_folder() + "/liger-hiprtc-helper");
+  const auto compiler = make_hiprtc_compiler();
+  if (!compiler->state().found) GTEST_SKIP() << compiler->state().problem;
+  EXPECT_FALSE(compiler->compile(scale_unit(2), parse_target("gfx90a")).bytes.empty());
 }
 
 }  // namespace

@@ -49,10 +49,10 @@ bool in_fork(Child child) {
   return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-TEST_F(KernelsTest, sixteen_threads_compile_one_key_once) {
+TEST_F(KernelsTest, thirty_two_threads_compile_one_key_once) {
   const uint64_t compiled_before = counters().compiled;
   Device& device = liger::device(Backend::cpu, 0);
-  std::vector<const Kernel*> kernels(16);
+  std::vector<const Kernel*> kernels(32);
   std::vector<std::thread> threads;
   for (const Kernel*& slot : kernels)
     threads.emplace_back([&] { slot = kernel(scale_unit(100), device); });

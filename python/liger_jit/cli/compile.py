@@ -12,11 +12,11 @@ examples:
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import torch
 
 from .. import library, patch
+from ..model_config import model_without_weights
 from ..warmup import TOKENS, prepare, progress_bar, wait
 from . import UsageError
 from .output import console, notes, print_json, print_table
@@ -40,7 +40,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(asked: argparse.Namespace) -> int:
-    handle = patch(model_without_weights(asked.config, DTYPES[asked.dtype]))
+    try:
+        model = model_without_weights(asked.config, DTYPES[asked.dtype])
+    except (FileNotFoundError, ValueError) as trouble:
+        raise UsageError(str(trouble)) from None
+    handle = patch(model)
     replay = handle.meta_calls(asked.batch, asked.tokens)
     results = [_compile_for(arch, replay, asked.json) for arch in asked.arch.split(",")]
     failed = [error for result in results for error in result["failed"]]
@@ -64,22 +68,6 @@ def run(asked: argparse.Namespace) -> int:
         if failed:  # one is enough to read; --json has all
             notes.out(failed[0], highlight=False)
     return 1 if failed or not folder else 0
-
-
-def model_without_weights(config: str, dtype: torch.dtype) -> torch.nn.Module:
-    """The causal language model of a config.json, on the meta device."""
-    try:
-        from transformers import AutoConfig, AutoModelForCausalLM
-    except ImportError as missing:
-        raise RuntimeError("this needs transformers: pip install transformers") from missing
-    if not Path(config).exists():
-        raise UsageError(f"there is no {config}")
-    try:
-        settings = AutoConfig.from_pretrained(config, local_files_only=True)
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(settings, dtype=dtype).train()
-    except (OSError, ValueError) as trouble:
-        raise UsageError(f"{config} is no config of a causal language model: {trouble}") from None
 
 
 def _compile_for(arch: str, replay, quiet: bool) -> dict:

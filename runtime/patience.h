@@ -1,0 +1,54 @@
+// How long a process waits for what another one is making. Waits that end with the thing cost
+// nothing that a compile would not have cost; waits in vain come out of one budget for each process
+// and kind, so a peer that hangs is paid for once and not for every key.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+
+namespace liger {
+
+class Patience {
+ public:
+  using Duration = std::chrono::milliseconds;
+
+  // At least `least` of waiting in vain, or twice the slowest compile seen in this process: where
+  // compiles are slow, for instance because all ranks compile at once, waiting is still the cheaper
+  // way.
+  explicit constexpr Patience(Duration least) : least_(least) {}
+
+  // Asks `arrived` every few milliseconds until it says yes (true) or patience ends (false).
+  template <typename Arrived>
+  bool wait_until(Arrived arrived) {
+    const auto begin = std::chrono::steady_clock::now();
+    Duration pause{1};
+    while (true) {
+      if (arrived()) return true;
+      const auto waited =
+          std::chrono::duration_cast<Duration>(std::chrono::steady_clock::now() - begin);
+      if (waited >= left()) {
+        waste(waited);
+        return false;
+      }
+      rest(pause);
+      pause = std::min(pause * 2, Duration{16});
+    }
+  }
+
+  // Zero while the process ends.
+  Duration left() const;
+
+  static void compile_took(double milliseconds);
+  static void end_all_waits();
+
+ private:
+  void waste(Duration waited);
+  static void rest(Duration pause);
+
+  Duration least_;
+  std::atomic<int64_t> wasted_ms_{0};
+};
+
+}  // namespace liger
