@@ -87,10 +87,13 @@ std::shared_ptr<const Made> obtained(const Key& key, const Unit& unit, const Tar
 }
 
 // The publish protocol lets the first writer win, so an entry that the loader refuses must go
-// first.
+// first. Those of read-only folders are not ours.
 void remove_entry(const Key& key) {
+  if (Store::user().folder().empty()) return;
+  const std::string own = Store::user().folder() + "/v";
   for (const StoredFile& file : Store::user().list())
-    if (file.entry && file.entry->key_bytes == key.bytes()) remove_file(file.path);
+    if (file.path.starts_with(own) && file.entry && file.entry->key_bytes == key.bytes())
+      remove_file(file.path);
 }
 
 const Kernel* loaded(const Unit& unit, Device& device) {

@@ -93,3 +93,36 @@ def test_files_that_documents_link_to_exist():
     for path in DOCUMENTS:
         for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text(path)):
             assert "://" in link or (path.parent / link).exists(), f"{path.name}: {link}"
+
+
+def named_tests(document):
+    """(file, name) of each `tests/….py::name` or `tests/….cpp::name` of a document."""
+    return re.findall(r"`(tests/[\w/]+_test\.(?:py|cpp))::(\w+)`", text(ROOT / document))
+
+
+def is_test_of(name, file):
+    """Whether a file defines that test, and does not only mention it."""
+    defined = rf"def {name}\(" if file.endswith(".py") else rf"TEST(?:_F|_P)?\(\w+,\s*{name}\)"
+    return re.search(defined, text(ROOT / file)) is not None
+
+
+def test_tests_named_by_the_page_on_reliability_exist():
+    named = named_tests("docs/reliability.md")
+    assert len(named) > 20
+    for file, name in named:
+        assert (ROOT / file).is_file(), file
+        assert is_test_of(name, file), f"{file} has no {name}"
+
+
+def test_targets_and_variables_of_the_page_on_reliability_exist():
+    page = text(ROOT / "docs" / "reliability.md")
+    makefile = text(ROOT / "Makefile")
+    targets = set(re.findall(r"`make ([\w-]+)", page))
+    assert {"test", "torture", "sanitize", "fuzz"} <= targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    sources = [path.read_text() for path in (ROOT / "tests").rglob("*.cpp")]
+    variables = set(re.findall(r"\b(TORTURE_\w+)=", page + makefile))
+    assert variables
+    for name in variables:
+        assert any(f'"{name}"' in source for source in sources), name
