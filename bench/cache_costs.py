@@ -1,10 +1,11 @@
 """What a warm cache costs a process that starts: `python bench/cache_costs.py`.
 
-Warms a cache with the kernels of SmolLM2-135M on the CPU, then asks build/native/cache_costs for the
+Warms a cache with the kernels of SmolLM2-135M on the CPU, asks build/native/cache_costs for the
 cost of one entry, and a new process for the cost of all of them: the model's operators prepared,
 found, read, verified and loaded, without the import of torch. Prints one line of JSON.
 
-The program is built by `cmake -DLIGER_JIT_BENCH=ON build/native && ninja -C build/native cache_costs`.
+The program is built by
+`cmake -DLIGER_JIT_BENCH=ON build/native && ninja -C build/native cache_costs`.
 """
 
 import json

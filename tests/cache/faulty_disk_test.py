@@ -1,4 +1,4 @@
-"""A real training run on a disk, a file server or a clock that misbehaves: the same numbers, to the bit.
+"""A real training run on a disk, a file server or a clock that misbehaves: the same bits.
 
 Each run starts from a copy of a warm cache of which some entries are missing and some are damaged,
 so that it meets hits, misses, damage, compiles and publishes.
@@ -96,12 +96,17 @@ def damage(path, at):
     path.write_bytes(data)
 
 
+def is_sound(runs, folder, bits):
+    """An undisturbed run on that folder, whatever happened to it before."""
+    outcome = runs.one(LIGER_JIT_CACHE=str(folder))
+    assert outcome.bits == bits and not outcome.error
+    return outcome
+
+
 def all_verify(runs, folder, bits):
-    """Whatever happened before, an undisturbed run on that folder is sound and leaves all sound."""
-    mended = runs.one(LIGER_JIT_CACHE=str(folder))
-    assert mended.bits == bits and not mended.error
-    again = runs.one(LIGER_JIT_CACHE=str(folder))
-    assert again.bits == bits
+    """After one more run nothing is left to mend."""
+    is_sound(runs, folder, bits)
+    again = is_sound(runs, folder, bits)
     assert again.counters["corrupt"] == 0 and again.counters["compiled"] == 0
 
 
@@ -123,7 +128,7 @@ def test_training_is_the_same_on_a_disk_that_fails(runs, warm, tmp_path, fault):
     else:
         trouble = [line for line in outcome.warnings if "is damaged" not in line]
         assert len(trouble) <= 1, outcome.warnings
-    all_verify(runs, folder, warm[1].bits)
+    is_sound(runs, folder, warm[1].bits)
 
 
 @pytest.mark.parametrize("fault", NFS_FAULTS)
@@ -205,9 +210,7 @@ def test_a_folder_for_temporary_files_that_fails_stops_no_run(runs, warm, tmp_pa
     assert outcome.bits == warm[1].bits
 
 
-def test_a_process_that_writes_numbers_with_a_comma_reads_the_times_of_others(
-    runs, warm, tmp_path
-):
+def test_a_process_that_writes_numbers_with_a_comma_reads_the_times_of_others(runs, warm, tmp_path):
     made = tmp_path / "comma_XX"
     done = subprocess.run(
         ["localedef", "-i", "de_DE", "-f", "UTF-8", made], capture_output=True, text=True

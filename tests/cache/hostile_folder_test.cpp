@@ -109,9 +109,8 @@ TEST_F(HostileFolder, entry_planted_by_another_user_is_not_read_and_is_mended) {
   for (const std::string& part : {root_, root_ + "/v1", root_ + "/v1/a", shelf}) {
     ASSERT_EQ(::chmod(part.c_str(), 0777), 0);
   }
-  ASSERT_TRUE(as_user(kStranger, [&] {
-    return ::unlink(file_in(root_).c_str()) == 0 && plant(root_);
-  }));
+  ASSERT_TRUE(
+      as_user(kStranger, [&] { return ::unlink(file_in(root_).c_str()) == 0 && plant(root_); }));
   for (const std::string& part : {root_, root_ + "/v1", root_ + "/v1/a", shelf}) {
     ASSERT_EQ(::chmod(part.c_str(), 0700), 0);
   }

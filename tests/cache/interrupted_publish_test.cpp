@@ -1,4 +1,5 @@
-// A writer that dies after its n-th system call, for every n from the first to the last of a publish.
+// A writer that dies after its n-th system call, for every n from the first to the last of a
+// publish.
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/ptrace.h>

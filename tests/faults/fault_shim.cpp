@@ -5,8 +5,8 @@
 //                                Calls: open create read write close link renameat2 rename mkdir
 //                                stat flock
 //                                Faults: the name of an errno; `short` for read and write; `lie`
-//                                (link: made, but EIO is told; flock: nothing locked, but success is
-//                                told); `hang` (flock: until the process ends)
+//                                (link: made, but EIO is told; flock: nothing locked, but success
+//                                is told); `hang` (flock: until the process ends)
 //   FAULT_SHIM_NEGATIVE_SECONDS  a name that was looked up in vain stays absent for so long, as NFS
 //                                clients do
 //   FAULT_SHIM_LATE_SECONDS      a name made by link() or rename() is seen so much later
@@ -128,6 +128,7 @@ Absent& absent() {
 void hide(const char* path, const char* variable) {
   const double wait_seconds = seconds_of(variable);
   if (wait_seconds <= 0) return;
+  ++injected;
   const std::lock_guard lock(absent().mutex);
   double& until = absent().until[path];
   until = std::max(until, monotonic_seconds() + wait_seconds);
@@ -137,7 +138,6 @@ bool hidden(const char* path) {
   const std::lock_guard lock(absent().mutex);
   const auto found = absent().until.find(path);
   if (found == absent().until.end() || monotonic_seconds() >= found->second) return false;
-  ++injected;
   errno = ENOENT;
   return true;
 }
@@ -158,9 +158,9 @@ int look_up(const char* path, std::string_view call, Real real_call) {
 int open_file(const char* path, int flags, mode_t mode, const char* name) {
   const auto open = [&] { return real<int(const char*, int, ...)>(name)(path, flags, mode); };
   // Making a file asks the server, whatever the client believes.
-  const int file = (flags & O_CREAT) == 0 ? look_up(path, "open", open)
+  const int file = (flags & O_CREAT) == 0           ? look_up(path, "open", open)
                    : below(path) && fails("create") ? -1
-                                                  : open();
+                                                    : open();
   note(file, file >= 0 && below(path));
   return file;
 }
@@ -175,7 +175,7 @@ time_t shift_seconds() { return static_cast<time_t>(seconds_of("FAULT_SHIM_CLOCK
 
 extern "C" {
 
-// How many calls were made to misbehave so far.
+// How many calls were made to misbehave so far, and names hidden.
 long fault_shim_injected() { return injected; }
 
 int open(const char* path, int flags, ...) {
