@@ -24,7 +24,8 @@ struct FileStamp {
 struct StampedFile {
   std::string bytes;
   FileStamp stamp;
-  std::string problem;  // empty, or why what stands there is not to be used; then there are no bytes
+  std::string
+      problem;  // empty, or why what stands there is not to be used; then there are no bytes
 };
 
 // As read_file, and stricter: what others could have written is not to be used either, nor what is
