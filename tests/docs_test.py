@@ -95,6 +95,9 @@ def test_files_that_documents_link_to_exist():
             assert "://" in link or (path.parent / link).exists(), f"{path.name}: {link}"
 
 
+_CODE = (".py", ".cpp")
+
+
 def named_tests(document):
     """(file, name) of each `tests/….py::name` or `tests/….cpp::name` of a document."""
     return re.findall(r"`(tests/[\w/]+_test\.(?:py|cpp))::(\w+)`", text(ROOT / document))
@@ -121,7 +124,7 @@ def test_targets_and_variables_of_the_page_on_reliability_exist():
     assert {"test", "torture", "sanitize", "fuzz"} <= targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    sources = [path.read_text() for path in (ROOT / "tests").rglob("*.cpp")]
+    sources = [path.read_text() for path in (ROOT / "tests").rglob("*.*") if path.suffix in _CODE]
     variables = set(re.findall(r"\b(TORTURE_\w+)=", page + makefile))
     assert variables
     for name in variables:

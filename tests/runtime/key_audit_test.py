@@ -49,18 +49,14 @@ def assert_all_hits(answer):
     assert counters["hit_disk"] > 2
 
 
-def test_an_install_that_was_moved_hits(warm, tmp_path):
-    moved = tmp_path / "another place" / "python"
-    shutil.copytree(ROOT / "python", moved, ignore=shutil.ignore_patterns("__pycache__"))
-    answer = run(warm, package=moved)
-    assert answer["native"].startswith(str(moved))
+def test_an_install_and_a_cache_that_were_moved_hit(warm, tmp_path):
+    install = tmp_path / "another place" / "python"
+    shutil.copytree(ROOT / "python", install, ignore=shutil.ignore_patterns("__pycache__"))
+    cache = tmp_path / "elsewhere"
+    shutil.copytree(warm, cache)
+    answer = run(cache, package=install)
+    assert answer["native"].startswith(str(install))
     assert_all_hits(answer)
-
-
-def test_a_cache_that_was_moved_hits(warm, tmp_path):
-    moved = tmp_path / "elsewhere"
-    shutil.copytree(warm, moved)
-    assert_all_hits(run(moved))
 
 
 def test_home_path_user_language_and_temporary_folder_do_not_matter(warm, tmp_path):
