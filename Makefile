@@ -82,7 +82,7 @@ sanitize: .venv/run.stamp
 	@$(BIN)/cmake --build build/asan -j $(JOBS) --target liger_tests
 	@$(BIN)/cmake --build build/tsan -j $(JOBS) --target liger_tests
 	build/asan/liger_tests --gtest_brief=1
-	build/tsan/liger_tests --gtest_brief=1
+	TSAN_OPTIONS=die_after_fork=0 build/tsan/liger_tests --gtest_brief=1
 
 FUZZ_SECONDS ?= 600
 fuzz: .venv/run.stamp

@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <deque>
+#include <iterator>
 #include <thread>
 
 #include "base/environment.h"
@@ -28,7 +29,8 @@ struct Pool {
   std::mutex mutex;
   std::condition_variable changed;
   std::deque<Task> queue;
-  size_t urgent = 0;  // at its front
+  std::deque<Task> dropped;  // at exit
+  size_t urgent = 0;         // at its front
   int threads = 0;
   int running = 0;
   int total = 0;  // since the last wait, as are the next two
@@ -47,13 +49,13 @@ int thread_limit() {
 }
 
 // A compile must not run while the process's exit handlers take the compiler's library apart: what
-// is queued is dropped, what runs is waited for, within reason. The queue is leaked, for a promise
-// that dies unfulfilled would wake its waiters.
+// is queued is dropped, what runs is waited for, within reason. What is dropped stays in memory,
+// for a promise that dies unfulfilled would wake its waiters.
 void finish_at_exit() {
   Pool& pool = liger::pool();
   std::unique_lock lock(pool.mutex);
   pool.stopping = true;
-  static_cast<void>(new std::deque<Task>(std::move(pool.queue)));
+  std::move(pool.queue.begin(), pool.queue.end(), std::back_inserter(pool.dropped));
   pool.queue.clear();
   pool.changed.notify_all();
   pool.changed.wait_for(lock, std::chrono::seconds(10), [&] { return pool.running == 0; });
