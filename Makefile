@@ -2,13 +2,14 @@
 # make test     all that can be proved on this machine, C++ and Python
 # make bench    times ops beside other libraries; BENCH_OPTIONS="rms_norm --peers eager,liger"
 # make build    the native library, for use in place
+# make torture  the long versions of the fault tests; make sanitize, make fuzz: docs/reliability.md
 # make format   put all code into its form
 # make clean    remove what was built; the environment in .venv stays
 #
 # Each does its own set-up, once: Debian packages, a Python environment in .venv, the build.
 
 .DEFAULT_GOAL := build
-.PHONY: demo test bench build tests-build format clean debian
+.PHONY: demo test bench build tests-build format clean debian sanitize fuzz torture
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -70,3 +71,24 @@ format: .venv/test.stamp
 
 clean:
 	rm -rf build dist python/liger_jit/native
+
+# Long runs, not part of `make test`; docs/reliability.md says what they are for.
+SANITIZER_BUILD = $(BIN)/cmake -S . -G Ninja -DLIGER_JIT_TESTS=ON \
+	-DCMAKE_CXX_FLAGS_RELEASE="-O1" -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
+
+sanitize: .venv/run.stamp
+	@$(SANITIZER_BUILD) -B build/asan -DLIGER_JIT_SANITIZE=address,undefined
+	@$(SANITIZER_BUILD) -B build/tsan -DLIGER_JIT_SANITIZE=thread
+	@$(BIN)/cmake --build build/asan -j $(JOBS) --target liger_tests
+	@$(BIN)/cmake --build build/tsan -j $(JOBS) --target liger_tests
+	build/asan/liger_tests --gtest_brief=1
+	TSAN_OPTIONS=die_after_fork=0 build/tsan/liger_tests --gtest_brief=1
+
+FUZZ_SECONDS ?= 600
+fuzz: .venv/run.stamp
+	@$(BIN)/python setup/fuzz.py --seconds $(FUZZ_SECONDS)
+
+torture: tests-build
+	TORTURE_ROUNDS=100 TORTURE_FLIPS=10000 $(NATIVE)/liger_tests \
+		--gtest_filter='ManyWriters.*:DamagedEntry.*:*InterruptedPublish*'
+	TORTURE_LONG=1 $(BIN)/python -m pytest -q tests/cache

@@ -1,11 +1,25 @@
 #include "autotune/record.h"
 
 #include <charconv>
-#include <cstdio>
+#include <cmath>
 
 #include "base/text.h"
 
 namespace liger {
+namespace {
+
+// A space and a number off the front of the line. Not scanf, which would want a comma for the point
+// in a process that speaks German.
+template <typename Number>
+bool take_number(std::string_view& line, Number& number) {
+  if (!line.starts_with(' ')) return false;
+  const char* const end = line.data() + line.size();
+  const auto [rest, trouble] = std::from_chars(line.data() + 1, end, number);
+  line.remove_prefix(static_cast<size_t>(rest - line.data()));
+  return trouble == std::errc() && std::isfinite(static_cast<double>(number));
+}
+
+}  // namespace
 
 std::string TuneRecord::encode() const {
   std::string text;
@@ -21,12 +35,14 @@ std::optional<TuneRecord> TuneRecord::decode(std::string_view text) {
   while (!text.empty()) {
     const size_t end = text.find('\n');
     if (end == std::string_view::npos) return std::nullopt;
-    const std::string line(text.substr(0, end));
+    std::string_view line = text.substr(0, end);
     text.remove_prefix(end + 1);
-    char candidate[128];
+    const std::string_view candidate = line.substr(0, line.find(' '));
+    line.remove_prefix(candidate.size());
     Timing timing;
-    if (std::sscanf(line.c_str(), "%127s %lf %lf %lf %d", candidate, &timing.best_ms,
-                    &timing.median_ms, &timing.deviation_ms, &timing.samples) != 5) {
+    if (candidate.empty() || !take_number(line, timing.best_ms) ||
+        !take_number(line, timing.median_ms) || !take_number(line, timing.deviation_ms) ||
+        !take_number(line, timing.samples) || !line.empty()) {
       return std::nullopt;
     }
     record.timings.emplace_back(candidate, timing);

@@ -29,8 +29,16 @@ namespace {
 constexpr uint64_t kMostNoteBytes = 1 << 20;
 
 bool read_at(int file, uint64_t offset, void* into, size_t size_bytes) {
-  return ::pread(file, into, size_bytes, static_cast<off_t>(offset)) ==
-         static_cast<ssize_t>(size_bytes);
+  char* to = static_cast<char*>(into);
+  while (size_bytes > 0) {
+    const ssize_t got = ::pread(file, to, size_bytes, static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return false;
+    to += got;
+    offset += static_cast<uint64_t>(got);
+    size_bytes -= static_cast<size_t>(got);
+  }
+  return true;
 }
 
 // Walks the notes of one segment; empty if the build id is not among them.

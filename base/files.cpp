@@ -10,11 +10,16 @@
 #include <filesystem>
 
 #include "base/descriptor.h"
+#include "base/text.h"
 
 namespace liger {
 namespace {
 
 constexpr size_t kReadStepBytes = 64 * 1024;
+// A file system that lost its mind may claim any size; memory is not taken on its word.
+constexpr off_t kMostEntryBytes = off_t{256} << 20;
+
+enum class Strictness { any_file, entry };
 
 FileStamp stamp_from(const struct stat& status) {
   return {static_cast<uint64_t>(status.st_ino), static_cast<uint64_t>(status.st_size),
@@ -37,17 +42,48 @@ int read_to_end(int file, std::string& bytes, size_t expected_bytes) {
   return filled < expected_bytes ? EIO : 0;
 }
 
-// 0 or an errno.
-int read_once(const std::string& path, StampedFile& result) {
-  // O_NONBLOCK: opening a named pipe that somebody left here must not hang.
-  const Descriptor file(::open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
-  if (!file.is_open()) return errno;
+std::string wrong_with(const struct stat& status, Strictness strictness) {
+  if (!S_ISREG(status.st_mode)) return "is no plain file";
+  if (status.st_uid != geteuid() && status.st_uid != 0) {
+    return fmt::format("belongs to another user ({})", status.st_uid);
+  }
+  if (strictness == Strictness::any_file) return "";
+  if ((status.st_mode & (S_IWGRP | S_IWOTH)) != 0) return "can be written by other users";
+  if (status.st_size > kMostEntryBytes) return fmt::format("has {} bytes", status.st_size);
+  return "";
+}
+
+// O_NONBLOCK: opening a named pipe that somebody left here must not hang.
+Descriptor open_to_read(const std::string& path) {
+  int file = -1;
+  do {
+    file = ::open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+  } while (file < 0 && errno == EINTR);
+  return Descriptor(file);
+}
+
+// 0 or an errno; 0 with a problem for what stands there and is not to be used.
+int read_once(const std::string& path, Strictness strictness, StampedFile& result) {
+  const Descriptor file = open_to_read(path);
+  const int open_error = file.is_open() ? 0 : errno;
   struct stat status = {};
-  if (::fstat(file.number(), &status) != 0) return errno;
-  if (!S_ISREG(status.st_mode)) return EINVAL;
-  if (status.st_uid != geteuid() && status.st_uid != 0) return EPERM;
+  const int answer =
+      file.is_open() ? ::fstat(file.number(), &status) : ::lstat(path.c_str(), &status);
+  if (answer != 0) return open_error != 0 ? open_error : errno;
   result.stamp = stamp_from(status);
+  result.problem = wrong_with(status, strictness);
+  if (!result.problem.empty()) return 0;
+  if (open_error != 0) return open_error;
   return read_to_end(file.number(), result.bytes, static_cast<size_t>(status.st_size));
+}
+
+std::optional<StampedFile> read_twice(const std::string& path, Strictness strictness) {
+  StampedFile result;
+  int trouble = read_once(path, strictness, result);
+  // A file server may have replaced the file between its name and its contents.
+  if (trouble == ESTALE) trouble = read_once(path, strictness, result);
+  if (trouble != 0) return std::nullopt;
+  return result;
 }
 
 std::string parent_of(const std::string& path) {
@@ -59,24 +95,19 @@ std::string parent_of(const std::string& path) {
 }  // namespace
 
 std::optional<StampedFile> read_stamped_file(const std::string& path) {
-  StampedFile result;
-  int trouble = read_once(path, result);
-  // A file server may have replaced the file between its name and its contents.
-  if (trouble == ESTALE) trouble = read_once(path, result);
-  if (trouble != 0) return std::nullopt;
-  return result;
+  return read_twice(path, Strictness::entry);
 }
 
 std::optional<std::string> read_file(const std::string& path) {
-  std::optional<StampedFile> file = read_stamped_file(path);
-  if (!file) return std::nullopt;
+  std::optional<StampedFile> file = read_twice(path, Strictness::any_file);
+  if (!file || !file->problem.empty()) return std::nullopt;
   return std::move(file->bytes);
 }
 
 bool move_if_unchanged(const std::string& from, const FileStamp& stamp, const std::string& to) {
   struct stat status = {};
   if (::lstat(from.c_str(), &status) != 0 || stamp_from(status) != stamp) return false;
-  return ::rename(from.c_str(), to.c_str()) == 0;
+  return ::rename(from.c_str(), to.c_str()) == 0 || ::unlink(from.c_str()) == 0;
 }
 
 bool make_folders(const std::string& folder) {

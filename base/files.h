@@ -24,11 +24,16 @@ struct FileStamp {
 struct StampedFile {
   std::string bytes;
   FileStamp stamp;
+  std::string
+      problem;  // empty, or why what stands there is not to be used; then there are no bytes
 };
 
-std::optional<StampedFile> read_stamped_file(const std::string& path);  // rules of read_file
+// As read_file, and stricter: what others could have written is not to be used either, nor what is
+// larger than any entry. Empty when nothing is there or the file server is in trouble.
+std::optional<StampedFile> read_stamped_file(const std::string& path);
 
-// Renames only while `from` is still the stamped file. False when it was not moved.
+// Renames only while `from` is still the stamped file; removes it where it cannot be moved. False
+// when it still stands.
 bool move_if_unchanged(const std::string& from, const FileStamp& stamp, const std::string& to);
 
 enum class Publish {

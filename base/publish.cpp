@@ -51,6 +51,7 @@ int write_all(int file, std::string_view bytes) {
     const ssize_t written = ::write(file, bytes.data(), bytes.size());
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) return errno;
+    if (written == 0) return EIO;
     bytes.remove_prefix(static_cast<size_t>(written));
   }
   return 0;
@@ -58,7 +59,10 @@ int write_all(int file, std::string_view bytes) {
 
 // A new file that holds all the bytes, or none at all. 0 or an errno.
 int write_temporary(const std::string& path, std::string_view bytes) {
-  const int file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+  int file = -1;
+  do {
+    file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+  } while (file < 0 && errno == EINTR);
   if (file < 0) return errno;
   int trouble = write_all(file, bytes);
   // NFS tells of a full disk or quota only here.

@@ -115,7 +115,8 @@ std::optional<Entry> Store::read_layer(const std::string& path, const Key& key,
   }
 
   ++counters().corrupt;
-  const std::string what = entry ? "holds another key" : "is damaged";
+  std::string what = file->problem;
+  if (what.empty()) what = entry ? "holds another key" : "is damaged";
   bool moved = false;
   if (may_move_aside) {
     make_folders(folder_of(folder_, kQuarantineFolder));

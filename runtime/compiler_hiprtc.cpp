@@ -44,9 +44,16 @@ Answer ask(std::string_view command, const std::string& source,
   std::vector<std::string> request = {
       std::string(command), fmt::format("{}", fmt::join(hiprtc_candidates(), "\n")), source};
   request.insert(request.end(), options.begin(), options.end());
-  const PrivateFolder folder;  // a process that is ended leaves its temporary files behind
-  const ProcessResult result = run_process({program}, encoded(request), timeout_seconds,
-                                           {"AMD_COMGR_CACHE=0", "TMPDIR=" + folder.path()});
+  std::optional<ProcessResult> asked;
+  for (const std::string& place : PrivateFolder::places()) {
+    const PrivateFolder folder(place);  // a process that is ended leaves its temporary files behind
+    if (folder.path().empty()) continue;
+    asked = run_process({program}, encoded(request), timeout_seconds,
+                        {"AMD_COMGR_CACHE=0", "TMPDIR=" + folder.path()});
+    if (asked->ok() || folder.has_room()) break;
+  }
+  if (!asked) PrivateFolder::refuse();
+  const ProcessResult& result = *asked;
 
   if (result.timed_out)
     return {{}, fmt::format("hipRTC did not finish within {} seconds", timeout_seconds)};

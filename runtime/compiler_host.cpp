@@ -1,6 +1,7 @@
 // The system's C++ compiler: the unit goes in by a pipe, a shared library comes out.
 #include <chrono>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "base/environment.h"
@@ -78,7 +79,24 @@ class HostCompiler final : public Compiler {
       throw unknown_target(target);
 
     const auto start = std::chrono::steady_clock::now();
-    const PrivateFolder folder;
+    for (const std::string& place : PrivateFolder::places()) {
+      const PrivateFolder folder(place);
+      if (folder.path().empty()) continue;
+      std::optional<std::string> bytes = compile_in(folder, program, unit, target);
+      if (!bytes) continue;
+      Binary binary;
+      binary.bytes = std::move(*bytes);
+      const auto spent = std::chrono::steady_clock::now() - start;
+      binary.compile_ms = std::chrono::duration<double, std::milli>(spent).count();
+      return binary;
+    }
+    PrivateFolder::refuse();
+  }
+
+ private:
+  // The library; nothing where the folder was too full for it.
+  std::optional<std::string> compile_in(const PrivateFolder& folder, const Program& program,
+                                        const Unit& unit, const Target& target) {
     const std::string output = folder.path() + "/unit.so";
     std::vector<std::string> arguments = {program.path};
     for (std::string& option : option_list(target)) arguments.push_back(std::move(option));
@@ -86,23 +104,19 @@ class HostCompiler final : public Compiler {
     const ProcessResult result =
         run_process(arguments, unit.expanded, 300, {"LC_ALL=C", "TMPDIR=" + folder.path()});
 
-    if (!result.ok()) {
-      if (result.error.find("-march") != std::string::npos ||
-          result.error.find("unknown target CPU") != std::string::npos)
-        throw unknown_target(target);
-      throw compile_error(unit, target, words_of(result));
+    if (result.ok()) {
+      auto bytes = read_file(output);
+      if (bytes && !bytes->empty()) return bytes;
+    } else if (result.error.find("-march") != std::string::npos ||
+               result.error.find("unknown target CPU") != std::string::npos) {
+      throw unknown_target(target);
     }
-    auto bytes = read_file(output);
-    if (!bytes || bytes->empty())
-      throw compile_error(unit, target, program.path + " succeeded but wrote no library");
-    Binary binary;
-    binary.bytes = std::move(*bytes);
-    binary.compile_ms =
-        std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-    return binary;
+    if (!folder.has_room()) return std::nullopt;
+    throw compile_error(
+        unit, target,
+        result.ok() ? program.path + " succeeded but wrote no library" : words_of(result));
   }
 
- private:
   const Program& program() {
     const std::lock_guard lock(mutex_);
     if (program_.path.empty()) program_ = find_compiler();

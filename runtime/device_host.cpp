@@ -30,8 +30,9 @@ std::atomic<DeviceProperties*> live_properties{nullptr};
 bool write_all(int file, std::string_view bytes) {
   while (!bytes.empty()) {
     const ssize_t written = write(file, bytes.data(), bytes.size());
-    if (written < 0 && errno != EINTR) return false;
-    if (written > 0) bytes.remove_prefix(static_cast<size_t>(written));
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) return false;
+    bytes.remove_prefix(static_cast<size_t>(written));
   }
   return true;
 }
@@ -58,14 +59,18 @@ void* open_from_memory(std::string_view bytes, std::string& why) {
   return library;
 }
 
-// For a machine without memfd_create, or whose policy forbids running from it.
+// For a machine without memfd_create, or whose policy forbids running from it. A folder for
+// temporary files may be full, or forbid running as well.
 void* open_from_folder(std::string_view bytes, std::string& why) {
-  const PrivateFolder folder;
-  const std::string path = folder.path() + "/unit.so";
-  std::ofstream(path, std::ios::binary) << bytes;
-  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (!library) why += fmt::format("; {}", dlerror());
-  return library;
+  for (const std::string& place : PrivateFolder::places()) {
+    const PrivateFolder folder(place);
+    if (folder.path().empty()) continue;
+    const std::string path = folder.path() + "/unit.so";
+    std::ofstream(path, std::ios::binary) << bytes;
+    if (void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) return library;
+    why += fmt::format("; {}", dlerror());
+  }
+  return nullptr;
 }
 
 std::string processor_name() {

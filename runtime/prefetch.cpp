@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <deque>
+#include <iterator>
 #include <thread>
 
 #include "base/environment.h"
@@ -33,8 +34,9 @@ struct Pool {
   std::mutex mutex;
   std::condition_variable changed;
   std::deque<Task> queue;
-  size_t urgent = 0;     // at its front
-  size_t postponed = 0;  // at its end
+  std::deque<Task> dropped;  // at exit
+  size_t urgent = 0;         // at its front
+  size_t postponed = 0;      // at its end
   int threads = 0;
   int running = 0;
   int total = 0;  // since the last wait, as are the next two
@@ -66,12 +68,12 @@ size_t place_among(const Unit& unit, size_t others, int ranks, const Group* grou
   return hash128(own).low % (others + 1);
 }
 
-// The queue is leaked, for a promise that dies unfulfilled would wake its waiters.
+// What is dropped stays in memory, for a promise that dies unfulfilled would wake its waiters.
 void drop_queue(Pool& pool) {
   pool.stopping = true;
   Patience::end_all_waits();
   pool.total -= static_cast<int>(pool.queue.size());
-  static_cast<void>(new std::deque<Task>(std::move(pool.queue)));
+  std::move(pool.queue.begin(), pool.queue.end(), std::back_inserter(pool.dropped));
   pool.queue.clear();
   pool.urgent = pool.postponed = 0;
   pool.changed.notify_all();

@@ -3,8 +3,10 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <system_error>
+#include <vector>
 
 #include "base/error.h"
 
@@ -12,21 +14,47 @@ namespace liger {
 
 class PrivateFolder {
  public:
-  PrivateFolder() {
-    std::error_code ignored;
-    const std::filesystem::path parent = std::filesystem::temp_directory_path(ignored);
-    path_ = (parent.empty() ? "/tmp" : parent.string()) + "/liger-XXXXXX";
-    if (!mkdtemp(path_.data()))  // mode 0700
-      throw Error(ErrorKind::compile, "cannot make a folder like " + path_ +
-                                          ": set TMPDIR to a folder that can be written");
+  // Below that folder; empty path() where it cannot be made.
+  explicit PrivateFolder(const std::string& parent) : path_(parent + "/liger-XXXXXX") {
+    if (!mkdtemp(path_.data())) path_.clear();  // mode 0700
   }
   ~PrivateFolder() {
     std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
+    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
   }
   PrivateFolder(const PrivateFolder&) = delete;
 
   const std::string& path() const { return path_; }
+
+  // Whether a library would find room in it: what failed here may succeed in another place if not.
+  bool has_room() const {
+    const std::string probe = path_ + "/probe";
+    std::ofstream stream(probe, std::ios::binary);
+    stream << std::string(256 * 1024, 'x');
+    stream.close();
+    const bool room = stream.good();
+    std::error_code ignored;
+    std::filesystem::remove(probe, ignored);
+    return room;
+  }
+
+  // Where temporary files may go, the user's wish first: a full or forbidden one is no end.
+  static std::vector<std::string> places() {
+    std::error_code ignored;
+    const std::filesystem::path asked = std::filesystem::temp_directory_path(ignored);
+    std::vector<std::string> places = {asked.empty() ? "/tmp" : asked.string()};
+    for (const char* place : {"/dev/shm", "/var/tmp", "/tmp"}) {
+      if (place != places.front()) places.emplace_back(place);
+    }
+    return places;
+  }
+
+  [[noreturn]] static void refuse() {
+    std::string looked;
+    for (const std::string& place : places()) looked += (looked.empty() ? "" : ", ") + place;
+    throw Error(ErrorKind::compile, "no folder for temporary files can be written, of " + looked +
+                                        ": set TMPDIR to one that can");
+  }
 
  private:
   std::string path_;

@@ -6,7 +6,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-FOLDERS = ("base", "cache", "runtime", "autotune", "ops", "templates", "torch_bindings", "tests")
+FOLDERS = (
+    *("base", "cache", "runtime", "autotune", "ops", "templates", "torch_bindings"),
+    *("tests", "bench"),
+)
 
 
 def cpp_files() -> list[str]:

@@ -67,18 +67,27 @@ def test_every_variable_that_is_named_exists():
             assert name in known, f"{path.name} names {name}"
 
 
-def invariants():
-    """(file, test) of each test that docs/invariants.md names: `tests/a/b_test.py: name`."""
-    named = r"`(tests/[\w/]+_test\.(?:py|cpp))(?::+ ?([\w.]+))?`"
-    return re.findall(named, text(ROOT / "docs" / "invariants.md"))
+_CODE = (".py", ".cpp")
 
 
-def test_invariants_name_tests_that_exist():
-    assert invariants()
-    for file, test in invariants():
+def named_tests(document):
+    """(file, name) of each `tests/a/b_test.py: name` or `tests/a/b_test.cpp: name` of a document."""
+    return re.findall(r"`(tests/[\w/]+_test\.(?:py|cpp)): (\w+)`", text(ROOT / "docs" / document))
+
+
+def is_test_of(name, file):
+    """Whether a file defines that test, and does not only mention it."""
+    defined = rf"def {name}\(" if file.endswith(".py") else rf"TEST(?:_F|_P)?\(\w+,\s*{name}\)"
+    return re.search(defined, text(ROOT / file)) is not None
+
+
+@pytest.mark.parametrize("document", ["invariants.md", "reliability.md"])
+def test_tests_that_a_document_names_exist(document):
+    named = named_tests(document)
+    assert len(named) > 20
+    for file, name in named:
         assert (ROOT / file).is_file(), file
-        name = test.split(".")[-1]
-        assert name in (ROOT / file).read_text(), f"{file} has no {name}"
+        assert is_test_of(name, file), f"{file} has no {name}"
 
 
 def test_every_invariant_names_a_test():
@@ -93,3 +102,17 @@ def test_files_that_documents_link_to_exist():
     for path in DOCUMENTS:
         for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text(path)):
             assert "://" in link or (path.parent / link).exists(), f"{path.name}: {link}"
+
+
+def test_targets_and_variables_of_the_page_on_reliability_exist():
+    page = text(ROOT / "docs" / "reliability.md")
+    makefile = text(ROOT / "Makefile")
+    targets = set(re.findall(r"`make ([\w-]+)", page))
+    assert {"test", "torture", "sanitize", "fuzz"} <= targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    sources = [path.read_text() for path in (ROOT / "tests").rglob("*.*") if path.suffix in _CODE]
+    variables = set(re.findall(r"\b(TORTURE_\w+)=", page + makefile))
+    assert variables
+    for name in variables:
+        assert any(f'"{name}"' in source for source in sources), name

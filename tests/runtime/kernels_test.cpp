@@ -103,6 +103,18 @@ TEST_F(KernelsTest, entry_that_the_loader_refuses_is_replaced) {
   EXPECT_NE(Store::user().read(Shelf::artifact, key)->payload, "not a library");
 }
 
+// The library's own folder gets what was compiled instead; the site's is not ours to mend.
+TEST_F(KernelsTest, entry_of_a_readonly_folder_that_the_loader_refuses_stays_there) {
+  const Key key = artifact_key(scale_unit(111), target_);
+  Store site(test_site_folder());
+  site.publish(Shelf::artifact, key, "symbol=liger_entry\n", "not a library");
+  const uint64_t from_site_before = counters().hit_readonly;
+  EXPECT_EQ(scaled_one(*kernel(scale_unit(111), device(Backend::cpu, 0))), 111);
+  EXPECT_EQ(counters().hit_readonly, from_site_before + 1);
+  EXPECT_EQ(site.read(Shelf::artifact, key)->payload, "not a library");
+  EXPECT_NE(Store(test_cache_folder()).read(Shelf::artifact, key)->payload, "not a library");
+}
+
 TEST_F(KernelsTest, nothing_is_loaded_when_it_may_not) {
   Device& device = liger::device(Backend::cpu, 0);
   EXPECT_EQ(kernel(scale_unit(104), device, false), nullptr);

@@ -36,6 +36,24 @@ TEST_F(KeyTest, each_input_changes_it) {
   EXPECT_EQ(hashes.size(), expected);
 }
 
+// The name of each field as well as its value.
+TEST_F(KeyTest, each_field_changed_alone_changes_it) {
+  const auto fields = Key::fields_of(artifact_key(scale_unit(2), target_).bytes());
+  ASSERT_EQ(fields.size(), 7u);
+  std::set<std::string> hashes = {artifact_key(scale_unit(2), target_).hash().hex()};
+  for (size_t changed = 0; changed < fields.size(); ++changed) {
+    Key other_value, other_name, without;
+    for (size_t i = 0; i < fields.size(); ++i) {
+      const auto& [name, value] = fields[i];
+      other_value.add(name, i == changed ? value + "2" : value);
+      other_name.add(i == changed ? name + "2" : name, value);
+      if (i != changed) without.add(name, value);
+    }
+    for (const Key& key : {other_value, other_name, without}) hashes.insert(key.hash().hex());
+  }
+  EXPECT_EQ(hashes.size(), 1 + 3 * fields.size());
+}
+
 TEST_F(KeyTest, names_of_its_fields_are_those_of_the_document) {
   std::vector<std::string> names;
   for (const auto& [name, value] : Key::fields_of(artifact_key(scale_unit(2), target_).bytes())) {

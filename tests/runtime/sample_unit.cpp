@@ -39,6 +39,7 @@ class TestCache {
     path = (std::filesystem::temp_directory_path() / "liger-runtime-test-XXXXXX").string();
     if (!mkdtemp(path.data())) std::abort();
     setenv("LIGER_JIT_CACHE", path.c_str(), 1);
+    setenv("LIGER_JIT_CACHE_READONLY", (path + "/site").c_str(), 1);
   }
   ~TestCache() {
     if (getpid() == owner_) std::filesystem::remove_all(path);
@@ -69,5 +70,6 @@ Unit broken_unit() {
 }
 
 const std::string& test_cache_folder() { return test_cache.path; }
+std::string test_site_folder() { return test_cache.path + "/site"; }
 
 }  // namespace liger

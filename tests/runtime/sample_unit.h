@@ -20,4 +20,7 @@ Unit broken_unit();
 // The private cache folder that LIGER_JIT_CACHE names since before main().
 const std::string& test_cache_folder();
 
+// A read-only folder of this process, below the other; empty unless a test fills it.
+std::string test_site_folder();
+
 }  // namespace liger
