@@ -1,8 +1,11 @@
 // Every environment variable the library reads, in one table. Read once, at the first use.
 #pragma once
 
+#include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace liger {
@@ -19,8 +22,9 @@ const std::vector<EnvironmentVariable>& environment_table();
 enum class AutotuneMode { off, first_run, full };
 
 struct Environment {
-  std::string cache_folder;                         // absolute, `~` expanded; empty: memory only
-  std::vector<std::string> readonly_cache_folders;  // searched after the user's folder
+  std::string cache_folder;                        // absolute, `~` expanded; empty: memory only
+  std::vector<std::string> readonly_cache_layers;  // folders and bundles, searched after it
+  uint64_t cache_size_bytes = uint64_t{1} << 30;   // more than this is pruned; 0: never
   AutotuneMode autotune = AutotuneMode::first_run;
   bool log = false;           // one line for each event on stderr
   std::string host_compiler;  // empty: search PATH for c++, g++, clang++
@@ -35,5 +39,8 @@ const Environment& environment();
 // The same for any source of values; `lookup` answers null for what is not set. Looks at the file
 // system only to pick the default cache folder, and makes nothing there.
 Environment parse_environment(const std::function<const char*(const char*)>& lookup);
+
+// `500M`, `1.5G`, `64K` or plain bytes; powers of 1024. Nothing for any other text.
+std::optional<uint64_t> parse_size_bytes(std::string_view text);
 
 }  // namespace liger

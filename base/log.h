@@ -7,7 +7,7 @@
 
 namespace liger {
 
-enum class Event { compile, hit, tune, fallback, corrupt, publish, load };
+enum class Event { compile, hit, tune, fallback, corrupt, publish, load, prune };
 
 // `liger_jit compile rms_norm sm_90a 97ms key=3f2a…`. Costs one branch when the log is off.
 void log_event(Event event, std::string_view fields);

@@ -1,6 +1,8 @@
 // Which knobs a kernel of a call gets: from a record, from a search, or the declaration's first.
 #pragma once
 
+#include <string>
+
 #include "ops/arguments.h"
 
 namespace liger {
@@ -8,6 +10,9 @@ namespace liger {
 // Whether a search can pay: a GPU is through with a few hundred kilobytes before it is through with
 // a launch. Such calls take the first candidate.
 bool worth_measuring(const Call& call);
+
+// What is compiled but for the knobs, as a hash: a field of the key of a tune record.
+std::string family_of(const KernelOf& kernel, const Call& call);
 
 struct Choice {
   Knobs knobs;
