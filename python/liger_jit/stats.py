@@ -12,8 +12,8 @@ def stats() -> dict[str, Any]:
 
     `counters` holds, among others, `compiled` (units given to a compiler), `hit_memory`, `hit_disk`
     and `hit_readonly` (kernels by the layer that answered), `corrupt` (cache entries that failed
-    verification) and `tuned` (kernels whose variants were timed). `warnings` are texts, oldest
-    first.
+    verification), `pruned` (files removed to keep the cache below its size) and `tuned` (kernels
+    whose variants were timed). `warnings` are texts, oldest first.
     """
     return library.ask("_stats")
 

@@ -1,8 +1,8 @@
 """Compiles all kernels that training a Hugging Face model needs, for any target, with no GPU.
 
 Takes the model's config.json, builds the model without weights, patches it, and fills the cache
-(LIGER_JIT_CACHE) for each target. Copy that folder to where the GPUs are, or list it there in
-LIGER_JIT_CACHE_READONLY. Exit code 1 if a kernel does not compile.
+(LIGER_JIT_CACHE) for each target. `liger-jit cache export` makes one file of it for where the GPUs
+are. Exit code 1 if a kernel does not compile.
 
 examples:
   liger-jit compile --config model/config.json --arch sm_80,sm_90a,gfx90a,cpu
@@ -12,37 +12,22 @@ examples:
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-
-import torch
 
 from .. import library, patch
-from ..warmup import TOKENS, prepare, progress_bar, wait
-from . import UsageError
+from .model import add_step, compile_for, model_without_weights
 from .output import console, notes, print_json, print_table
-
-DTYPES = {
-    "bf16": torch.bfloat16,
-    "bfloat16": torch.bfloat16,
-    "fp16": torch.float16,
-    "float16": torch.float16,
-    "fp32": torch.float32,
-    "float32": torch.float32,
-}
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="a config.json, or the folder that has it")
     parser.add_argument("--arch", required=True, help="targets, with commas: sm_90a,gfx90a,cpu")
-    parser.add_argument("--dtype", default="bf16", choices=list(DTYPES), help="of the weights")
-    parser.add_argument("--batch", type=int, default=1, help="sequences in a step (1)")
-    parser.add_argument("--tokens", type=int, default=TOKENS, help=f"in a sequence ({TOKENS})")
+    add_step(parser)
 
 
 def run(asked: argparse.Namespace) -> int:
-    handle = patch(model_without_weights(asked.config, DTYPES[asked.dtype]))
+    handle = patch(model_without_weights(asked.config, asked.dtype))
     replay = handle.meta_calls(asked.batch, asked.tokens)
-    results = [_compile_for(arch, replay, asked.json) for arch in asked.arch.split(",")]
+    results = [compile_for(arch, replay, asked.json) for arch in asked.arch.split(",")]
     failed = [error for result in results for error in result["failed"]]
     folder = library.ask("_cache", "ls")["folder"]
     if asked.json:
@@ -64,34 +49,3 @@ def run(asked: argparse.Namespace) -> int:
         if failed:  # one is enough to read; --json has all
             notes.out(failed[0], highlight=False)
     return 1 if failed or not folder else 0
-
-
-def model_without_weights(config: str, dtype: torch.dtype) -> torch.nn.Module:
-    """The causal language model of a config.json, on the meta device."""
-    try:
-        from transformers import AutoConfig, AutoModelForCausalLM
-    except ImportError as missing:
-        raise RuntimeError("this needs transformers: pip install transformers") from missing
-    if not Path(config).exists():
-        raise UsageError(f"there is no {config}")
-    try:
-        settings = AutoConfig.from_pretrained(config, local_files_only=True)
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(settings, dtype=dtype).train()
-    except (OSError, ValueError) as trouble:
-        raise UsageError(f"{config} is no config of a causal language model: {trouble}") from None
-
-
-def _compile_for(arch: str, replay, quiet: bool) -> dict:
-    before = library.ask("_stats")["counters"]
-    kernels = prepare(replay, arch)
-    with progress_bar(not quiet, f"compiling for {arch}") as show:
-        failed = wait(show)
-    after = library.ask("_stats")["counters"]
-    return {
-        "arch": arch,
-        "kernels": kernels,
-        "compiled": after["compiled"] - before["compiled"],
-        "from_cache": sum(after[name] - before[name] for name in ("hit_disk", "hit_readonly")),
-        "failed": failed,
-    }
