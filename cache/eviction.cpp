@@ -27,27 +27,8 @@ constexpr int64_t kDeadWriterSeconds = 3600;
 constexpr std::string_view kElectionFile = "prune.lock";
 constexpr std::string_view kDoneFile = "pruned";  // its time is that of the last time
 
-struct Candidate {
-  std::string path;
-  FileStamp stamp;
-  bool quarantined = false;
-};
-
 bool is_temporary(const std::string& path) {
   return std::string_view(path).substr(path.find_last_of('/') + 1).starts_with(kTemporaryPrefix);
-}
-
-std::vector<Candidate> candidates_of(const std::string& root) {
-  std::vector<Candidate> found;
-  for (const std::string_view part : {kQuarantineFolder, kArtifactFolder, kTuneFolder}) {
-    for (const std::string& path : list_files(fmt::format("{}/{}", root, part))) {
-      if (is_temporary(path)) continue;
-      if (const auto stamp = stamp_of(path)) {
-        found.push_back({path, *stamp, part == kQuarantineFolder});
-      }
-    }
-  }
-  return found;
 }
 
 // Open while this process is elected. A file system without locks elects everybody, which costs
@@ -60,13 +41,33 @@ std::optional<Descriptor> elected(const std::string& root) {
   return file;
 }
 
-void remove_longest_unused(std::vector<Candidate> candidates, uint64_t most_bytes, Pruned& result) {
-  for (const Candidate& one : candidates) result.kept_bytes += one.stamp.size_bytes;
-  std::sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) {
+bool is_a_day_from(int64_t now_seconds, std::optional<int64_t> then_seconds) {
+  // A time a day ahead was written under a wrong clock.
+  return !then_seconds || std::abs(now_seconds - *then_seconds) >= kDaySeconds;
+}
+
+}  // namespace
+
+std::vector<Evictable> evictables_of(const std::string& root) {
+  std::vector<Evictable> found;
+  for (const std::string_view part : {kQuarantineFolder, kArtifactFolder, kTuneFolder}) {
+    for (const std::string& path : list_files(fmt::format("{}/{}", root, part))) {
+      if (is_temporary(path)) continue;
+      if (const auto stamp = stamp_of(path)) {
+        found.push_back({path, *stamp, part == kQuarantineFolder});
+      }
+    }
+  }
+  return found;
+}
+
+void remove_longest_unused(std::vector<Evictable> files, uint64_t most_bytes, Pruned& result) {
+  for (const Evictable& one : files) result.kept_bytes += one.stamp.size_bytes;
+  std::sort(files.begin(), files.end(), [](const Evictable& a, const Evictable& b) {
     return std::tuple(!a.quarantined, a.stamp.modified_ns, std::string_view(a.path)) <
            std::tuple(!b.quarantined, b.stamp.modified_ns, std::string_view(b.path));
   });
-  for (const Candidate& one : candidates) {
+  for (const Evictable& one : files) {
     if (result.kept_bytes <= most_bytes) return;
     const std::optional<FileStamp> now = stamp_of(one.path);
     if (now && *now != one.stamp) continue;  // used or replaced since
@@ -79,19 +80,12 @@ void remove_longest_unused(std::vector<Candidate> candidates, uint64_t most_byte
   }
 }
 
-bool is_a_day_from(int64_t now_seconds, std::optional<int64_t> then_seconds) {
-  // A time a day ahead was written under a wrong clock.
-  return !then_seconds || std::abs(now_seconds - *then_seconds) >= kDaySeconds;
-}
-
-}  // namespace
-
 Pruned prune_folder(const std::string& root, uint64_t most_bytes) {
   Pruned result;
   const std::optional<Descriptor> lock = elected(root);
   result.elected = lock.has_value();
   if (!lock) return result;
-  remove_longest_unused(candidates_of(root), most_bytes, result);
+  remove_longest_unused(evictables_of(root), most_bytes, result);
   counters().pruned += result.removed_files;
   if (result.removed_files > 0) {
     log_event(Event::prune,

@@ -5,6 +5,9 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
+
+#include "base/files.h"
 
 namespace liger {
 
@@ -19,9 +22,19 @@ struct Pruned {
   uint64_t kept_bytes = 0;
 };
 
+struct Evictable {
+  std::string path;
+  FileStamp stamp;
+  bool quarantined = false;
+};
+std::vector<Evictable> evictables_of(const std::string& root);
+
+// The longest unused of these, until what is left has at most that size. An entry that was used or
+// replaced since it was listed stays.
+void remove_longest_unused(std::vector<Evictable> files, uint64_t most_bytes, Pruned& result);
+
 // `root`: the folder of one schema (`<cache>/v1`). What is in quarantine goes first, then the
-// entries by the day of their last use. Temporaries are left alone. An entry used since it was
-// listed stays.
+// entries by the day of their last use. Temporaries are left alone.
 Pruned prune_folder(const std::string& root, uint64_t most_bytes);
 
 // The same, and dead writers' temporaries swept, unless somebody did it within a day. Clocks: this

@@ -101,6 +101,21 @@ TEST_F(EvictionTest, used_entry_outlives_one_that_was_written_later) {
   EXPECT_FALSE(fs::exists(file_of(2)));
 }
 
+TEST_F(EvictionTest, entry_that_is_used_or_replaced_after_it_was_listed_stays) {
+  for (int i = 1; i <= 3; ++i) set_age(publish(i), 9 * kDay);
+  const std::vector<Evictable> listed = evictables_of(v1_);
+  ASSERT_EQ(listed.size(), 3u);
+  ASSERT_TRUE(Store(root_).read(Shelf::artifact, key_of(1)));
+  fs::remove(file_of(2));
+  publish(2);
+  Pruned result;
+  remove_longest_unused(listed, 0, result);
+  EXPECT_EQ(result.removed_files, 1u);
+  EXPECT_TRUE(fs::exists(file_of(1)));
+  EXPECT_TRUE(fs::exists(file_of(2)));
+  EXPECT_FALSE(fs::exists(file_of(3)));
+}
+
 TEST_F(EvictionTest, readonly_layer_is_neither_pruned_nor_marked) {
   set_age(publish(1), 9 * kDay);
   Store store(folder_ / "own", {root_});
