@@ -3,13 +3,14 @@
 # make bench    times ops beside other libraries; BENCH_OPTIONS="rms_norm --peers eager,liger"
 # make build    the native library, for use in place
 # make torture  the long versions of the fault tests; make sanitize, make fuzz: docs/reliability.md
+# make seed     kernels of SmolLM2 for NVIDIA's GPUs, found beside the library; for wheels to ship
 # make format   put all code into its form
 # make clean    remove what was built; the environment in .venv stays
 #
 # Each does its own set-up, once: Debian packages, a Python environment in .venv, the build.
 
 .DEFAULT_GOAL := build
-.PHONY: demo test bench build tests-build format clean debian sanitize fuzz torture
+.PHONY: demo test bench build tests-build seed format clean debian sanitize fuzz torture
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -61,6 +62,15 @@ demo: build .venv/model.stamp
 
 bench: build
 	@$(BIN)/liger-jit bench $(BENCH_OPTIONS)
+
+# Not part of a build: cache/BUNDLE.md says why. A cache of its own keeps it free of what users set.
+# Of each kernel the first candidate, which is all that a first step waits for.
+SEED_TARGETS := sm_80,sm_86,sm_89,sm_90a,sm_100a,sm_120a
+seed: build
+	@env -u LIGER_JIT_CACHE_READONLY LIGER_JIT_CACHE=$(CURDIR)/build/seed_cache \
+		LIGER_JIT_AUTOTUNE=off \
+		$(BIN)/liger-jit cache export --config setup/seed_model.json --arch $(SEED_TARGETS) \
+		--dtype bf16 --batch 8 --tokens 1024 -o $(NATIVE)/seed.ljb
 
 test: tests-build .venv/test.stamp .venv/model.stamp
 	@$(BIN)/python setup/run_tests.py $(TEST_OPTIONS)

@@ -26,6 +26,7 @@ std::vector<std::pair<std::string, uint64_t>> counter_values() {
       {"corrupt", now.corrupt},
       {"published", now.published},
       {"publish_failed", now.publish_failed},
+      {"pruned", now.pruned},
       {"tuned", now.tuned},
       {"tune_hit", now.tune_hit},
       {"pick_group", now.pick_group},

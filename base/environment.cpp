@@ -90,18 +90,26 @@ std::string parse_cache_folder(const Lookup& lookup) {
   return expanded.empty() ? default_cache_folder(lookup) : expanded;
 }
 
-std::vector<std::string> parse_readonly_folders(const Lookup& lookup) {
+std::vector<std::string> parse_readonly_layers(const Lookup& lookup) {
   constexpr const char* kName = "LIGER_JIT_CACHE_READONLY";
-  std::vector<std::string> folders;
+  std::vector<std::string> layers;
   std::string rest = value_of(lookup, kName);
   while (!rest.empty()) {
     const size_t colon = std::min(rest.find(':'), rest.size());
     const std::string part = rest.substr(0, colon);
     rest.erase(0, colon + 1);
-    const std::string folder = part.empty() ? "" : expand(kName, part, lookup);
-    if (!folder.empty()) folders.push_back(folder);
+    const std::string layer = part.empty() ? "" : expand(kName, part, lookup);
+    if (!layer.empty()) layers.push_back(layer);
   }
-  return folders;
+  return layers;
+}
+
+uint64_t parse_cache_size(const std::string& value) {
+  if (value.empty()) return Environment().cache_size_bytes;
+  if (value == "off") return 0;
+  const std::optional<uint64_t> size_bytes = parse_size_bytes(value);
+  if (size_bytes && *size_bytes > 0) return *size_bytes;
+  refuse("LIGER_JIT_CACHE_SIZE", value, "a size such as 500M or 2G, or off");
 }
 
 AutotuneMode parse_autotune(const std::string& value) {
@@ -166,14 +174,17 @@ const std::vector<EnvironmentVariable>& environment_table() {
        "Folder that keeps compiled kernels and measured times; `off` or empty keeps them in memory "
        "only."},
       {"LIGER_JIT_CACHE_READONLY", "(none)",
-       "Folders of the same layout that are searched after it and never written, separated by "
-       "colons."},
+       "Folders of the same layout and bundles that are searched after it and never written, "
+       "separated by colons."},
       {"LIGER_JIT_CACHE_MODE", "readwrite",
        "`readonly` writes nothing, `offline` compiles nothing (what the cache lacks is an error), "
        "`refresh` makes everything anew, `off` keeps all in memory."},
       {kRemote, "(none)",
        "Redis server that shares the cache: `redis://[:password@]host:port/prefix` or "
        "`unix://[:password@]/socket?prefix=name`."},
+      {"LIGER_JIT_CACHE_SIZE", "1G",
+       "Size that the folder is pruned to once a day, the longest unused first; `off` never "
+       "prunes."},
       {"LIGER_JIT_AUTOTUNE", "first-run",
        "`first-run` measures a new shape once, `off` takes the heuristic pick, `full` measures "
        "every candidate."},
@@ -194,12 +205,13 @@ const std::vector<EnvironmentVariable>& environment_table() {
 Environment parse_environment(const Lookup& lookup) {
   Environment result;
   result.cache_folder = parse_cache_folder(lookup);
-  result.readonly_cache_folders = parse_readonly_folders(lookup);
+  result.readonly_cache_layers = parse_readonly_layers(lookup);
+  result.cache_size_bytes = parse_cache_size(value_of(lookup, "LIGER_JIT_CACHE_SIZE"));
   result.remote = parse_remote(value_of(lookup, kRemote));
   result.cache_mode = parse_cache_mode(value_of(lookup, "LIGER_JIT_CACHE_MODE"));
   if (result.cache_mode == CacheMode::off) {
     result.cache_folder.clear();
-    result.readonly_cache_folders.clear();
+    result.readonly_cache_layers.clear();
     result.remote.reset();
   }
   result.autotune = parse_autotune(value_of(lookup, "LIGER_JIT_AUTOTUNE"));
@@ -210,6 +222,22 @@ Environment parse_environment(const Lookup& lookup) {
   result.compile_threads = parse_threads(value_of(lookup, "LIGER_JIT_THREADS"));
   result.ranks_on_node = parse_ranks_on_node(lookup);
   return result;
+}
+
+std::optional<uint64_t> parse_size_bytes(std::string_view text) {
+  double number = 0;
+  const char* const last = text.data() + text.size();
+  const auto [end, trouble] = std::from_chars(text.data(), last, number, std::chars_format::fixed);
+  if (trouble != std::errc() || !(number >= 0)) return std::nullopt;
+  const std::string_view unit(end, static_cast<size_t>(last - end));
+  double scale = 0;
+  if (unit.empty()) scale = 1;
+  if (unit == "K" || unit == "k") scale = 0x1p10;
+  if (unit == "M" || unit == "m") scale = 0x1p20;
+  if (unit == "G" || unit == "g") scale = 0x1p30;
+  if (unit == "T" || unit == "t") scale = 0x1p40;
+  if (scale == 0 || number * scale > 0x1p60) return std::nullopt;
+  return static_cast<uint64_t>(number * scale);
 }
 
 const Environment& environment() {

@@ -1,9 +1,11 @@
 // Every environment variable the library reads, in one table. Read once, at the first use.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/remote_address.h"
@@ -35,8 +37,9 @@ enum class CacheMode {
 enum class LogFormat { off, text, json };
 
 struct Environment {
-  std::string cache_folder;                         // absolute, `~` expanded; empty: memory only
-  std::vector<std::string> readonly_cache_folders;  // searched after the user's folder
+  std::string cache_folder;                        // absolute, `~` expanded; empty: memory only
+  std::vector<std::string> readonly_cache_layers;  // folders and bundles, searched after it
+  uint64_t cache_size_bytes = uint64_t{1} << 30;   // more than this is pruned; 0: never
   CacheMode cache_mode = CacheMode::readwrite;
   std::optional<RemoteAddress> remote;  // a server that shares entries; empty: none
   AutotuneMode autotune = AutotuneMode::first_run;
@@ -58,5 +61,8 @@ bool environment_is_read();
 // The same for any source of values; `lookup` answers null for what is not set. Looks at the file
 // system only to pick the default cache folder, and makes nothing there.
 Environment parse_environment(const std::function<const char*(const char*)>& lookup);
+
+// `500M`, `1.5G`, `64K` or plain bytes; powers of 1024. Nothing for any other text.
+std::optional<uint64_t> parse_size_bytes(std::string_view text);
 
 }  // namespace liger

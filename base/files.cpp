@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 
 #include "base/descriptor.h"
@@ -104,6 +105,26 @@ std::optional<std::string> read_file(const std::string& path) {
   return std::move(file->bytes);
 }
 
+std::optional<std::string> read_any_file(const std::string& path, uint64_t most_bytes,
+                                         std::string& problem) {
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  struct stat status = {};
+  std::string bytes;
+  if (!file.is_open() || ::fstat(file.number(), &status) != 0) {
+    problem = std::strerror(errno);
+  } else if (!S_ISREG(status.st_mode)) {
+    problem = "it is not a file";
+  } else if (static_cast<uint64_t>(status.st_size) > most_bytes) {
+    problem = fmt::format("it has {} bytes; at most {} are read", status.st_size, most_bytes);
+  } else if (const int trouble =
+                 read_to_end(file.number(), bytes, static_cast<size_t>(status.st_size))) {
+    problem = std::strerror(trouble);
+  } else {
+    return bytes;
+  }
+  return std::nullopt;
+}
+
 bool move_if_unchanged(const std::string& from, const FileStamp& stamp, const std::string& to) {
   struct stat status = {};
   if (::lstat(from.c_str(), &status) != 0 || stamp_from(status) != stamp) return false;
@@ -151,6 +172,17 @@ std::vector<std::string> list_files(const std::string& folder) {
   }
   std::sort(paths.begin(), paths.end());
   return paths;
+}
+
+std::optional<FileStamp> stamp_of(const std::string& path) {
+  struct stat status = {};
+  if (::lstat(path.c_str(), &status) != 0 || !S_ISREG(status.st_mode)) return std::nullopt;
+  return stamp_from(status);
+}
+
+bool touch_file(const std::string& path) {
+  const timespec times[2] = {{0, UTIME_OMIT}, {0, UTIME_NOW}};
+  return ::utimensat(AT_FDCWD, path.c_str(), times, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
 std::optional<int64_t> modified_seconds(const std::string& path) {

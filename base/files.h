@@ -13,6 +13,11 @@ namespace liger {
 // this user or root. ENOENT, ESTALE (after one reopen), EIO, EACCES, a short read: nullopt.
 std::optional<std::string> read_file(const std::string& path);
 
+// For a file that the user names: follows links, and any owner will do. Empty, and the reason in
+// `problem`, if it cannot be read or has more than `most_bytes`.
+std::optional<std::string> read_any_file(const std::string& path, uint64_t most_bytes,
+                                         std::string& problem);
+
 // Tells whether a name still stands for the file that was read.
 struct FileStamp {
   uint64_t inode = 0;
@@ -64,6 +69,12 @@ bool make_folders(const std::string& folder);  // mode 0700 for each new one
 
 // True if the folder, or the nearest parent that exists, is a folder this user may write.
 bool may_write_folder(const std::string& folder);
+
+// Size and time of a plain file, without reading it.
+std::optional<FileStamp> stamp_of(const std::string& path);
+
+// Sets the time of a file to now, by the file server's clock. False if that is refused.
+bool touch_file(const std::string& path);
 
 std::optional<int64_t> modified_seconds(const std::string& path);
 

@@ -40,6 +40,8 @@ const char* name_of(Event event) {
       return "publish";
     case Event::load:
       return "load";
+    case Event::prune:
+      return "prune";
   }
   return "event";
 }

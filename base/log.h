@@ -9,7 +9,7 @@
 
 namespace liger {
 
-enum class Event { compile, hit, tune, fallback, corrupt, publish, load };
+enum class Event { compile, hit, tune, fallback, corrupt, publish, load, prune };
 
 struct LogField {
   std::string_view name;

@@ -1,11 +1,17 @@
 // One entry as the bytes of one file. The layout is in FORMAT.md.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
 
 namespace liger {
+
+enum class Shelf : uint8_t {
+  artifact,  // a/: compiled kernels, written once
+  tune,      // t/: measured times, replaced as they grow
+};
 
 struct Entry {
   std::string key_bytes;  // Key::bytes()

@@ -1,17 +1,25 @@
 #include "cache/store.h"
 
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <ctime>
+#include <thread>
+
 #include "base/counters.h"
 #include "base/environment.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "base/shared_library.h"
 #include "base/text.h"
+#include "cache/bundle_format.h"
 #include "cache/entry_format.h"
 
 namespace liger {
 namespace {
 
-// A writer needs milliseconds; one that is an hour old was killed.
-constexpr int64_t kDeadWriterSeconds = 3600;
+constexpr int kBackgroundNice = 19;
 
 std::string folder_of(const std::string& root, std::string_view part) {
   return fmt::format("{}/{}/{}", root, kSchemaFolder, part);
@@ -33,41 +41,78 @@ std::string quarantine_path(const std::string& root, const std::string& path) {
   return fmt::format("{}/{}", folder_of(root, kQuarantineFolder), name_of(path));
 }
 
-void add_files(std::vector<StoredFile>& files, const std::string& root, Shelf shelf,
+void add_files(std::vector<StoredFile>& files, const std::string& layer, Shelf shelf,
                std::string_view part, std::string_view suffix) {
-  for (const std::string& path : list_files(folder_of(root, part))) {
+  for (const std::string& path : list_files(folder_of(layer, part))) {
     if (!path.ends_with(suffix) || is_temporary(path)) continue;
     const std::optional<StampedFile> file = read_stamped_file(path);
     if (!file) continue;
-    files.push_back({path, shelf, file->stamp.size_bytes, file->stamp.modified_ns / 1'000'000'000,
-                     decode_entry(file->bytes)});
+    const std::string file_name = name_of(path);
+    const std::string hex = file_name.substr(0, file_name.size() - suffix.size());
+    std::optional<Entry> entry = decode_entry(file->bytes);
+    if (entry && hash128(entry->key_bytes).hex() != hex) entry.reset();
+    files.push_back({path, layer, fmt::format("{}/{}", part, hex), shelf, file->stamp.size_bytes,
+                     file->stamp.modified_ns / 1'000'000'000, std::move(entry)});
   }
+}
+
+void add_bundle(std::vector<StoredFile>& files, const BundleFile& bundle) {
+  const int64_t modified = modified_seconds(bundle.path()).value_or(0);
+  for (const BundleRecord& record : bundle.index().records) {
+    const std::string_view part = record.shelf == Shelf::artifact ? kArtifactFolder : kTuneFolder;
+    files.push_back({bundle.path(), bundle.path(),
+                     fmt::format("{}/{}", part, record.key_hash.hex()), record.shelf,
+                     record.frame_bytes, modified, bundle.read_deep(record)});
+  }
+}
+
+std::optional<Entry> entry_in(const std::string& folder, Shelf shelf, const Hash128& key_hash) {
+  const std::optional<std::string> bytes = read_file(path_of(folder, shelf, key_hash));
+  std::optional<Entry> entry = bytes ? decode_entry(*bytes) : std::nullopt;
+  return entry && hash128(entry->key_bytes) == key_hash ? entry : std::nullopt;
+}
+
+bool is_bundle(const std::string& path) {
+  struct stat status = {};
+  if (::stat(path.c_str(), &status) == 0) return S_ISREG(status.st_mode);
+  return path.ends_with(kBundleSuffix);
 }
 
 }  // namespace
 
-Store::Store(std::string folder, std::vector<std::string> readonly_folders, Writing writing)
-    : folder_(std::move(folder)), writing_(writing) {
-  for (std::string& layer : readonly_folders) {
-    const std::string reason = distrust_reason(folder_of(layer, kArtifactFolder));
-    if (reason.empty()) {
-      readonly_folders_.push_back(std::move(layer));
-    } else {
-      warn_once("cache layer " + layer,
-                fmt::format("the read-only cache {} is not used: {}", layer, reason));
-    }
-  }
+Store::Store(std::string folder, const std::vector<std::string>& readonly_layers, Options options)
+    : folder_(std::move(folder)), options_(std::move(options)) {
+  for (const std::string& layer : readonly_layers) add_layer(layer, BundleFile::Origin::anywhere);
+  const std::string& seed = options_.seed;
+  if (!seed.empty() && stamp_of(seed)) add_layer(seed, BundleFile::Origin::ours);
   if (folder_.empty()) {
     why_memory_only_ = "no folder was given";
     return;
   }
-  const std::string root = fmt::format("{}/{}", folder_, kSchemaFolder);
-  std::string reason = distrust_reason(root);
-  if (reason.empty() && writing_ == Writing::allowed && !make_folders(root))
-    reason = root + " cannot be made";
+  std::string reason = distrust_reason(root());
+  if (reason.empty() && !options_.readonly && !make_folders(root()))
+    reason = root() + " cannot be made";
   // Again, because in a place such as /tmp anybody may have made it just before us.
-  if (reason.empty()) reason = distrust_reason(root);
+  if (reason.empty()) reason = distrust_reason(root());
   if (!reason.empty()) go_memory_only(std::move(reason));
+}
+
+std::string Store::root() const { return fmt::format("{}/{}", folder_, kSchemaFolder); }
+
+void Store::add_layer(std::string path, BundleFile::Origin origin) {
+  ReadonlyLayer layer;
+  layer.is_bundle = is_bundle(path);
+  layer.path = std::move(path);
+  if (layer.is_bundle) {
+    layer.bundle = BundleFile::open(layer.path, origin, layer.problem);
+  } else {
+    layer.problem = distrust_reason(folder_of(layer.path, kArtifactFolder));
+  }
+  if (!layer.problem.empty()) {
+    warn_once("cache layer " + layer.path,
+              fmt::format("the read-only cache {} is not used: {}", layer.path, layer.problem));
+  }
+  readonly_layers_.push_back(std::move(layer));
 }
 
 void Store::go_memory_only(std::string reason) {
@@ -81,21 +126,25 @@ void Store::go_memory_only(std::string reason) {
 
 Store& Store::user() {
   static Store& the_store = *new Store(
-      environment().cache_folder, environment().readonly_cache_folders,
-      environment().cache_mode == CacheMode::readonly ? Writing::forbidden : Writing::allowed);
+      environment().cache_folder, environment().readonly_cache_layers,
+      {.readonly = environment().cache_mode == CacheMode::readonly,
+       .prune_to_bytes = environment().cache_size_bytes,
+       .seed = environment().cache_mode == CacheMode::off ? "" : own_folder() + "/seed.ljb"});
   return the_store;
 }
 
 std::optional<Entry> Store::read(Shelf shelf, const Key& key) {
   const Hash128 hash = key.hash();
   if (!folder_.empty()) {
-    if (auto entry = read_layer(path_of(folder_, shelf, hash), key, writing_ == Writing::allowed)) {
+    if (auto entry = read_layer(path_of(folder_, shelf, hash), key, !options_.readonly)) {
       ++counters().hit_disk;
       return entry;
     }
   }
-  for (const std::string& layer : readonly_folders_) {
-    if (auto entry = read_layer(path_of(layer, shelf, hash), key, false)) {
+  for (const ReadonlyLayer& layer : readonly_layers_) {
+    if (!layer.problem.empty()) continue;
+    if (auto entry = layer.bundle ? read_bundle(*layer.bundle, shelf, key)
+                                  : read_layer(path_of(layer.path, shelf, hash), key, false)) {
       ++counters().hit_readonly;
       return entry;
     }
@@ -111,6 +160,10 @@ std::optional<Entry> Store::read_layer(const std::string& path, const Key& key,
   std::optional<Entry> entry = decode_entry(file->bytes);
   if (entry && entry->key_bytes == key.bytes()) {
     if (log_enabled()) log_event(Event::hit, {{"file", path}});
+    const bool is_own = may_move_aside;
+    if (is_own && std::time(nullptr) - file->stamp.modified_ns / 1'000'000'000 > kDaySeconds) {
+      touch_file(path);  // in use: eviction takes it last
+    }
     return entry;
   }
 
@@ -130,9 +183,45 @@ std::optional<Entry> Store::read_layer(const std::string& path, const Key& key,
   return std::nullopt;
 }
 
+std::optional<Entry> Store::read_bundle(const BundleFile& bundle, Shelf shelf, const Key& key) {
+  std::optional<Entry> entry;
+  const BundleFile::Answer answer = bundle.read(shelf, key.hash(), entry);
+  if (answer == BundleFile::Answer::absent) return std::nullopt;
+  if (answer == BundleFile::Answer::hit && entry->key_bytes == key.bytes()) {
+    if (log_enabled())
+      log_event(Event::hit, {{"file", bundle.path()}, {"key", key.hash().hex()}});
+    return entry;
+  }
+  ++counters().corrupt;
+  log_event(Event::corrupt, {{"file", bundle.path()}, {"key", key.hash().hex()}});
+  warn_once(
+      "cache corrupt " + bundle.path(),
+      fmt::format("the bundle {} is damaged, so what it cannot give is compiled anew; copy it "
+                  "again, or make it again with `liger-jit cache export`",
+                  bundle.path()));
+  return std::nullopt;
+}
+
+std::optional<Entry> Store::find(Shelf shelf, const Hash128& key_hash) const {
+  if (!folder_.empty()) {
+    if (auto entry = entry_in(folder_, shelf, key_hash)) return entry;
+  }
+  for (const ReadonlyLayer& layer : readonly_layers_) {
+    if (!layer.problem.empty()) continue;
+    std::optional<Entry> entry;
+    if (layer.bundle) {
+      layer.bundle->read(shelf, key_hash, entry);
+    } else {
+      entry = entry_in(layer.path, shelf, key_hash);
+    }
+    if (entry) return entry;
+  }
+  return std::nullopt;
+}
+
 void Store::publish(Shelf shelf, const Key& key, std::string_view meta, std::string_view payload,
                     bool replace) {
-  if (folder_.empty() || writing_ == Writing::forbidden) return;
+  if (folder_.empty() || options_.readonly) return;
   if (!may_write_.load(std::memory_order_relaxed)) {
     ++counters().publish_failed;
     return;
@@ -145,6 +234,7 @@ void Store::publish(Shelf shelf, const Key& key, std::string_view meta, std::str
     case Publish::written:
       ++counters().published;
       if (log_enabled()) log_event(Event::publish, {{"file", path}});
+      prune_in_background();
       break;
     case Publish::existed:
       break;
@@ -160,12 +250,19 @@ void Store::publish(Shelf shelf, const Key& key, std::string_view meta, std::str
 }
 
 std::vector<StoredFile> Store::list() const {
-  std::vector<std::string> roots = readonly_folders_;
-  if (!folder_.empty()) roots.insert(roots.begin(), folder_);
   std::vector<StoredFile> files;
-  for (const std::string& root : roots) {
-    add_files(files, root, Shelf::artifact, kArtifactFolder, kArtifactSuffix);
-    add_files(files, root, Shelf::tune, kTuneFolder, kTuneSuffix);
+  const auto add_folder = [&](const std::string& folder) {
+    add_files(files, folder, Shelf::artifact, kArtifactFolder, kArtifactSuffix);
+    add_files(files, folder, Shelf::tune, kTuneFolder, kTuneSuffix);
+  };
+  if (!folder_.empty()) add_folder(folder_);
+  for (const ReadonlyLayer& layer : readonly_layers_) {
+    if (!layer.problem.empty()) continue;
+    if (layer.bundle) {
+      add_bundle(files, *layer.bundle);
+    } else {
+      add_folder(layer.path);
+    }
   }
   return files;
 }
@@ -182,20 +279,71 @@ uint64_t Store::clear() {
   return removed;
 }
 
-uint64_t Store::sweep() {
-  if (folder_.empty()) return 0;
-  const std::string root = fmt::format("{}/{}", folder_, kSchemaFolder);
-  const std::optional<int64_t> now_seconds = clock_seconds_of(root);
-  if (!now_seconds) return 0;
-  uint64_t removed = 0;
-  for (const std::string& path : list_files(root)) {
-    if (!is_temporary(path)) continue;
-    const std::optional<int64_t> born_seconds = modified_seconds(path);
-    if (born_seconds && *born_seconds < *now_seconds - kDeadWriterSeconds && remove_file(path)) {
-      ++removed;
+uint64_t Store::sweep() { return folder_.empty() ? 0 : sweep_temporaries(root()); }
+
+Pruned Store::prune(uint64_t most_bytes) {
+  return folder_.empty() ? Pruned() : prune_folder(root(), most_bytes);
+}
+
+// After a publish, for only then has the folder grown. Not at exit: there a slow disk would be
+// felt.
+void Store::prune_in_background() {
+  if (options_.prune_to_bytes == 0) return;
+  std::call_once(prune_once_, [this] {
+    std::thread([root = root(), most_bytes = options_.prune_to_bytes] {
+      setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kBackgroundNice);
+      prune_if_due(root, most_bytes);
+    }).detach();
+  });
+}
+
+std::vector<std::string> Store::repair() {
+  std::vector<std::string> moved;
+  for (const StoredFile& file : list()) {
+    if (file.entry || file.layer != folder_) continue;
+    make_folders(folder_of(folder_, kQuarantineFolder));
+    const std::optional<FileStamp> stamp = stamp_of(file.path);
+    if (stamp && move_if_unchanged(file.path, *stamp, quarantine_path(folder_, file.path))) {
+      moved.push_back(file.path);
     }
   }
-  return removed;
+  return moved;
+}
+
+Imported Store::import_bundle(const std::string& path) {
+  Imported result;
+  const std::optional<std::string> bytes = read_any_file(path, kMostBundleBytes, result.problem);
+  if (bytes) {
+    result.index = parse_bundle(*bytes);
+    result.problem = result.index.problem;
+  }
+  if (result.problem.empty() && folder_.empty()) {
+    result.problem = "there is no cache folder to write to: " + why_memory_only_;
+  }
+  if (!result.problem.empty()) return result;
+
+  for (const BundleRecord& record : result.index.records) {
+    const std::string_view frame =
+        std::string_view(*bytes).substr(record.frame_at, record.frame_bytes);
+    const Entry entry = *unpack_entry(record, frame, false);
+    if (entry_in(folder_, record.shelf, record.key_hash)) {
+      ++result.existed;
+      continue;
+    }
+    // Here is nothing, or something damaged that replacing mends.
+    const PublishResult published =
+        replace_file(path_of(folder_, record.shelf, record.key_hash),
+                     encode_entry(entry.key_bytes, entry.meta, entry.payload));
+    if (published.outcome == Publish::failed) {
+      ++result.failed;
+      warn_once("cache import " + folder_,
+                fmt::format("some entries of {} were not written: {}", path, published.error));
+    } else {
+      ++result.written;
+    }
+  }
+  if (result.written > 0) prune_in_background();
+  return result;
 }
 
 }  // namespace liger

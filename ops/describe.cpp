@@ -45,45 +45,6 @@ Dtype sample_dtype(const Sample& sample, Dtype asked) {
   return parse_dtype(sample.dtype);
 }
 
-// `name=value` lines.
-json meta_of(const std::string& text) {
-  json object = json::object();
-  size_t at = 0;
-  while (at < text.size()) {
-    const size_t end = std::min(text.find('\n', at), text.size());
-    const std::string line = text.substr(at, end - at);
-    if (const size_t equals = line.find('='); equals != std::string::npos) {
-      object[line.substr(0, equals)] = line.substr(equals + 1);
-    }
-    at = end + 1;
-  }
-  return object;
-}
-
-json file_json(const StoredFile& file) {
-  json row = {{"path", file.path},
-              {"shelf", file.shelf == Shelf::artifact ? "artifact" : "tune"},
-              {"size_bytes", file.size_bytes},
-              {"modified_seconds", file.modified_seconds},
-              {"ok", file.entry.has_value()}};
-  if (!file.entry) return row;
-  json fields = json::object();
-  for (const auto& [name, value] : Key::fields_of(file.entry->key_bytes)) {
-    // The whole source is a field of an artifact's key; people want its size.
-    if (value.size() > 512) {
-      fields[name] = fmt::format("({} bytes)", value.size());
-    } else {
-      fields[name] = value;
-    }
-  }
-  row["meta"] = meta_of(file.entry->meta);
-  row["kernel"] = row["meta"].value("kernel", "");
-  row["arch"] = fields.value("arch", "");
-  row["backend"] = fields.value("backend", "");
-  row["fields"] = std::move(fields);
-  return row;
-}
-
 }  // namespace
 
 Dtype parse_dtype(std::string_view text) {
@@ -96,6 +57,7 @@ Dtype parse_dtype(std::string_view text) {
                                                                  {"f16", Dtype::f16},
                                                                  {"fp16", Dtype::f16},
                                                                  {"fp32", Dtype::f32},
+                                                                 {"fp64", Dtype::f64},
                                                                  {"float64", Dtype::f64},
                                                                  {"f64", Dtype::f64}}) {
     if (name == text) return dtype;
@@ -179,9 +141,16 @@ std::string describe_environment() {
   }
   const Store& store = Store::user();
   json result = {{"variables", variables}, {"compilers", compilers}, {"devices", devices}};
+  json layers = json::array();
+  for (const ReadonlyLayer& layer : store.readonly_layers()) {
+    layers.push_back({{"path", layer.path},
+                      {"kind", layer.is_bundle ? "bundle" : "folder"},
+                      {"problem", layer.problem}});
+  }
   result["cache"] = {{"folder", store.folder()},
                      {"why_memory_only", store.why_memory_only()},
-                     {"readonly", environment().readonly_cache_folders},
+                     {"most_bytes", environment().cache_size_bytes},
+                     {"readonly", layers},
                      {"remote", environment().remote ? environment().remote->shown() : ""}};
   return result.dump();
 }
@@ -193,20 +162,6 @@ std::string describe_stats() {
   for (const Pick& pick : picks_made())
     picks.push_back({{"kernel", pick.kernel}, {"key", pick.key}, {"pick", pick.candidate}});
   return json{{"counters", values}, {"picks", picks}, {"warnings", recent_warnings()}}.dump();
-}
-
-std::string describe_cache(const std::string& action) {
-  Store& store = Store::user();
-  if (action == "clear") return json{{"removed", store.clear()}}.dump();
-  if (action == "sweep") return json{{"removed", store.sweep()}}.dump();
-  if (action != "ls" && action != "verify") {
-    throw Error(ErrorKind::invalid_argument,
-                fmt::format("'{}' is nothing to do with a cache; allowed: ls, verify, clear, sweep",
-                            action));
-  }
-  json files = json::array();
-  for (const StoredFile& file : store.list()) files.push_back(file_json(file));
-  return json{{"folder", store.folder()}, {"files", files}}.dump();
 }
 
 std::string describe_example(const Op& op, Dtype dtype, const Extent& extent) {

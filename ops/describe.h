@@ -1,4 +1,4 @@
-// The registry, the machine and the cache as JSON, for people and tests.
+// The registry and the machine as JSON, for people and tests.
 #pragma once
 
 #include <string>
@@ -10,7 +10,6 @@ namespace liger {
 std::string describe_ops();          // list of ops with inputs, outputs, kernels and cases
 std::string describe_environment();  // variables, cache, compilers, devices
 std::string describe_stats();        // counters and recent warnings
-std::string describe_cache(const std::string& action);  // ls, verify, clear or sweep
 
 // The arguments of an example call: one object for each input, defaults left out.
 std::string describe_example(const Op& op, Dtype dtype, const Extent& extent);

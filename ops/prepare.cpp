@@ -1,6 +1,7 @@
 #include "ops/prepare.h"
 
 #include <optional>
+#include <set>
 #include <unordered_set>
 #include <vector>
 
@@ -21,8 +22,14 @@ struct Recorder {
   std::vector<Call> calls;
 };
 
+bool tunes(const Call& call) {
+  return environment().autotune != AutotuneMode::off &&
+         environment().cache_mode != CacheMode::offline && worth_measuring(call);
+}
+
 thread_local std::optional<Recorder> open_recorder;
 thread_local std::vector<Call> last_calls;
+thread_local Target last_target;
 
 }  // namespace
 
@@ -32,6 +39,7 @@ int end_prepare() {
   if (!open_recorder) return 0;
   const int units = static_cast<int>(open_recorder->units.size());
   last_calls = std::move(open_recorder->calls);
+  last_target = open_recorder->target;
   open_recorder.reset();
   return units;
 }
@@ -43,15 +51,27 @@ const Target& prepare_target() { return open_recorder->target; }
 void prepare(const Call& call) {
   Recorder& recorder = *open_recorder;
   bool is_new = false;
-  const bool tunes = environment().autotune != AutotuneMode::off &&
-                     environment().cache_mode != CacheMode::offline && worth_measuring(call);
-  for (PlannedUnit& planned : units_of(call, tunes)) {
+  for (PlannedUnit& planned : units_of(call, tunes(call))) {
     if (!recorder.units.insert(hash128(planned.unit.expanded)).second) continue;
     is_new = true;
     prefetch(std::move(planned.unit), recorder.target,
              planned.first ? Urgency::soon : Urgency::later);
   }
   if (is_new) recorder.calls.push_back(call);
+}
+
+std::vector<std::string> prepared_names() {
+  std::set<std::string> names;
+  for (const Call& call : last_calls) {
+    for (const PlannedUnit& planned : units_of(call, tunes(call))) {
+      names.insert("a/" + artifact_key(planned.unit, last_target).hash().hex());
+    }
+    for (const KernelOf& kernel : call.op().kernels) {
+      if (kernel.when && !kernel.when(call)) continue;
+      if (tunes(call)) names.insert(family_of(kernel, call));
+    }
+  }
+  return {names.begin(), names.end()};
 }
 
 int tune_prepared(Backend backend, int ordinal) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "ops/op.h"
 
@@ -17,6 +18,10 @@ void prepare(const Call& call);
 
 // The target of the recorder that is open on this thread.
 const Target& prepare_target();
+
+// What this thread's last recorder saw, as the cache names it: `a/<32 hex>` for each unit, and the
+// family of each kernel that is tuned, as it stands in the key of a tune record.
+std::vector<std::string> prepared_names();
 
 // Tunes the calls of this thread's last recorder on a live device; returns how many keys were
 // searched.

@@ -159,11 +159,6 @@ bool measure(const KernelOf& kernel, const Call& call, Device& device, Stream st
   return true;
 }
 
-std::string family_of(const KernelOf& kernel, const Call& call) {
-  const Unit generic = make_unit(kernel.source, kernel.name, kernel.spec(call));
-  return generic.expanded;
-}
-
 const Knobs* named(const std::vector<Candidate>& candidates, const std::string& text) {
   for (const Candidate& candidate : candidates) {
     if (candidate.text == text) return &candidate.knobs;
@@ -334,6 +329,11 @@ Knobs searched_in(Group& group, const Search& search, std::vector<Candidate>& ca
 
 }  // namespace
 
+std::string family_of(const KernelOf& kernel, const Call& call) {
+  const Unit generic = make_unit(kernel.source, kernel.name, kernel.spec(call));
+  return hash128(generic.expanded).hex();
+}
+
 bool worth_measuring(const Call& call) {
   return call.on_host() || bytes_of_call(call) >= least_bytes_measured;
 }
@@ -352,8 +352,8 @@ Choice choose_knobs(const KernelOf& kernel, const Call& call, Device& device, St
   }
   const int bucket = std::bit_width(static_cast<uint64_t>(rows_of_call(call)));
   const Target& target = device.properties().target;
-  const Key key = tune_key(kernel.name, hash128(family_of(kernel, call)).hex(), bucket,
-                           device.properties(), compiler_for(target.backend).identity());
+  const Key key = tune_key(kernel.name, family_of(kernel, call), bucket, device.properties(),
+                           compiler_for(target.backend).identity());
   if (const auto pick = known_pick(key, candidates)) return {*pick};
 
   TuneRecord record = record_in(read_entry(Shelf::tune, key));

@@ -12,6 +12,9 @@ namespace liger {
 // a launch. Such calls take the first candidate.
 bool worth_measuring(const Call& call);
 
+// What is compiled but for the knobs, as a hash: a field of the key of a tune record.
+std::string family_of(const KernelOf& kernel, const Call& call);
+
 struct Choice {
   Knobs knobs;
   bool provisional = false;  // the first candidate, until there can be a search

@@ -12,26 +12,6 @@ from liger_jit.library import ask, ops
 SMALL = ["--size", "48", "--rows", "4"]
 
 
-@pytest.fixture
-def run(capsys):
-    def run(*arguments):
-        capsys.readouterr()
-        code = main(list(arguments))
-        return code, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def run_json(run):
-    def run_json(*arguments, code=0):
-        answered, out, err = run(*arguments, "--json")
-        assert answered == code, err
-        return json.loads(out)
-
-    return run_json
-
-
 def compiler(backend):
     return next(one for one in ask("_environment")["compilers"] if one["backend"] == backend)
 
@@ -121,21 +101,6 @@ def test_an_architecture_that_the_compiler_does_not_know_is_1(run):
     assert "sm_20" in err
 
 
-@pytest.fixture
-def config(tmp_path):
-    transformers = pytest.importorskip("transformers")
-    transformers.LlamaConfig(
-        vocab_size=89,
-        hidden_size=40,
-        intermediate_size=56,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        architectures=["LlamaForCausalLM"],
-    ).save_pretrained(tmp_path)
-    return tmp_path / "config.json"
-
-
 def test_compile_fills_the_cache_once(run_json, config):
     needs("cpu")
     arguments = ["compile", "--config", str(config), "--arch", "cpu", "--tokens", "8"]
@@ -166,26 +131,6 @@ def test_compile_of_a_failing_target_is_1(run, config):
     code, _, err = run("compile", "--config", str(config), "--arch", "sm_20", "--tokens", "8")
     assert code == 1
     assert "sm_20" in err
-
-
-def test_cache_shows_checks_and_clears(run, run_json):
-    needs("cpu")
-    run_json("show", "swiglu", *SMALL)
-    listed = run_json("cache", "ls")
-    assert any(file["kernel"] == "SwigluForward" for file in listed["files"])
-    counted = run_json("cache", "stats", "--kernel", "SwigluForward")
-    assert counted["entries"] == sum(group["entries"] for group in counted["groups"]) > 0
-    assert run_json("cache", "verify")["bad"] == []
-
-    victim = Path(next(f["path"] for f in listed["files"] if f["kernel"] == "SwigluForward"))
-    content = bytearray(victim.read_bytes())
-    content[-1] ^= 1
-    victim.write_bytes(content)
-    assert run_json("cache", "verify", code=1)["bad"] == [str(victim)]
-    assert "(bad)" in run("cache", "ls")[1]
-
-    assert run_json("cache", "clear")["removed"] >= 1
-    assert run_json("cache", "ls")["files"] == []
 
 
 def test_env_names_what_was_found(run, run_json):

@@ -1,5 +1,6 @@
 """What every Python test starts from: caches of its own, no tuning, a fixed seed, each device."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -56,3 +57,44 @@ def kept_bytes():
         return sum(kept.values())
 
     return count
+
+
+@pytest.fixture
+def run(capsys):
+    """`liger-jit` in this process: (exit code, standard output, standard error)."""
+    from liger_jit.cli import main
+
+    def run(*arguments):
+        capsys.readouterr()
+        code = main(list(arguments))
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def run_json(run):
+    """The same with --json, parsed."""
+
+    def run_json(*arguments, code=0):
+        answered, out, err = run(*arguments, "--json")
+        assert answered == code, err
+        return json.loads(out)
+
+    return run_json
+
+
+@pytest.fixture
+def config(tmp_path):
+    """The config.json of a tiny model."""
+    transformers = pytest.importorskip("transformers")
+    transformers.LlamaConfig(
+        vocab_size=89,
+        hidden_size=40,
+        intermediate_size=56,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        architectures=["LlamaForCausalLM"],
+    ).save_pretrained(tmp_path)
+    return tmp_path / "config.json"

@@ -4,6 +4,7 @@
 
 #include "base/shared_library.h"
 #include "ops/describe.h"
+#include "ops/describe_cache.h"
 #include "ops/plan.h"
 #include "ops/prepare.h"
 #include "ops/registry.h"
@@ -57,6 +58,20 @@ void register_text_operators(torch::Library& library) {
   library.def("_cache(str action) -> str", [](const std::string& action) {
     return with_torch_errors([&] { return describe_cache(action); });
   });
+  library.def("_cache_entries(str name) -> str", [](const std::string& name) {
+    return with_torch_errors([&] { return describe_entries(name); });
+  });
+  library.def("_cache_prune(str most_size) -> str", [](const std::string& most_size) {
+    return with_torch_errors([&] { return prune_cache(most_size); });
+  });
+  library.def("_cache_export(str path, str[] names, str provenance) -> str",
+              [](const std::string& path, const std::vector<std::string>& names,
+                 const std::string& provenance) {
+                return with_torch_errors([&] { return export_bundle(path, names, provenance); });
+              });
+  library.def("_cache_import(str path) -> str", [](const std::string& path) {
+    return with_torch_errors([&] { return import_bundle(path); });
+  });
   library.def("_example(str op, str dtype, int rows, int size, int inner) -> str",
               [](const std::string& op, const std::string& dtype, int64_t rows, int64_t size,
                  int64_t inner) {
@@ -78,6 +93,7 @@ void register_text_operators(torch::Library& library) {
     with_torch_errors([&] { begin_prepare(target_of(arch)); });
   });
   library.def("_prepare_end() -> int", []() -> int64_t { return end_prepare(); });
+  library.def("_prepared() -> str[]", [] { return prepared_names(); });
   library.def("_progress() -> int[]", [] { return progress(); });
   library.def("_wait() -> str[]", [] {
     wait_for_prefetches();

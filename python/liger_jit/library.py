@@ -17,7 +17,8 @@ class LibraryMissing(ImportError):
     """The native library is absent or was built for another torch."""
 
 
-def _built_with() -> str:
+def built_with() -> str:
+    """The torch that the library was built with, or `unknown`."""
     try:
         return (NATIVE_FOLDER / "torch_version.txt").read_text().strip()
     except OSError:
@@ -35,7 +36,7 @@ def load() -> None:
             f"liger_jit: the native library is not at {LIBRARY}. Install the package "
             "(`pip install .` in its source folder), or run `make build` there to use it in place."
         )
-    built = _built_with()
+    built = built_with()
     # torch's C++ interface changes between its minor releases.
     if built != "unknown" and _release(built) != _release(torch.__version__):
         raise LibraryMissing(

@@ -16,7 +16,8 @@ def stats() -> dict[str, Any]:
       `hit_remote`, and `compiled` (units given to a compiler);
     - `tune_hit` and `tuned`, kernels whose variants had been timed and were timed now;
     - `miss_disk`, `miss_remote`; `corrupt` and `remote_rejected`, what failed verification;
-    - `published`, `publish_failed`, `remote_published`; `remote_errors`, requests that failed, and
+    - `published`, `publish_failed`, `remote_published`; `pruned`, files removed to keep the cache
+      below its size; `remote_errors`, requests that failed, and
       `remote_skipped`, those not made because of them;
     - where the time went, in all threads together: `compile_microseconds`, `tune_microseconds`
       (with the compiles it waits for), `load_microseconds`, `remote_microseconds`.

@@ -44,7 +44,8 @@ class EnvironmentParser : public testing::Test {
 TEST_F(EnvironmentParser, defaults) {
   const Environment result = parse({{"HOME", home_}});
   EXPECT_EQ(result.cache_folder, home_ + "/.cache/liger");
-  EXPECT_TRUE(result.readonly_cache_folders.empty());
+  EXPECT_TRUE(result.readonly_cache_layers.empty());
+  EXPECT_EQ(result.cache_size_bytes, 1u << 30);
   EXPECT_EQ(result.autotune, AutotuneMode::first_run);
   EXPECT_EQ(result.cache_mode, CacheMode::readwrite);
   EXPECT_FALSE(result.remote);
@@ -57,6 +58,7 @@ TEST_F(EnvironmentParser, defaults) {
 TEST_F(EnvironmentParser, every_value_is_taken) {
   const Environment result = parse({{"HOME", home_},
                                     {"LIGER_JIT_CACHE", "/some/where"},
+                                    {"LIGER_JIT_CACHE_SIZE", "500M"},
                                     {"LIGER_JIT_AUTOTUNE", "full"},
                                     {"LIGER_JIT_CACHE_MODE", "offline"},
                                     {"LIGER_JIT_REMOTE", "redis://server/team"},
@@ -66,6 +68,7 @@ TEST_F(EnvironmentParser, every_value_is_taken) {
                                     {"LIGER_JIT_HIP", "/lib/h.so"},
                                     {"LIGER_JIT_THREADS", "12"}});
   EXPECT_EQ(result.cache_folder, "/some/where");
+  EXPECT_EQ(result.cache_size_bytes, 500u << 20);
   EXPECT_EQ(result.autotune, AutotuneMode::full);
   EXPECT_EQ(result.cache_mode, CacheMode::offline);
   EXPECT_EQ(result.remote->shown(), "redis://server:6379/team");
@@ -145,7 +148,19 @@ TEST_F(EnvironmentParser, log_is_text_json_or_a_file) {
 TEST_F(EnvironmentParser, readonly_folders_are_separated_by_colons) {
   const Environment result =
       parse({{"HOME", home_}, {"LIGER_JIT_CACHE_READONLY", ":/site/a::~/b:"}});
-  EXPECT_EQ(result.readonly_cache_folders, (std::vector<std::string>{"/site/a", home_ + "/b"}));
+  EXPECT_EQ(result.readonly_cache_layers, (std::vector<std::string>{"/site/a", home_ + "/b"}));
+}
+
+TEST_F(EnvironmentParser, sizes_have_units_of_1024_and_off_is_no_limit) {
+  EXPECT_EQ(parse_size_bytes("12"), 12u);
+  EXPECT_EQ(parse_size_bytes("64K"), 64u << 10);
+  EXPECT_EQ(parse_size_bytes("1.5g"), 3u << 29);
+  EXPECT_EQ(parse_size_bytes("0"), 0u);
+  for (const char* wrong :
+       {"", "G", "-1M", "1 G", "1GB", "5000000T", "nan", "inf", "1e3", "0x10"}) {
+    EXPECT_FALSE(parse_size_bytes(wrong)) << wrong;
+  }
+  EXPECT_EQ(parse({{"HOME", home_}, {"LIGER_JIT_CACHE_SIZE", "off"}}).cache_size_bytes, 0u);
 }
 
 TEST_F(EnvironmentParser, wrong_value_raises_an_error_with_name_value_and_what_is_allowed) {
@@ -153,6 +168,8 @@ TEST_F(EnvironmentParser, wrong_value_raises_an_error_with_name_value_and_what_i
       {"LIGER_JIT_AUTOTUNE", "always", "first-run"},
       {"LIGER_JIT_LOG", "yes", "0, 1, json, a path"},
       {"LIGER_JIT_CACHE_MODE", "rw", "readwrite, readonly, offline, refresh, off"},
+      {"LIGER_JIT_CACHE_SIZE", "much", "500M"},
+      {"LIGER_JIT_CACHE_SIZE", "0", "off"},
       {"LIGER_JIT_REMOTE", "http://h", "redis://"},
       {"LIGER_JIT_THREADS", "-1", "0 to"},
       {"LIGER_JIT_THREADS", "4x", "0 to"},

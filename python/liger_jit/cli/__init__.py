@@ -9,7 +9,7 @@ import argparse
 import sys
 from importlib import import_module
 
-COMMANDS = ("list", "show", "compile", "cache", "env", "bench")
+COMMANDS = ("list", "show", "compile", "tune", "cache", "doctor", "env", "bench")
 
 
 class UsageError(Exception):

@@ -52,8 +52,8 @@ def run(asked: argparse.Namespace) -> int:
     print_table("devices", ["device", "arch", "name, or why not"], devices)
     cache = answer["cache"]
     console.print(f"cache: {cache['folder'] or 'memory only'} {cache['why_memory_only']}".rstrip())
-    for folder in cache["readonly"]:
-        console.print(f"read-only cache: {folder}")
+    for layer in cache["readonly"]:
+        console.print(f"read-only {layer['kind']}: {layer['path']} {layer['problem']}".rstrip())
     if cache["remote"]:
         console.print(f"shared cache: {cache['remote']}", highlight=False)
     variables = [

@@ -1,0 +1,227 @@
+"""Looks for what is wrong with this machine and its settings, and says what to do about it.
+
+Compilers, devices, libraries, the cache's folders with their owners, file systems and free space,
+read-only layers, and whether the server that LIGER_JIT_REMOTE names can be reached. Exit code 1
+if something is broken; what only costs speed is a warning.
+
+examples:
+  liger-jit doctor
+  liger-jit doctor --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import socket
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import torch
+
+from .. import library
+from .output import print_json, print_table, size_text
+
+LEAST_FREE_BYTES = 256 << 20
+REACH_SECONDS = 2.0
+REDIS_PORT = 6379
+NETWORK = ("nfs", "nfs4", "lustre", "beegfs", "gpfs", "ceph", "cifs", "smb3", "9p", "fuse.sshfs")
+FLEETING = {
+    "tmpfs": "it is memory: gone after a reboot, and it takes from what programs have",
+    "ramfs": "it is memory: gone after a reboot, and it takes from what programs have",
+    "overlay": "it is a container's own layer: gone with the container",
+}
+
+
+@dataclass
+class Finding:
+    check: str
+    state: str  # ok, warning or broken
+    found: str
+    advice: str = ""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def run(asked: argparse.Namespace) -> int:
+    about = library.ask("_environment")
+    findings = [
+        *_compilers(about),
+        *_devices(about),
+        *_folder(about["cache"]),
+        *_layers(about["cache"]),
+        *_remote(os.environ.get("LIGER_JIT_REMOTE", "")),
+    ]
+    broken = any(finding.state == "broken" for finding in findings)
+    if asked.json:
+        print_json({"broken": broken, "findings": [asdict(finding) for finding in findings]})
+    else:
+        rows = [[one.check, one.state, one.found, one.advice] for one in findings]
+        print_table("doctor", ["check", "state", "found", "what to do"], rows)
+    return 1 if broken else 0
+
+
+def _compilers(about: dict) -> list[Finding]:
+    """A compiler is needed only for devices that are here, and the C++ one for tests on the CPU."""
+    needed = {device["backend"] for device in about["devices"] if not device["problem"]}
+    findings = []
+    for compiler in about["compilers"]:
+        check = f"compiler for {compiler['backend']}"
+        if compiler["found"]:
+            found = f"{compiler['version']}, {compiler['path']}"
+            findings.append(Finding(check, "ok", found))
+            continue
+        state = "broken" if compiler["backend"] in needed else "warning"
+        if compiler["backend"] == "hip" and state == "warning":
+            state = "ok"  # most machines have no AMD GPU
+        findings.append(Finding(check, state, "not found", compiler["problem"]))
+    return findings
+
+
+def _devices(about: dict) -> list[Finding]:
+    findings = []
+    seen_by_torch = torch.cuda.device_count()
+    gpus = [one for one in about["devices"] if one["backend"] != "cpu" and not one["problem"]]
+    if len(gpus) < seen_by_torch:
+        why = "; ".join(one["problem"] for one in about["devices"] if one["problem"])
+        advice = f"{why}. Look whether `nvidia-smi` works and the driver is not older than torch's"
+        found = f"torch sees {seen_by_torch} GPUs, liger_jit {len(gpus)}"
+        findings.append(Finding("GPUs", "broken", found, advice))
+    elif gpus:
+        names = ", ".join(f"{one['name']} ({one['arch']})" for one in gpus)
+        findings.append(Finding("GPUs", "ok", names))
+    else:
+        findings.append(Finding("GPUs", "ok", "none: kernels run on the CPU"))
+    built = library.built_with()
+    same = built.split("+")[0] == torch.__version__.split("+")[0]
+    findings.append(
+        Finding(
+            "library",
+            "ok" if same else "warning",
+            f"built with torch {built}, running with {torch.__version__}, {library.LIBRARY}",
+            "" if same else "install liger_jit again with this torch",
+        )
+    )
+    findings.append(Finding("system", "ok", f"{platform.platform()}, {os.cpu_count()} cores"))
+    return findings
+
+
+def _folder(cache: dict) -> list[Finding]:
+    if not cache["folder"]:
+        off = os.environ.get("LIGER_JIT_CACHE") in ("", "off")
+        if off:
+            advice = "unset LIGER_JIT_CACHE, so that a second run compiles nothing"
+            return [Finding("cache folder", "warning", "off: memory only", advice)]
+        why = cache["why_memory_only"]
+        return [Finding("cache folder", "broken", "not used: memory only", why)]
+    folder = Path(cache["folder"])
+    findings = [_writable(folder), _file_system("cache", folder), _space(folder, cache)]
+    listed = library.ask("_cache", "ls")
+    bad = [file for file in listed["files"] if not file["ok"]]
+    findings.append(
+        Finding(
+            "cache entries",
+            "warning" if bad else "ok",
+            f"{len(listed['files'])} entries, {len(bad)} damaged",
+            "liger-jit cache verify --repair" if bad else "",
+        )
+    )
+    return findings
+
+
+def _writable(folder: Path) -> Finding:
+    """By writing: permissions alone do not tell of quotas and read-only mounts."""
+    status = folder.stat()
+    found = f"{folder}, owner {status.st_uid}, mode {status.st_mode & 0o7777:o}"
+    probe = folder / f".tmp-doctor-{os.getpid()}"
+    try:
+        probe.write_bytes(b"x" * 4096)
+    except OSError as trouble:
+        advice = f"make it writable, or set LIGER_JIT_CACHE to a folder that is: {trouble}"
+        return Finding("cache folder", "broken", found, advice)
+    finally:
+        probe.unlink(missing_ok=True)
+    return Finding("cache folder", "ok", found)
+
+
+def _file_system(name: str, path: Path) -> Finding:
+    kind = file_system_of(path)
+    check = f"file system of the {name}"
+    if kind in FLEETING:
+        advice = f"{FLEETING[kind]}; for a cache that stays, set LIGER_JIT_CACHE to a disk"
+        return Finding(check, "warning", kind, advice)
+    if kind in NETWORK:
+        advice = (
+            "safe with any number of machines; where many start at once, a bundle on a local disk "
+            "in LIGER_JIT_CACHE_READONLY spares the server"
+        )
+        return Finding(check, "ok", f"{kind}, a network's", advice)
+    return Finding(check, "ok", kind)
+
+
+def _space(folder: Path, cache: dict) -> Finding:
+    free_bytes = shutil.disk_usage(folder).free
+    found = f"{size_text(free_bytes)} free; the cache is kept below "
+    found += size_text(cache["most_bytes"]) if cache["most_bytes"] else "no size"
+    if free_bytes >= LEAST_FREE_BYTES:
+        return Finding("free space", "ok", found)
+    advice = "make room, or liger-jit cache prune --max-size 100M"
+    return Finding("free space", "warning", found, advice)
+
+
+def _layers(cache: dict) -> list[Finding]:
+    findings = []
+    for layer in cache["readonly"]:
+        check = f"read-only {layer['kind']}"
+        if layer["problem"]:
+            found = f"{layer['path']} is not used: {layer['problem']}"
+            advice = "mend it, or take it out of LIGER_JIT_CACHE_READONLY"
+            findings.append(Finding(check, "broken", found, advice))
+        elif not Path(layer["path"]).exists():
+            advice = "is it mounted? Else take it out of LIGER_JIT_CACHE_READONLY"
+            findings.append(Finding(check, "warning", f"{layer['path']} is not there", advice))
+        else:
+            findings.append(Finding(check, "ok", layer["path"]))
+    return findings
+
+
+def _remote(address: str) -> list[Finding]:
+    """Whether somebody listens; the layer itself says more when it is used."""
+    if not address or address == "off":
+        return []
+    url = urlsplit(address if "://" in address else f"redis://{address}")
+    try:
+        host, port = url.hostname, url.port or REDIS_PORT
+        if not host:
+            raise ValueError("it names no host")
+    except ValueError as trouble:
+        advice = f"set LIGER_JIT_REMOTE to redis://host:port: {trouble}"
+        return [Finding("remote cache", "broken", _without_password(address), advice)]
+    try:
+        socket.create_connection((host, port), timeout=REACH_SECONDS).close()
+    except OSError as trouble:
+        advice = f"{trouble}: is the server up and the port open? Runs go on without it"
+        return [Finding("remote cache", "broken", f"{host}:{port} is not reached", advice)]
+    return [Finding("remote cache", "ok", f"{host}:{port} answers")]
+
+
+def _without_password(address: str) -> str:
+    return address.rsplit("@", 1)[-1]
+
+
+def file_system_of(path: Path) -> str:
+    """The kind of the mount that a path is on, as Linux names it: ext4, nfs4, tmpfs, overlay."""
+    kind, longest = "unknown", -1
+    real = Path(os.path.realpath(path))
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        # 36 35 98:0 /root /mount/point options [fields] - kind source options
+        place, _, rest = line.partition(" - ")
+        mount = Path(place.split()[4].encode().decode("unicode_escape"))  # blanks are \040
+        if real.is_relative_to(mount) and len(mount.parts) >= longest:  # a later one lies on top
+            kind, longest = rest.split()[0], len(mount.parts)
+    return kind
