@@ -23,7 +23,7 @@ MODEL = ROOT / "setup" / "seed_model.json"
 
 # A process that asks for every kernel, and tells how long it took from the model to the last one.
 ASK = """
-import json, sys, time
+import json, sys, time, torch
 from liger_jit import patch
 from liger_jit.cli.model import compile_for
 from liger_jit.model_config import model_without_weights

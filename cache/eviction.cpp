@@ -88,9 +88,10 @@ Pruned prune_folder(const std::string& root, uint64_t most_bytes) {
   remove_longest_unused(evictables_of(root), most_bytes, result);
   counters().pruned += result.removed_files;
   if (result.removed_files > 0) {
-    log_event(Event::prune,
-              fmt::format("folder={} removed={} removed_bytes={} kept_bytes={}", root,
-                          result.removed_files, result.removed_bytes, result.kept_bytes));
+    log_event(Event::prune, {{"folder", root},
+                             {"removed", static_cast<double>(result.removed_files)},
+                             {"removed_bytes", static_cast<double>(result.removed_bytes)},
+                             {"kept_bytes", static_cast<double>(result.kept_bytes)}});
   }
   return result;
 }

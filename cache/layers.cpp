@@ -11,9 +11,8 @@ std::optional<Entry> read_near(Shelf shelf, const Key& key) {
 }
 
 void keep_near(Shelf shelf, const Key& key, const Entry& entry) {
-  const CacheMode mode = environment().cache_mode;
-  if (mode == CacheMode::readonly) return;
-  Store::user().publish(shelf, key, entry.meta, entry.payload, mode == CacheMode::refresh);
+  const bool replace = environment().cache_mode == CacheMode::refresh;
+  Store::user().publish(shelf, key, entry.meta, entry.payload, replace);
 }
 
 std::optional<Entry> read_entry(Shelf shelf, const Key& key) {

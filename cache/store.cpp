@@ -188,8 +188,7 @@ std::optional<Entry> Store::read_bundle(const BundleFile& bundle, Shelf shelf, c
   const BundleFile::Answer answer = bundle.read(shelf, key.hash(), entry);
   if (answer == BundleFile::Answer::absent) return std::nullopt;
   if (answer == BundleFile::Answer::hit && entry->key_bytes == key.bytes()) {
-    if (log_enabled())
-      log_event(Event::hit, {{"file", bundle.path()}, {"key", key.hash().hex()}});
+    if (log_enabled()) log_event(Event::hit, {{"file", bundle.path()}, {"key", key.hash().hex()}});
     return entry;
   }
   ++counters().corrupt;

@@ -56,7 +56,8 @@ class Store {
 
   // `folder` empty: memory only, every read a miss. An untrusted or unwritable folder, and a layer
   // that is, costs one warning, and the process goes on without it.
-  explicit Store(std::string folder, const std::vector<std::string>& readonly_layers, Options options);
+  explicit Store(std::string folder, const std::vector<std::string>& readonly_layers,
+                 Options options);
   explicit Store(std::string folder, const std::vector<std::string>& readonly_layers = {})
       : Store(std::move(folder), readonly_layers, Options{}) {}
 

@@ -131,7 +131,7 @@ TEST_F(EnvironmentParser, cache_mode_off_uses_no_folder_and_no_server) {
                                     {"LIGER_JIT_CACHE_READONLY", "/site"},
                                     {"LIGER_JIT_REMOTE", "redis://server"}});
   EXPECT_EQ(result.cache_folder, "");
-  EXPECT_TRUE(result.readonly_cache_folders.empty());
+  EXPECT_TRUE(result.readonly_cache_layers.empty());
   EXPECT_FALSE(result.remote);
 }
 

@@ -34,9 +34,7 @@ def run(asked: argparse.Namespace) -> int:
     device = _device(asked.device)
     if _autotune() == "off":
         raise UsageError("LIGER_JIT_AUTOTUNE is off; unset it, or set it to first-run or full")
-    replay = patch(model_of(asked)).meta_calls(
-        asked.batch, asked.tokens
-    )
+    replay = patch(model_of(asked)).meta_calls(asked.batch, asked.tokens)
     began = time.monotonic()
     result = compile_for(target_of(device), replay, asked.json)
     if result["failed"]:
