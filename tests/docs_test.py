@@ -72,7 +72,8 @@ _CODE = (".py", ".cpp")
 
 def named_tests(document):
     """(file, name) of each `tests/a/b_test.py: name` or `tests/a/b_test.cpp: name` of a document."""
-    return re.findall(r"`(tests/[\w/]+_test\.(?:py|cpp)): (\w+)`", text(ROOT / "docs" / document))
+    page = text(ROOT / "docs" / document)
+    return re.findall(r"`(tests/[\w/]+_test\.(?:py|cpp)): (\w+)`", page)
 
 
 def is_test_of(name, file):
