@@ -16,6 +16,9 @@ struct Hash128 {
 };
 
 Hash128 hash128(std::string_view bytes);
+
+// The length and two hashes of different seeds, as text: stands for bytes too long to be kept.
+std::string fingerprint(std::string_view bytes);
 uint64_t hash64(const void* bytes, size_t size_bytes);
 
 struct Hash128Hasher {

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "cache/remote_check.h"
 #include "cache/store.h"
 #include "ops/arguments.h"
 #include "ops/plan.h"
@@ -153,6 +154,17 @@ std::string describe_environment() {
                      {"readonly", layers},
                      {"remote", environment().remote ? environment().remote->shown() : ""}};
   return result.dump();
+}
+
+std::string describe_remote() {
+  if (!environment().remote) return "{}";
+  const RemoteAddress& address = *environment().remote;
+  const RemoteCheck check = check_remote(address, std::chrono::seconds(2));
+  return json{{"address", address.shown()},
+              {"reads", check.reads},
+              {"problem", check.problem},
+              {"read_ms", check.read_ms}}
+      .dump();
 }
 
 std::string describe_stats() {

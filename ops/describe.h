@@ -11,6 +11,9 @@ std::string describe_ops();          // list of ops with inputs, outputs, kernel
 std::string describe_environment();  // variables, cache, compilers, devices
 std::string describe_stats();        // counters and recent warnings
 
+// What the server of LIGER_JIT_REMOTE answers: {address, reads, problem, read_ms}; {} without one.
+std::string describe_remote();
+
 // The arguments of an example call: one object for each input, defaults left out.
 std::string describe_example(const Op& op, Dtype dtype, const Extent& extent);
 

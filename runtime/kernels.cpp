@@ -43,9 +43,10 @@ Tables& tables() { return ProcessState<Tables>::get(); }
 std::string meta_of(const Unit& unit, const Binary& binary) {
   const Resources& resources = binary.resources;
   return fmt::format(
-      "symbol={}\nkernel={}\nregisters={}\nspill_bytes={}\nstack_bytes={}\nshared_bytes={}\n"
+      "symbol={}\nkernel={}\nspec={}\nregisters={}\nspill_bytes={}\nstack_bytes={}\nshared_bytes={}"
+      "\n"
       "compile_ms={:.1f}\n",
-      entry_symbol(unit.kernel), unit.kernel, resources.registers, resources.spill_bytes,
+      entry_symbol(unit.kernel), unit.kernel, unit.spec, resources.registers, resources.spill_bytes,
       resources.stack_bytes, resources.shared_bytes, binary.compile_ms);
 }
 
@@ -178,7 +179,7 @@ Key artifact_key(const Unit& unit, const Target& target) {
   key.add("backend", name_of(target.backend));
   key.add("compiler", compiler.identity());
   key.add("arch", target.arch);
-  key.add("source", unit.expanded);
+  key.add("source", fingerprint(unit.expanded));
   key.add("options", compiler.options(target));
   key.add("numerics", numerics);
   return key;

@@ -91,9 +91,10 @@ class Expansion {
 
 Unit make_unit(std::string_view template_file, std::string_view kernel, const Spec& spec) {
   resolve(template_file, "unit");
-  const std::string fields = replace_all(initialiser(spec), ", .", ",\n    .");
   Unit unit;
   unit.kernel = kernel;
+  unit.spec = initialiser(spec);
+  const std::string fields = replace_all(unit.spec, ", .", ",\n    .");
   unit.text = fmt::format(
       "#include \"{}\"\n"
       "using namespace liger;\n"

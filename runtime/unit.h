@@ -12,6 +12,7 @@ namespace liger {
 
 struct Unit {
   std::string kernel;    // RmsNormForward
+  std::string spec;      // .x = Dtype::bf16, .hidden = 4096
   std::string text;      // the few generated lines
   std::string expanded;  // the same with every include put in place: one self-contained source
 };

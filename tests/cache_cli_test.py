@@ -69,7 +69,8 @@ def test_json_is_taken_before_and_after_the_action(filled, run):
 def test_show_tells_all_of_one_entry(filled, run, run_json):
     (entry,) = run_json("cache", "show", filled.stem[:8])
     assert entry["name"] == f"a/{filled.stem}"
-    assert "SwigluForward" in entry["fields"]["source"]
+    assert entry["meta"]["kernel"] == "SwigluForward"
+    assert ".width = " in entry["meta"]["spec"]
     assert float(entry["meta"]["compile_ms"]) > 0
     code, out, _ = run("cache", "show", f"a/{filled.stem}")
     assert code == 0

@@ -71,7 +71,7 @@ _CODE = (".py", ".cpp")
 
 
 def named_tests(document):
-    """(file, name) of each `tests/a/b_test.py: name` or `tests/a/b_test.cpp: name` of a document."""
+    """(file, name) of each test that a document names as `tests/a/b_test.py: name`."""
     page = text(ROOT / "docs" / document)
     return re.findall(r"`(tests/[\w/]+_test\.(?:py|cpp)): (\w+)`", page)
 

@@ -10,6 +10,7 @@ import pytest
 from cli_test import needs
 from liger_jit.cli.doctor import file_system_of
 from liger_jit.library import ask
+from redis_server import RedisServer, program
 
 
 def findings(run, *, code):
@@ -78,19 +79,48 @@ def test_a_cache_that_is_off_is_a_warning(run):
     assert "LIGER_JIT_CACHE" in found["cache folder"]["advice"]
 
 
-def test_a_server_that_listens_is_reached_and_one_that_went_is_not(run, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        monkeypatch.setenv("LIGER_JIT_REMOTE", f"redis://user:secret@127.0.0.1:{port}/0")
-        found = findings(run, code=0)["remote cache"]
-        assert (found["state"], f"127.0.0.1:{port}" in found["found"]) == ("ok", True)
-    found = findings(run, code=1)["remote cache"]
-    assert "refused" in found["advice"]
-    assert "secret" not in json.dumps(found)
-    monkeypatch.setenv("LIGER_JIT_REMOTE", f"127.0.0.1:{port}")
-    assert "not reached" in findings(run, code=1)["remote cache"]["found"]
-    monkeypatch.setenv("LIGER_JIT_REMOTE", "redis://:notaport")
-    assert "redis://host:port" in findings(run, code=1)["remote cache"]["advice"]
+@pytest.fixture
+def server(tmp_path):
+    if not program():
+        pytest.skip("install redis-tools")
+    server = RedisServer(tmp_path)
+    yield server
+    server.stop()
+
+
+def test_a_server_is_asked_for_what_a_run_would_ask(server):
+    def remote(password=""):
+        code, found = elsewhere(LIGER_JIT_REMOTE=server.url(password))
+        assert "hunter2" not in json.dumps(found)
+        return code, found["remote cache"]
+
+    code, found = remote()
+    assert (code, found["state"]) == (0, "ok")
+    assert f"redis://127.0.0.1:{server.port}/test reads and writes" in found["found"]
+    assert server.ask("DBSIZE") == b":0\r\n"
+
+    server.ask("CONFIG", "SET", "maxmemory", "1")
+    code, found = remote()
+    assert (code, found["state"]) == (0, "warning")
+    assert "OOM" in found["found"]
+
+    server.ask("CONFIG", "SET", "maxmemory", "0")
+    server.ask("CONFIG", "SET", "requirepass", "another")
+    for password in ("", "hunter2"):
+        code, found = remote(password)
+        assert (code, found["state"]) == (1, "broken")
+        assert "password" in found["advice"]
+
+    server.stop()
+    code, found = remote()
+    assert (code, found["state"]) == (1, "broken")
+    assert "refused" in found["found"]
+
+
+def test_a_server_that_answers_nothing_is_given_up():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        code, found = elsewhere(LIGER_JIT_REMOTE=f"redis://127.0.0.1:{silent.getsockname()[1]}")
+    assert (code, found["remote cache"]["state"]) == (1, "broken")
 
 
 def test_damaged_entries_are_named_with_the_command_that_mends_them(run, tmp_path):

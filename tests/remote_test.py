@@ -6,6 +6,7 @@ What one key may cost is measured in tests/cache/remote_test.cpp; here whole pro
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,21 @@ def environment(folder, url, autotune="off", **variables):
     }
 
 
+def unhurried(attempt):
+    """`attempt()`, a run and its stderr, until the server was in time for each key: on a busy
+    machine 0.2 s may pass without anybody's fault."""
+    for _ in range(5):
+        result, stderr = attempt()
+        if result["counters"]["remote_errors"] == 0:
+            return result, stderr
+    raise AssertionError("the server was too slow in each of five runs")
+
+
+def emptied(folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
 def entries(folder):
     return sorted(path.name for path in Path(folder).glob("v1/[at]/*/*"))
 
@@ -64,13 +80,20 @@ def alone(tmp_path_factory):
 
 
 def test_another_machine_compiles_and_tunes_nothing(server, tmp_path):
-    first, _ = run(steps, environment(tmp_path / "a", server.url(), "first-run"), WIDTHS[:1])
+    def attempt(folder, **variables):
+        settings = environment(emptied(folder), server.url(), "first-run", **variables)
+        return run(steps, settings, WIDTHS[:1])
+
+    def fill():
+        server.ask("FLUSHALL")
+        return attempt(tmp_path / "a")
+
+    first, _ = unhurried(fill)
     assert first["counters"]["compiled"] > 0
     assert first["counters"]["tuned"] > 0
     assert first["counters"]["miss_remote"] > 0
     log = tmp_path / "log"
-    variables = environment(tmp_path / "b", server.url(), "first-run", LIGER_JIT_LOG=str(log))
-    second, stderr = run(steps, variables, WIDTHS[:1])
+    second, stderr = unhurried(lambda: attempt(tmp_path / "b", LIGER_JIT_LOG=str(log)))
     counters = second["counters"]
     assert (counters["compiled"], counters["tuned"], counters["hit_disk"]) == (0, 0, 0)
     assert counters["hit_remote"] > 0
@@ -156,20 +179,31 @@ def test_env_shows_the_server_and_no_password(tmp_path):
 
 
 def test_values_that_lie_are_compiled_anew_and_mended(alone, server, tmp_path):
-    good, _ = run(steps, environment(tmp_path / "a", server.url()))
+    def attempt(name):
+        return run(steps, environment(emptied(tmp_path / name), server.url()))
+
+    def fill():
+        server.ask("FLUSHALL")
+        return attempt("a")
+
+    good, _ = unhurried(fill)
     names = [name for name in server.ask("KEYS", "*").split(b"\r\n") if name.startswith(b"test/")]
     values = {name: server.ask("GET", name).split(b"\r\n", 1)[1][:-2] for name in names}
     flipped = bytearray(values[names[0]])
     flipped[-1] ^= 1
     lies = [bytes(flipped), values[names[0]], b"garbage", values[names[3]][:100]]
-    for name, lie in zip(names, lies):
-        assert server.ask("SET", name, lie) == b"+OK\r\n"
-    result, stderr = run(steps, environment(tmp_path / "b", server.url()))
+
+    def lied_to():
+        for name, lie in zip(names, lies):
+            assert server.ask("SET", name, lie) == b"+OK\r\n"
+        return attempt("b")
+
+    result, stderr = unhurried(lied_to)
     assert result["bits"] == alone["bits"] == good["bits"]
     assert result["counters"]["remote_rejected"] == len(lies) == result["counters"]["compiled"]
     assert result["counters"]["hit_remote"] == len(names) - len(lies)
     assert stderr.count("liger_jit warning") == 1
-    again, stderr = run(steps, environment(tmp_path / "c", server.url()))
+    again, stderr = unhurried(lambda: attempt("c"))
     assert again["counters"]["compiled"] == 0
     assert stderr == ""
 

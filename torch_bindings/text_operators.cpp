@@ -54,6 +54,8 @@ void register_text_operators(torch::Library& library) {
               [] { return with_torch_errors([] { return build_identity(own_library()); }); });
   library.def("_environment() -> str",
               [] { return with_torch_errors([] { return describe_environment(); }); });
+  library.def("_remote() -> str",
+              [] { return with_torch_errors([] { return describe_remote(); }); });
   library.def("_stats() -> str", [] { return with_torch_errors([] { return describe_stats(); }); });
   library.def("_cache(str action) -> str", [](const std::string& action) {
     return with_torch_errors([&] { return describe_cache(action); });

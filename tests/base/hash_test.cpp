@@ -30,5 +30,14 @@ TEST(Hash, bytes_after_a_zero_count) {
   EXPECT_FALSE(hash128(std::string_view("a\0b", 3)) == hash128(std::string_view("a\0c", 3)));
 }
 
+TEST(Hash, fingerprint_has_the_length_and_two_hashes_that_differ) {
+  const std::string text = fingerprint("kernel");
+  EXPECT_EQ(text.substr(0, 2), "6-");
+  EXPECT_EQ(text.substr(2, 32), hash128("kernel").hex());
+  EXPECT_NE(text.substr(35), hash128("kernel").hex());
+  EXPECT_EQ(text.size(), 2u + 32 + 1 + 32);
+  EXPECT_NE(fingerprint("kernel").substr(35), fingerprint("Kernel").substr(35));
+}
+
 }  // namespace
 }  // namespace liger

@@ -1,7 +1,7 @@
 """Looks for what is wrong with this machine and its settings, and says what to do about it.
 
 Compilers, devices, libraries, the cache's folders with their owners, file systems and free space,
-read-only layers, and whether the server that LIGER_JIT_REMOTE names can be reached. Exit code 1
+read-only layers, and whether the server of LIGER_JIT_REMOTE reads and writes. Exit code 1
 if something is broken; what only costs speed is a warning.
 
 examples:
@@ -15,10 +15,8 @@ import argparse
 import os
 import platform
 import shutil
-import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import torch
 
@@ -26,8 +24,6 @@ from .. import library
 from .output import print_json, print_table, size_text
 
 LEAST_FREE_BYTES = 256 << 20
-REACH_SECONDS = 2.0
-REDIS_PORT = 6379
 NETWORK = ("nfs", "nfs4", "lustre", "beegfs", "gpfs", "ceph", "cifs", "smb3", "9p", "fuse.sshfs")
 FLEETING = {
     "tmpfs": "it is memory: gone after a reboot, and it takes from what programs have",
@@ -55,7 +51,7 @@ def run(asked: argparse.Namespace) -> int:
         *_devices(about),
         *_folder(about["cache"]),
         *_layers(about["cache"]),
-        *_remote(os.environ.get("LIGER_JIT_REMOTE", "")),
+        *_remote(library.ask("_remote")),
     ]
     broken = any(finding.state == "broken" for finding in findings)
     if asked.json:
@@ -190,28 +186,20 @@ def _layers(cache: dict) -> list[Finding]:
     return findings
 
 
-def _remote(address: str) -> list[Finding]:
-    """Whether somebody listens; the layer itself says more when it is used."""
-    if not address or address == "off":
+def _remote(answer: dict) -> list[Finding]:
+    """`answer`: what the server said to a login, a read and a write."""
+    if not answer:
         return []
-    url = urlsplit(address if "://" in address else f"redis://{address}")
-    try:
-        host, port = url.hostname, url.port or REDIS_PORT
-        if not host:
-            raise ValueError("it names no host")
-    except ValueError as trouble:
-        advice = f"set LIGER_JIT_REMOTE to redis://host:port: {trouble}"
-        return [Finding("remote cache", "broken", _without_password(address), advice)]
-    try:
-        socket.create_connection((host, port), timeout=REACH_SECONDS).close()
-    except OSError as trouble:
-        advice = f"{trouble}: is the server up and the port open? Runs go on without it"
-        return [Finding("remote cache", "broken", f"{host}:{port} is not reached", advice)]
-    return [Finding("remote cache", "ok", f"{host}:{port} answers")]
-
-
-def _without_password(address: str) -> str:
-    return address.rsplit("@", 1)[-1]
+    address, problem = answer["address"], answer["problem"]
+    if not answer["reads"]:
+        advice = "is it up, the port open and the password right? Runs go on without it"
+        return [Finding("remote cache", "broken", f"{address}: {problem}", advice)]
+    if problem:
+        found = f"{address} takes no entries: {problem}"
+        advice = "give it memory (maxmemory) and this user the right to write; it is still read"
+        return [Finding("remote cache", "warning", found, advice)]
+    found = f"{address} reads and writes, {answer['read_ms']:.2f} ms a read"
+    return [Finding("remote cache", "ok", found)]
 
 
 def file_system_of(path: Path) -> str:
