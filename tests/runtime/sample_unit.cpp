@@ -42,7 +42,8 @@ class TestCache {
     setenv("LIGER_JIT_CACHE_READONLY", (path + "/site").c_str(), 1);
   }
   ~TestCache() {
-    if (getpid() == owner_) std::filesystem::remove_all(path);
+    std::error_code trouble;  // a thread that still publishes
+    if (getpid() == owner_) std::filesystem::remove_all(path, trouble);
   }
   std::string path;
 
