@@ -1,9 +1,12 @@
 #include "runtime/unit.h"
 
+#include <map>
+#include <mutex>
 #include <set>
 
 #include "base/error.h"
 #include "base/text.h"
+#include "runtime/single_flight.h"
 
 namespace liger {
 namespace {
@@ -87,6 +90,22 @@ class Expansion {
   std::set<std::string_view> done_;
 };
 
+struct FirstLines {
+  std::mutex mutex;
+  std::map<std::string, std::string, std::less<>> by_template;
+};
+
+// A unit's first line with the template file in its place: the same for all units of that file, and
+// long, so it is made once.
+const std::string& first_line_expanded(std::string_view template_file) {
+  FirstLines& lines = ProcessState<FirstLines>::get();
+  const std::lock_guard lock(lines.mutex);
+  const auto found = lines.by_template.find(template_file);
+  if (found != lines.by_template.end()) return found->second;
+  std::string expanded = expand_includes(fmt::format("#include \"{}\"\n", template_file));
+  return lines.by_template.emplace(template_file, std::move(expanded)).first->second;
+}
+
 }  // namespace
 
 Unit make_unit(std::string_view template_file, std::string_view kernel, const Spec& spec) {
@@ -95,13 +114,13 @@ Unit make_unit(std::string_view template_file, std::string_view kernel, const Sp
   unit.kernel = kernel;
   unit.spec = initialiser(spec);
   const std::string fields = replace_all(unit.spec, ", .", ",\n    .");
-  unit.text = fmt::format(
-      "#include \"{}\"\n"
+  const std::string lines = fmt::format(
       "using namespace liger;\n"
       "constexpr {}Spec spec = {{\n    {}}};\n"
       "LIGER_ENTRY({}, spec)\n",
-      template_file, kernel, fields, kernel);
-  unit.expanded = expand_includes(unit.text);
+      kernel, fields, kernel);
+  unit.text = fmt::format("#include \"{}\"\n{}", template_file, lines);
+  unit.expanded = first_line_expanded(template_file) + lines;
   return unit;
 }
 

@@ -31,6 +31,8 @@ TEST(UnitTest, text_is_the_few_lines_that_a_person_would_write) {
             "LIGER_ENTRY(RmsNormForward, spec)\n");
   EXPECT_NE(unit.expanded.find("#line 1 \"templates/device/target.h\"\n"), std::string::npos);
   EXPECT_NE(unit.expanded.find("#line 2 \"unit\"\nusing namespace liger;"), std::string::npos);
+  EXPECT_EQ(unit.expanded, expand_includes(unit.text));
+  EXPECT_EQ(make_unit("device/target.h", "RmsNormForward", spec).expanded, unit.expanded);
 }
 
 TEST(UnitTest, function_that_is_launched_bears_the_name_of_the_kernel) {
