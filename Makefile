@@ -67,7 +67,8 @@ bench: build
 # Of each kernel the first candidate, which is all that a first step waits for.
 SEED_TARGETS := sm_80,sm_86,sm_89,sm_90a,sm_100a,sm_120a
 seed: build
-	@env -u LIGER_JIT_CACHE_READONLY LIGER_JIT_CACHE=$(CURDIR)/build/seed_cache \
+	@env -u LIGER_JIT_CACHE_READONLY -u LIGER_JIT_CACHE_MODE -u LIGER_JIT_CACHE_SIZE \
+		-u LIGER_JIT_REMOTE LIGER_JIT_CACHE=$(CURDIR)/build/seed_cache \
 		LIGER_JIT_AUTOTUNE=off \
 		$(BIN)/liger-jit cache export --config setup/seed_model.json --arch $(SEED_TARGETS) \
 		--dtype bf16 --batch 8 --tokens 1024 -o $(NATIVE)/seed.ljb

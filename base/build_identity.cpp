@@ -19,6 +19,7 @@
 #include "base/descriptor.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/process_state.h"
 #include "base/shared_library.h"
 #include "base/text.h"
 
@@ -103,6 +104,12 @@ std::string resolve(const std::string& library_path) {
                           path, answer));
 }
 
+using Version = std::tuple<std::string, int64_t, int64_t, int64_t>;
+struct Known {
+  std::mutex mutex;
+  std::map<Version, std::string> by_version;
+};
+
 std::string identify(const std::string& path, int file) {
   const std::string id = gnu_build_id(file);
   if (!id.empty()) return "build-id:" + id;
@@ -120,14 +127,12 @@ std::string build_identity(const std::string& library_path) {
   struct stat status = {};
   if (!file.is_open() || ::fstat(file.number(), &status) != 0) refuse(path, std::strerror(errno));
 
-  using Version = std::tuple<std::string, int64_t, int64_t, int64_t>;
-  static std::mutex& mutex = *new std::mutex;
-  static auto& known = *new std::map<Version, std::string>;
   const Version version{path, status.st_mtim.tv_sec, status.st_mtim.tv_nsec, status.st_size};
-  const std::lock_guard lock(mutex);
-  const auto found = known.find(version);
-  if (found != known.end()) return found->second;
-  return known[version] = identify(path, file.number());
+  Known& known = ProcessState<Known>::get();
+  const std::lock_guard lock(known.mutex);
+  const auto found = known.by_version.find(version);
+  if (found != known.by_version.end()) return found->second;
+  return known.by_version[version] = identify(path, file.number());
 }
 
 }  // namespace liger

@@ -119,13 +119,22 @@ AutotuneMode parse_autotune(const std::string& value) {
   refuse("LIGER_JIT_AUTOTUNE", value, "first-run, off, full");
 }
 
+constexpr std::pair<std::string_view, CacheMode> kCacheModes[] = {
+    {"readwrite", CacheMode::readwrite},
+    {"readonly", CacheMode::readonly},
+    {"offline", CacheMode::offline},
+    {"refresh", CacheMode::refresh},
+    {"off", CacheMode::off},
+};
+
 CacheMode parse_cache_mode(const std::string& value) {
-  if (value.empty() || value == "readwrite") return CacheMode::readwrite;
-  if (value == "readonly") return CacheMode::readonly;
-  if (value == "offline") return CacheMode::offline;
-  if (value == "refresh") return CacheMode::refresh;
-  if (value == "off") return CacheMode::off;
-  refuse("LIGER_JIT_CACHE_MODE", value, "readwrite, readonly, offline, refresh, off");
+  if (value.empty()) return CacheMode::readwrite;
+  std::string allowed;
+  for (const auto& [name, mode] : kCacheModes) {
+    if (value == name) return mode;
+    allowed += fmt::format("{}{}", allowed.empty() ? "" : ", ", name);
+  }
+  refuse("LIGER_JIT_CACHE_MODE", value, allowed);
 }
 
 std::optional<RemoteAddress> parse_remote(const std::string& value) {
@@ -167,6 +176,12 @@ int parse_ranks_on_node(const Lookup& lookup) {
 }
 
 }  // namespace
+
+std::string_view name_of(CacheMode mode) {
+  for (const auto& [name, one] : kCacheModes)
+    if (one == mode) return name;
+  return "";
+}
 
 const std::vector<EnvironmentVariable>& environment_table() {
   static const std::vector<EnvironmentVariable> table = {

@@ -34,6 +34,8 @@ enum class CacheMode {
   off,       // no folder and no server: memory only
 };
 
+std::string_view name_of(CacheMode mode);  // as LIGER_JIT_CACHE_MODE has it
+
 enum class LogFormat { off, text, json };
 
 struct Environment {

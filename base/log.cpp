@@ -15,6 +15,7 @@
 #include <unordered_set>
 
 #include "base/environment.h"
+#include "base/process_state.h"
 #include "base/text.h"
 
 namespace liger {
@@ -101,11 +102,7 @@ struct Warnings {
   std::deque<std::string> recent;
 };
 
-Warnings& warnings() {
-  // Never destroyed: threads may still warn while the process ends.
-  static Warnings& the_warnings = *new Warnings;
-  return the_warnings;
-}
+Warnings& warnings() { return ProcessState<Warnings>::get(); }
 
 }  // namespace
 

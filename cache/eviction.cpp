@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <ctime>
 #include <optional>
 #include <tuple>
@@ -33,10 +34,13 @@ bool is_temporary(const std::string& path) {
 
 // Open while this process is elected. A file system without locks elects everybody, which costs
 // time only: all of them remove the same files.
-std::optional<Descriptor> elected(const std::string& root) {
+std::optional<Descriptor> elected(const std::string& root, std::string& problem) {
   const std::string path = fmt::format("{}/{}", root, kElectionFile);
   Descriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!file.is_open()) return std::nullopt;
+  if (!file.is_open()) {
+    problem = fmt::format("{}: {}", path, std::strerror(errno));
+    return std::nullopt;
+  }
   if (::flock(file.number(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) return std::nullopt;
   return file;
 }
@@ -82,7 +86,7 @@ void remove_longest_unused(std::vector<Evictable> files, uint64_t most_bytes, Pr
 
 Pruned prune_folder(const std::string& root, uint64_t most_bytes) {
   Pruned result;
-  const std::optional<Descriptor> lock = elected(root);
+  const std::optional<Descriptor> lock = elected(root, result.problem);
   result.elected = lock.has_value();
   if (!lock) return result;
   remove_longest_unused(evictables_of(root), most_bytes, result);

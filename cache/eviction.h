@@ -17,6 +17,7 @@ inline constexpr int64_t kDaySeconds = 24 * 3600;
 
 struct Pruned {
   bool elected = true;  // false: another process is at it, and nothing was done
+  std::string problem;  // not empty: the folder cannot be written, and nothing was done
   uint64_t removed_files = 0;
   uint64_t removed_bytes = 0;
   uint64_t kept_bytes = 0;

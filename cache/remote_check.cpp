@@ -15,7 +15,8 @@ constexpr size_t kMostReplyBytes = 1024;
 
 }  // namespace
 
-RemoteCheck check_remote(const RemoteAddress& address, std::chrono::milliseconds longest) {
+RemoteCheck check_remote(const RemoteAddress& address, bool writes,
+                         std::chrono::milliseconds longest) {
   RemoteCheck result;
   const Deadline deadline = Clock::now() + longest;
   const auto connection = RedisConnection::open(address, deadline, result.problem);
@@ -30,6 +31,7 @@ RemoteCheck check_remote(const RemoteAddress& address, std::chrono::milliseconds
     result.problem = read.text;
     return result;
   }
+  if (!writes) return result;
   const RedisReply written =
       connection->ask({"SET", name, "1", "EX", "60"}, kMostReplyBytes, deadline);
   if (written.kind != Kind::text) {

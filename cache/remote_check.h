@@ -14,8 +14,10 @@ struct RemoteCheck {
   double read_ms = 0;   // of that read alone
 };
 
-// Connects, logs in, reads a value that is not there, writes one that the server drops within a
-// minute, and removes it. Takes at most `longest`, and the look-up of the host's name.
-RemoteCheck check_remote(const RemoteAddress& address, std::chrono::milliseconds longest);
+// Connects, logs in and reads a value that is not there; if `writes`, writes one that the server
+// drops within a minute, and removes it. Takes at most `longest`, and the look-up of the host's
+// name.
+RemoteCheck check_remote(const RemoteAddress& address, bool writes,
+                         std::chrono::milliseconds longest);
 
 }  // namespace liger

@@ -5,12 +5,14 @@
 #include <unistd.h>
 
 #include <ctime>
+#include <system_error>
 #include <thread>
 
 #include "base/counters.h"
 #include "base/environment.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "base/process_state.h"
 #include "base/shared_library.h"
 #include "base/text.h"
 #include "cache/bundle_format.h"
@@ -67,8 +69,8 @@ void add_bundle(std::vector<StoredFile>& files, const BundleFile& bundle) {
 }
 
 std::optional<Entry> entry_in(const std::string& folder, Shelf shelf, const Hash128& key_hash) {
-  const std::optional<std::string> bytes = read_file(path_of(folder, shelf, key_hash));
-  std::optional<Entry> entry = bytes ? decode_entry(*bytes) : std::nullopt;
+  const std::optional<StampedFile> file = read_stamped_file(path_of(folder, shelf, key_hash));
+  std::optional<Entry> entry = file ? decode_entry(file->bytes) : std::nullopt;
   return entry && hash128(entry->key_bytes) == key_hash ? entry : std::nullopt;
 }
 
@@ -125,12 +127,20 @@ void Store::go_memory_only(std::string reason) {
 }
 
 Store& Store::user() {
-  static Store& the_store = *new Store(
-      environment().cache_folder, environment().readonly_cache_layers,
-      {.readonly = environment().cache_mode == CacheMode::readonly,
-       .prune_to_bytes = environment().cache_size_bytes,
-       .seed = environment().cache_mode == CacheMode::off ? "" : own_folder() + "/seed.ljb"});
-  return the_store;
+  struct OfProcess {
+    std::once_flag once;
+    std::unique_ptr<Store> store;
+  };
+  OfProcess& own = ProcessState<OfProcess>::get();
+  std::call_once(own.once, [&] {
+    const Environment& now = environment();
+    own.store = std::make_unique<Store>(
+        now.cache_folder, now.readonly_cache_layers,
+        Options{.readonly = now.cache_mode == CacheMode::readonly,
+                .prune_to_bytes = now.cache_size_bytes,
+                .seed = now.cache_mode == CacheMode::off ? "" : own_folder() + "/seed.ljb"});
+  });
+  return *own.store;
 }
 
 std::optional<Entry> Store::read(Shelf shelf, const Key& key) {
@@ -220,7 +230,7 @@ std::optional<Entry> Store::find(Shelf shelf, const Hash128& key_hash) const {
 
 void Store::publish(Shelf shelf, const Key& key, std::string_view meta, std::string_view payload,
                     bool replace) {
-  if (folder_.empty() || options_.readonly) return;
+  if (!may_change()) return;
   if (!may_write_.load(std::memory_order_relaxed)) {
     ++counters().publish_failed;
     return;
@@ -267,7 +277,7 @@ std::vector<StoredFile> Store::list() const {
 }
 
 uint64_t Store::clear() {
-  if (folder_.empty()) return 0;
+  if (!may_change()) return 0;
   uint64_t removed = 0;
   for (const std::string_view part : {kArtifactFolder, kTuneFolder, kQuarantineFolder}) {
     for (const std::string& path : list_files(folder_of(folder_, part))) {
@@ -278,10 +288,10 @@ uint64_t Store::clear() {
   return removed;
 }
 
-uint64_t Store::sweep() { return folder_.empty() ? 0 : sweep_temporaries(root()); }
+uint64_t Store::sweep() { return may_change() ? sweep_temporaries(root()) : 0; }
 
 Pruned Store::prune(uint64_t most_bytes) {
-  return folder_.empty() ? Pruned() : prune_folder(root(), most_bytes);
+  return may_change() ? prune_folder(root(), most_bytes) : Pruned();
 }
 
 // After a publish, for only then has the folder grown. Not at exit: there a slow disk would be
@@ -289,15 +299,20 @@ Pruned Store::prune(uint64_t most_bytes) {
 void Store::prune_in_background() {
   if (options_.prune_to_bytes == 0) return;
   std::call_once(prune_once_, [this] {
-    std::thread([root = root(), most_bytes = options_.prune_to_bytes] {
-      setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kBackgroundNice);
-      prune_if_due(root, most_bytes);
-    }).detach();
+    try {
+      std::thread([root = root(), most_bytes = options_.prune_to_bytes] {
+        setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kBackgroundNice);
+        prune_if_due(root, most_bytes);
+      }).detach();
+    } catch (const std::system_error&) {
+      // A limit on threads: another process will prune.
+    }
   });
 }
 
 std::vector<std::string> Store::repair() {
   std::vector<std::string> moved;
+  if (!may_change()) return moved;
   for (const StoredFile& file : list()) {
     if (file.entry || file.layer != folder_) continue;
     make_folders(folder_of(folder_, kQuarantineFolder));
@@ -319,6 +334,9 @@ Imported Store::import_bundle(const std::string& path) {
   if (result.problem.empty() && folder_.empty()) {
     result.problem = "there is no cache folder to write to: " + why_memory_only_;
   }
+  if (result.problem.empty() && options_.readonly) {
+    result.problem = "LIGER_JIT_CACHE_MODE=readonly forbids to write; unset it";
+  }
   if (!result.problem.empty()) return result;
 
   for (const BundleRecord& record : result.index.records) {
@@ -339,6 +357,9 @@ Imported Store::import_bundle(const std::string& path) {
                 fmt::format("some entries of {} were not written: {}", path, published.error));
     } else {
       ++result.written;
+      ++counters().published;
+      if (log_enabled())
+        log_event(Event::publish, {{"file", path_of(folder_, record.shelf, record.key_hash)}});
     }
   }
   if (result.written > 0) prune_in_background();

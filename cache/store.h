@@ -101,6 +101,7 @@ class Store {
   void add_layer(std::string path, BundleFile::Origin origin);
   void prune_in_background();
   std::string root() const;  // of this schema, in the folder
+  bool may_change() const { return !folder_.empty() && !options_.readonly; }
 
   std::string folder_;
   const Options options_;

@@ -11,6 +11,7 @@
 #include "cache/remote_check.h"
 #include "cache/store.h"
 #include "ops/arguments.h"
+#include "ops/json_text.h"
 #include "ops/plan.h"
 #include "ops/registry.h"
 #include "ops/tuning.h"
@@ -102,7 +103,7 @@ std::string describe_ops() {
          {"kernels", kernels},
          {"cases", cases}});
   }
-  return list.dump();
+  return text_of(list);
 }
 
 std::string describe_environment() {
@@ -150,21 +151,22 @@ std::string describe_environment() {
   }
   result["cache"] = {{"folder", store.folder()},
                      {"why_memory_only", store.why_memory_only()},
+                     {"mode", name_of(environment().cache_mode)},
                      {"most_bytes", environment().cache_size_bytes},
                      {"readonly", layers},
                      {"remote", environment().remote ? environment().remote->shown() : ""}};
-  return result.dump();
+  return text_of(result);
 }
 
 std::string describe_remote() {
   if (!environment().remote) return "{}";
   const RemoteAddress& address = *environment().remote;
-  const RemoteCheck check = check_remote(address, std::chrono::seconds(2));
-  return json{{"address", address.shown()},
-              {"reads", check.reads},
-              {"problem", check.problem},
-              {"read_ms", check.read_ms}}
-      .dump();
+  const bool writes = environment().cache_mode != CacheMode::readonly;
+  const RemoteCheck check = check_remote(address, writes, std::chrono::seconds(2));
+  return text_of(json{{"address", address.shown()},
+                      {"reads", check.reads},
+                      {"problem", check.problem},
+                      {"read_ms", check.read_ms}});
 }
 
 std::string describe_stats() {
@@ -173,12 +175,12 @@ std::string describe_stats() {
   json picks = json::array();
   for (const Pick& pick : picks_made())
     picks.push_back({{"kernel", pick.kernel}, {"key", pick.key}, {"pick", pick.candidate}});
-  return json{{"counters", values}, {"picks", picks}, {"warnings", recent_warnings()}}.dump();
+  return text_of(json{{"counters", values}, {"picks", picks}, {"warnings", recent_warnings()}});
 }
 
 std::string describe_example(const Op& op, Dtype dtype, const Extent& extent) {
   json list = json::array();
-  if (!op.example) return list.dump();
+  if (!op.example) return text_of(list);
   for (const Sample& sample : op.example(extent)) {
     const Input& input = op.inputs[op.input_index(sample.input)];
     json row = {{"name", sample.input}};
@@ -204,7 +206,7 @@ std::string describe_example(const Op& op, Dtype dtype, const Extent& extent) {
     }
     list.push_back(std::move(row));
   }
-  return list.dump();
+  return text_of(list);
 }
 
 Call example_call(const Op& op, Dtype dtype, const Extent& extent, Place place) {
@@ -271,7 +273,7 @@ std::string describe_units(const Op& op, Dtype dtype, const Extent& extent, cons
     }
     kernels.push_back(std::move(row));
   }
-  return json{{"op", op.name}, {"kernels", kernels}}.dump();
+  return text_of(json{{"op", op.name}, {"kernels", kernels}});
 }
 
 }  // namespace liger

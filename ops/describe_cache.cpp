@@ -13,6 +13,7 @@
 #include "cache/bundle.h"
 #include "cache/entry_format.h"
 #include "cache/store.h"
+#include "ops/json_text.h"
 
 namespace liger {
 
@@ -103,20 +104,26 @@ void add_line(std::set<std::string>& lines, const std::string& name, const std::
   if (!value.empty()) lines.insert(fmt::format("{}={}\n", name, value));
 }
 
+void require_writing() {
+  if (environment().cache_mode == CacheMode::readonly)
+    refuse("LIGER_JIT_CACHE_MODE=readonly forbids to change the cache; unset it");
+}
+
 }  // namespace
 
 std::string describe_cache(const std::string& action) {
   Store& store = Store::user();
-  if (action == "clear") return json{{"removed", store.clear()}}.dump();
-  if (action == "sweep") return json{{"removed", store.sweep()}}.dump();
-  if (action == "repair") return json{{"moved", store.repair()}}.dump();
+  if (action != "ls") require_writing();
+  if (action == "clear") return text_of(json{{"removed", store.clear()}});
+  if (action == "sweep") return text_of(json{{"removed", store.sweep()}});
+  if (action == "repair") return text_of(json{{"moved", store.repair()}});
   if (action != "ls") {
     refuse(fmt::format("'{}' is nothing to do with a cache; allowed: ls, clear, sweep, repair",
                        action));
   }
   json files = json::array();
   for (const StoredFile& file : store.list()) files.push_back(file_json(file, kMostText));
-  return json{{"folder", store.folder()}, {"files", files}}.dump();
+  return text_of(json{{"folder", store.folder()}, {"files", files}});
 }
 
 std::string describe_entries(const std::string& name) {
@@ -127,7 +134,7 @@ std::string describe_entries(const std::string& name) {
     if (file.entry && file.shelf == Shelf::tune) row["times"] = file.entry->payload;
     entries.push_back(std::move(row));
   }
-  return json{{"entries", entries}}.dump();
+  return text_of(json{{"entries", entries}});
 }
 
 std::string prune_cache(const std::string& most_size) {
@@ -139,15 +146,16 @@ std::string prune_cache(const std::string& most_size) {
   } else {
     refuse(fmt::format("'{}' is no size; allowed: 500M, 2G, or bytes", most_size));
   }
+  require_writing();
   Store& store = Store::user();
   const Pruned pruned = store.prune(most_bytes);
-  return json{{"folder", store.folder()},
-              {"most_bytes", most_bytes},
-              {"elected", pruned.elected},
-              {"removed", pruned.removed_files},
-              {"removed_bytes", pruned.removed_bytes},
-              {"kept_bytes", pruned.kept_bytes}}
-      .dump();
+  return text_of(json{{"folder", store.folder()},
+                      {"most_bytes", most_bytes},
+                      {"elected", pruned.elected},
+                      {"problem", pruned.problem},
+                      {"removed", pruned.removed_files},
+                      {"removed_bytes", pruned.removed_bytes},
+                      {"kept_bytes", pruned.kept_bytes}});
 }
 
 std::string export_bundle(const std::string& path, const std::vector<std::string>& names,
@@ -179,28 +187,26 @@ std::string export_bundle(const std::string& path, const std::vector<std::string
   const BundleIndex index = parse_bundle(bytes);
   uint64_t unpacked_bytes = 0;
   for (const BundleRecord& record : index.records) unpacked_bytes += record.entry_bytes;
-  return json{{"file", path},
-              {"bytes", bytes.size()},
-              {"entries", entries.size()},
-              {"entries_bytes", unpacked_bytes},
-              {"sha256", index.manifest},
-              {"provenance", told}}
-      .dump();
+  return text_of(json{{"file", path},
+                      {"bytes", bytes.size()},
+                      {"entries", entries.size()},
+                      {"entries_bytes", unpacked_bytes},
+                      {"sha256", index.manifest},
+                      {"provenance", told}});
 }
 
 std::string import_bundle(const std::string& path) {
   Store& store = Store::user();
   const Imported imported = store.import_bundle(path);
-  return json{{"file", path},
-              {"folder", store.folder()},
-              {"problem", imported.problem},
-              {"entries", imported.index.records.size()},
-              {"written", imported.written},
-              {"existed", imported.existed},
-              {"failed", imported.failed},
-              {"sha256", imported.index.manifest},
-              {"provenance", imported.index.provenance}}
-      .dump();
+  return text_of(json{{"file", path},
+                      {"folder", store.folder()},
+                      {"problem", imported.problem},
+                      {"entries", imported.index.records.size()},
+                      {"written", imported.written},
+                      {"existed", imported.existed},
+                      {"failed", imported.failed},
+                      {"sha256", imported.index.manifest},
+                      {"provenance", imported.index.provenance}});
 }
 
 }  // namespace liger

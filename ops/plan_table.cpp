@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/hash.h"
+#include "base/process_state.h"
 
 namespace liger {
 
@@ -38,10 +39,7 @@ struct ProcessTable {
   std::mutex mutex;
   std::unordered_multimap<uint64_t, std::shared_ptr<const PlanEntry>> entries;
 };
-ProcessTable& process_table() {
-  static auto* table = new ProcessTable();
-  return *table;
-}
+ProcessTable& process_table() { return ProcessState<ProcessTable>::get(); }
 
 std::shared_ptr<const PlanEntry> find_in_process(uint64_t hash, std::span<const uint64_t> words) {
   ProcessTable& table = process_table();

@@ -13,6 +13,7 @@
 #include "base/environment.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/process_state.h"
 #include "base/profile_range.h"
 #include "base/text.h"
 #include "cache/layers.h"
@@ -31,14 +32,13 @@ struct Picks {
   std::mutex mutex;
   std::unordered_map<Hash128, Pick, Hash128Hasher> by_key;
 };
-Picks& picks() {
-  static auto* table = new Picks();
-  return *table;
-}
+Picks& picks() { return ProcessState<Picks>::get(); }
 
+struct Measuring {
+  std::mutex mutex;
+};
 std::mutex& measuring() {  // one search at a time: two would time each other
-  static auto* mutex = new std::mutex();
-  return *mutex;
+  return ProcessState<Measuring>::get().mutex;
 }
 
 int64_t output_bytes(const OutputPlan& output) {

@@ -4,11 +4,13 @@
 #include <charconv>
 #include <chrono>
 #include <filesystem>
+#include <map>
 #include <mutex>
 #include <set>
 #include <sstream>
 
 #include "base/process.h"
+#include "base/process_state.h"
 #include "base/shared_library.h"
 #include "base/text.h"
 #include "runtime/backends.h"
@@ -121,6 +123,12 @@ std::set<std::string> with_builtins(const std::string& library_lines) {
 
 class HiprtcCompiler final : public Compiler {
  public:
+  ~HiprtcCompiler() override {
+    Searches& searches = ProcessState<Searches>::get();
+    const std::lock_guard lock(searches.mutex);
+    searches.found.erase(this);
+  }
+
   CompilerState state() override {
     CompilerState state;
     try {
@@ -166,8 +174,10 @@ class HiprtcCompiler final : public Compiler {
   };
 
   const Found& found() {
-    const std::lock_guard lock(mutex_);
-    if (!found_.identity.empty()) return found_;
+    Searches& searches = ProcessState<Searches>::get();
+    const std::lock_guard lock(searches.mutex);
+    Found& found = searches.found[this];
+    if (!found.identity.empty()) return found;
     const Answer answer = ask(hiprtc_identify, {}, {});
     if (!answer.reply) throw Error(ErrorKind::compile, answer.trouble);
     if (answer.reply->outcome != HiprtcReply::done)
@@ -175,15 +185,15 @@ class HiprtcCompiler final : public Compiler {
                   fmt::format("hipRTC, the compiler for AMD GPUs, was not found. Install ROCm's "
                               "HIP runtime or set LIGER_JIT_HIP to libamdhip64.so. Looked for:\n{}",
                               answer.reply->words));
-    found_.version = answer.reply->version;
-    found_.path = answer.reply->libraries.substr(0, answer.reply->libraries.find('\n'));
-    std::string identity = "hiprtc " + found_.version;
+    found.version = answer.reply->version;
+    found.path = answer.reply->libraries.substr(0, answer.reply->libraries.find('\n'));
+    std::string identity = "hiprtc " + found.version;
     for (const std::string& file : with_builtins(answer.reply->libraries)) {
       const std::string name = std::filesystem::path(file).filename().string();
       identity += fmt::format(" {} {}", name.substr(0, name.find('.')), build_identity(file));
     }
-    found_.identity = std::move(identity);
-    return found_;
+    found.identity = std::move(identity);
+    return found;
   }
 
   // Asked only after a failure: can an empty kernel be made for it?
@@ -199,8 +209,10 @@ class HiprtcCompiler final : public Compiler {
     return {"--offload-arch=" + target.arch, "-std=c++20", "-O3", "-ffp-contract=off"};
   }
 
-  std::mutex mutex_;
-  Found found_;
+  struct Searches {
+    std::mutex mutex;
+    std::map<const HiprtcCompiler*, Found> found;
+  };
 };
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "base/files.h"
 #include "base/hash.h"
 #include "base/process.h"
+#include "base/process_state.h"
 #include "base/text.h"
 #include "runtime/backends.h"
 #include "runtime/private_folder.h"
@@ -118,14 +119,16 @@ class HostCompiler final : public Compiler {
   }
 
   const Program& program() {
-    const std::lock_guard lock(mutex_);
-    if (program_.path.empty()) program_ = find_compiler();
-    return program_;
+    Search& search = ProcessState<Search>::get();
+    const std::lock_guard lock(search.mutex);
+    if (search.program.path.empty()) search.program = find_compiler();
+    return search.program;
   }
 
   Error unknown_target(const Target& target) {
-    return Error(ErrorKind::unsupported, fmt::format("{} ({}) cannot make code for {}",
-                                                     program_.path, program_.version, target.arch));
+    const Program& found = program();
+    return Error(ErrorKind::unsupported, fmt::format("{} ({}) cannot make code for {}", found.path,
+                                                     found.version, target.arch));
   }
 
   static std::string words_of(const ProcessResult& result) {
@@ -158,8 +161,10 @@ class HostCompiler final : public Compiler {
     return options;
   }
 
-  std::mutex mutex_;
-  Program program_;
+  struct Search {
+    std::mutex mutex;
+    Program program;
+  };
 };
 
 }  // namespace

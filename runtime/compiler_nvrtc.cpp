@@ -4,6 +4,7 @@
 #include <chrono>
 #include <mutex>
 
+#include "base/process_state.h"
 #include "base/text.h"
 #include "runtime/backends.h"
 #include "runtime/nvrtc_library.h"
@@ -59,10 +60,11 @@ class NvrtcCompiler final : public Compiler {
 
   std::string identity() override {
     const NvrtcLibrary& nvrtc = library();
-    const std::lock_guard lock(mutex_);
-    if (identity_.empty())
-      identity_ = fmt::format("nvrtc {} {}", nvrtc.version_text(), nvrtc.build());
-    return identity_;
+    Search& search = ProcessState<Search>::get();
+    const std::lock_guard lock(search.mutex);
+    if (search.identity.empty())
+      search.identity = fmt::format("nvrtc {} {}", nvrtc.version_text(), nvrtc.build());
+    return search.identity;
   }
 
   std::string options(const Target& target) override {
@@ -133,9 +135,10 @@ class NvrtcCompiler final : public Compiler {
   };
 
   const NvrtcLibrary& library() {
-    const std::lock_guard lock(mutex_);
-    if (!library_) library_ = std::make_unique<NvrtcLibrary>();
-    return *library_;
+    Search& search = ProcessState<Search>::get();
+    const std::lock_guard lock(search.mutex);
+    if (!search.library) search.library = std::make_unique<NvrtcLibrary>();
+    return *search.library;
   }
 
   // Contraction is off: kernels spell their fmaf, so that all variants give the same bits. The
@@ -168,9 +171,11 @@ class NvrtcCompiler final : public Compiler {
       throw unknown_target(nvrtc, target);
   }
 
-  std::mutex mutex_;
-  std::unique_ptr<NvrtcLibrary> library_;
-  std::string identity_;
+  struct Search {
+    std::mutex mutex;
+    std::unique_ptr<NvrtcLibrary> library;
+    std::string identity;
+  };
 };
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "base/error.h"
+#include "base/process_state.h"
 #include "base/text.h"
 #include "runtime/backends.h"
 
@@ -42,10 +43,7 @@ struct Devices {
   std::map<std::pair<Backend, int>, std::unique_ptr<Device>> by_ordinal;
 };
 
-Devices& devices() {
-  static auto* const devices = new Devices;
-  return *devices;
-}
+Devices& devices() { return ProcessState<Devices>::get(); }
 
 // Those already made, for calls: they take no lock.
 constexpr int most_backends = 4;

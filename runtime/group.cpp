@@ -1,5 +1,7 @@
 #include "runtime/group.h"
 
+#include <unistd.h>
+
 #include <cstdlib>
 #include <mutex>
 
@@ -23,7 +25,7 @@ std::string name_of(std::string_view shelf, const Key& key) {
 
 // A promise is given right before the work, so it is kept unless its rank dies or hangs.
 Patience& patience() {
-  static Patience with_ranks{std::chrono::seconds(5)};
+  static Patience with_ranks{std::chrono::seconds(5), std::chrono::milliseconds(100)};
   return with_ranks;
 }
 
@@ -35,8 +37,11 @@ std::function<std::shared_ptr<Group>()>& source() {
 // Handlers at exit take the store's library apart, so the thread that calls it ends before.
 void end_at_exit(const std::shared_ptr<StoreCaller>& caller) {
   static auto& latest = *new std::weak_ptr<StoreCaller>();
+  static pid_t process;
   latest = caller;
+  process = getpid();
   static const int registered = std::atexit([] {
+    if (process != getpid()) return;  // the thread is the parent's
     if (const auto last = latest.lock()) last->stop_and_wait();
   });
   static_cast<void>(registered);
@@ -48,17 +53,23 @@ std::string bytes_of(const Key& key, const Entry& entry) {
 
 std::optional<Entry> verified(const Key& key, const std::string& bytes) {
   std::optional<Entry> entry = decode_entry(bytes);
-  if (entry && entry->key_bytes == key.bytes()) return entry;
+  const std::string name = key.hash().hex();
+  if (entry && entry->key_bytes == key.bytes()) {
+    if (log_enabled()) log_event(Event::hit, {{"group", name}});
+    return entry;
+  }
   counters().corrupt += 1;
+  log_event(Event::corrupt, {{"group", name}});
   warn_once("process group entry",
-            "an entry from the process group's store does not verify and is made anew");
+            "an entry from the process group's store does not verify and is made anew; if this "
+            "comes again, see that all ranks run the same version of liger_jit");
   return std::nullopt;
 }
 
 }  // namespace
 
-Group::Group(int rank, int size, OpenStore open)
-    : rank_(rank), size_(size), caller_(StoreCaller::start(std::move(open))) {
+Group::Group(int rank, int size, OpenStore open, BackOff back_off)
+    : rank_(rank), size_(size), caller_(StoreCaller::start(std::move(open), back_off)) {
   end_at_exit(caller_);
 }
 

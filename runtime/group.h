@@ -17,7 +17,9 @@ namespace liger {
 
 class Group {
  public:
-  Group(int rank, int size, OpenStore open);
+  // `back_off`: how long a store is left alone that did not answer in time.
+  Group(int rank, int size, OpenStore open,
+        BackOff back_off = BackOff(std::chrono::seconds(1), std::chrono::minutes(1)));
   ~Group();
   Group(const Group&) = delete;
 

@@ -8,6 +8,7 @@
 #include "base/environment.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/process_state.h"
 #include "base/profile_range.h"
 #include "base/text.h"
 #include "cache/layers.h"
@@ -156,10 +157,12 @@ const Kernel* loaded(const Unit& unit, Device& device) {
     function = load(made->binary, unit, device);
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::device || !made->by_another) throw;
+    counters().corrupt += 1;
     log_event(Event::corrupt, {{"kernel", unit.kernel},
                                {"arch", target.arch},
                                {"key", short_name(key)},
                                {"why", error.what()}});
+    if (environment().cache_mode == CacheMode::offline) throw;
     tables().artifacts.forget(key.hash());
     made = tables().artifacts.get(key.hash(),
                                   [&] { return compiled(key, unit, target, Standing::replace); });

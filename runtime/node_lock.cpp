@@ -7,8 +7,8 @@
 #include <mutex>
 #include <optional>
 
+#include "base/process_state.h"
 #include "base/text.h"
-#include "runtime/single_flight.h"
 
 namespace liger {
 namespace {

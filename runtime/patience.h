@@ -17,9 +17,11 @@ class Patience {
   // At least `least` of waiting in vain, or twice the slowest compile seen in this process: where
   // compiles are slow, for instance because all ranks compile at once, waiting is still the cheaper
   // way.
-  explicit constexpr Patience(Duration least) : least_(least) {}
+  // Who is asked is asked at least each `longest_pause`.
+  explicit constexpr Patience(Duration least, Duration longest_pause = Duration{16})
+      : least_(least), longest_pause_(longest_pause) {}
 
-  // Asks `arrived` every few milliseconds until it says yes (true) or patience ends (false).
+  // Asks `arrived` again and again until it says yes (true) or patience ends (false).
   template <typename Arrived>
   bool wait_until(Arrived arrived) {
     const auto begin = std::chrono::steady_clock::now();
@@ -33,7 +35,7 @@ class Patience {
         return false;
       }
       rest(pause);
-      pause = std::min(pause * 2, Duration{16});
+      pause = std::min(pause * 2, longest_pause_);
     }
   }
 
@@ -48,6 +50,7 @@ class Patience {
   static void rest(Duration pause);
 
   Duration least_;
+  Duration longest_pause_;
   std::atomic<int64_t> wasted_ms_{0};
 };
 

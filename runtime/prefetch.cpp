@@ -7,15 +7,16 @@
 #include <cstdlib>
 #include <deque>
 #include <iterator>
+#include <system_error>
 #include <thread>
 
 #include "base/environment.h"
 #include "base/hash.h"
+#include "base/process_state.h"
 #include "base/text.h"
 #include "runtime/group.h"
 #include "runtime/kernels.h"
 #include "runtime/patience.h"
-#include "runtime/single_flight.h"
 
 namespace liger {
 namespace {
@@ -119,7 +120,7 @@ Task taken(Pool& pool) {
 void put_off(Pool& pool, Task task) {
   if (pool.stopping) {
     pool.total -= 1;
-    static_cast<void>(new Task(std::move(task)));  // as drop_queue does
+    pool.dropped.push_back(std::move(task));
     pool.changed.notify_all();
     return;
   }
@@ -128,13 +129,10 @@ void put_off(Pool& pool, Task task) {
   pool.queue.push_back(std::move(task));
 }
 
-void work(Pool& pool) {
-  setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), 10);  // on Linux: of this thread alone
-  bool first = true;
-  std::unique_lock lock(pool.mutex);
-  while (true) {
-    pool.changed.wait(lock, [&] { return pool.stopping || !pool.queue.empty(); });
-    if (pool.stopping) return;
+// With the pool's mutex held, until there is nothing to do.
+void empty_queue(Pool& pool, std::unique_lock<std::mutex>& lock) {
+  thread_local bool first = true;
+  while (!pool.stopping && !pool.queue.empty()) {
     Task task = taken(pool);
     pool.running += 1;
     const bool has_other_work = pool.queue.size() > pool.postponed;
@@ -158,6 +156,26 @@ void work(Pool& pool) {
   }
 }
 
+void work(Pool& pool) {
+  setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), 10);  // on Linux: of this thread alone
+  std::unique_lock lock(pool.mutex);
+  while (!pool.stopping) {
+    empty_queue(pool, lock);
+    pool.changed.wait(lock, [&] { return pool.stopping || !pool.queue.empty(); });
+  }
+}
+
+// False where there is a limit on threads.
+bool start_thread(Pool& pool) {
+  try {
+    std::thread(work, std::ref(pool)).detach();
+  } catch (const std::system_error&) {
+    return false;
+  }
+  pool.threads += 1;
+  return true;
+}
+
 }  // namespace
 
 std::shared_future<std::shared_ptr<const Binary>> prefetch(Unit unit, Target target,
@@ -169,9 +187,9 @@ std::shared_future<std::shared_ptr<const Binary>> prefetch(Unit unit, Target tar
   Task task{std::move(unit), std::move(target), urgency, {}};
   auto future = task.promise.get_future().share();
 
-  const std::lock_guard lock(pool.mutex);
+  std::unique_lock lock(pool.mutex);
   if (pool.stopping) {
-    static_cast<void>(new Task(std::move(task)));
+    pool.dropped.push_back(std::move(task));
     return future;
   }
   if (pool.threads == 0) std::atexit(finish_at_exit);
@@ -187,8 +205,7 @@ std::shared_future<std::shared_ptr<const Binary>> prefetch(Unit unit, Target tar
   pool.total += 1;
   pool.pending += urgency != Urgency::awaited;
   if (pool.threads < limit && pool.threads < pool.running + static_cast<int>(pool.queue.size())) {
-    pool.threads += 1;
-    std::thread(work, std::ref(pool)).detach();
+    if (!start_thread(pool) && pool.threads == 0) empty_queue(pool, lock);
   }
   pool.changed.notify_all();
   return future;

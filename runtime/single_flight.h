@@ -1,9 +1,6 @@
-// Values made once in a process however many threads ask, and what a forked child must not inherit.
+// Values made once in a process however many threads ask.
 #pragma once
 
-#include <pthread.h>
-
-#include <atomic>
 #include <chrono>
 #include <future>
 #include <mutex>
@@ -61,22 +58,6 @@ class SingleFlight {
  private:
   std::mutex mutex_;
   std::unordered_map<Hash128, std::shared_future<Value>, Hash128Hasher> flights_;
-};
-
-// One State for each process. A forked child starts with a new one, because the threads that hold
-// the old one's locks and promises exist in its parent only. Never destroyed.
-template <typename State>
-class ProcessState {
- public:
-  static State& get() {
-    static const int registered = pthread_atfork(nullptr, nullptr, &renew);
-    static_cast<void>(registered);
-    return *state_;
-  }
-
- private:
-  static void renew() { state_ = new State; }
-  static inline std::atomic<State*> state_{new State};
 };
 
 }  // namespace liger

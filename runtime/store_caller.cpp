@@ -8,16 +8,21 @@
 
 namespace liger {
 
-std::shared_ptr<StoreCaller> StoreCaller::start(OpenStore open) {
+using Clock = std::chrono::steady_clock;
+
+std::shared_ptr<StoreCaller> StoreCaller::start(OpenStore open, BackOff back_off) {
   auto caller = std::make_shared<StoreCaller>();
-  std::thread([caller, open = std::move(open)] { caller->serve(open); }).detach();
+  caller->back_off_ = back_off;
+  const bool started = caller->attempt(
+      [&] { std::thread([caller, open = std::move(open)] { caller->serve(open); }).detach(); });
+  if (!started) caller->broken_ = caller->ended_ = true;
   return caller;
 }
 
 bool StoreCaller::carry_out(Work work) {
   auto call = std::make_shared<Call>(Call{std::move(work)});
   std::unique_lock lock(mutex_);
-  if (broken_ || stopping_ || overdue_ > 0) return false;
+  if (broken_ || stopping_ || overdue_ > 0 || back_off_.active(Clock::now())) return false;
   queue_.push_back(call);
   changed_.notify_all();
   changed_.wait_for(lock, answer_bound, [&] { return call->state != State::waiting; });
@@ -25,6 +30,9 @@ bool StoreCaller::carry_out(Work work) {
     call->overdue = true;
     overdue_ += 1;
     counters().group_trouble += 1;
+    back_off_.failed(Clock::now());
+  } else if (call->state == State::done) {
+    back_off_.succeeded();
   }
   return call->state == State::done;
 }

@@ -13,6 +13,8 @@
 #include <string>
 #include <string_view>
 
+#include "cache/back_off.h"
+
 namespace liger {
 
 // What the store of a process group can do. Sees no torch; torch_bindings/ has the real one. Calls
@@ -32,12 +34,13 @@ class StoreCaller : public std::enable_shared_from_this<StoreCaller> {
  public:
   static constexpr std::chrono::milliseconds answer_bound{200};
 
-  // `open` runs on the new thread. After an error of it or of a call there is one warning, and the
-  // store is asked no more.
-  static std::shared_ptr<StoreCaller> start(OpenStore open);
+  // `open` runs on the new thread. After an error of it or of a call, or if there can be no thread,
+  // there is one warning, and the store is asked no more.
+  static std::shared_ptr<StoreCaller> start(OpenStore open, BackOff back_off);
 
-  // Empty if there is no answer within the bound; while a call is overdue others are refused at
-  // once, so that a store that hangs costs the bound once and works again when it answers.
+  // Empty if there is no answer within the bound. While a call is overdue, and for the pause of
+  // the back-off, others are refused at once: a store that is slow or hangs costs the bound and
+  // then next to nothing, and works again when it answers in time.
   template <typename Answer>
   std::optional<Answer> ask(std::function<Answer(GroupStore&)> question) {
     auto promise = std::make_shared<std::promise<Answer>>();
@@ -67,6 +70,7 @@ class StoreCaller : public std::enable_shared_from_this<StoreCaller> {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::shared_ptr<Call>> queue_;
+  BackOff back_off_;
   int overdue_ = 0;
   bool broken_ = false;
   bool stopping_ = false;

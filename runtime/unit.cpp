@@ -5,8 +5,8 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/process_state.h"
 #include "base/text.h"
-#include "runtime/single_flight.h"
 
 namespace liger {
 namespace {

@@ -79,6 +79,22 @@ def test_a_cache_that_is_off_is_a_warning(run):
     assert "LIGER_JIT_CACHE" in found["cache folder"]["advice"]
 
 
+def test_modes_of_the_cache_are_no_faults(tmp_path):
+    needs("cpu")
+    code, found = elsewhere(LIGER_JIT_CACHE_MODE="off")
+    assert (code, found["cache folder"]["state"]) == (0, "warning")
+    assert "LIGER_JIT_CACHE_MODE" in found["cache folder"]["advice"]
+    readonly = {"LIGER_JIT_CACHE": str(tmp_path / "cache"), "LIGER_JIT_CACHE_MODE": "readonly"}
+    code, found = elsewhere(**readonly)
+    assert (code, found["cache folder"]["state"]) == (0, "warning")
+    assert not (tmp_path / "cache").exists()
+    (tmp_path / "cache" / "v1").mkdir(parents=True, mode=0o700)
+    before = (tmp_path / "cache").stat().st_mtime_ns
+    code, found = elsewhere(**readonly)
+    assert (code, found["cache folder"]["state"]) == (0, "ok")
+    assert (tmp_path / "cache").stat().st_mtime_ns == before
+
+
 @pytest.fixture
 def server(tmp_path):
     if not program():

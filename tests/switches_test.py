@@ -1,14 +1,27 @@
 """LIGER_JIT_CACHE_MODE and LIGER_JIT_LOG, each in a process of its own."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from fresh_process import run
 from remote_test import environment, steps
 
-EVENTS = {"compile", "hit", "tune", "fallback", "corrupt", "publish", "load", "warning"}
+EVENTS = {
+    "compile",
+    "hit",
+    "tune",
+    "fallback",
+    "corrupt",
+    "publish",
+    "load",
+    "prune",
+    "warning",
+}
 
 
 def files(folder):
@@ -36,6 +49,36 @@ def test_readonly_reads_and_writes_nothing(filled, tmp_path):
     assert stderr == ""
     run(steps, environment(tmp_path / "absent", "", **readonly), (16,))
     assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("cache", "verify", "--repair"),
+        ("cache", "prune", "--max-size", "1K"),
+        ("cache", "clear"),
+        ("compile", "--config", "CONFIG", "--arch", "cpu"),
+        ("cache", "export", "--config", "CONFIG", "--arch", "cpu", "-o", "OUT"),
+    ],
+)
+def test_readonly_commands_that_would_write_say_so(filled, config, tmp_path, arguments):
+    folder, _ = filled
+    before = files(folder)
+    places = {"CONFIG": str(config), "OUT": str(tmp_path / "out.ljb")}
+    done = subprocess.run(
+        [sys.executable, "-m", "liger_jit", *(places.get(word, word) for word in arguments)],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            **environment(folder, "", LIGER_JIT_CACHE_MODE="readonly"),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "LIGER_JIT_CACHE_MODE=readonly" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert files(folder) == before
 
 
 def offline_steps(connection, widths):

@@ -8,8 +8,8 @@
 #include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
+#include "base/process_state.h"
 #include "runtime/group.h"
-#include "runtime/single_flight.h"
 
 namespace liger::torch_bindings {
 namespace {

@@ -12,9 +12,13 @@ def stats() -> dict[str, Any]:
 
     `counters` holds, among others:
 
-    - by the layer that answered: `hit_memory`, `hit_disk` (the user's folder), `hit_readonly`,
-      `hit_remote`, and `compiled` (units given to a compiler);
-    - `tune_hit` and `tuned`, kernels whose variants had been timed and were timed now;
+    - by the layer that answered: `hit_memory`, `hit_disk` (the user's folder), `hit_readonly` (a
+      folder or bundle), `hit_group` (another rank), `hit_remote`, and `compiled` (units given to a
+      compiler);
+    - `tune_hit`, `pick_group` and `tuned`, kernels whose variants had been timed, whose pick was
+      another rank's, and that were timed now;
+    - `wait_expired`, waits for another process that ended in vain; `group_trouble`, calls of the
+      group's store that failed;
     - `miss_disk`, `miss_remote`; `corrupt` and `remote_rejected`, what failed verification;
     - `published`, `publish_failed`, `remote_published`; `pruned`, files removed to keep the cache
       below its size; `remote_errors`, requests that failed, and

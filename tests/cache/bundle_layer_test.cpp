@@ -125,6 +125,45 @@ TEST_F(BundleLayerTest, damaged_absent_or_untrusted_bundle_is_left_out_with_one_
   EXPECT_EQ(payload_of(store, key_of("a")), "(miss)");
 }
 
+TEST_F(BundleLayerTest, import_mends_an_entry_that_others_may_write) {
+  Store store(root_);
+  store.publish(Shelf::artifact, key_of("a"), "", "who knows");
+  const std::string path = store.list().at(0).path;
+  ASSERT_EQ(::chmod(path.c_str(), 0666), 0);
+  EXPECT_FALSE(store.find(Shelf::artifact, key_of("a").hash()));
+  EXPECT_EQ(store.import_bundle(bundle_).existed, 0u);
+  EXPECT_EQ(payload_of(store, key_of("a")), "kernel a");
+}
+
+TEST_F(BundleLayerTest, readonly_store_changes_nothing_whatever_it_is_asked) {
+  {
+    Store store(root_);
+    store.publish(Shelf::artifact, key_of("a"), "", "kept");
+    store.publish(Shelf::artifact, key_of("b"), "", "damaged");
+    const std::string path = store.list().at(1).path;
+    write_plainly(path, "damaged");
+    fs::last_write_time(path, fs::file_time_type::clock::now() - std::chrono::hours(48));
+  }
+  const auto tree = [&] {
+    std::map<std::string, fs::file_time_type> found;
+    for (const auto& one : fs::recursive_directory_iterator(root_))
+      found[one.path()] = one.last_write_time();
+    return found;
+  };
+  for (const auto& [path, time] : tree())
+    if (fs::is_regular_file(path)) fs::last_write_time(path, time - std::chrono::hours(48));
+  const auto before = tree();
+  Store store(root_, {}, {.readonly = true, .prune_to_bytes = 1});
+  EXPECT_EQ(payload_of(store, key_of("a")) == "kept" || payload_of(store, key_of("b")) == "damaged",
+            true);
+  payload_of(store, key_of("b"));
+  store.publish(Shelf::artifact, key_of("c"), "", "new");
+  EXPECT_NE(store.import_bundle(bundle_).problem.find("readonly"), std::string::npos);
+  EXPECT_EQ(store.clear() + store.sweep() + store.prune(0).removed_files, 0u);
+  EXPECT_TRUE(store.repair().empty());
+  EXPECT_EQ(tree(), before);
+}
+
 TEST_F(BundleLayerTest, link_is_followed_if_it_stands_in_a_trusted_folder) {
   fs::create_directory(folder_ / "site");
   fs::create_symlink("../kernels.ljb", folder_ / "site/current.ljb");

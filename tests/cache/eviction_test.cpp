@@ -256,5 +256,12 @@ TEST_F(EvictionTest, prune_loop_beside_readers_and_writers_loses_no_read) {
   for (const StoredFile& file : Store(root_).list()) EXPECT_TRUE(file.entry) << file.path;
 }
 
+TEST_F(EvictionTest, folder_that_cannot_be_written_is_a_problem_and_no_lost_election) {
+  const Pruned pruned = prune_folder(root_ + "/absent", 0);
+  EXPECT_NE(pruned.problem.find("No such file"), std::string::npos) << pruned.problem;
+  Store(root_).publish(Shelf::artifact, key_of(1), "", "x");
+  EXPECT_EQ(prune_folder(v1_, 0).problem, "");
+}
+
 }  // namespace
 }  // namespace liger

@@ -226,6 +226,16 @@ def test_a_folder_for_temporary_files_that_fails_stops_no_run(runs, warm, tmp_pa
     assert outcome.bits == warm[1].bits
 
 
+def test_a_process_that_can_start_no_thread_trains_on(runs, warm, tmp_path):
+    folder = worn(warm, tmp_path)
+    outcome = runs.one(LIGER_JIT_CACHE=str(folder), FAULT_SHIM_NO_THREADS="1")
+    assert not outcome.error, outcome
+    assert outcome.injected > 0, "no thread was wanted"
+    assert outcome.counters["compiled"] > 0
+    assert outcome.bits == warm[1].bits
+    is_sound(runs, folder, warm[1].bits)
+
+
 def test_a_process_that_writes_numbers_with_a_comma_reads_the_times_of_others(runs, warm, tmp_path):
     made = tmp_path / "comma_XX"
     done = subprocess.run(

@@ -11,10 +11,12 @@
 //                                clients do
 //   FAULT_SHIM_LATE_SECONDS      a name made by link() or rename() is seen so much later
 //   FAULT_SHIM_CLOCK_SECONDS     added to the wall clock of this process
+//   FAULT_SHIM_NO_THREADS        not empty: no thread can be started
 //
 // Read at each call, so that a program may set them once it runs.
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -287,6 +289,16 @@ int fcntl(int file, int command, ...) {
     while (fault == "hang" && waits) ::pause();
   }
   return real<int(int, int, ...)>("fcntl")(file, command, argument);
+}
+
+int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*start)(void*),
+                   void* argument) noexcept {
+  if (!setting("FAULT_SHIM_NO_THREADS").empty()) {
+    ++injected;
+    return EAGAIN;
+  }
+  return real<int(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*)>("pthread_create")(
+      thread, attributes, start, argument);
 }
 
 int clock_gettime(clockid_t clock, timespec* now) noexcept {

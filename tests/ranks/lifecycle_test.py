@@ -51,9 +51,9 @@ def slow_compiler(tmp_path):
 
 
 class Program:
-    def __init__(self, folder, compiler, code):
+    def __init__(self, folder, compiler, code, autotune="off"):
         variables = {**os.environ, "LIGER_JIT_CACHE": str(folder / "cache")}
-        variables |= {"LIGER_JIT_AUTOTUNE": "off", "LIGER_JIT_CXX": str(compiler)}
+        variables |= {"LIGER_JIT_AUTOTUNE": autotune, "LIGER_JIT_CXX": str(compiler)}
         variables |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
         self.started = folder / "started"
         self.process = subprocess.Popen(
@@ -190,8 +190,11 @@ def test_an_uncaught_ctrl_c_with_compiles_in_flight_ends_the_process(tmp_path, s
     assert_no_half_entry(tmp_path)
 
 
-def test_a_child_forked_during_a_compile_works_and_so_does_its_parent(tmp_path, slow_compiler):
-    """Before the first use, with a compile in flight, and after it."""
+@pytest.mark.parametrize("autotune", ["off", "first-run"])
+def test_a_child_forked_during_a_compile_works_and_so_does_its_parent(
+    tmp_path, slow_compiler, autotune
+):
+    """Before the first use, with a compile or a search in flight, and after it."""
     program = Program(
         tmp_path,
         slow_compiler,
@@ -214,8 +217,9 @@ thread.join()
 children.append(in_child(32))
 print([os.waitpid(child, 0)[1] for child in children], norm(32))
 """.replace('os.environ["STARTED"]', repr(str(tmp_path / "started"))),
+        autotune,
     )
-    code, out, err = program.result()
+    code, out, err = program.result(120)
     assert code == 0, err
     assert out == "[0, 0, 0, 0] True\n"
     assert_no_half_entry(tmp_path)

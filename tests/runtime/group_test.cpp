@@ -22,6 +22,7 @@ struct Table {
   std::map<std::string, std::string> values;
   std::atomic<bool> hangs{false};
   std::atomic<bool> raises{false};
+  std::atomic<int> delay_ms{0};  // of each answer
 
   void change(const std::function<void(std::string&)>& how) {
     const std::lock_guard lock(mutex);
@@ -49,6 +50,7 @@ class MemoryStore final : public GroupStore {
 
  private:
   std::unique_lock<std::mutex> locked() {
+    std::this_thread::sleep_for(milliseconds(table_.delay_ms));
     while (table_.hangs) std::this_thread::sleep_for(milliseconds(5));
     if (table_.raises) throw std::runtime_error("connection reset by peer");
     return std::unique_lock(table_.mutex);
@@ -59,10 +61,11 @@ class MemoryStore final : public GroupStore {
 class GroupTest : public ::testing::Test {
  protected:
   std::unique_ptr<Group> rank(int number) {
-    return std::make_unique<Group>(number, 2, [table = table_]() -> std::unique_ptr<GroupStore> {
+    const auto open = [table = table_]() -> std::unique_ptr<GroupStore> {
       // The table outlives its users: their threads end on their own.
       return std::make_unique<MemoryStore>(*table);
-    });
+    };
+    return std::make_unique<Group>(number, 2, open, BackOff(milliseconds(300), milliseconds(300)));
   }
   Table* table_ = new Table;
   const Key key_ = Key().add("number", "one");
@@ -150,10 +153,23 @@ TEST_F(GroupTest, a_store_that_hangs_costs_a_fifth_of_a_second_once) {
   EXPECT_LT(since(begin), milliseconds(400));
   EXPECT_EQ(zero_->agree(key_, entry_).payload, entry_.payload);
   table_->hangs = false;
-  std::this_thread::sleep_for(milliseconds(100));
+  std::this_thread::sleep_for(milliseconds(350));
   EXPECT_FALSE(zero_->take(key_));
   zero_->give(key_, entry_);
   EXPECT_TRUE(one_->take(key_)) << "the store answers again and is used again";
+}
+
+TEST_F(GroupTest, a_store_that_is_slow_each_time_is_left_alone) {
+  EXPECT_FALSE(zero_->agreed(key_));
+  table_->delay_ms = 250;
+  const uint64_t troubles_before = counters().group_trouble;
+  const auto begin = Clock::now();
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_FALSE(zero_->take(Key().add("number", std::to_string(i))));
+    std::this_thread::sleep_for(milliseconds(10));
+  }
+  EXPECT_GE(counters().group_trouble - troubles_before, 1u);
+  EXPECT_LE(counters().group_trouble - troubles_before, 2u) << since(begin).count() << " ms";
 }
 
 TEST_F(GroupTest, a_store_that_raises_is_asked_once_and_warned_of_once) {

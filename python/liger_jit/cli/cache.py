@@ -176,6 +176,8 @@ def prune(asked: argparse.Namespace) -> int:
     answer = library.ask("_cache_prune", asked.max_size)
     if asked.json:
         print_json(answer)
+    elif answer["problem"]:
+        raise RuntimeError(f"the cache cannot be written: {answer['problem']}")
     elif not answer["elected"]:
         console.print("another process prunes this folder just now")
     else:

@@ -109,14 +109,21 @@ def _devices(about: dict) -> list[Finding]:
 
 def _folder(cache: dict) -> list[Finding]:
     if not cache["folder"]:
-        off = os.environ.get("LIGER_JIT_CACHE") in ("", "off")
-        if off:
-            advice = "unset LIGER_JIT_CACHE, so that a second run compiles nothing"
+        if cache["mode"] == "off" or os.environ.get("LIGER_JIT_CACHE") in ("", "off"):
+            variable = "LIGER_JIT_CACHE_MODE" if cache["mode"] == "off" else "LIGER_JIT_CACHE"
+            advice = f"unset {variable}, so that a second run compiles nothing"
             return [Finding("cache folder", "warning", "off: memory only", advice)]
         why = cache["why_memory_only"]
         return [Finding("cache folder", "broken", "not used: memory only", why)]
     folder = Path(cache["folder"])
-    findings = [_writable(folder), _file_system("cache", folder), _space(folder, cache)]
+    if cache["mode"] == "readonly" and not folder.exists():
+        advice = "unset LIGER_JIT_CACHE_MODE once, so that a run fills it"
+        return [Finding("cache folder", "warning", f"{folder} is not there, and readonly", advice)]
+    findings = [
+        _writable(folder, cache["mode"]),
+        _file_system("cache", folder),
+        _space(folder, cache),
+    ]
     listed = library.ask("_cache", "ls")
     bad = [file for file in listed["files"] if not file["ok"]]
     findings.append(
@@ -130,10 +137,12 @@ def _folder(cache: dict) -> list[Finding]:
     return findings
 
 
-def _writable(folder: Path) -> Finding:
+def _writable(folder: Path, mode: str) -> Finding:
     """By writing: permissions alone do not tell of quotas and read-only mounts."""
     status = folder.stat()
     found = f"{folder}, owner {status.st_uid}, mode {status.st_mode & 0o7777:o}"
+    if mode == "readonly":
+        return Finding("cache folder", "ok", f"{found}, LIGER_JIT_CACHE_MODE=readonly")
     probe = folder / f".tmp-doctor-{os.getpid()}"
     try:
         probe.write_bytes(b"x" * 4096)

@@ -39,6 +39,11 @@ def model_of(asked: argparse.Namespace) -> torch.nn.Module:
 
 def compile_for(target: str, replay: Callable[[], None], quiet: bool) -> dict:
     """Compiles what the calls of `replay` need and the cache lacks, and says how it went."""
+    mode = library.ask("_environment")["cache"]["mode"]
+    if mode == "readonly":
+        raise UsageError(
+            "LIGER_JIT_CACHE_MODE=readonly keeps nothing of what is compiled; unset it"
+        )
     before = library.ask("_stats")["counters"]
     kernels = prepare(replay, target)
     with progress_bar(not quiet, f"compiling for {target}") as show:
@@ -49,7 +54,8 @@ def compile_for(target: str, replay: Callable[[], None], quiet: bool) -> dict:
         "kernels": kernels,
         "compiled": after["compiled"] - before["compiled"],
         "from_cache": sum(
-            after[name] - before[name] for name in ("hit_disk", "hit_readonly", "hit_remote")
+            after[name] - before[name]
+            for name in ("hit_disk", "hit_readonly", "hit_remote", "hit_group")
         ),
         "failed": failed,
     }
