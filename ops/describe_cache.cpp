@@ -21,8 +21,6 @@ using nlohmann::json;
 
 namespace {
 
-constexpr size_t kMostText = 512;
-
 // `name=value` lines.
 json meta_of(const std::string& text) {
   json object = json::object();
@@ -38,8 +36,7 @@ json meta_of(const std::string& text) {
   return object;
 }
 
-// `most_text`: a longer value of a key, which is the kernel's source, is told by its size.
-json file_json(const StoredFile& file, size_t most_text) {
+json file_json(const StoredFile& file) {
   json row = {{"path", file.path},
               {"layer", file.layer},
               {"name", file.name},
@@ -50,11 +47,7 @@ json file_json(const StoredFile& file, size_t most_text) {
   if (!file.entry) return row;
   json fields = json::object();
   for (const auto& [name, value] : Key::fields_of(file.entry->key_bytes)) {
-    if (value.size() > most_text) {
-      fields[name] = fmt::format("({} bytes)", value.size());
-    } else {
-      fields[name] = value;
-    }
+    fields[name] = value;
   }
   row["meta"] = meta_of(file.entry->meta);
   row["kernel"] = row["meta"].value("kernel", "");
@@ -122,7 +115,7 @@ std::string describe_cache(const std::string& action) {
                        action));
   }
   json files = json::array();
-  for (const StoredFile& file : store.list()) files.push_back(file_json(file, kMostText));
+  for (const StoredFile& file : store.list()) files.push_back(file_json(file));
   return text_of(json{{"folder", store.folder()}, {"files", files}});
 }
 
@@ -130,7 +123,7 @@ std::string describe_entries(const std::string& name) {
   json entries = json::array();
   for (const StoredFile& file : Store::user().list()) {
     if (!file.name.starts_with(name) && !file.name.substr(2).starts_with(name)) continue;
-    json row = file_json(file, std::string::npos);
+    json row = file_json(file);
     if (file.entry && file.shelf == Shelf::tune) row["times"] = file.entry->payload;
     entries.push_back(std::move(row));
   }
