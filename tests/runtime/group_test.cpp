@@ -32,42 +32,41 @@ struct Table {
 
 class MemoryStore final : public GroupStore {
  public:
-  explicit MemoryStore(Table& table) : table_(table) {}
+  explicit MemoryStore(std::shared_ptr<Table> table) : table_(std::move(table)) {}
 
   std::optional<std::string> get(const std::string& name) override {
     const auto lock = locked();
-    const auto found = table_.values.find(name);
-    return found == table_.values.end() ? std::nullopt : std::optional(found->second);
+    const auto found = table_->values.find(name);
+    return found == table_->values.end() ? std::nullopt : std::optional(found->second);
   }
   void set(const std::string& name, const std::string& value) override {
     const auto lock = locked();
-    table_.values[name] = value;
+    table_->values[name] = value;
   }
   std::string propose(const std::string& name, const std::string& value) override {
     const auto lock = locked();
-    return table_.values.emplace(name, value).first->second;
+    return table_->values.emplace(name, value).first->second;
   }
 
  private:
   std::unique_lock<std::mutex> locked() {
-    std::this_thread::sleep_for(milliseconds(table_.delay_ms));
-    while (table_.hangs) std::this_thread::sleep_for(milliseconds(5));
-    if (table_.raises) throw std::runtime_error("connection reset by peer");
-    return std::unique_lock(table_.mutex);
+    std::this_thread::sleep_for(milliseconds(table_->delay_ms));
+    while (table_->hangs) std::this_thread::sleep_for(milliseconds(5));
+    if (table_->raises) throw std::runtime_error("connection reset by peer");
+    return std::unique_lock(table_->mutex);
   }
-  Table& table_;
+  const std::shared_ptr<Table> table_;
 };
 
 class GroupTest : public ::testing::Test {
  protected:
   std::unique_ptr<Group> rank(int number) {
     const auto open = [table = table_]() -> std::unique_ptr<GroupStore> {
-      // The table outlives its users: their threads end on their own.
-      return std::make_unique<MemoryStore>(*table);
+      return std::make_unique<MemoryStore>(table);
     };
     return std::make_unique<Group>(number, 2, open, BackOff(milliseconds(300), milliseconds(300)));
   }
-  Table* table_ = new Table;
+  const std::shared_ptr<Table> table_ = std::make_shared<Table>();
   const Key key_ = Key().add("number", "one");
   const Entry entry_{{}, "symbol=run\n", std::string(20'000, 'x')};
   const std::unique_ptr<Group> zero_ = rank(0);
