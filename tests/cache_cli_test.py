@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cli_test import SMALL, needs
+from own_command import command_json
 
 DAY_SECONDS = 24 * 3600
 
@@ -171,19 +172,7 @@ def test_export_says_what_is_wrong_with_what_was_asked(filled, run, run_json, co
 
 def liger_jit(cache, *arguments, **variables):
     """The command in a process of its own, with a cache of its own; its JSON."""
-    done = subprocess.run(
-        [sys.executable, "-m", "liger_jit", *arguments, "--json"],
-        env={
-            **os.environ,
-            "LIGER_JIT_CACHE": str(cache),
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            **variables,
-        },
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    return command_json(*arguments, LIGER_JIT_CACHE=str(cache), **variables)
 
 
 def test_two_machines_make_the_same_bundle_and_it_spares_a_third_all_compiles(config, tmp_path):

@@ -1,15 +1,13 @@
 """`liger-jit doctor`: what it finds on a sound machine, and each thing that can be broken."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 
 import pytest
 from cli_test import needs
 from liger_jit.cli.doctor import file_system_of
 from liger_jit.library import ask
+from own_command import command
 from redis_server import RedisServer, program
 
 
@@ -23,12 +21,7 @@ def findings(run, *, code):
 
 def elsewhere(**variables):
     """The same in another process with these variables: (exit code, findings)."""
-    done = subprocess.run(
-        [sys.executable, "-m", "liger_jit", "doctor", "--json"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **variables},
-        capture_output=True,
-        text=True,
-    )
+    done = command("doctor", "--json", **variables)
     return done.returncode, {one["check"]: one for one in json.loads(done.stdout)["findings"]}
 
 

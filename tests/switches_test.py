@@ -1,14 +1,12 @@
 """LIGER_JIT_CACHE_MODE and LIGER_JIT_LOG, each in a process of its own."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from fresh_process import run
+from own_command import command
 from remote_test import environment, steps
 
 EVENTS = {
@@ -65,16 +63,8 @@ def test_readonly_commands_that_would_write_say_so(filled, config, tmp_path, arg
     folder, _ = filled
     before = files(folder)
     places = {"CONFIG": str(config), "OUT": str(tmp_path / "out.ljb")}
-    done = subprocess.run(
-        [sys.executable, "-m", "liger_jit", *(places.get(word, word) for word in arguments)],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            **environment(folder, "", LIGER_JIT_CACHE_MODE="readonly"),
-        },
-        capture_output=True,
-        text=True,
-    )
+    readonly = environment(folder, "", LIGER_JIT_CACHE_MODE="readonly")
+    done = command(*(places.get(word, word) for word in arguments), **readonly)
     assert done.returncode != 0
     assert "LIGER_JIT_CACHE_MODE=readonly" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,30 +1,14 @@
 """`liger-jit tune`: what it measures stands in the cache, and goes along in a bundle."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from cli_test import needs
+from own_command import command_json
 
 
 def liger_jit(cache, *arguments, **variables):
-    done = subprocess.run(
-        [sys.executable, "-m", "liger_jit", *arguments, "--json"],
-        env={
-            **os.environ,
-            "LIGER_JIT_CACHE": str(cache),
-            "LIGER_JIT_AUTOTUNE": "first-run",
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            **variables,
-        },
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    variables = {"LIGER_JIT_CACHE": str(cache), "LIGER_JIT_AUTOTUNE": "first-run", **variables}
+    return command_json(*arguments, **variables)
 
 
 def test_the_cpu_is_tuned_once_and_a_bundle_takes_the_times_along(config, tmp_path):
