@@ -29,8 +29,7 @@ struct FileStamp {
 struct StampedFile {
   std::string bytes;
   FileStamp stamp;
-  std::string
-      problem;  // empty, or why what stands there is not to be used; then there are no bytes
+  std::string problem;  // empty, or why what stands there is not to be used: then no bytes
 };
 
 // As read_file, and stricter: what others could have written is not to be used either, nor what is
@@ -83,6 +82,7 @@ std::optional<int64_t> clock_seconds_of(const std::string& folder);
 
 // Every temporary's name starts with this, so that those of dead writers can be swept.
 inline constexpr std::string_view kTemporaryPrefix = ".tmp-";
+bool is_temporary(const std::string& path);
 
 std::vector<std::string> list_files(
     const std::string& folder);  // regular files below, recursive, sorted

@@ -9,8 +9,8 @@ class ProfileRange {
  public:
   using Begin = void* (*)(std::string_view name);  // null: nobody looks
   using End = void (*)(void*);
-  static void set(Begin begin,
-                  End end);  // torch_bindings brings torch's; until then nothing is done
+  // torch_bindings brings torch's; until then nothing is done.
+  static void set(Begin begin, End end);
 
   // `liger_jit compile RmsNormForward`
   ProfileRange(std::string_view action, std::string_view what);

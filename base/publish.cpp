@@ -144,4 +144,8 @@ std::optional<int64_t> clock_seconds_of(const std::string& folder) {
   return now_seconds;
 }
 
+bool is_temporary(const std::string& path) {
+  return std::string_view(path).substr(path.find_last_of('/') + 1).starts_with(kTemporaryPrefix);
+}
+
 }  // namespace liger

@@ -43,8 +43,7 @@ bool before(const BundleRecord& left, const BundleRecord& right) {
 }
 
 std::string name_of(const BundleRecord& record) {
-  return fmt::format("{}/{}", record.shelf == Shelf::artifact ? kArtifactFolder : kTuneFolder,
-                     record.key_hash.hex());
+  return entry_name(record.shelf, record.key_hash);
 }
 
 BundleIndex refused(std::string problem) {
@@ -159,8 +158,8 @@ BundleIndex parse_bundle_head(std::string_view head, uint64_t file_bytes) {
       return refused(name_of(record) + " reaches beyond the end of the file");
     }
     frame_at += record.frame_bytes;
-    unpacked_bytes +=
-        record.entry_bytes;  // of at most 2^26 each: the sum is refused before it overflows
+    // Of at most 2^26 each: the sum is refused before it overflows.
+    unpacked_bytes += record.entry_bytes;
     if (unpacked_bytes > kMostUnpackedBytes) {
       return refused(fmt::format("its entries claim more than {} bytes", kMostUnpackedBytes));
     }

@@ -16,8 +16,8 @@ inline constexpr size_t kBundleHeaderLengthAt = 12;
 inline constexpr size_t kRecordCountAt = 16;
 inline constexpr size_t kProvenanceLengthAt = 24;
 inline constexpr size_t kFileLengthAt = 32;
-inline constexpr size_t kManifestAt =
-    40;  // SHA-256 of the bytes before it and all before the frames
+// SHA-256 of the bytes before it and of all before the frames.
+inline constexpr size_t kManifestAt = 40;
 inline constexpr size_t kBundleHeaderBytes = 72;
 
 // Where each field of a record stands.

@@ -1,10 +1,18 @@
 #include "cache/entry.h"
 
-#include "base/hash.h"
+#include "base/text.h"
 #include "cache/entry_format.h"
 #include "cache/little_endian.h"
 
 namespace liger {
+
+std::string_view folder_of(Shelf shelf) {
+  return shelf == Shelf::artifact ? kArtifactFolder : kTuneFolder;
+}
+
+std::string entry_name(Shelf shelf, const Hash128& key_hash) {
+  return fmt::format("{}/{}", folder_of(shelf), key_hash.hex());
+}
 
 std::string encode_entry(std::string_view key_bytes, std::string_view meta,
                          std::string_view payload) {

@@ -28,10 +28,6 @@ constexpr int64_t kDeadWriterSeconds = 3600;
 constexpr std::string_view kElectionFile = "prune.lock";
 constexpr std::string_view kDoneFile = "pruned";  // its time is that of the last time
 
-bool is_temporary(const std::string& path) {
-  return std::string_view(path).substr(path.find_last_of('/') + 1).starts_with(kTemporaryPrefix);
-}
-
 // Open while this process is elected. A file system without locks elects everybody, which costs
 // time only: all of them remove the same files.
 std::optional<Descriptor> elected(const std::string& root, std::string& problem) {

@@ -62,8 +62,7 @@ void Remote::renew_in_child() {
 }
 
 std::string Remote::name_of(Shelf shelf, const Hash128& hash) const {
-  return fmt::format("{}/{}/{}/{}", address_.prefix, kSchemaFolder,
-                     shelf == Shelf::artifact ? kArtifactFolder : kTuneFolder, hash.hex());
+  return fmt::format("{}/{}/{}", address_.prefix, kSchemaFolder, entry_name(shelf, hash));
 }
 
 // With mutex_ held.

@@ -27,25 +27,25 @@ std::string folder_of(const std::string& root, std::string_view part) {
   return fmt::format("{}/{}/{}", root, kSchemaFolder, part);
 }
 
+std::string_view suffix_of(Shelf shelf) {
+  return shelf == Shelf::artifact ? kArtifactSuffix : kTuneSuffix;
+}
+
 std::string path_of(const std::string& root, Shelf shelf, const Hash128& hash) {
-  const bool artifact = shelf == Shelf::artifact;
   const std::string hex = hash.hex();
-  return fmt::format("{}/{}/{}{}", folder_of(root, artifact ? kArtifactFolder : kTuneFolder),
-                     std::string_view(hex).substr(0, 2), hex,
-                     artifact ? kArtifactSuffix : kTuneSuffix);
+  return fmt::format("{}/{}/{}{}", folder_of(root, folder_of(shelf)),
+                     std::string_view(hex).substr(0, 2), hex, suffix_of(shelf));
 }
 
 std::string name_of(const std::string& path) { return path.substr(path.find_last_of('/') + 1); }
-
-bool is_temporary(const std::string& path) { return name_of(path).starts_with(kTemporaryPrefix); }
 
 std::string quarantine_path(const std::string& root, const std::string& path) {
   return fmt::format("{}/{}", folder_of(root, kQuarantineFolder), name_of(path));
 }
 
-void add_files(std::vector<StoredFile>& files, const std::string& layer, Shelf shelf,
-               std::string_view part, std::string_view suffix) {
-  for (const std::string& path : list_files(folder_of(layer, part))) {
+void add_files(std::vector<StoredFile>& files, const std::string& layer, Shelf shelf) {
+  const std::string_view suffix = suffix_of(shelf);
+  for (const std::string& path : list_files(folder_of(layer, folder_of(shelf)))) {
     if (!path.ends_with(suffix) || is_temporary(path)) continue;
     const std::optional<StampedFile> file = read_stamped_file(path);
     if (!file) continue;
@@ -53,18 +53,17 @@ void add_files(std::vector<StoredFile>& files, const std::string& layer, Shelf s
     const std::string hex = file_name.substr(0, file_name.size() - suffix.size());
     std::optional<Entry> entry = decode_entry(file->bytes);
     if (entry && hash128(entry->key_bytes).hex() != hex) entry.reset();
-    files.push_back({path, layer, fmt::format("{}/{}", part, hex), shelf, file->stamp.size_bytes,
-                     file->stamp.modified_ns / 1'000'000'000, std::move(entry)});
+    files.push_back({path, layer, fmt::format("{}/{}", folder_of(shelf), hex), shelf,
+                     file->stamp.size_bytes, file->stamp.modified_ns / 1'000'000'000,
+                     std::move(entry)});
   }
 }
 
 void add_bundle(std::vector<StoredFile>& files, const BundleFile& bundle) {
   const int64_t modified = modified_seconds(bundle.path()).value_or(0);
   for (const BundleRecord& record : bundle.index().records) {
-    const std::string_view part = record.shelf == Shelf::artifact ? kArtifactFolder : kTuneFolder;
-    files.push_back({bundle.path(), bundle.path(),
-                     fmt::format("{}/{}", part, record.key_hash.hex()), record.shelf,
-                     record.frame_bytes, modified, bundle.read_deep(record)});
+    files.push_back({bundle.path(), bundle.path(), entry_name(record.shelf, record.key_hash),
+                     record.shelf, record.frame_bytes, modified, bundle.read_deep(record)});
   }
 }
 
@@ -261,8 +260,8 @@ void Store::publish(Shelf shelf, const Key& key, std::string_view meta, std::str
 std::vector<StoredFile> Store::list() const {
   std::vector<StoredFile> files;
   const auto add_folder = [&](const std::string& folder) {
-    add_files(files, folder, Shelf::artifact, kArtifactFolder, kArtifactSuffix);
-    add_files(files, folder, Shelf::tune, kTuneFolder, kTuneSuffix);
+    add_files(files, folder, Shelf::artifact);
+    add_files(files, folder, Shelf::tune);
   };
   if (!folder_.empty()) add_folder(folder_);
   for (const ReadonlyLayer& layer : readonly_layers_) {

@@ -8,6 +8,7 @@
 #include "base/counters.h"
 #include "base/environment.h"
 #include "base/hash.h"
+#include "cache/entry.h"
 #include "ops/plan.h"
 #include "ops/plan_table.h"
 #include "ops/tuning.h"
@@ -64,7 +65,7 @@ std::vector<std::string> prepared_names() {
   std::set<std::string> names;
   for (const Call& call : last_calls) {
     for (const PlannedUnit& planned : units_of(call, tunes(call))) {
-      names.insert("a/" + artifact_key(planned.unit, last_target).hash().hex());
+      names.insert(entry_name(Shelf::artifact, artifact_key(planned.unit, last_target).hash()));
     }
     for (const KernelOf& kernel : call.op().kernels) {
       if (kernel.when && !kernel.when(call)) continue;

@@ -65,10 +65,6 @@ void make_old(const std::string& path) {
   ASSERT_EQ(::utimes(path.c_str(), two_hours_ago), 0);
 }
 
-bool is_temporary(const std::string& path) {
-  return path.substr(path.find_last_of('/') + 1).starts_with(kTemporaryPrefix);
-}
-
 TEST(ManyWriters, sixty_four_cold_processes_of_which_a_third_is_killed) {
   std::mt19937 random(17);
   int killed = 0;
