@@ -9,39 +9,45 @@
 
 namespace liger {
 
+// Each counter, in the order in which people see them.
+#define LIGER_COUNTERS(COUNTER)                                                          \
+  COUNTER(compiled)             /* units given to a compiler */                          \
+  COUNTER(hit_memory)           /* plan misses answered by the process's kernel table */ \
+  COUNTER(hit_disk)             /* entries taken from the user's folder */               \
+  COUNTER(hit_readonly)         /* entries taken from a read-only layer */               \
+  COUNTER(miss_disk)            /* keys found in no folder */                            \
+  COUNTER(hit_group)            /* entries taken from another rank */                    \
+  COUNTER(hit_remote)           /* entries taken from the server */                      \
+  COUNTER(miss_remote)          /* keys that the server did not have */                  \
+  COUNTER(remote_rejected)      /* values of the server that failed verification */      \
+  COUNTER(remote_errors)        /* requests that failed: no answer, or a refusal */      \
+  COUNTER(remote_skipped)       /* requests not made, because one had failed before */   \
+  COUNTER(remote_published)     /* entries that the server took */                       \
+  COUNTER(corrupt)              /* entries that failed verification */                   \
+  COUNTER(published)            /* entries written */                                    \
+  COUNTER(publish_failed)       /* entries that could not be written */                  \
+  COUNTER(pruned)               /* files removed to keep the folder below its size */    \
+  COUNTER(tuned)                /* tune keys searched */                                 \
+  COUNTER(tune_hit)             /* tune keys answered by a record */                     \
+  COUNTER(pick_group)           /* tune keys answered by another rank's pick */          \
+  COUNTER(group_trouble)        /* calls of the process group's store that failed */     \
+  COUNTER(wait_expired)         /* waits for another process that ended in vain */       \
+  COUNTER(plans)                /* calls that met a new shape */                         \
+  COUNTER(launches)             /* kernels launched outside tuning */                    \
+  COUNTER(compile_microseconds) /* in all compiling threads together */                  \
+  COUNTER(tune_microseconds)    /* with the waits for its compiles */                    \
+  COUNTER(load_microseconds)    /* bringing kernels onto devices */                      \
+  COUNTER(remote_microseconds)  /* waiting for the server's answers */
+
 struct Counters {
-  std::atomic<uint64_t> compiled{0};          // units given to a compiler
-  std::atomic<uint64_t> hit_memory{0};        // plan misses answered by the process's kernel table
-  std::atomic<uint64_t> hit_disk{0};          // entries taken from the user's folder
-  std::atomic<uint64_t> hit_readonly{0};      // entries taken from a read-only layer
-  std::atomic<uint64_t> miss_disk{0};         // keys found in no folder
-  std::atomic<uint64_t> hit_group{0};         // entries taken from another rank
-  std::atomic<uint64_t> hit_remote{0};        // entries taken from the server
-  std::atomic<uint64_t> miss_remote{0};       // keys that the server did not have
-  std::atomic<uint64_t> remote_rejected{0};   // values of the server that failed verification
-  std::atomic<uint64_t> remote_errors{0};     // requests that failed: no answer, or a refusal
-  std::atomic<uint64_t> remote_skipped{0};    // requests not made, because one had failed before
-  std::atomic<uint64_t> remote_published{0};  // entries that the server took
-  std::atomic<uint64_t> corrupt{0};           // entries that failed verification
-  std::atomic<uint64_t> published{0};         // entries written
-  std::atomic<uint64_t> publish_failed{0};    // entries that could not be written
-  std::atomic<uint64_t> pruned{0};            // files removed to keep the folder below its size
-  std::atomic<uint64_t> tuned{0};             // tune keys searched
-  std::atomic<uint64_t> tune_hit{0};          // tune keys answered by a record
-  std::atomic<uint64_t> pick_group{0};        // tune keys answered by another rank's pick
-  std::atomic<uint64_t> group_trouble{0};     // calls of the process group's store that failed
-  std::atomic<uint64_t> wait_expired{0};      // waits for another process that ended in vain
-  std::atomic<uint64_t> plans{0};             // calls that met a new shape
-  std::atomic<uint64_t> launches{0};          // kernels launched outside tuning
-  std::atomic<uint64_t> compile_microseconds{0};
-  std::atomic<uint64_t> tune_microseconds{0};    // with the waits for its compiles
-  std::atomic<uint64_t> load_microseconds{0};    // bringing kernels onto devices
-  std::atomic<uint64_t> remote_microseconds{0};  // waiting for the server's answers
+#define LIGER_COUNTER(NAME) std::atomic<uint64_t> NAME{0};
+  LIGER_COUNTERS(LIGER_COUNTER)
+#undef LIGER_COUNTER
 };
 
 Counters& counters();
 
-// Name and value of each counter, in the order above.
+// Name and value of each.
 std::vector<std::pair<std::string, uint64_t>> counter_values();
 
 }  // namespace liger

@@ -1,5 +1,7 @@
 #include "cache/entry.h"
 
+#include <algorithm>
+
 #include "base/text.h"
 #include "cache/entry_format.h"
 #include "cache/little_endian.h"
@@ -12,6 +14,16 @@ std::string_view folder_of(Shelf shelf) {
 
 std::string entry_name(Shelf shelf, const Hash128& key_hash) {
   return fmt::format("{}/{}", folder_of(shelf), key_hash.hex());
+}
+
+std::string_view meta_value(std::string_view meta, std::string_view name) {
+  while (!meta.empty()) {
+    const std::string_view line = meta.substr(0, meta.find('\n'));
+    if (line.starts_with(name) && line.substr(name.size()).starts_with('='))
+      return line.substr(name.size() + 1);
+    meta.remove_prefix(std::min(line.size() + 1, meta.size()));
+  }
+  return {};
 }
 
 std::string encode_entry(std::string_view key_bytes, std::string_view meta,

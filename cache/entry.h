@@ -25,6 +25,9 @@ struct Entry {
   std::string payload;
 };
 
+// The value of `name` in an entry's meta; empty if it has none.
+std::string_view meta_value(std::string_view meta, std::string_view name);
+
 std::string encode_entry(std::string_view key_bytes, std::string_view meta,
                          std::string_view payload);
 

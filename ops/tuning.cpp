@@ -196,17 +196,12 @@ Knobs remember(const Key& key, const std::string& kernel, const Knobs& knobs,
   return standing ? *standing : knobs;
 }
 
-constexpr std::string_view pick_label = "\npick=";
-
 std::string meta_of(const std::string& kernel, const Knobs& knobs) {
-  return fmt::format("kernel={}{}{}\n", kernel, pick_label, text_of(knobs));
+  return fmt::format("kernel={}\npick={}\n", kernel, text_of(knobs));
 }
 
 const Knobs* pick_in(const Entry& entry, const std::vector<Candidate>& candidates) {
-  const size_t at = entry.meta.find(pick_label);
-  if (at == std::string::npos) return nullptr;
-  const size_t begin = at + pick_label.size();
-  return named(candidates, entry.meta.substr(begin, entry.meta.find('\n', begin) - begin));
+  return named(candidates, std::string(meta_value(entry.meta, "pick")));
 }
 
 TuneRecord record_in(const std::optional<Entry>& entry) {

@@ -53,11 +53,8 @@ std::string meta_of(const Unit& unit, const Binary& binary) {
 
 template <typename Number>
 void read_number(std::string_view meta, std::string_view name, Number& number) {
-  const std::string label = fmt::format("{}=", name);
-  size_t at = meta.starts_with(label) ? 0 : meta.find("\n" + label);
-  if (at == std::string_view::npos) return;
-  at = meta.find('=', at) + 1;
-  std::from_chars(meta.data() + at, meta.data() + meta.size(), number);
+  const std::string_view value = meta_value(meta, name);
+  std::from_chars(value.data(), value.data() + value.size(), number);
 }
 
 Binary binary_of(Entry entry) {
@@ -73,18 +70,21 @@ Binary binary_of(Entry entry) {
 
 std::string short_name(const Key& key) { return key.hash().hex().substr(0, 12); }
 
-[[noreturn]] void refuse_offline(const Key& key, const Unit& unit, const Target& target) {
-  throw Error(ErrorKind::compile,
-              fmt::format("{} for {} {} (key {}) is in no layer of the cache, and "
-                          "LIGER_JIT_CACHE_MODE=offline forbids to compile it. Run once with "
-                          "LIGER_JIT_CACHE_MODE=readwrite, or fill the cache with `liger-jit "
-                          "compile`, and list its folder in LIGER_JIT_CACHE_READONLY",
-                          unit.kernel, name_of(target.backend), target.arch, key.hash().hex()));
+[[noreturn]] void refuse_offline(const Key& key, const Unit& unit, const Target& target,
+                                 std::string_view trouble) {
+  throw Error(
+      ErrorKind::compile,
+      fmt::format("{} for {} {} (key {}) {}, and LIGER_JIT_CACHE_MODE=offline forbids to "
+                  "compile it. Run once with LIGER_JIT_CACHE_MODE=readwrite, or fill the "
+                  "cache with `liger-jit compile`, and list its folder in "
+                  "LIGER_JIT_CACHE_READONLY",
+                  unit.kernel, name_of(target.backend), target.arch, key.hash().hex(), trouble));
 }
 
 std::shared_ptr<const Made> compiled(const Key& key, const Unit& unit, const Target& target,
                                      Standing standing = Standing::keep) {
-  if (environment().cache_mode == CacheMode::offline) refuse_offline(key, unit, target);
+  if (environment().cache_mode == CacheMode::offline)
+    refuse_offline(key, unit, target, "is in no layer of the cache");
   counters().compiled += 1;
   const ProfileRange range("compile", unit.kernel);
   auto made = std::make_shared<Made>();
@@ -162,7 +162,8 @@ const Kernel* loaded(const Unit& unit, Device& device) {
                                {"arch", target.arch},
                                {"key", short_name(key)},
                                {"why", error.what()}});
-    if (environment().cache_mode == CacheMode::offline) throw;
+    if (environment().cache_mode == CacheMode::offline)
+      refuse_offline(key, unit, target, fmt::format("is in the cache, but {}", error.what()));
     tables().artifacts.forget(key.hash());
     made = tables().artifacts.get(key.hash(),
                                   [&] { return compiled(key, unit, target, Standing::replace); });

@@ -115,6 +115,26 @@ TEST_F(KernelsTest, entry_of_a_readonly_folder_that_the_loader_refuses_stays_the
   EXPECT_NE(Store(test_cache_folder()).read(Shelf::artifact, key)->payload, "not a library");
 }
 
+// In a process of its own, for the environment is read once.
+TEST_F(KernelsTest, offline_an_entry_that_the_loader_refuses_is_an_error_that_says_so) {
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";
+  const auto ask_offline = [&] {
+    setenv("LIGER_JIT_CACHE_MODE", "offline", 1);
+    const Key key = artifact_key(scale_unit(112), target_);
+    Store(test_cache_folder()).publish(Shelf::artifact, key, "symbol=liger_Scale\n", "no library");
+    try {
+      kernel(scale_unit(112), device(Backend::cpu, 0));
+    } catch (const Error& error) {
+      const bool stays = Store(test_cache_folder()).read(Shelf::artifact, key).has_value();
+      fprintf(stderr, "compiled=%lu stays=%d %s", counters().compiled.load(), stays, error.what());
+    }
+    exit(0);
+  };
+  EXPECT_EXIT(ask_offline(), ::testing::ExitedWithCode(0),
+              "compiled=0 stays=1 Scale .*is in the cache, but the loader refused.*"
+              "LIGER_JIT_CACHE_MODE=offline forbids to compile it. Run once");
+}
+
 TEST_F(KernelsTest, nothing_is_loaded_when_it_may_not) {
   Device& device = liger::device(Backend::cpu, 0);
   EXPECT_EQ(kernel(scale_unit(104), device, false), nullptr);
