@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <functional>
 #include <random>
+#include <system_error>
 
 #include "base/counters.h"
 #include "base/log.h"
@@ -41,6 +42,26 @@ Remote& made(RemoteAddress address, BackOff back_off = BackOff()) {
   static auto& all = *new std::vector<Remote*>();
   return *all.emplace_back(new Remote(std::move(address), back_off));
 }
+
+// Bound to a port of this machine that nobody had.
+struct LoopbackSocket {
+  LoopbackSocket() : descriptor(socket(AF_INET, SOCK_STREAM, 0)) {
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t length = sizeof address;
+    const auto place = reinterpret_cast<sockaddr*>(&address);
+    if (bind(descriptor, place, length) != 0 || getsockname(descriptor, place, &length) != 0)
+      throw std::system_error(errno, std::generic_category(), "no port of 127.0.0.1 can be had");
+  }
+  ~LoopbackSocket() { ::close(descriptor); }
+  LoopbackSocket(const LoopbackSocket&) = delete;
+
+  int port() const { return ntohs(address.sin_port); }
+  const sockaddr* generic() const { return reinterpret_cast<const sockaddr*>(&address); }
+
+  int descriptor;
+  sockaddr_in address{};
+};
 
 class RemoteTest : public testing::Test {
  protected:
@@ -102,15 +123,7 @@ TEST_F(RemoteTest, entry_published_by_one_is_read_by_another) {
 
 TEST_F(RemoteTest, port_password_user_and_prefix_of_the_address_are_used) {
   // Port 0 is one that nobody has; the server cannot take it, so a socket finds one first.
-  const int probe = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in any{};
-  any.sin_family = AF_INET;
-  any.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t length = sizeof any;
-  ASSERT_EQ(bind(probe, reinterpret_cast<sockaddr*>(&any), length), 0);
-  ASSERT_EQ(getsockname(probe, reinterpret_cast<sockaddr*>(&any), &length), 0);
-  ::close(probe);
-  const std::string port = std::to_string(ntohs(any.sin_port));
+  const std::string port = std::to_string(LoopbackSocket().port());
   const RedisServer server({"--port", port, "--bind", "127.0.0.1", "--user", "me", "on", ">hunter2",
                             "~team/*", "+@all"});
   Remote& remote = made(parse_remote_address("redis://me:hunter2@localhost:" + port + "/team"));
@@ -296,34 +309,26 @@ TEST_F(RemoteTest, wrong_or_missing_password_costs_one_key) {
 class Impostor {
  public:
   explicit Impostor(std::function<void(int)> talk) : talk_(std::move(talk)) {
-    listener_ = socket(AF_INET, SOCK_STREAM, 0);
-    sockaddr_in any{};
-    any.sin_family = AF_INET;
-    any.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t length = sizeof any;
-    EXPECT_EQ(bind(listener_, reinterpret_cast<sockaddr*>(&any), length), 0);
-    EXPECT_EQ(listen(listener_, 8), 0);
-    getsockname(listener_, reinterpret_cast<sockaddr*>(&any), &length);
+    EXPECT_EQ(listen(listener_.descriptor, 8), 0);
     address.host = "127.0.0.1";
-    address.port = ntohs(any.sin_port);
+    address.port = listener_.port();
     thread_ = std::thread([this] {
-      while ((peer_ = accept(listener_, nullptr, nullptr)) >= 0) {
+      while ((peer_ = accept(listener_.descriptor, nullptr, nullptr)) >= 0) {
         talk_(peer_);
         ::close(peer_);
       }
     });
   }
   ~Impostor() {
-    shutdown(listener_, SHUT_RDWR);
+    shutdown(listener_.descriptor, SHUT_RDWR);
     shutdown(peer_, SHUT_RDWR);
     thread_.join();
-    ::close(listener_);
   }
   RemoteAddress address;
 
  private:
   std::function<void(int)> talk_;
-  int listener_ = -1;
+  LoopbackSocket listener_;
   std::atomic<int> peer_{-1};
   std::thread thread_;
 };
@@ -361,26 +366,19 @@ TEST_F(RemoteTest, one_that_is_no_redis_costs_one_key) {
 
 // As behind a firewall that drops: the queue of a listener that accepts nobody is full.
 TEST_F(RemoteTest, connection_that_is_never_made_costs_one_key) {
-  const int listener = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in any{};
-  any.sin_family = AF_INET;
-  any.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t length = sizeof any;
-  ASSERT_EQ(bind(listener, reinterpret_cast<sockaddr*>(&any), length), 0);
-  ASSERT_EQ(listen(listener, 0), 0);
-  ASSERT_EQ(getsockname(listener, reinterpret_cast<sockaddr*>(&any), &length), 0);
+  const LoopbackSocket listener;
+  ASSERT_EQ(listen(listener.descriptor, 0), 0);
   std::vector<int> others;
   for (int i = 0; i < 4; ++i) {
     others.push_back(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
-    connect(others.back(), reinterpret_cast<sockaddr*>(&any), length);
+    connect(others.back(), listener.generic(), sizeof listener.address);
   }
   RemoteAddress address;
   address.host = "127.0.0.1";
-  address.port = ntohs(any.sin_port);
+  address.port = listener.port();
   expect_one_key_pays(made(address));
   EXPECT_GT(slowest_ms_, kRemoteBudget.count() / 2) << "the connection was refused, not dropped";
   for (const int other : others) ::close(other);
-  ::close(listener);
 }
 
 TEST_F(RemoteTest, one_that_drips_costs_one_key) {

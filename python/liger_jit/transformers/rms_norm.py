@@ -60,38 +60,6 @@ class LigerRMSNorm(nn.Module):
         )
 
 
-class LigerRMSNormForGemma(LigerRMSNorm):
-    """Gemma: scaled by one plus a weight that starts at zero, rounded once."""
-
-    def __init__(
-        self,
-        hidden_size,
-        eps=1e-6,
-        offset=1.0,
-        casting_mode="gemma",
-        init_fn="zeros",
-        in_place=True,
-        row_mode=None,
-    ):
-        super().__init__(hidden_size, eps, offset, casting_mode, init_fn, in_place, row_mode)
-
-
-class LigerRMSNormForGemma2(LigerRMSNorm):
-    """Gemma 2: as Gemma."""
-
-    def __init__(
-        self,
-        hidden_size,
-        eps=1e-6,
-        offset=1.0,
-        casting_mode="gemma",
-        init_fn="zeros",
-        in_place=False,
-        row_mode=None,
-    ):
-        super().__init__(hidden_size, eps, offset, casting_mode, init_fn, in_place, row_mode)
-
-
 class LigerRMSNormForGemma3(LigerRMSNorm):
     """Gemma 3: as Gemma; the size is called dim."""
 
@@ -101,49 +69,35 @@ class LigerRMSNormForGemma3(LigerRMSNorm):
         super().__init__(dim, eps, offset, casting_mode, init_fn, in_place)
 
 
-class LigerRMSNormForOlmo2(LigerRMSNorm):
-    """OLMo 2: Llama's form."""
+def _of_family(family, description, defaults, in_place):
+    """The subclass LigerRMSNormFor<family>, which differs in the defaults of its arguments."""
 
     def __init__(
         self,
         hidden_size,
         eps=1e-6,
-        offset=0.0,
-        casting_mode="llama",
-        init_fn="ones",
-        in_place=False,
+        offset=defaults["offset"],
+        casting_mode=defaults["casting_mode"],
+        init_fn=defaults["init_fn"],
+        in_place=in_place,
         row_mode=None,
     ):
-        super().__init__(hidden_size, eps, offset, casting_mode, init_fn, in_place, row_mode)
+        LigerRMSNorm.__init__(
+            self, hidden_size, eps, offset, casting_mode, init_fn, in_place, row_mode
+        )
+
+    name = f"LigerRMSNormFor{family}"
+    __init__.__qualname__ = f"{name}.__init__"
+    members = {"__init__": __init__, "__doc__": description, "__module__": __name__}
+    return type(name, (LigerRMSNorm,), members)
 
 
-class LigerRMSNormForGlm4(LigerRMSNorm):
-    """GLM-4: Llama's form."""
+# Scaled by one plus a weight that starts at zero, rounded once; and rounded before a plain weight.
+_GEMMA = {"offset": 1.0, "casting_mode": "gemma", "init_fn": "zeros"}
+_LLAMA = {"offset": 0.0, "casting_mode": "llama", "init_fn": "ones"}
 
-    def __init__(
-        self,
-        hidden_size,
-        eps=1e-6,
-        offset=0.0,
-        casting_mode="llama",
-        init_fn="ones",
-        in_place=False,
-        row_mode=None,
-    ):
-        super().__init__(hidden_size, eps, offset, casting_mode, init_fn, in_place, row_mode)
-
-
-class LigerRMSNormForQwen3Next(LigerRMSNorm):
-    """Qwen3-Next: Gemma's form."""
-
-    def __init__(
-        self,
-        hidden_size,
-        eps=1e-6,
-        offset=1.0,
-        casting_mode="gemma",
-        init_fn="zeros",
-        in_place=False,
-        row_mode=None,
-    ):
-        super().__init__(hidden_size, eps, offset, casting_mode, init_fn, in_place, row_mode)
+LigerRMSNormForGemma = _of_family("Gemma", "Gemma's form.", _GEMMA, in_place=True)
+LigerRMSNormForGemma2 = _of_family("Gemma2", "Gemma 2: as Gemma.", _GEMMA, in_place=False)
+LigerRMSNormForQwen3Next = _of_family("Qwen3Next", "Qwen3-Next: as Gemma.", _GEMMA, in_place=False)
+LigerRMSNormForOlmo2 = _of_family("Olmo2", "OLMo 2: as Llama.", _LLAMA, in_place=False)
+LigerRMSNormForGlm4 = _of_family("Glm4", "GLM-4: as Llama.", _LLAMA, in_place=False)
