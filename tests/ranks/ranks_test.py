@@ -3,37 +3,15 @@
 RANKS_ROUNDS=20 repeats each run that often; docs/reliability.md has the figures of one such run.
 """
 
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from ranks import launch
 
-PROGRAM = Path(__file__).with_name("training_rank.py")
+PROGRAM = "training_rank.py"
 ROUNDS = int(os.environ.get("RANKS_ROUNDS", "2"))
 RANKS = 8
-
-
-def launch(folder, caches, ranks=RANKS, backend="gloo", torchrun=False):
-    """What each rank tells, in the order of the ranks."""
-    folder.mkdir()
-    variables = {
-        **os.environ,
-        "LIGER_JIT_AUTOTUNE": "first-run",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-    }
-    program = [str(PROGRAM), str(folder), caches, backend]
-    command = [sys.executable, *program, str(ranks)]
-    if torchrun:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={ranks}", *program]
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
 
 
 def total(told, counter):
@@ -60,7 +38,9 @@ def test_cold_tuned_ranks_agree_and_compile_each_kernel_once(tmp_path, caches):
     losses = set()
     for number in range(ROUNDS):
         folder = tmp_path / str(number)
-        told = launch(folder, caches, torchrun=caches == "own" and number == 0)
+        told = launch(
+            PROGRAM, folder, "gloo", RANKS, caches, torchrun=caches == "own" and number == 0
+        )
         losses |= {tuple(rank["losses"]) for rank in told}
         assert len(losses) == 1, f"round {number}: {losses}"
         assert picks_of_all(told), "nothing was tuned, so nothing was agreed"
@@ -83,8 +63,8 @@ def test_cold_tuned_ranks_agree_and_compile_each_kernel_once(tmp_path, caches):
 
 
 def test_losses_are_those_of_a_run_without_a_group(tmp_path):
-    alone = launch(tmp_path / "one", "own", ranks=1)
-    together = launch(tmp_path / "two", "own", ranks=2)
+    alone = launch(PROGRAM, tmp_path / "one", "gloo", 1, "own")
+    together = launch(PROGRAM, tmp_path / "two", "gloo", 2, "own")
     assert together[0]["losses"] == together[1]["losses"] == alone[0]["losses"]
     assert total(alone, "hit_group") == 0
 
@@ -93,12 +73,15 @@ def test_losses_are_those_of_a_run_without_a_group(tmp_path):
 @pytest.mark.parametrize("caches", ["own", "shared"])
 def test_gpus_under_fsdp_agree_and_compile_each_kernel_once(tmp_path, caches):
     ranks = torch.cuda.device_count()
+    (alone,) = launch(PROGRAM, tmp_path / "one", "nccl", 1, "own", torchrun=True)
     losses = set()
     for number in range(ROUNDS):
         folder = tmp_path / str(number)
-        told = launch(folder, caches, ranks, "nccl", torchrun=True)
+        told = launch(PROGRAM, folder, "nccl", ranks, caches, torchrun=True)
         losses |= {tuple(rank["losses"]) for rank in told}
         assert len(losses) == 1
+        of_one_gpu = [float.fromhex(loss) for loss in alone["losses"]]
+        assert [float.fromhex(loss) for loss in told[0]["losses"]] == pytest.approx(of_one_gpu)
         picks_of_all(told)
         units, expired = len(entries(folder)), total(told, "wait_expired")
         assert units <= total(told, "compiled") <= units + expired

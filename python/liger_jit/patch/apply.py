@@ -49,10 +49,11 @@ def patch(
     `nn.DataParallel` is not supported: its replicas would use the first device's modules.
 
     Args:
-        model: a transformers model, or a PEFT, DistributedDataParallel or torch.compile wrapper of
-            one. Weights may be on any device, on meta, quantised or adapted. Patch before the first
-            compiled call, and after adapters are added: a head patched before them returns lazy
-            logits, which are computed when they are read.
+        model: a transformers model, or a PEFT, DistributedDataParallel, FSDP or torch.compile
+            wrapper of one. Weights may be on any device, on meta, quantised or adapted. Patch
+            before the first compiled call, before `FullyShardedDataParallel`, which takes the
+            weights that a probe looks at (`fully_shard` does not), and after adapters are added: a
+            head patched before them returns lazy logits, which are computed when they are read.
         rope, rms_norm, layer_norm, swiglu, geglu: which roles to replace. A gated MLP becomes one
             node while its projections are plain linear layers, else the activation alone is ours.
             rms_norm also takes the residual sum before a norm into it, inside a decoder layer; with
@@ -143,12 +144,14 @@ class Found:
 
 
 def inside_wrappers(model: nn.Module) -> nn.Module:
-    """What torch.compile, DistributedDataParallel or PEFT wrapped, or the model itself."""
+    """What torch.compile, DDP, the first FSDP or PEFT wrapped, or the model itself."""
     while True:
         if isinstance(model, torch._dynamo.OptimizedModule):
             model = model._orig_mod
         elif isinstance(model, nn.parallel.DistributedDataParallel):
             model = model.module
+        elif "_fsdp_wrapped_module" in model._modules:
+            model = model._modules["_fsdp_wrapped_module"]
         elif hasattr(model, "get_base_model"):
             return model.get_base_model()
         else:

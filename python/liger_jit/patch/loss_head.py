@@ -18,7 +18,7 @@ from .label_count import LabelCount
 from .lazy_logits import LazyLogits, Source
 from .loss_call import OPTIONS, LossCall, next_token_loss
 from .probe import compute_dtype
-from .rule import MetaCall, Refusal, replaced_by
+from .rule import MetaCall, Refusal, is_sharded, replaced_by
 from .tail import is_causal_loss, is_plain_tail
 
 
@@ -70,7 +70,7 @@ class LossHead:
             return self.head_class.forward(head, *inputs, **named)
         states = inputs[0] if inputs else next(iter(named.values()))
         compiling = torch.compiler.is_compiling()
-        fused = self.fused and weight_stays(head, self.head_class)
+        fused = self.fused and weight_stays(self.model, head)
         if compiling and fused and self.plain_tail and not call.keep_logits:
             call.states_as_logits = True
             return states
@@ -159,6 +159,8 @@ def find(model: nn.Module, fused: bool) -> LossHead | Refusal:
         return Refusal("the model has no output head")
     if type(head).forward is not nn.Linear.forward:
         return Refusal(f"the head is {type(head).__name__}, not a plain nn.Linear")
+    if head.weight.dim() != 2:
+        return Refusal("the head's weight is sharded away: patch before the model is sharded")
     if not head.weight.is_floating_point():
         return Refusal(f"the head's weight is packed ({head.weight.dtype})")
     if "labels" not in inspect.signature(type(model).forward).parameters:
@@ -171,14 +173,16 @@ def path_of(model: nn.Module, head: nn.Module | None) -> str:
     return next((path for path, module in model.named_modules() if module is head), "")
 
 
-def weight_stays(head: nn.Linear, head_class: type) -> bool:
+def weight_stays(model: nn.Module, head: nn.Linear) -> bool:
     """Whether the head's weight is still whole after the head has returned.
 
     Sharding that gathers weights for one module's forward (FSDP, ZeRO-3) frees them again after it.
+    If that module is the head, the first FSDP stands in its place, the second in its class.
     """
     weight = head.weight
     whole = type(weight) is nn.Parameter or hasattr(head, "parametrizations")
-    return whole and type(head) is head_class and not hasattr(weight, "ds_id")
+    apart = model.get_output_embeddings() is not head or is_sharded(head)
+    return whole and not apart and not hasattr(weight, "ds_id")
 
 
 def product_dtype(states: Tensor, weight: Tensor) -> torch.dtype:

@@ -21,7 +21,7 @@ from .probe import (
     tensor_inputs,
     twin_of,
 )
-from .rule import MetaCall, Proof, Refusal, Rule, group_of, mark, own_class_forward
+from .rule import MetaCall, Proof, Refusal, Rule, group_of, mark, own_class_forward, taken_away
 
 LARGEST_EPSILON = 1e-2
 DTYPES = (torch.float32, torch.bfloat16)
@@ -70,6 +70,8 @@ def epsilons(module: nn.Module) -> list[str]:
 
 
 def prove(module: nn.Module) -> Proof | Refusal:
+    if reason := taken_away(module):
+        return Refusal(reason)
     if own_class_forward(module) is nn.LayerNorm.forward:
         return prove_layer_norm(module)
     if tensor_inputs(own_class_forward(module)) != 1:
@@ -79,8 +81,6 @@ def prove(module: nn.Module) -> Proof | Refusal:
     if not epsilons(module):
         return Refusal("no epsilon among its attributes")
     weight = module._parameters.get("weight")
-    if weight is not None and weight.numel() == 0:
-        return Refusal("its weight is sharded away")
     try:
         form = find_form(module, weight)
     except Mismatch as mismatch:

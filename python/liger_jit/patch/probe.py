@@ -33,7 +33,7 @@ def twin_of(module: nn.Module, parameters: dict | None = None, modules: dict | N
 
     Nothing is copied, so writes to attributes of the twin do not reach the module.
     """
-    twin = type(module).__new__(type(module))
+    twin = object.__new__(type(module))
     twin.__dict__.update(module.__dict__)
     for place in ("_parameters", "_buffers", "_modules"):
         twin.__dict__[place] = dict(module.__dict__[place])

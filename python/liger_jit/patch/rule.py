@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import FunctionType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,16 @@ def replaced_by(module: nn.Module) -> str | None:
     return "its forward is already replaced on the instance (hooks of accelerate, or another patch)"
 
 
+def taken_away(module: nn.Module) -> str | None:
+    """Why `module` cannot be looked at now: None, or that its weight is elsewhere."""
+    if isinstance(module.__dict__.get("weight"), Tensor):
+        return "its weight is no parameter: patch before FullyShardedDataParallel makes it a view"
+    weight = module._parameters.get("weight")
+    if weight is None or (weight.numel() > 0 and not hasattr(weight, "_fsdp_flattened")):
+        return None
+    return "its weight is sharded away: patch before the model is sharded"
+
+
 def group_of(module: nn.Module) -> Hashable:
     """What the forward of a leaf or an MLP can depend on, without the values of its weights."""
     scalars = tuple(
@@ -121,6 +131,11 @@ def group_of(module: nn.Module) -> Hashable:
     )
     settings = id(module.__dict__.get("config"))
     return (type(module), scalars, tensors, children, settings)
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether FSDP2 gathers and frees the weights of this very module around its forward."""
+    return any(base.__name__ == "FSDPModule" for base in type(module).__mro__)
 
 
 def has_hooks(module: nn.Module) -> bool:

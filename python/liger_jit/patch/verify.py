@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from .probe import compute_dtype, relative_error
+from .rule import is_sharded
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
 HALF_TOLERANCE = 1e-1
@@ -38,12 +39,18 @@ def compare(handle, tolerance: float | None = None) -> Verification:
             1e-3, or 1e-1 for half precision, whose gradients are no closer than that to each other.
 
     Raises:
-        RuntimeError: the patch is taken back already, or an error is above the tolerance; it names
-            the parameter. Two gradients of norm zero are equal.
+        RuntimeError: the patch is taken back already, the weights are sharded over ranks, or an
+            error is above the tolerance; it names the parameter. Two gradients of norm zero are
+            equal.
     """
     if not handle.applied:
         raise RuntimeError("verify() needs the patch in place; this handle was taken back")
     model = handle.model
+    if has_sharded_weights(model):
+        raise RuntimeError(
+            f"verify() needs the whole weights of {type(model).__name__}, and they are sharded "
+            "over ranks (FSDP or ZeRO-3): call it before the model is sharded"
+        )
     if tolerance is None:
         tolerance = TOLERANCE.get(compute_dtype(model), HALF_TOLERANCE)
     patched_loss, patched = loss_and_gradients(model)
@@ -69,6 +76,14 @@ def compare(handle, tolerance: float | None = None) -> Verification:
             f"(tolerance {tolerance:.0e}). unpatch() restores the model."
         )
     return result
+
+
+def has_sharded_weights(model: nn.Module) -> bool:
+    """Whether the gradients of this model's parameters are for FSDP or ZeRO-3 to collect."""
+    parameters = list(model.parameters())
+    marked = (hasattr(p, mark) for p in parameters for mark in ("_fsdp_flattened", "ds_id"))
+    # One flat parameter of a wrapper may have taken the place of all.
+    return not parameters or any(marked) or any(map(is_sharded, model.modules()))
 
 
 def loss_and_gradients(model: nn.Module) -> tuple[float, dict]:
