@@ -1,5 +1,7 @@
 """The loss head: what the loss is, what the output holds, and what the model's forward accepts."""
 
+import functools
+
 import pytest
 import torch
 from liger_jit.patch import patch
@@ -205,6 +207,30 @@ class Wrapper(nn.Module):
 
     def forward(self, **kwargs):
         return self.model.forward(**kwargs)
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("bound", [False, True])
+def test_a_forward_that_a_trainer_put_on_the_model_is_still_called(adapted, bound):
+    model = build()
+    if adapted:
+        adapt(model)
+    expected = loss_and_gradients(model)
+    own, called = type(model).forward, []
+
+    def trainers(self, input_ids, labels=None):
+        called.append(self)
+        return own(self, input_ids=input_ids, labels=labels)
+
+    model.forward = trainers.__get__(model) if bound else functools.partial(trainers, model)
+    before = model.forward
+    handle = patch(model)
+    assert_same_step(loss_and_gradients(model), expected)
+    positional = batch()
+    model(positional["input_ids"], positional["labels"]).loss.backward()
+    assert len(called) == 2
+    handle.unpatch()
+    assert model.forward is before
 
 
 @pytest.mark.parametrize("patch_wrapper", [True, False])

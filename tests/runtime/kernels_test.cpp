@@ -115,12 +115,12 @@ TEST_F(KernelsTest, entry_of_a_readonly_folder_that_the_loader_refuses_stays_the
   EXPECT_NE(Store(test_cache_folder()).read(Shelf::artifact, key)->payload, "not a library");
 }
 
-// In a process of its own, for the environment is read once.
-TEST_F(KernelsTest, offline_an_entry_that_the_loader_refuses_is_an_error_that_says_so) {
+// In a process of its own and without a fixture, for the environment is read once.
+TEST(OfflineKernelTest, entry_that_the_loader_refuses_is_an_error_that_says_so) {
   ::testing::FLAGS_gtest_death_test_style = "threadsafe";
-  const auto ask_offline = [&] {
+  const auto ask_offline = [] {
     setenv("LIGER_JIT_CACHE_MODE", "offline", 1);
-    const Key key = artifact_key(scale_unit(112), target_);
+    const Key key = artifact_key(scale_unit(112), parse_target("cpu"));
     Store(test_cache_folder()).publish(Shelf::artifact, key, "symbol=liger_Scale\n", "no library");
     try {
       kernel(scale_unit(112), device(Backend::cpu, 0));

@@ -8,6 +8,7 @@ when a probe has shown that nothing happens to the logits between the two.
 
 import functools
 import inspect
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass, make_dataclass
 
 import torch
@@ -35,9 +36,9 @@ class LossHead:
         self.entered = False
         self.original_loss = getattr(model, "loss_function", None)
         self.causal = is_causal_loss(self.original_loss)
-        self.plain_tail = self.causal and is_plain_tail(model)
-        parameters = inspect.signature(type(model).forward).parameters
-        self.labels_position = list(parameters).index("labels") - 1
+        own = "forward" not in model.__dict__
+        self.plain_tail = self.causal and own and is_plain_tail(model)
+        self.labels_position = list(inspect.signature(model.forward).parameters).index("labels")
 
     def begin(self, model, args, kwargs):
         """Model pre-hook: takes our options out of the keywords, and looks for labels.
@@ -163,7 +164,7 @@ def find(model: nn.Module, fused: bool) -> LossHead | Refusal:
         return Refusal("the head's weight is sharded away: patch before the model is sharded")
     if not head.weight.is_floating_point():
         return Refusal(f"the head's weight is packed ({head.weight.dtype})")
-    if "labels" not in inspect.signature(type(model).forward).parameters:
+    if "labels" not in inspect.signature(model.forward).parameters:
         return Refusal("the model's forward takes no labels")
     reason = replaced_by(head)
     return Refusal(reason) if reason else LossHead(model, head, fused)
@@ -198,7 +199,7 @@ def is_adapted(model: nn.Module) -> bool:
 
 def directly_called(loss_head: LossHead):
     """A forward of the model's own signature that runs our hooks around the model's own forward."""
-    original = type(loss_head.model).forward
+    original = forward_of(loss_head.model)
 
     @functools.wraps(original)
     def forward(self, *args, **kwargs):
@@ -212,6 +213,24 @@ def directly_called(loss_head: LossHead):
         return output if settled is None else settled
 
     return forward.__get__(loss_head.model)
+
+
+def forward_of(model: nn.Module) -> Callable:
+    """The model's forward as a function of the model and its arguments.
+
+    Trainers put forwards of their own on the instance, which must go on being called.
+    """
+    forward = model.__dict__.get("forward")
+    if forward is None:
+        return type(model).forward
+    if getattr(forward, "__self__", None) is model:
+        return forward.__func__
+
+    @functools.wraps(forward)
+    def without_model(self, *args, **kwargs):
+        return forward(*args, **kwargs)
+
+    return without_model
 
 
 def finished(output, call: LossCall):
