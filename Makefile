@@ -102,4 +102,4 @@ fuzz: .venv/run.stamp
 torture: tests-build
 	TORTURE_ROUNDS=100 TORTURE_FLIPS=10000 $(NATIVE)/liger_tests \
 		--gtest_filter='ManyWriters.*:DamagedEntry.*:*InterruptedPublish*'
-	TORTURE_LONG=1 $(BIN)/python -m pytest -q tests/cache
+	TORTURE_LONG=1 $(BIN)/python -m pytest -q tests/cache tests/patch/every_family_test.py
