@@ -18,13 +18,14 @@ constexpr const char* default_group = "0";  // what init_process_group calls the
 
 class C10dStore final : public GroupStore {
  public:
-  explicit C10dStore(c10::intrusive_ptr<c10d::Store> store) : store_(std::move(store)) {
-    store_->setTimeout(std::chrono::seconds(2));
-  }
+  explicit C10dStore(c10::intrusive_ptr<c10d::Store> store) : store_(std::move(store)) {}
 
+  // One message, where asking whether the name is there and then for its value would be three, of
+  // which one raises if the server is slow. The server keeps an empty text for a name it did not
+  // have.
   std::optional<std::string> get(const std::string& name) override {
-    if (!store_->check({name})) return std::nullopt;
-    return store_->get_to_str(name);
+    std::string value = propose(name, std::string());
+    return value.empty() ? std::nullopt : std::optional(std::move(value));
   }
 
   void set(const std::string& name, const std::string& value) override { store_->set(name, value); }
