@@ -100,6 +100,24 @@ def test_a_second_run_gives_the_same_bits(device, op, dtype):
     assert_same_bits(results(operator(op), values, names), first)
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs in one machine")
+@public_op
+def test_an_op_runs_on_the_gpu_of_its_tensors_whichever_is_current(op):
+    values = arguments(op, "cuda:0", "bf16")
+    names = differentiable_inputs(op, values)
+    wanted = results(operator(op), values, names)
+    elsewhere = {
+        name: value.to("cuda:1") if isinstance(value, torch.Tensor) else value
+        for name, value in values.items()
+    }
+    for current in (0, 1):
+        with torch.cuda.device(current):
+            found = results(operator(op), elsewhere, names)
+            assert torch.cuda.current_device() == current
+        assert {value.device.index for value in found.values()} == {1}
+        assert_same_bits({name: value.to("cuda:0") for name, value in found.items()}, wanted)
+
+
 @public_op
 def test_a_compiled_graph_without_breaks_gives_the_same_bits(device, op):
     values = arguments(op, device)
