@@ -163,7 +163,7 @@ const Kernel* loaded(const Unit& unit, Device& device) {
                                {"key", short_name(key)},
                                {"why", error.what()}});
     if (environment().cache_mode == CacheMode::offline)
-      refuse_offline(key, unit, target, fmt::format("is in the cache, but {}", error.what()));
+      refuse_offline(key, unit, target, fmt::format("was found, but {}", error.what()));
     tables().artifacts.forget(key.hash());
     made = tables().artifacts.get(key.hash(),
                                   [&] { return compiled(key, unit, target, Standing::replace); });

@@ -21,8 +21,8 @@ class C10dStore final : public GroupStore {
   explicit C10dStore(c10::intrusive_ptr<c10d::Store> store) : store_(std::move(store)) {}
 
   // One message, where asking whether the name is there and then for its value would be three, of
-  // which one raises if the server is slow. The server keeps an empty text for a name it did not
-  // have.
+  // which one raises if the server is slow. The store keeps an empty text for a name it did not
+  // have; one that is a file grows by some forty bytes for each question.
   std::optional<std::string> get(const std::string& name) override {
     std::string value = propose(name, std::string());
     return value.empty() ? std::nullopt : std::optional(std::move(value));

@@ -1,6 +1,9 @@
 """The loss head: what the loss is, what the output holds, and what the model's forward accepts."""
 
+import copy
 import functools
+import inspect
+import io
 
 import pytest
 import torch
@@ -209,34 +212,72 @@ class Wrapper(nn.Module):
         return self.model.forward(**kwargs)
 
 
+CALLED = []
+
+
+def trainers_forward(self, input_ids, labels=None):
+    CALLED.append(self)
+    return type(self).forward(self, input_ids=input_ids, labels=labels)
+
+
+def forward_of_anything(self, *args, **kwargs):
+    CALLED.append(self)
+    return type(self).forward(self, *args, **kwargs)
+
+
 @pytest.mark.parametrize("adapted", [False, True])
 @pytest.mark.parametrize("bound", [False, True])
-def test_a_forward_that_a_trainer_put_on_the_model_is_still_called(adapted, bound):
+@pytest.mark.parametrize("trainers", [trainers_forward, forward_of_anything])
+def test_a_forward_that_a_trainer_put_on_the_model_is_still_called(adapted, bound, trainers):
     model = build()
     if adapted:
         adapt(model)
     expected = loss_and_gradients(model)
-    own, called = type(model).forward, []
-
-    def trainers(self, input_ids, labels=None):
-        called.append(self)
-        return own(self, input_ids=input_ids, labels=labels)
-
     model.forward = trainers.__get__(model) if bound else functools.partial(trainers, model)
-    before = model.forward
+    before, signature = model.forward, inspect.signature(model.forward)
     handle = patch(model)
+    assert loss_row(handle).patched
+    assert inspect.signature(model.forward) == signature
+    CALLED.clear()
     assert_same_step(loss_and_gradients(model), expected)
-    positional = batch()
-    model(positional["input_ids"], positional["labels"]).loss.backward()
-    assert len(called) == 2
+    again = copy.deepcopy(model)
+    assert_same_step(loss_and_gradients(again), expected)
+    assert CALLED == [model, again]
+    if trainers is trainers_forward:
+        model(*batch().values()).loss.backward()
+        assert len(CALLED) == 3
+    if not bound:  # a method that its class does not have cannot be pickled
+        kept = io.BytesIO()
+        torch.save(model, kept)
+        loaded = torch.load(io.BytesIO(kept.getvalue()), weights_only=False)
+        assert_same_step(loss_and_gradients(loaded), expected)
+        assert CALLED[-1] is loaded
     handle.unpatch()
     assert model.forward is before
 
 
+def test_a_forward_of_the_class_that_was_bound_again_is_no_trainers():
+    model = build()
+    model.forward = type(model).forward.__get__(model)
+    patch(model)
+    assert model.lm_head.forward.__self__.plain_tail
+
+
+def test_a_second_adapter_that_wraps_the_head(monkeypatch):
+    model = build()
+    adapt(model)
+    patch(model)
+    model.lm_head = LowRank(model.lm_head)
+    patched = loss_and_gradients(model)
+    unpatched = build()
+    adapt(unpatched)
+    unpatched.lm_head = LowRank(unpatched.lm_head)
+    unpatched.load_state_dict(model.state_dict())
+    assert_same_step(patched, loss_and_gradients(unpatched))
+
+
 @pytest.mark.parametrize("patch_wrapper", [True, False])
 def test_adapters_and_their_wrapper(monkeypatch, patch_wrapper):
-    import inspect
-
     model = build()
     adapt(model)
     wrapper = Wrapper(model)

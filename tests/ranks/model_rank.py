@@ -7,6 +7,7 @@ model was spread, and with one that came after.
 import liger_jit
 import torch
 import transformers
+from liger_jit import functional
 from ranks import as_ranks
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
@@ -24,6 +25,18 @@ SETTINGS = {
 }
 # With a head of its own, and with the embedding as its head.
 FAMILIES = {"Llama": False, "Qwen3": True}
+
+
+class Adapted(torch.nn.Module):
+    """Shaped like an adapter layer of PEFT."""
+
+    def __init__(self, base_layer):
+        super().__init__()
+        self.base_layer = base_layer
+        self.scale = torch.nn.Parameter(torch.ones(base_layer.out_features))
+
+    def forward(self, x):
+        return self.base_layer(x) * self.scale
 
 
 def replicated(model):
@@ -90,6 +103,12 @@ def build(family, device):
     return model(config(**SETTINGS, tie_word_embeddings=FAMILIES[family])).to(device).train()
 
 
+def with_adapters(model):
+    for layer in model.model.layers:
+        layer.self_attn.q_proj = Adapted(layer.self_attn.q_proj)
+    return model.to(model.device)
+
+
 def train(model, rank, device):
     optimizer = torch.optim.SGD(model.parameters(), lr=2.0)
     losses = []
@@ -115,6 +134,31 @@ def patched(model):
     return [row.status for row in handle.report()], verified
 
 
+class Fused:
+    """Counts the calls of the fused loss."""
+
+    def __init__(self):
+        self.calls, self.function = 0, functional.fused_linear_cross_entropy
+
+    def __call__(self, *args, **kwargs):
+        self.calls += 1
+        return self.function(*args, **kwargs)
+
+
+fused = functional.fused_linear_cross_entropy = Fused()
+
+
+def trained(model, rank, device):
+    """Losses, calls of the fused loss and launches of our kernels of a short training."""
+    before = fused.calls, launches()
+    losses = train(model, rank, device)
+    return {
+        "losses": losses,
+        "fused": fused.calls - before[0],
+        "launches": launches() - before[1],
+    }
+
+
 def launches():
     return liger_jit.stats()["counters"]["launches"]
 
@@ -123,26 +167,26 @@ def run(rank, folder, device):
     told = {}
     for family in FAMILIES:
         for way in WAYS:
-            before = launches()
-            plain = train(way(build(family, device)), rank, device)
-            assert launches() == before
-            model = build(family, device)
-            early, verified = patched(model)
-            first = train(way(model), rank, device)
-            model = way(build(family, device))
-            late, verified_late = patched(model)
-            second = train(model, rank, device)
-            told[f"{family}, {way.__name__}"] = {
-                "plain": plain,
-                "patched": first,
-                "patched late": second,
-                "status": early,
-                "status late": late,
-                "verified": verified,
-                "verified late": verified_late,
-                "launches": launches() - before,
-            }
+            told[f"{family}, {way.__name__}"] = compared(rank, device, way, family)
+    for way in (sharded_by_layer, flattened_with_its_head_apart):
+        name = f"Llama adapted, {way.__name__}"
+        told[name] = compared(rank, device, way, "Llama", with_adapters)
     return told
+
+
+def compared(rank, device, way, family, changed=lambda model: model):
+    plain = trained(way(changed(build(family, device))), rank, device)
+    model = changed(build(family, device))
+    status, verified = patched(model)
+    early = trained(way(model), rank, device)
+    model = way(changed(build(family, device)))
+    status_late, verified_late = patched(model)
+    late = trained(model, rank, device)
+    return {
+        "plain": plain,
+        "patched": {**early, "status": status, "verified": verified},
+        "patched late": {**late, "status": status_late, "verified": verified_late},
+    }
 
 
 if __name__ == "__main__":

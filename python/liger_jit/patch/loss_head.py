@@ -19,7 +19,7 @@ from .label_count import LabelCount
 from .lazy_logits import LazyLogits, Source
 from .loss_call import OPTIONS, LossCall, next_token_loss
 from .probe import compute_dtype
-from .rule import MetaCall, Refusal, is_sharded, replaced_by
+from .rule import SHARDED_AWAY, MetaCall, Refusal, is_sharded, replaced_by
 from .tail import is_causal_loss, is_plain_tail
 
 
@@ -36,9 +36,10 @@ class LossHead:
         self.entered = False
         self.original_loss = getattr(model, "loss_function", None)
         self.causal = is_causal_loss(self.original_loss)
-        own = "forward" not in model.__dict__
-        self.plain_tail = self.causal and own and is_plain_tail(model)
-        self.labels_position = list(inspect.signature(model.forward).parameters).index("labels")
+        # A forward that a trainer put on the model may do anything between head and loss.
+        self.plain_tail = self.causal and replaced_by(model) is None and is_plain_tail(model)
+        self.labels_position = labels_position(model)
+        self.links = links_between(model, head)
 
     def begin(self, model, args, kwargs):
         """Model pre-hook: takes our options out of the keywords, and looks for labels.
@@ -71,7 +72,7 @@ class LossHead:
             return self.head_class.forward(head, *inputs, **named)
         states = inputs[0] if inputs else next(iter(named.values()))
         compiling = torch.compiler.is_compiling()
-        fused = self.fused and weight_stays(self.model, head)
+        fused = self.fused and self.weight_stays()
         if compiling and fused and self.plain_tail and not call.keep_logits:
             call.states_as_logits = True
             return states
@@ -94,6 +95,21 @@ class LossHead:
         if not bypassed or torch.compiler.is_compiling() or not is_adapted(self.model):
             return None
         return LossCall(keep_logits=True)
+
+    def weight_stays(self) -> bool:
+        """Whether the head's weight is still whole after the head has returned.
+
+        Sharding that gathers weights for one module's forward (FSDP, ZeRO-3) frees them again after
+        it. That module may be the head or one that has it, but for the model: the first FSDP stands
+        in its place, the second in its class.
+        """
+        weight = self.head.weight
+        whole = type(weight) in (nn.Parameter, Tensor) or hasattr(self.head, "parametrizations")
+        linked = all(
+            parent._modules.get(name) is child and not is_sharded(child)
+            for parent, name, child in self.links
+        )
+        return whole and linked and not hasattr(weight, "ds_id")
 
     def loss(self, *args, **kwargs) -> Tensor:
         """The model's loss function; only a compiled forward needs more than the original."""
@@ -138,7 +154,7 @@ class LossHead:
     def changes(self) -> list:
         forward = InstanceValue(self.head, "forward", self.forward)
         around = (
-            InstanceValue(self.model, "forward", directly_called(self))
+            InstanceValue(self.model, "forward", AroundForward(self))
             if is_adapted(self.model)
             else ModelHooks(self.model, self.begin, self.end)
         )
@@ -161,10 +177,10 @@ def find(model: nn.Module, fused: bool) -> LossHead | Refusal:
     if type(head).forward is not nn.Linear.forward:
         return Refusal(f"the head is {type(head).__name__}, not a plain nn.Linear")
     if head.weight.dim() != 2:
-        return Refusal("the head's weight is sharded away: patch before the model is sharded")
+        return Refusal(SHARDED_AWAY)
     if not head.weight.is_floating_point():
         return Refusal(f"the head's weight is packed ({head.weight.dtype})")
-    if "labels" not in inspect.signature(model.forward).parameters:
+    if labels_position(model) is None:
         return Refusal("the model's forward takes no labels")
     reason = replaced_by(head)
     return Refusal(reason) if reason else LossHead(model, head, fused)
@@ -174,16 +190,25 @@ def path_of(model: nn.Module, head: nn.Module | None) -> str:
     return next((path for path, module in model.named_modules() if module is head), "")
 
 
-def weight_stays(model: nn.Module, head: nn.Linear) -> bool:
-    """Whether the head's weight is still whole after the head has returned.
+def links_between(model: nn.Module, head: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    """(module, name, child) on the way from the model to its head."""
+    links, parent = [], model
+    for name in filter(None, path_of(model, head).split(".")):
+        links.append((parent, name, parent._modules[name]))
+        parent = links[-1][2]
+    return links
 
-    Sharding that gathers weights for one module's forward (FSDP, ZeRO-3) frees them again after it.
-    If that module is the head, the first FSDP stands in its place, the second in its class.
+
+def labels_position(model: nn.Module) -> int | None:
+    """Of `labels` among the arguments of the model's forward; None if it takes none.
+
+    A forward that a trainer put on the model may hand on whatever it gets to the class's own.
     """
-    weight = head.weight
-    whole = type(weight) is nn.Parameter or hasattr(head, "parametrizations")
-    apart = model.get_output_embeddings() is not head or is_sharded(head)
-    return whole and not apart and not hasattr(weight, "ds_id")
+    for forward, bound in ((model.forward, 0), (type(model).forward, 1)):
+        names = list(inspect.signature(forward).parameters)
+        if "labels" in names:
+            return names.index("labels") - bound
+    return None
 
 
 def product_dtype(states: Tensor, weight: Tensor) -> torch.dtype:
@@ -197,40 +222,38 @@ def is_adapted(model: nn.Module) -> bool:
     return any(hasattr(module, "base_layer") for module in model.modules())
 
 
-def directly_called(loss_head: LossHead):
-    """A forward of the model's own signature that runs our hooks around the model's own forward."""
-    original = forward_of(loss_head.model)
+class AroundForward:
+    """In place of an adapted model's forward: the same one, with the loss head's hooks around it.
 
-    @functools.wraps(original)
-    def forward(self, *args, **kwargs):
-        tail = self.get_output_embeddings().forward.__self__
-        args, kwargs = tail.begin(self, args, kwargs)
+    An object, so that a deep copy of the model gets one that calls the copy.
+    """
+
+    __name__ = "forward"
+    liger_jit_role = "loss head"
+
+    def __init__(self, loss_head: LossHead):
+        self.loss_head = loss_head
+        # Trainers put forwards of their own on the instance, which must go on being called.
+        self.trainers = loss_head.model.__dict__.get("forward")
+
+    @property
+    def original(self) -> Callable:
+        model = self.loss_head.model
+        return type(model).forward.__get__(model) if self.trainers is None else self.trainers
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.original)
+
+    def __call__(self, *args, **kwargs):
+        tail = self.loss_head
+        args, kwargs = tail.begin(tail.model, args, kwargs)
         try:
-            output = original(self, *args, **kwargs)
-            settled = tail.end(self, args, output)
+            output = self.original(*args, **kwargs)
+            settled = tail.end(tail.model, args, output)
         finally:
             tail.call, tail.entered = None, False
         return output if settled is None else settled
-
-    return forward.__get__(loss_head.model)
-
-
-def forward_of(model: nn.Module) -> Callable:
-    """The model's forward as a function of the model and its arguments.
-
-    Trainers put forwards of their own on the instance, which must go on being called.
-    """
-    forward = model.__dict__.get("forward")
-    if forward is None:
-        return type(model).forward
-    if getattr(forward, "__self__", None) is model:
-        return forward.__func__
-
-    @functools.wraps(forward)
-    def without_model(self, *args, **kwargs):
-        return forward(*args, **kwargs)
-
-    return without_model
 
 
 def finished(output, call: LossCall):

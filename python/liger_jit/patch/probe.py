@@ -33,6 +33,7 @@ def twin_of(module: nn.Module, parameters: dict | None = None, modules: dict | N
 
     Nothing is copied, so writes to attributes of the twin do not reach the module.
     """
+    # Not the class's own __new__: that of a module under FSDP2 builds one that is not sharded.
     twin = object.__new__(type(module))
     twin.__dict__.update(module.__dict__)
     for place in ("_parameters", "_buffers", "_modules"):

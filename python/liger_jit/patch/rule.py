@@ -12,6 +12,8 @@ from types import FunctionType
 import torch
 from torch import Tensor, nn
 
+SHARDED_AWAY = "its weight is sharded away: patch before the model is sharded"
+
 
 @dataclass(frozen=True)
 class MetaCall:
@@ -106,11 +108,14 @@ def replaced_by(module: nn.Module) -> str | None:
 def taken_away(module: nn.Module) -> str | None:
     """Why `module` cannot be looked at now: None, or that its weight is elsewhere."""
     if isinstance(module.__dict__.get("weight"), Tensor):
-        return "its weight is no parameter: patch before FullyShardedDataParallel makes it a view"
+        return (
+            "its weight is a plain tensor, no parameter (if FullyShardedDataParallel made it one: "
+            "patch before it)"
+        )
     weight = module._parameters.get("weight")
     if weight is None or (weight.numel() > 0 and not hasattr(weight, "_fsdp_flattened")):
         return None
-    return "its weight is sharded away: patch before the model is sharded"
+    return SHARDED_AWAY
 
 
 def group_of(module: nn.Module) -> Hashable:
@@ -134,7 +139,10 @@ def group_of(module: nn.Module) -> Hashable:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether FSDP2 gathers and frees the weights of this very module around its forward."""
+    """Whether FSDP2 gathers and frees the weights of this very module around its forward.
+
+    It gives the module a class of its own then. Asked by name: its package takes long to import.
+    """
     return any(base.__name__ == "FSDPModule" for base in type(module).__mro__)
 
 

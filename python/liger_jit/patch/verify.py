@@ -81,7 +81,8 @@ def compare(handle, tolerance: float | None = None) -> Verification:
 def has_sharded_weights(model: nn.Module) -> bool:
     """Whether the gradients of this model's parameters are for FSDP or ZeRO-3 to collect."""
     parameters = list(model.parameters())
-    marked = (hasattr(p, mark) for p in parameters for mark in ("_fsdp_flattened", "ds_id"))
+    marks = ("_fsdp_flattened", "ds_id", "full_tensor")  # the last is that of a DTensor
+    marked = (hasattr(parameter, mark) for parameter in parameters for mark in marks)
     # One flat parameter of a wrapper may have taken the place of all.
     return not parameters or any(marked) or any(map(is_sharded, model.modules()))
 

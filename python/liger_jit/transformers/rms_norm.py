@@ -92,8 +92,9 @@ def _of_family(family, description, defaults, in_place):
     return type(name, (LigerRMSNorm,), members)
 
 
-# Scaled by one plus a weight that starts at zero, rounded once; and rounded before a plain weight.
+# The normalised row is rounded once, after a factor of one plus a weight that starts at zero.
 _GEMMA = {"offset": 1.0, "casting_mode": "gemma", "init_fn": "zeros"}
+# It is rounded before the weight as well, which starts at one.
 _LLAMA = {"offset": 0.0, "casting_mode": "llama", "init_fn": "ones"}
 
 LigerRMSNormForGemma = _of_family("Gemma", "Gemma's form.", _GEMMA, in_place=True)
