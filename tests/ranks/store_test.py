@@ -1,4 +1,4 @@
-"""What a process group's store must do with empty texts, which stand for names that are not there."""
+"""What the store of a process group makes of empty texts: they stand for names it does not have."""
 
 from datetime import timedelta
 
