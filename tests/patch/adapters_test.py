@@ -73,3 +73,17 @@ def test_merged_adapters_leave_a_patched_model(monkeypatch):
             assert_same_step(step(model), expected)
         assert calls["fused_linear_cross_entropy"] == 1
         assert calls["gated_mlp"] == 2
+
+
+def test_verify_says_that_a_wrapper_was_sharded():
+    import torch.distributed as dist
+    from torch.distributed.fsdp import fully_shard
+
+    model = adapted("all projections")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        handle = patch(fully_shard(model))
+        with pytest.raises(RuntimeError, match="sharded over ranks"):
+            handle.verify()
+    finally:
+        dist.destroy_process_group()
