@@ -17,6 +17,7 @@ pytestmark = pytest.mark.skipif(not program(), reason="install redis-tools")
 
 WIDTHS = (16, 24, 40)
 PASSWORD = "hunter2"
+ATTEMPTS = 20
 
 
 def steps(connection, widths=WIDTHS, stop_before=None):
@@ -51,11 +52,11 @@ def unhurried(attempt, is_complete=lambda: True):
     """`attempt()`, a run and its stderr, until the server was in time for each key it was asked
     for and, which `is_complete()` tells, for each it was sent: on a busy machine 0.2 s may pass
     without anybody's fault, and what is sent late is dropped."""
-    for _ in range(5):
+    for _ in range(ATTEMPTS):
         result, stderr = attempt()
         if result["counters"]["remote_errors"] == 0 and is_complete():
             return result, stderr
-    raise AssertionError("the server was too slow in each of five runs")
+    raise AssertionError(f"the server was too slow in each of {ATTEMPTS} runs")
 
 
 def filled(server, folder, attempt):
