@@ -1,7 +1,8 @@
 // What a warm process pays: a call that hits its plan, an entry that is read and verified, the same
 // with its library loaded, and all kernels of a model.
 //
-//   build/native/cache_costs FOLDER       FOLDER: a cache that bench/cache_costs.py has warmed
+//   build/native/cache_costs FOLDER       FOLDER: a cache that bench/cache_costs.py has warmed; a
+//                                         bundle of it, costs.ljb, is left there
 //
 // Prints one line of JSON; nanoseconds and microseconds are medians of repeats.
 #include <algorithm>

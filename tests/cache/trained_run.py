@@ -38,9 +38,7 @@ class Runs:
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("LIGER_JIT_")
         }
-        environment["PYTHONPATH"] = os.pathsep.join(
-            [str(ROOT / "python"), str(ROOT / "tests/patch")]
-        )
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "python"), str(ROOT / "tests")])
         environment["OMP_NUM_THREADS"] = "1"
         if shim:
             environment["LD_PRELOAD"] = str(SHIM)

@@ -9,7 +9,16 @@ import pytest
 import torch
 from liger_jit.patch import patch
 from liger_jit.patch.lazy_logits import LazyLogits
-from tiny_models import assert_same_step, batch, build, counted, error, loss_and_gradients
+from tiny_models import (
+    LowRank,
+    adapt,
+    assert_same_step,
+    batch,
+    build,
+    counted,
+    error,
+    loss_and_gradients,
+)
 from torch import nn
 
 
@@ -178,26 +187,6 @@ def test_an_error_inside_the_model_leaves_no_state():
     assert type(logits) is torch.Tensor
 
 
-class LowRank(nn.Module):
-    """Shaped like an adapter layer of PEFT: the linear layer is `base_layer`."""
-
-    def __init__(self, base_layer):
-        super().__init__()
-        self.base_layer = base_layer
-        self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
-        self.down = nn.Linear(self.in_features, 2, bias=False)
-        self.up = nn.Linear(2, self.out_features, bias=False)
-
-    def forward(self, x):
-        return self.base_layer(x) + self.up(self.down(x))
-
-
-def adapt(model):
-    for layer in model.model.layers:
-        layer.mlp.gate_proj = LowRank(layer.mlp.gate_proj)
-        layer.self_attn.q_proj = LowRank(layer.self_attn.q_proj)
-
-
 class Wrapper(nn.Module):
     """Calls model.forward as PEFT does, past the model's hooks."""
 
@@ -263,7 +252,7 @@ def test_a_forward_of_the_class_that_was_bound_again_is_no_trainers():
     assert model.lm_head.forward.__self__.plain_tail
 
 
-def test_a_second_adapter_that_wraps_the_head(monkeypatch):
+def test_a_second_adapter_that_wraps_the_head():
     model = build()
     adapt(model)
     patch(model)

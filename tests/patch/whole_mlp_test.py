@@ -4,7 +4,15 @@ import pytest
 import torch
 from liger_jit import functional
 from liger_jit.patch import patch
-from tiny_models import FAMILIES, assert_same_step, batch, build, counted, loss_and_gradients
+from tiny_models import (
+    FAMILIES,
+    LowRank,
+    assert_same_step,
+    batch,
+    build,
+    counted,
+    loss_and_gradients,
+)
 from torch import nn
 from torch.nn.utils import parametrize
 from transformers.models.llama.modeling_llama import LlamaMLP
@@ -75,19 +83,6 @@ def with_a_parametrized_weight(mlp):
 
 def with_a_bias(mlp):
     mlp.down_proj.bias = nn.Parameter(torch.ones(32))
-
-
-class LowRank(nn.Module):
-    """An adapter, as PEFT wraps a projection."""
-
-    def __init__(self, base):
-        super().__init__()
-        self.base, self.in_features, self.out_features = base, base.in_features, base.out_features
-        self.a = nn.Parameter(torch.linspace(-1, 1, 2 * base.in_features).view(2, -1))
-        self.b = nn.Parameter(torch.linspace(-1, 1, 2 * base.out_features).view(-1, 2))
-
-    def forward(self, x):
-        return self.base(x) + x @ self.a.t() @ self.b.t() * 0.1
 
 
 def with_an_adapter(mlp):

@@ -6,37 +6,16 @@ model was spread, and with one that came after.
 
 import liger_jit
 import torch
-import transformers
 from liger_jit import functional
 from ranks import as_ranks
+from tiny_models import VOCABULARY, adapt, build
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.nn.parallel import DistributedDataParallel
 
-STEPS, VOCABULARY = 4, 97
-SETTINGS = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-}
+STEPS = 4
 # With a head of its own, and with the embedding as its head.
 FAMILIES = {"Llama": False, "Qwen3": True}
-
-
-class Adapted(torch.nn.Module):
-    """Shaped like an adapter layer of PEFT."""
-
-    def __init__(self, base_layer):
-        super().__init__()
-        self.base_layer = base_layer
-        self.scale = torch.nn.Parameter(torch.ones(base_layer.out_features))
-
-    def forward(self, x):
-        return self.base_layer(x) * self.scale
 
 
 def replicated(model):
@@ -96,21 +75,8 @@ WAYS = (
 )
 
 
-def build(family, device):
-    torch.manual_seed(4)
-    config = getattr(transformers, f"{family}Config")
-    model = getattr(transformers, f"{family}ForCausalLM")
-    return model(config(**SETTINGS, tie_word_embeddings=FAMILIES[family])).to(device).train()
-
-
-def with_adapters(model):
-    for layer in model.model.layers:
-        layer.self_attn.q_proj = Adapted(layer.self_attn.q_proj)
-    return model.to(model.device)
-
-
 def train(model, rank, device):
-    optimizer = torch.optim.SGD(model.parameters(), lr=2.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     losses = []
     for step in range(STEPS):
         generator = torch.Generator().manual_seed(10 * step + rank)
@@ -170,16 +136,22 @@ def run(rank, folder, device):
             told[f"{family}, {way.__name__}"] = compared(rank, device, way, family)
     for way in (sharded_by_layer, flattened_with_its_head_apart):
         name = f"Llama adapted, {way.__name__}"
-        told[name] = compared(rank, device, way, "Llama", with_adapters)
+        told[name] = compared(rank, device, way, "Llama", adapted=True)
     return told
 
 
-def compared(rank, device, way, family, changed=lambda model: model):
-    plain = trained(way(changed(build(family, device))), rank, device)
-    model = changed(build(family, device))
+def compared(rank, device, way, family, adapted=False):
+    def made():
+        model = build(family, tie_word_embeddings=FAMILIES[family])
+        if adapted:
+            adapt(model)
+        return model.to(device)
+
+    plain = trained(way(made()), rank, device)
+    model = made()
     status, verified = patched(model)
     early = trained(way(model), rank, device)
-    model = way(changed(build(family, device)))
+    model = way(made())
     status_late, verified_late = patched(model)
     late = trained(model, rank, device)
     return {

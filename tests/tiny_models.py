@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 import transformers
 from liger_jit import functional
+from torch import nn
 
 FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Phi3")
 VOCABULARY = 97
@@ -46,6 +47,27 @@ def build(family="Llama", dtype=torch.float32, **settings):
                 # Logits of a few units: errors of a softcap or a scale are then seen.
                 parameter.mul_(20.0)
     return model.to(dtype).train()
+
+
+class LowRank(nn.Module):
+    """Shaped like an adapter layer of PEFT: the linear layer is `base_layer`."""
+
+    def __init__(self, base_layer):
+        super().__init__()
+        self.base_layer = base_layer
+        self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
+        self.down = nn.Linear(self.in_features, 2, bias=False)
+        self.up = nn.Linear(2, self.out_features, bias=False)
+
+    def forward(self, x):
+        return self.base_layer(x) + self.up(self.down(x))
+
+
+def adapt(model):
+    """Puts adapters around some projections of each layer."""
+    for layer in model.model.layers:
+        layer.mlp.gate_proj = LowRank(layer.mlp.gate_proj)
+        layer.self_attn.q_proj = LowRank(layer.self_attn.q_proj)
 
 
 def batch(ignored=True, batch_size=2, tokens=11):
