@@ -37,6 +37,8 @@ int Call::align_bytes() const {
     const Tensor& tensor = tensors_[i];
     if (!tensor.defined || !is_float(tensor.dtype)) continue;
     align = std::min<int64_t>(align, tensor.align_bytes);
+    // A dense tensor is a vector of a row's columns, or has one value a row: its rows are no packs.
+    if (op_->inputs[i].layout == Layout::dense) continue;
     for (int dim = 0; dim + 1 < tensor.dims; ++dim) {
       if (tensor.sizes[dim] <= 1) continue;
       const int64_t bytes = tensor.strides[dim] * size_bytes(tensor.dtype);

@@ -79,6 +79,7 @@ Op forward_op() {
        x_dtype, false}};
   op.check = check_mlp;
   op.gradient = {.backward = "gated_mlp_backward",
+                 .last_backward = "gated_mlp_backward_",
                  .saved = {"x", "gate_weight", "up_weight", "down_weight", "gate", "up"},
                  .of = {{"x", "dx"},
                         {"gate_weight", "dgate_weight"},
@@ -90,15 +91,19 @@ Op forward_op() {
   return op;
 }
 
-Op backward_op() {
+Op backward_op(bool in_place) {
+  const auto kept = [in_place](Input input) {
+    return in_place ? written(std::move(input)) : input;
+  };
   Op op;
-  op.name = "gated_mlp_backward";
+  op.name = in_place ? "gated_mlp_backward_" : "gated_mlp_backward";
   op.doc = "gradients of gated_mlp, of those that are wanted";
+  if (in_place) op.doc += "; gate and up are overwritten";
   op.internal = true;
   op.inputs = {dense("dy")};
   for (Input& input : mlp_inputs()) op.inputs.push_back(std::move(input));
-  op.inputs.push_back(dense("gate"));
-  op.inputs.push_back(optional(dense("up")));
+  op.inputs.push_back(kept(dense("gate")));
+  op.inputs.push_back(kept(optional(dense("up"))));
   op.inputs.push_back(integer("activation", 0));
   op.inputs.push_back(mask("wants", 4));
   op.outputs = {gradient_output("dx", "x", 0), gradient_output("dgate_weight", "gate_weight", 1),
@@ -167,7 +172,8 @@ Op middle_op() {
 }
 
 const Register forward{forward_op()};
-const Register backward{backward_op()};
+const Register backward{backward_op(false)};
+const Register last_backward{backward_op(true)};
 const Register middle{middle_op()};
 
 }  // namespace

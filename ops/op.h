@@ -105,6 +105,9 @@ struct KernelOf {
 // the gradient that arrives at the first output.
 struct Gradient {
   std::string backward;
+  // The same, but it may overwrite saved tensors (its inputs that are `written`): called where
+  // nobody can see them any more. Empty: there is none.
+  std::string last_backward;
   std::vector<std::string> saved;  // inputs or outputs
   std::vector<std::pair<std::string, std::string>>
       of;  // {input, output of backward (or of forward)}

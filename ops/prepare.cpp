@@ -17,10 +17,17 @@ namespace liger {
 
 namespace {
 
+struct Recorded {
+  Call call;
+  bool tuned;
+};
+
 struct Recorder {
   Target target;
   std::unordered_set<Hash128, Hash128Hasher> units;
-  std::vector<Call> calls;
+  std::vector<Unit> other_candidates;
+  std::vector<Recorded> calls;
+  bool tunes = true;
 };
 
 bool tunes(const Call& call) {
@@ -29,15 +36,18 @@ bool tunes(const Call& call) {
 }
 
 thread_local std::optional<Recorder> open_recorder;
-thread_local std::vector<Call> last_calls;
+thread_local std::vector<Recorded> last_calls;
 thread_local Target last_target;
 
 }  // namespace
 
-void begin_prepare(const Target& target) { open_recorder = Recorder{target, {}, {}}; }
+void begin_prepare(const Target& target) { open_recorder = Recorder{.target = target}; }
 
-int end_prepare() {
+int end_prepare(bool awaited) {
   if (!open_recorder) return 0;
+  for (Unit& unit : open_recorder->other_candidates) {
+    prefetch(std::move(unit), open_recorder->target, awaited ? Urgency::soon : Urgency::later);
+  }
   const int units = static_cast<int>(open_recorder->units.size());
   last_calls = std::move(open_recorder->calls);
   last_target = open_recorder->target;
@@ -49,27 +59,35 @@ bool preparing() { return open_recorder.has_value(); }
 
 const Target& prepare_target() { return open_recorder->target; }
 
+void tune_what_is_prepared(bool tunes) {
+  if (open_recorder) open_recorder->tunes = tunes;
+}
+
 void prepare(const Call& call) {
   Recorder& recorder = *open_recorder;
+  const bool tuned = recorder.tunes && tunes(call);
   bool is_new = false;
-  for (PlannedUnit& planned : units_of(call, tunes(call))) {
+  for (PlannedUnit& planned : units_of(call, tuned)) {
     if (!recorder.units.insert(hash128(planned.unit.expanded)).second) continue;
     is_new = true;
-    prefetch(std::move(planned.unit), recorder.target,
-             planned.first ? Urgency::soon : Urgency::later);
+    if (planned.first) {
+      prefetch(std::move(planned.unit), recorder.target, Urgency::soon);
+    } else {
+      recorder.other_candidates.push_back(std::move(planned.unit));
+    }
   }
-  if (is_new) recorder.calls.push_back(call);
+  if (is_new) recorder.calls.push_back({call, tuned});
 }
 
 std::vector<std::string> prepared_names() {
   std::set<std::string> names;
-  for (const Call& call : last_calls) {
-    for (const PlannedUnit& planned : units_of(call, tunes(call))) {
+  for (const auto& [call, tuned] : last_calls) {
+    for (const PlannedUnit& planned : units_of(call, tuned)) {
       names.insert(entry_name(Shelf::artifact, artifact_key(planned.unit, last_target).hash()));
     }
     for (const KernelOf& kernel : call.op().kernels) {
       if (kernel.when && !kernel.when(call)) continue;
-      if (tunes(call)) names.insert(family_of(kernel, call));
+      if (tuned) names.insert(family_of(kernel, call));
     }
   }
   return {names.begin(), names.end()};
@@ -78,7 +96,8 @@ std::vector<std::string> prepared_names() {
 int tune_prepared(Backend backend, int ordinal) {
   Device& on = device(backend, ordinal);
   const uint64_t before = counters().tuned;
-  for (const Call& prepared : last_calls) {
+  for (const auto& [prepared, tuned] : last_calls) {
+    if (!tuned) continue;
     Call call(prepared.op(),
               place_on(on.properties().target, ordinal, on.properties().multiprocessors));
     for (size_t i = 0; i < prepared.op().inputs.size(); ++i) {

@@ -1,5 +1,7 @@
 // Ahead-of-time: while a recorder is open on a thread, ops called on meta tensors register the
-// kernels they would need on its target, and those start to compile in the background.
+// kernels they would need on its target, and those start to compile in the background. The other
+// candidates of a kernel follow when the recorder is closed: all that a step cannot do without
+// comes first.
 #pragma once
 
 #include <string>
@@ -10,8 +12,13 @@
 namespace liger {
 
 void begin_prepare(const Target& target);
-int end_prepare();  // number of distinct units registered since begin
+// Number of distinct units registered since begin. `awaited`: somebody waits for all of them.
+int end_prepare(bool awaited);
 bool preparing();
+
+// Whether what is registered from here on is tuned, as it is unless one says otherwise: of what is
+// not, the first candidates alone are compiled.
+void tune_what_is_prepared(bool tunes);
 
 // Registers a call. Its place is replaced by the recorder's.
 void prepare(const Call& call);

@@ -366,7 +366,7 @@ Choice choose_knobs(const KernelOf& kernel, const Call& call, Device& device, St
   if (environment().cache_mode == CacheMode::offline) return {first};
   if (!may_measure) return {first, true};
   if (prefetches_pending() && !call.on_host()) {
-    prefetch_all(kernel, call, candidates, target, Urgency::soon);
+    prefetch_all(kernel, call, candidates, target, Urgency::later);
     return {first, true};
   }
   std::lock_guard one_search(measuring());

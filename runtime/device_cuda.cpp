@@ -103,6 +103,8 @@ Driver::Driver() {
   bind(error_name, "cuGetErrorName");
   bind(error_text, "cuGetErrorString");
   functions.function_load = library.function<int(void*)>("cuFuncLoad");  // since 12.4
+  functions.launch_with =
+      library.function<int(const LaunchConfig*, void*, void**, void**)>("cuLaunchKernelEx");
   if (!problem.empty()) return;
 
   int result = initialise(0);
@@ -129,8 +131,9 @@ class CudaDevice final : public GpuDevice {
     std::array<char, 256> name{};
     driver().name(name.data(), static_cast<int>(name.size()) - 1, device_);
     properties_.name = name.data();
-    properties_.target.arch =
-        arch_name(attribute(compute_capability_major), attribute(compute_capability_minor));
+    const int major = attribute(compute_capability_major);
+    properties_.target.arch = arch_name(major, attribute(compute_capability_minor));
+    starts_early_ = major >= 9 && functions_.launch_with;
     properties_.multiprocessors = attribute(multiprocessor_count);
     properties_.l2_bytes = attribute(l2_cache_bytes);
     properties_.shared_bytes_per_block = attribute(shared_memory_per_block);

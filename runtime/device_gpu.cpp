@@ -12,6 +12,8 @@ namespace {
 constexpr int capture_implicit = 906;  // the legacy stream, while another stream records a graph
 constexpr int capture_mode_relaxed = 2;
 constexpr int most_shared_of_launch = 8;
+constexpr LaunchAttribute start_early{
+    .name = 6, .unused = {}, .value = 1};  // programmatic stream serialization
 constexpr unsigned host_portable = 1;
 constexpr unsigned host_mapped = 2;
 
@@ -96,9 +98,15 @@ void GpuDevice::launch(Function* function, int64_t blocks, int threads, const vo
                 fmt::format("a launch of {} blocks: a grid holds at most 2^31 - 1", blocks));
   const Current scope(*this);
   void* parameters[] = {const_cast<void*>(arguments)};
-  check(functions_.launch(function, static_cast<unsigned>(blocks), 1, 1,
-                          static_cast<unsigned>(threads), 1, 1, static_cast<unsigned>(shared_bytes),
-                          stream, parameters, nullptr),
+  const LaunchConfig config{{static_cast<unsigned>(blocks), 1, 1},
+                            {static_cast<unsigned>(threads), 1, 1},
+                            static_cast<unsigned>(shared_bytes),
+                            stream,
+                            &start_early,
+                            1};
+  check(starts_early_ ? functions_.launch_with(&config, function, parameters, nullptr)
+                      : functions_.launch(function, config.grid[0], 1, 1, config.block[0], 1, 1,
+                                          config.shared_bytes, stream, parameters, nullptr),
         "a launch");
 }
 

@@ -10,6 +10,24 @@ namespace liger {
 
 // Results are the vendor's error numbers, 0 for success; handles are the vendor's pointers. The
 // comments give the names in CUDA; HIP has the same signatures at the level of the ABI.
+struct LaunchAttribute {  // CUlaunchAttribute
+  int name;
+  char unused[4];
+  union {
+    char space[64];
+    int value;
+  };
+};
+
+struct LaunchConfig {  // CUlaunchConfig
+  unsigned grid[3];
+  unsigned block[3];
+  unsigned shared_bytes;
+  void* stream;
+  const LaunchAttribute* attributes;
+  unsigned attribute_count;
+};
+
 struct GpuFunctions {
   std::string (*words)(int result) = nullptr;
   int (*module_load)(void** module, const void* image);                     // cuModuleLoadData
@@ -19,7 +37,9 @@ struct GpuFunctions {
                        int value) = nullptr;  // cuFuncSetAttribute, or null
   int (*launch)(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                 unsigned block_y, unsigned block_z, unsigned shared_bytes, void* stream,
-                void** parameters, void** extra);      // cuLaunchKernel
+                void** parameters, void** extra);  // cuLaunchKernel
+  int (*launch_with)(const LaunchConfig* config, void* function, void** parameters,
+                     void** extra) = nullptr;          // cuLaunchKernelEx, or null
   int (*stream_capturing)(void* stream, int* status);  // cuStreamIsCapturing
   int (*exchange_capture_mode)(int* mode);             // cuThreadExchangeStreamCaptureMode, or null
   int (*synchronize)();                                // cuCtxSynchronize
@@ -72,6 +92,8 @@ class GpuDevice : public Device {
 
   const GpuFunctions& functions_;
   DeviceProperties properties_;
+  // Kernels wait for the one before them by themselves, so they are started before it has ended.
+  bool starts_early_ = false;
 
  private:
   class Current;  // this device is the thread's, within a scope

@@ -39,8 +39,10 @@ struct Pool {
   size_t urgent = 0;         // at its front
   size_t postponed = 0;      // at its end
   int threads = 0;
+  int limit = 1;  // of threads
   int running = 0;
-  int total = 0;  // since the last wait, as are the next two
+  int running_later = 0;  // of these, what has time
+  int total = 0;          // since the last wait, as are the next two
   int done = 0;
   int made = 0;
   std::vector<std::string> failures;
@@ -108,6 +110,12 @@ bool made_elsewhere(const Task& task) {
   }
 }
 
+bool has_work(const Pool& pool) {
+  if (pool.queue.empty()) return false;
+  return pool.queue.front().urgency != Urgency::later ||
+         pool.running_later < std::max(pool.limit / 2, 1);
+}
+
 Task taken(Pool& pool) {
   Task task = std::move(pool.queue.front());
   pool.queue.pop_front();
@@ -132,14 +140,17 @@ void put_off(Pool& pool, Task task) {
 // With the pool's mutex held, until there is nothing to do.
 void empty_queue(Pool& pool, std::unique_lock<std::mutex>& lock) {
   thread_local bool first = true;
-  while (!pool.stopping && !pool.queue.empty()) {
+  while (!pool.stopping && has_work(pool)) {
     Task task = taken(pool);
+    const int later = task.urgency == Urgency::later;
     pool.running += 1;
+    pool.running_later += later;
     const bool has_other_work = pool.queue.size() > pool.postponed;
     lock.unlock();
     if (has_other_work && !task.postponed && made_elsewhere(task)) {
       lock.lock();
       pool.running -= 1;
+      pool.running_later -= later;
       put_off(pool, std::move(task));
       continue;
     }
@@ -148,6 +159,7 @@ void empty_queue(Pool& pool, std::unique_lock<std::mutex>& lock) {
     if (std::exchange(first, false)) std::atexit(finish_at_exit);
     lock.lock();
     pool.running -= 1;
+    pool.running_later -= later;
     pool.done += 1;
     pool.pending -= task.urgency != Urgency::awaited;
     pool.made += failure.empty();
@@ -161,7 +173,7 @@ void work(Pool& pool) {
   std::unique_lock lock(pool.mutex);
   while (!pool.stopping) {
     empty_queue(pool, lock);
-    pool.changed.wait(lock, [&] { return pool.stopping || !pool.queue.empty(); });
+    pool.changed.wait(lock, [&] { return pool.stopping || has_work(pool); });
   }
 }
 
@@ -188,6 +200,7 @@ std::shared_future<std::shared_ptr<const Binary>> prefetch(Unit unit, Target tar
   auto future = task.promise.get_future().share();
 
   std::unique_lock lock(pool.mutex);
+  pool.limit = limit;
   if (pool.stopping) {
     pool.dropped.push_back(std::move(task));
     return future;

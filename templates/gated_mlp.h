@@ -1,6 +1,6 @@
 // The middle of a gated MLP's backward: from the gradient of act(gate) * up to those of gate and
-// up. The forward did not keep the product itself; where its weight trains, it is made anew here
-// and overwrites its own gradient.
+// up, which may overwrite them. The forward did not keep the product itself; where its weight
+// trains, it is made anew here and overwrites its own gradient.
 #pragma once
 #include "device/gated.h"
 
@@ -45,8 +45,8 @@ struct GatedMlpBackward {
   LIGER_DEVICE void one_pack(long long row, int pack) const {
     T* const middle = product + row * product_stride;
     const auto d = load_pack<S.width, S.align_bytes, false>(middle, pack);
-    const auto g = load_pack<S.width, S.align_bytes>(gate + row * gate_stride, pack);
-    const auto u = load_pack<S.width, S.align_bytes>(up + row * up_stride, pack);
+    const auto g = load_pack<S.width, S.align_bytes, false>(gate + row * gate_stride, pack);
+    const auto u = load_pack<S.width, S.align_bytes, false>(up + row * up_stride, pack);
     const auto made = gated_gradients<T, Activation, wants_exact(S.x)>(d, g, u);
     store_pack<S.width, S.align_bytes>(dgate + row * dgate_stride, pack, made.of_gate);
     store_pack<S.width, S.align_bytes>(dup + row * dup_stride, pack, made.of_up);

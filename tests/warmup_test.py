@@ -76,8 +76,7 @@ def test_a_config_alone_is_enough(tmp_path):
     [before] = counters("compiled")
     liger_jit.patch(model)
     [patched] = counters("compiled")
-    # Its probe of the activation alone asks for one backward that no step of a whole MLP needs.
-    assert patched <= before + 1
+    assert patched == before
     ids = torch.randint(0, 89, (2, 16))
     model(input_ids=ids, labels=ids).loss.backward()
     assert counters("compiled") == [patched]

@@ -20,6 +20,11 @@ using torch::autograd::Node;
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 
+// Whether the graph is given up after this backward.
+bool is_last() {
+  return !torch::autograd::get_current_graph_task_keep_graph() && !c10::GradMode::is_enabled();
+}
+
 bool traced(const at::Tensor& tensor) {
   return c10::impl::TorchDispatchModeTLS::stack_len() > 0 ||
          tensor.unsafeGetTensorImpl()->is_python_dispatch() ||
@@ -72,13 +77,25 @@ struct Gradients final : Node {
  private:
   // Through the dispatcher, so that it can be traced; and, where the gradients could be
   // differentiated, through the autograd key that refuses it.
-  void call_backward(Stack& stack, const variable_list& incoming) const {
+  void call_backward(Stack& stack, const variable_list& incoming, bool last) const {
     bool differentiated = c10::GradMode::is_enabled();
     for (const at::Tensor& gradient : incoming)
       differentiated |= gradient.defined() && torch::autograd::isFwGradDefined(gradient);
     std::optional<at::AutoDispatchBelowADInplaceOrView> below;
     if (!differentiated) below.emplace();
-    wiring.backward().callBoxed(stack);
+    (last ? wiring.last_backward : wiring.backward)().callBoxed(stack);
+  }
+
+  // Whether the saved tensors that a last backward overwrites are this node's alone: no hook packed
+  // them, and nobody else holds them or a view of them.
+  bool owns(const c10::SmallVector<at::Tensor, 6>& unpacked) const {
+    for (size_t i = 0; i < unpacked.size(); ++i) {
+      const at::Tensor& tensor = unpacked[i];
+      if (!wiring.overwrites(i) || !tensor.defined()) continue;
+      const bool alone = tensor.use_count() == 2 && tensor.storage().use_count() == 1;
+      if (!alone || saved[i].has_hooks() || traced(tensor)) return false;
+    }
+    return true;
   }
 
   variable_list computed(const variable_list& incoming) {
@@ -88,17 +105,19 @@ struct Gradients final : Node {
       if (!wiring.op.outputs[i].differentiable) continue;
       stack.emplace_back(incoming[i].defined() ? incoming[i] : input_metadata(i).zeros_like());
     }
-    for (SavedVariable& variable : saved) {
-      at::Tensor tensor = variable.unpack(getptr());
+    c10::SmallVector<at::Tensor, 6> unpacked;
+    for (SavedVariable& variable : saved) unpacked.push_back(variable.unpack(getptr()));
+    const bool last = wiring.overwritten != 0 && is_last() && owns(unpacked) &&
+                      !(incoming[0].defined() && traced(incoming[0]));
+    for (at::Tensor& tensor : unpacked)
       stack.push_back(tensor.defined() ? c10::IValue(std::move(tensor)) : c10::IValue());
-    }
     for (const c10::IValue& scalar : scalars) stack.push_back(scalar);
     uint32_t wanted = 0;
     for (size_t i = 0; i < wiring.differentiable.size(); ++i) {
       if (task_should_compute_output(i)) wanted |= 1u << wiring.differentiable[i].gradient;
     }
     stack.push_back(wiring.masks[wanted]);
-    call_backward(stack, incoming);
+    call_backward(stack, incoming, last);
     variable_list result(wiring.differentiable.size());
     for (size_t i = 0; i < result.size(); ++i) {
       if (task_should_compute_output(i))
@@ -112,8 +131,7 @@ struct Gradients final : Node {
   variable_list scaled(const variable_list& incoming) {
     static const OperatorByName scale("scale"), scale_in_place("scale_");
     variable_list result(wiring.differentiable.size());
-    const bool last =
-        !torch::autograd::get_current_graph_task_keep_graph() && !c10::GradMode::is_enabled();
+    const bool last = is_last();
     for (size_t i = 0; i < result.size(); ++i) {
       if (!task_should_compute_output(i)) continue;
       at::Tensor gradient = saved[i].unpack(getptr());
@@ -214,13 +232,22 @@ void save_inputs(const Wiring& wiring, c10::ArrayRef<c10::IValue> inputs, Gradie
   for (const int input : wiring.scalars) node.scalars.push_back(inputs[input]);
 }
 
+// Shares its memory and version. The caller's own reference to an output is then one to another
+// tensor, and shows while it lives.
+at::Tensor alias_of(const at::Tensor& tensor) {
+  return at::Tensor(tensor.unsafeGetTensorImpl()->shallow_copy_and_detach(
+      torch::autograd::impl::version_counter(tensor), false));
+}
+
 // Outputs are saved after their history is set.
 void save_outputs(const Wiring& wiring, const Stack& stack, size_t base, Gradients& node) {
   for (size_t i = 0; i < wiring.saved.size(); ++i) {
     const auto [is_input, index] = wiring.saved[i];
     if (is_input) continue;
+    const at::Tensor& output = stack[base + index].toTensor();
     node.saved[i] =
-        SavedVariable(stack[base + index].toTensor(), wiring.op.outputs[index].differentiable);
+        SavedVariable(wiring.overwrites(i) && !traced(output) ? alias_of(output) : output,
+                      wiring.op.outputs[index].differentiable);
   }
 }
 

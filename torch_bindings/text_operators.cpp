@@ -94,7 +94,9 @@ void register_text_operators(torch::Library& library) {
   library.def("_prepare_begin(str arch) -> ()", [](const std::string& arch) {
     with_torch_errors([&] { begin_prepare(target_of(arch)); });
   });
-  library.def("_prepare_end() -> int", []() -> int64_t { return end_prepare(); });
+  library.def("_prepare_end(bool awaited) -> int",
+              [](bool awaited) -> int64_t { return end_prepare(awaited); });
+  library.def("_prepare_tunes(bool tunes) -> ()", [](bool tunes) { tune_what_is_prepared(tunes); });
   library.def("_prepared() -> str[]", [] { return prepared_names(); });
   library.def("_progress() -> int[]", [] { return progress(); });
   library.def("_wait() -> str[]", [] {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "ops/registry.h"
+
 namespace liger::torch_bindings {
 
 const c10::OperatorHandle& OperatorByName::operator()() const {
@@ -12,7 +14,10 @@ const c10::OperatorHandle& OperatorByName::operator()() const {
 }
 
 Wiring::Wiring(const Op& op)
-    : op(op), node_name("liger_jit::" + op.name + "_gradient"), backward(op.gradient.backward) {
+    : op(op),
+      node_name("liger_jit::" + op.name + "_gradient"),
+      backward(op.gradient.backward),
+      last_backward(op.gradient.last_backward) {
   const Gradient& gradient = op.gradient;
   // A backward returns each distinct gradient once, in the order of the declaration.
   std::vector<std::string> names;
@@ -48,6 +53,12 @@ Wiring::Wiring(const Op& op)
   for (const std::string& name : gradient.saved) {
     const int input = op.input_index(name);
     saved.push_back({input >= 0, input >= 0 ? input : op.output_index(name)});
+  }
+  if (gradient.last_backward.empty()) return;
+  const Op& last = op_named(gradient.last_backward);
+  for (size_t i = 0; i < gradient.saved.size(); ++i) {
+    const int input = last.input_index(gradient.saved[i]);
+    if (last.inputs[input].written) overwritten |= 1u << i;
   }
 }
 

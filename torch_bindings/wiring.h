@@ -47,6 +47,9 @@ struct Wiring {
   size_t outputs_with_history = 0;  // up to the last differentiable one
   int asked_by = -1;                // input that asks a forward for what gradients need
   OperatorByName backward;
+  OperatorByName last_backward;
+  uint32_t overwritten = 0;  // by bits: those of `saved` that the last backward writes
+  bool overwrites(size_t saved_one) const { return (overwritten >> saved_one & 1) != 0; }
 };
 
 }  // namespace liger::torch_bindings

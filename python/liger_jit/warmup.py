@@ -57,7 +57,7 @@ def warmup(
         model_or_specs = _planned(model_or_specs, dtype)
     replay, home = _calls_of(model_or_specs, batch, tokens)
     device = torch.device(device) if device is not None else home
-    units = prepare(replay, target_of(device))
+    units = prepare(replay, target_of(device), awaited=True)
     with progress_bar(progress) as show:
         failed = wait(show)
     if failed:
@@ -81,15 +81,18 @@ def remember(handle: Handle) -> None:
     _patched[handle.model] = handle._calls
 
 
-def prepare(replay: Callable[[], None], target: str) -> int:
-    """Registers what the calls of `replay` need on a target; the number of distinct kernels."""
+def prepare(replay: Callable[[], None], target: str, awaited: bool = False) -> int:
+    """Registers what the calls of `replay` need on a target; the number of distinct kernels.
+
+    They compile in the background; `awaited` says that the caller will wait for them.
+    """
     native()._prepare_begin(target)
     try:
         # A replay has backward calls, wherever it is asked for.
         with torch.inference_mode(False), torch.enable_grad():
             replay()
     finally:
-        units = native()._prepare_end()
+        units = native()._prepare_end(awaited)
     return units
 
 

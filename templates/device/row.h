@@ -33,6 +33,7 @@ struct RowOf {
       whole_packs([&](int, int pack) { f(pack, pack); });
       if (N % pack_size != 0) f(packs - 1, packs - 1);
     } else {
+      assume(thread >= 0 && thread < Threads);  // spares whole packs their check
       LIGER_UNROLL_BY(in_flight) for (int slot = 0; slot < slots; ++slot) {
         const int pack = slot / owned * lanes + slot % owned * Threads + thread;
         if (pack < packs) f(slot, pack);
@@ -64,6 +65,7 @@ struct RowOf {
       whole_packs(add);
       if (N % pack_size != 0) add((packs - 1) % lanes, packs - 1);
     } else {
+      assume(thread >= 0 && thread < Threads);
       LIGER_UNROLL_BY(rounds_in_flight) for (int round = 0; round < rounds; ++round) {
         LIGER_UNROLL for (int lane = 0; lane < owned; ++lane) {
           const int pack = round * lanes + lane * Threads + thread;

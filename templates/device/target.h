@@ -34,6 +34,7 @@
 #define LIGER_ENTRY(KERNEL, SPEC)                              \
   extern "C" __global__ void LIGER_BOUNDS(liger::KERNEL<SPEC>) \
       liger_##KERNEL(const liger::KERNEL<SPEC> kernel) {       \
+    liger::wait_for_kernel_before();                           \
     kernel(static_cast<long long>(blockIdx.x));                \
   }
 
@@ -57,6 +58,24 @@ LIGER_DEVICE int thread_index() {
   return 0;
 #else
   return static_cast<int>(threadIdx.x);
+#endif
+}
+
+// From sm_90 on a kernel is started while the one before it in the stream still ends: its blocks
+// take the places that the other's leave, and wait here until what that one wrote can be read.
+LIGER_DEVICE void wait_for_kernel_before() {
+#if defined(LIGER_CUDA) && __CUDA_ARCH__ >= 900
+  asm volatile(
+      "griddepcontrol.launch_dependents;\n"
+      "griddepcontrol.wait;" ::
+          : "memory");
+#endif
+}
+
+// What the compiler may rely on.
+LIGER_DEVICE void assume([[maybe_unused]] bool holds) {
+#if !defined(LIGER_HOST)
+  __builtin_assume(holds);
 #endif
 }
 

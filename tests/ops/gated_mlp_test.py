@@ -192,3 +192,66 @@ def test_errors_name_the_argument_and_what_is_allowed(device):
     refused("down_weight", "2 dimensions", down_weight=inputs["down_weight"][0])
     refused("x", "no dimensions", x=inputs["x"][0, 0, 0])
     assert_refused(lambda: torch.ops.liger_jit.gated_mlp(*inputs.values(), 3), "activation", "3")
+
+
+def saved_values(device):
+    """y, what autograd keeps as gate, and its value, of a call of the operator itself."""
+    inputs = {
+        name: value.requires_grad_() for name, value in tensors(torch.float32, device).items()
+    }
+    y, gate, _ = torch.ops.liger_jit.gated_mlp(**inputs)
+    return y, gate, gate.clone()
+
+
+def test_a_last_backward_makes_its_gradients_in_what_was_kept(device):
+    inputs = tensors(torch.float32, device)
+    leaves = {name: value.clone().requires_grad_() for name, value in inputs.items()}
+    gated_mlp(**leaves).sum().backward()
+    for backward, writes in (("gated_mlp_backward", False), ("gated_mlp_backward_", True)):
+        y, gate, up = torch.ops.liger_jit.gated_mlp(**inputs)
+        before = gate.clone(), up.clone()
+        gradients = getattr(torch.ops.liger_jit, backward)(
+            torch.ones_like(y), *inputs.values(), gate, up, 0, [True] * 4
+        )
+        assert torch.equal(gate, before[0]) is torch.equal(up, before[1]) is not writes
+        for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True):
+            assert torch.equal(leaf.grad, gradient), name
+
+
+def test_what_somebody_else_holds_is_not_written(device):
+    y, gate, before = saved_values(device)
+    y.sum().backward()
+    assert torch.equal(gate, before)
+
+    y, gate, before = saved_values(device)
+    row = gate[0]
+    del gate
+    y.sum().backward()
+    assert torch.equal(row, before[0])
+
+    packed_by_hooks = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda kept: packed_by_hooks.append(kept) or kept, lambda kept: kept
+    ):
+        y, _, _ = saved_values(device)
+    values = [kept.clone() for kept in packed_by_hooks]
+    y.sum().backward()
+    assert all(torch.equal(*pair) for pair in zip(packed_by_hooks, values, strict=True))
+
+
+def test_the_mlp_needs_no_more_memory_than_its_gradients(cuda):
+    """Beside what the forward keeps: the product's gradient, and results."""
+    inputs = tensors(torch.bfloat16, cuda, (2048,), hidden=256, width=4096, out=256)
+    leaves = {name: value.requires_grad_() for name, value in inputs.items()}
+    for repetition in range(2):
+        y = gated_mlp(**leaves)
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        dy = torch.ones_like(y)
+        gradients = torch.autograd.grad(y, list(leaves.values()), dy)
+        peak = torch.cuda.max_memory_allocated() - before
+        results = sum(tensor.nbytes for tensor in (dy, *gradients))
+        if repetition:  # the first brings cuBLAS's workspace
+            assert peak <= 2048 * 4096 * 2 + results + (1 << 20)
+        del y, gradients

@@ -19,7 +19,8 @@ def _bits():
     from samples import PUBLIC, arguments, differentiable_inputs, operator, results
 
     found = {}
-    sizes = {"rope": [64, 128], "cross_entropy": SIZES + VOCABULARIES}
+    heads = [64, 128]
+    sizes = {"rope": heads, "qk_norm_rope": heads, "cross_entropy": SIZES + VOCABULARIES}
     for op in PUBLIC:
         for size in sizes.get(op, SIZES):
             torch.manual_seed(3)

@@ -84,8 +84,10 @@ Tensors forward(const Op& op, c10::ArrayRef<c10::IValue> values) {
 // The gradients of one backward, made in the order in which buffers can be freed.
 class Gradients {
  public:
-  explicit Gradients(const Inputs& in)
+  // `in_place`: those of gate and up overwrite them.
+  Gradients(const Inputs& in, bool in_place)
       : in_(in),
+        in_place_(in_place),
         dy_(by_rows(in.tensor("dy"))),
         x_(by_rows(in.tensor("x"))),
         pair_(Pair::given(in.tensor("gate"), in.tensor("up"))) {
@@ -116,7 +118,7 @@ class Gradients {
   at::Tensor through_middle() {
     static const Op& middle_op = op_named("gated_mlp_middle_");
     at::Tensor middle = product_of(dy_, in_.tensor("down_weight"));
-    gradients_ = pair_.like_it();
+    gradients_ = in_place_ ? pair_ : pair_.like_it();
     execute(middle_op,
             {middle, pair_.gate, pair_.up, gradients_.gate, gradients_.up, in_["activation"],
              wants_[3]},
@@ -133,6 +135,7 @@ class Gradients {
   }
 
   const Inputs& in_;
+  const bool in_place_;
   at::Tensor dy_, x_;
   Pair pair_, gradients_;
   bool wants_[4];
@@ -140,7 +143,7 @@ class Gradients {
 
 Tensors backward(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const Inputs in = checked_inputs(op, values);
-  return Gradients(in).run();
+  return Gradients(in, op.inputs[op.input_index("gate")].written).run();
 }
 
 // The kernels that the products meet on meta tensors.
@@ -168,8 +171,10 @@ void parts(const Op& op, c10::ArrayRef<c10::IValue> values) {
 
 const RegisterComposite forward_composite("gated_mlp", forward);
 const RegisterComposite backward_composite("gated_mlp_backward", backward);
+const RegisterComposite last_backward_composite("gated_mlp_backward_", backward);
 const RegisterCompositeParts forward_parts("gated_mlp", parts);
 const RegisterCompositeParts backward_parts("gated_mlp_backward", parts);
+const RegisterCompositeParts last_backward_parts("gated_mlp_backward_", parts);
 
 }  // namespace
 }  // namespace liger::torch_bindings

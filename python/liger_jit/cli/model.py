@@ -45,7 +45,7 @@ def compile_for(target: str, replay: Callable[[], None], quiet: bool) -> dict:
             "LIGER_JIT_CACHE_MODE=readonly keeps nothing of what is compiled; unset it"
         )
     before = library.ask("_stats")["counters"]
-    kernels = prepare(replay, target)
+    kernels = prepare(replay, target, awaited=True)
     with progress_bar(not quiet, f"compiling for {target}") as show:
         failed = wait(show)
     after = library.ask("_stats")["counters"]

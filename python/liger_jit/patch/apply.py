@@ -1,7 +1,7 @@
 """`patch`: looks at every module of a model, proves what can be replaced, then replaces it all."""
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -108,7 +108,7 @@ def patch(
         if cross_entropy or fused_linear_cross_entropy:
             head = loss_head.find(model, fused_linear_cross_entropy)
         # What the operators need is compiled while they are tried one by one.
-        start_background_compile(model, calls_of(proofs, head))
+        start_background_compile(model, calls_of(found, proofs, head))
         for group, one in first_of.items():
             if isinstance(proofs[group], Proof) and live_device(one.module) is not None:
                 proofs[group] = one.rule.confirm(one.module, proofs[group])
@@ -123,7 +123,7 @@ def patch(
     if head is not None:
         rows.append(row_of_loss(model, head, fused_linear_cross_entropy))
         changes += [] if isinstance(head, Refusal) else head.changes()
-    handle = Handle(model, rows, changes, calls_of(proofs, head))
+    handle = Handle(model, rows, changes, calls_of(found, proofs, head))
     handle.apply()
     remember(handle)
     return handle
@@ -180,9 +180,22 @@ def if_asked(answer: Proof | Refusal, asked: set) -> Proof | Refusal:
     return answer
 
 
-def calls_of(proofs: dict[Hashable, Proof | Refusal], head) -> list[MetaCall]:
-    found = [proof.meta for proof in proofs.values() if isinstance(proof, Proof) and proof.meta]
-    return found + ([loss_head.meta_call(head)] if isinstance(head, loss_head.LossHead) else [])
+def calls_of(found: list[Found], proofs: dict[Hashable, Proof | Refusal], head) -> list[MetaCall]:
+    """What a step calls, and as spare ones what it falls back to."""
+    absorbed = {
+        id(module)
+        for one in found
+        if isinstance(proof := proofs.get(one.group), Proof)
+        for module in one.rule.absorbed(one.module, proof)
+    }
+    called = {one.group for one in found if id(one.module) not in absorbed}
+    calls = []
+    for group, proof in proofs.items():
+        spare = group not in called
+        while isinstance(proof, Proof):
+            calls += [replace(proof.meta, spare=spare)] if proof.meta else []
+            proof, spare = proof.otherwise, True
+    return calls + ([loss_head.meta_call(head)] if isinstance(head, loss_head.LossHead) else [])
 
 
 def row_of_loss(model: nn.Module, head, fused: bool) -> Row:

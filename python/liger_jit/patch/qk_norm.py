@@ -270,4 +270,8 @@ def meta_call(module: nn.Module, children: list[nn.Module], form: tuple) -> Meta
     return MetaCall(ROLE, (heads, keys, size, rotated, dtype, weight_dtype, mode, offset), run)
 
 
-QK_NORM = Rule("qk_norm", (ROLE,), matches, group, prove, confirm)
+def absorbed(module: nn.Module, proof: Proof) -> list[nn.Module]:
+    return children_of(module) if proof.role == ROLE else []
+
+
+QK_NORM = Rule("qk_norm", (ROLE,), matches, group, prove, confirm, absorbed)

@@ -12,6 +12,8 @@ from types import FunctionType
 import torch
 from torch import Tensor, nn
 
+from ..library import native
+
 SHARDED_AWAY = "its weight is sharded away: patch before the model is sharded"
 
 
@@ -20,12 +22,14 @@ class MetaCall:
     """One operator call as the patched model makes it, to be replayed on meta tensors.
 
     `key` holds what makes two calls the same kernel; `run(batch, tokens)` makes the call and its
-    backward.
+    backward. A spare one is not part of a step: it is tried, and stands in where a better one
+    cannot be used, so its kernels are compiled and not tuned.
     """
 
     op: str
     key: tuple
     run: Callable[[int, int], None]
+    spare: bool = False
 
 
 def replay_of(calls: list[MetaCall], batch: int, tokens: int) -> Callable[[], None]:
@@ -34,11 +38,14 @@ def replay_of(calls: list[MetaCall], batch: int, tokens: int) -> Callable[[], No
     It runs forward and backward, holds no weights and needs no context, so whoever records
     operator calls can learn from it which kernels a training step of that size will ask for.
     """
-    distinct = {(call.op, call.key): call.run for call in calls}
+    distinct: dict[tuple, MetaCall] = {}
+    for call in sorted(calls, key=lambda call: call.spare):
+        distinct.setdefault((call.op, call.key), call)
 
     def replay() -> None:
-        for run in distinct.values():
-            run(batch, tokens)
+        for call in distinct.values():
+            native()._prepare_tunes(not call.spare)
+            call.run(batch, tokens)
 
     return replay
 
@@ -77,6 +84,8 @@ class Rule:
     group: Callable[[nn.Module], Hashable]
     prove: Callable[[nn.Module], Proof | Refusal]
     confirm: Callable[[nn.Module, Proof], Proof | Refusal]
+    # Modules whose work the replacement does itself, though they are replaced as well.
+    absorbed: Callable[[nn.Module, Proof], list[nn.Module]] = lambda module, proof: []
 
 
 def mark(forward: FunctionType, role: str) -> FunctionType:

@@ -1,0 +1,102 @@
+"""Compiles in the background: what a step cannot do without comes before what tuning wants."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import datetime
+
+import liger_jit
+import pytest
+import torch
+
+THREADS = 4
+# What a step needs is found bit by bit; no GPU is needed to compile for one.
+PROGRAM = """
+import json, time, torch
+from liger_jit.library import native
+from liger_jit.warmup import meta_replay, prepare
+
+def norm(size):
+    x = torch.empty(8192, size, device="meta", requires_grad=True)
+    return ("rms_norm", {"x": x, "weight": torch.empty(size, device="meta")})
+
+def replay():
+    for size in (512, 520):
+        meta_replay([norm(size)])()
+        time.sleep(0.7)
+
+prepare(replay, "sm_90a")
+assert native()._wait() == []
+print(json.dumps(native()._prepared()))
+"""
+
+
+def compiles(folder, autotune):
+    """Names of what was prepared, and (begin, end, key) in seconds of each compile."""
+    log = folder / f"{autotune}.json"
+    variables = {
+        "LIGER_JIT_CACHE": str(folder / autotune),
+        "LIGER_JIT_AUTOTUNE": autotune,
+        "LIGER_JIT_THREADS": str(THREADS),
+        "LIGER_JIT_LOG": str(log),
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+    )
+    if "NVRTC" in done.stderr:
+        pytest.skip("needs NVRTC")
+    assert done.returncode == 0, done.stderr[-3000:]
+    spans = []
+    for line in log.read_text().splitlines():
+        event = json.loads(line)
+        if event["event"] == "compile":
+            end = datetime.fromisoformat(event["time"].replace("Z", "+00:00")).timestamp()
+            spans.append((end - event["ms"] / 1e3, end, event["key"]))
+    return json.loads(done.stdout), spans
+
+
+def most_at_once(spans):
+    slack = 5e-3  # a time is in whole milliseconds
+    return max(
+        sum(1 for begin, end, _ in spans if begin + slack < moment < end - slack)
+        for moment in (begin + 2 * slack for begin, _, _ in spans)
+    )
+
+
+def test_first_candidates_come_first_and_the_others_leave_threads_free(tmp_path):
+    names, _ = compiles(tmp_path, "off")
+    firsts = {name[2:14] for name in names if name.startswith("a/")}
+    _, spans = compiles(tmp_path, "first-run")
+    assert len(firsts) == 4
+    others = [span for span in spans if span[2] not in firsts]
+    assert len(others) > 12
+    last_of_first = max(begin for begin, _, key in spans if key in firsts)
+    assert min(begin for begin, _, _ in others) > last_of_first
+    assert most_at_once(others) <= THREADS // 2
+
+
+def test_what_a_step_falls_back_to_is_compiled_and_not_tuned():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Qwen3Config(
+        vocab_size=61,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+    )
+    model = transformers.Qwen3ForCausalLM(config).bfloat16()
+    handle = liger_jit.patch(model)
+    spare = [(call.op, call.key) for call in handle._calls if call.spare]
+    assert {op for op, _ in spare} >= {"rms_norm", "rope"}
+    called = [call for call in handle._calls if not call.spare]
+    assert {"qk_norm_rope", "rms_norm", "fused_add_rms_norm"} <= {call.op for call in called}
+    # The norm of a head is left to the rotation, that of the hidden states is not.
+    assert not {(call.op, call.key) for call in called} & set(spare)
+    assert torch.isfinite(model(torch.ones(1, 4, dtype=torch.long)).logits).all()

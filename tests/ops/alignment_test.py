@@ -1,0 +1,33 @@
+"""What a kernel is specialised for does not depend on the number of tokens."""
+
+import pytest
+import torch
+from liger_jit import functional
+from liger_jit.library import native
+from liger_jit.warmup import prepare
+
+
+def empty(*shape):
+    return torch.empty(*shape, dtype=torch.bfloat16, device="meta", requires_grad=True)
+
+
+def norm(tokens):
+    return functional.rms_norm(empty(2, tokens, 64), empty(64))
+
+
+def rotated(tokens):
+    table = empty(1, tokens, 64).detach()
+    heads = (empty(2, tokens, count, 64).transpose(1, 2) for count in (4, 2))
+    return functional.qk_norm_rope(*heads, empty(64), empty(64), table, table)[0]
+
+
+def kernels(call, tokens):
+    prepare(lambda: call(tokens).sum().backward(), "sm_90a")
+    native()._wait()
+    return native()._prepared()
+
+
+@pytest.mark.parametrize("call", [norm, rotated])
+def test_an_odd_number_of_tokens_takes_the_same_kernels(call):
+    """Statistics are one value a row: their strides hold up no wide load of the rows."""
+    assert kernels(call, 5) == kernels(call, 8)
