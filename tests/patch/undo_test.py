@@ -204,7 +204,7 @@ def test_meta_calls_replay_each_distinct_call(monkeypatch):
     with counted(monkeypatch) as calls:
         replay()
     # Two widths of norms: hidden, and one head. The loss with a number of items and without.
-    once = ("fused_add_rms_norm", "gated_mlp", "qk_norm_rope")
+    once = ("fused_add_rms_norm", "gated_mlp", "qk_norm_rope", "swiglu", "rope")
     assert calls == {"rms_norm": 2, **dict.fromkeys(once, 1), "fused_linear_cross_entropy": 2}
 
 
