@@ -26,18 +26,21 @@ def with_tables(readme: str) -> str:
 
 
 def newest(kind: str) -> list[dict]:
-    """The lines of a kind, those of each op or model from the newest folder that has it.
+    """The lines of a kind, those of each provider of an op or model from the newest folder that has
+    them.
 
     Folders begin with their date, so the last by name is the newest.
     """
-    found: dict[str, list[dict]] = {}
+    found: dict[tuple[str, str], list[dict]] = {}
     for folder in sorted((ROOT / "bench" / "results").iterdir(), reverse=True):
-        of_folder: dict[str, list[dict]] = {}
+        of_folder: dict[tuple[str, str], list[dict]] = {}
         for line in _of_kind(kind, lines_of(folder)):
-            subject = line.get("op") or line["model"]
+            subject = line.get("op") or line["model"], line["provider"]
             of_folder.setdefault(subject, []).append({**line, "folder": folder.relative_to(ROOT)})
         found = {**of_folder, **found}
-    return [line for subject in sorted(found) for line in found[subject]]
+    order = list(dict.fromkeys(provider for _, provider in found))
+    subjects = sorted(found, key=lambda subject: (subject[0], order.index(subject[1])))
+    return [line for subject in subjects for line in found[subject]]
 
 
 def lines_of(folder: Path) -> list[dict]:
@@ -51,7 +54,8 @@ def tables() -> str:
     parts = [
         f"{lines[0]['device']}, bfloat16. Milliseconds of forward + backward; the floor is the\n"
         f"bytes that must move over the run's own copy bandwidth ({speed:.0f} GB/s or more),\n"
-        "or for linear losses their matrix products. `–`: not measured in that run. From\n"
+        "or for linear losses their matrix products. `–`: not measured. A peer that the newest run\n"
+        "left out is from the run before. From\n"
         f"{_sources(lines)}.\n",
         _table(lines, "case", _case, "forward_backward_ms", _digits, floor=True),
         "Microseconds of the host for forward + backward of a small call:\n",
@@ -68,8 +72,13 @@ def tables() -> str:
         parts.append(f"Whole training steps of {batch} × {tokens} tokens, tokens/s, from\n")
         parts[-1] += f"{_sources(steps)}:\n"
         parts.append(_table(steps, "model", _model, "tokens_per_s", "{:,.0f}".format))
-        parts.append("and their peak memory, GiB:\n")
-        parts.append(_table(steps, "model", _model, "peak_gib", "{:.1f}".format))
+        for title, figure, form in (
+            ("their peak memory, GiB:\n", "peak_gib", "{:.1f}"),
+            ("the first step with an empty cache, s:\n", "first_step_empty_cache_s", "{:.1f}"),
+            ("and with a filled one, s:\n", "first_step_filled_cache_s", "{:.1f}"),
+        ):
+            parts.append(title)
+            parts.append(_table(steps, "model", _model, figure, form.format))
     return "\n" + "\n".join(parts) + "\n"
 
 
@@ -113,11 +122,12 @@ def _table(
     providers = list(dict.fromkeys(line["provider"] for line in lines if figure in line))
     rows: dict[str, dict[str, float]] = {}
     for line in lines:
+        if figure not in line:
+            continue
         row = rows.setdefault(subject(line), {})
-        if figure in line:
-            row[line["provider"]] = line[figure]
-            if floor:
-                row["floor"] = line[f"floor_{figure}"]
+        row[line["provider"]] = line[figure]
+        if floor:  # ours come first, and they are of the newest run
+            row.setdefault("floor", line[f"floor_{figure}"])
     columns = [*(["floor"] if floor else []), *providers]
     text = [f"| {title} | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
     for name, row in rows.items():

@@ -28,7 +28,9 @@ int64_t chunk_tokens_of(const LinearLossSizes& sizes, int64_t asked) {
   const int64_t row_bytes = std::max<int64_t>(sizes.classes * sizes.element_bytes, 1);
   const int64_t weight_bytes = row_bytes * sizes.hidden;
   const int64_t small = std::min<int64_t>(256 * mebibyte / row_bytes, 4096);
-  const int64_t even = std::clamp<int64_t>(sizes.tokens / most_chunks_in_16_bits, 1024, 2048);
+  // Logits of half as many rows as the layer has columns are half as large as its gradient.
+  const int64_t even = std::clamp<int64_t>(
+      std::max(sizes.tokens / most_chunks_in_16_bits, sizes.hidden / 2), 1024, 2048);
   const int64_t large = std::min(std::max(640 * mebibyte, weight_bytes / 2) / row_bytes, even);
   const int64_t fast = std::max({small, large, int64_t{128}});
   if (asked == chunk_automatic) return equal_chunks(sizes.tokens, fast);

@@ -31,6 +31,13 @@ TEST(ChunkLaw, a_step_of_a_few_thousand_tokens_is_eight_chunks) {
   EXPECT_EQ(chunk_tokens_of({16384, 1024, 151936, 2}, chunk_automatic), 2048);
 }
 
+TEST(ChunkLaw, a_wide_layer_affords_logits_of_half_its_gradient) {
+  EXPECT_EQ(chunk_tokens_of({8192, 2048, 128256, 2}, chunk_automatic), 1024);
+  EXPECT_EQ(chunk_tokens_of({8192, 3072, 128256, 2}, chunk_automatic), 1408);
+  EXPECT_EQ(chunk_tokens_of({8192, 4096, 128256, 2}, chunk_automatic), 2048);
+  EXPECT_EQ(chunk_tokens_of({8192, 8192, 128256, 2}, chunk_automatic), 2048);
+}
+
 TEST(ChunkLaw, chunks_cover_the_tokens_and_are_even) {
   for (int64_t tokens = 0; tokens < 20000; tokens += 37) {
     for (const int64_t asked : {chunk_automatic, chunk_least_memory, int64_t{100}}) {
