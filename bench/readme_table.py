@@ -54,8 +54,8 @@ def tables() -> str:
     parts = [
         f"{lines[0]['device']}, bfloat16. Milliseconds of forward + backward; the floor is the\n"
         f"bytes that must move over the run's own copy bandwidth ({speed:.0f} GB/s or more),\n"
-        "or for linear losses their matrix products. `–`: not measured. A peer that the newest run\n"
-        "left out is from the run before. From\n"
+        "or for linear losses their matrix products. `–`: not measured. A peer that the newest\n"
+        "run left out is from the run before. From\n"
         f"{_sources(lines)}.\n",
         _table(lines, "case", _case, "forward_backward_ms", _digits, floor=True),
         "Microseconds of the host for forward + backward of a small call:\n",

@@ -37,7 +37,7 @@ int Call::align_bytes() const {
     const Tensor& tensor = tensors_[i];
     if (!tensor.defined || !is_float(tensor.dtype)) continue;
     align = std::min<int64_t>(align, tensor.align_bytes);
-    // A dense tensor is a vector of a row's columns, or has one value a row: its rows are no packs.
+    // What a kernel reads of a dense tensor is a vector of a row's columns, or one value a row.
     if (op_->inputs[i].layout == Layout::dense) continue;
     for (int dim = 0; dim + 1 < tensor.dims; ++dim) {
       if (tensor.sizes[dim] <= 1) continue;

@@ -28,9 +28,11 @@ struct Driver {
   SharedLibrary library{{"libcuda.so.1", "libcuda.so", "/usr/lib/wsl/lib/libcuda.so.1"}};
   std::string problem;
   int device_count = 0;
+  int version = 0;  // 12030: CUDA 12.3
 
   GpuFunctions functions;
   int (*initialise)(unsigned flags);
+  int (*driver_version)(int*);
   int (*count)(int*);
   int (*get)(int* device, int ordinal);
   int (*name)(char* name, int capacity, int device);
@@ -91,6 +93,7 @@ Driver::Driver() {
   bind(functions.event_synchronize, "cuEventSynchronize");
   bind(functions.event_elapsed, "cuEventElapsedTime");
   bind(initialise, "cuInit");
+  bind(driver_version, "cuDriverGetVersion");
   bind(count, "cuDeviceGetCount");
   bind(get, "cuDeviceGet");
   bind(name, "cuDeviceGetName");
@@ -108,6 +111,7 @@ Driver::Driver() {
   if (!problem.empty()) return;
 
   int result = initialise(0);
+  if (result == 0) result = driver_version(&version);
   if (result == 0) result = count(&device_count);
   if (result != 0 || device_count == 0) {
     const char* why = nullptr;
@@ -133,7 +137,10 @@ class CudaDevice final : public GpuDevice {
     properties_.name = name.data();
     const int major = attribute(compute_capability_major);
     properties_.target.arch = arch_name(major, attribute(compute_capability_minor));
-    starts_early_ = major >= 9 && functions_.launch_with;
+    // Kernels wait by themselves from 9.0 on. Drivers before 12.3 cannot capture such a launch, and
+    // it is reported of chips of 12.x that they cannot either.
+    starts_early_ =
+        (major == 9 || major == 10) && functions_.launch_with && driver().version >= 12030;
     properties_.multiprocessors = attribute(multiprocessor_count);
     properties_.l2_bytes = attribute(l2_cache_bytes);
     properties_.shared_bytes_per_block = attribute(shared_memory_per_block);

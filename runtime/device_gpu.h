@@ -8,8 +8,7 @@
 
 namespace liger {
 
-// Results are the vendor's error numbers, 0 for success; handles are the vendor's pointers. The
-// comments give the names in CUDA; HIP has the same signatures at the level of the ABI.
+// CUDA's way to launch with attributes.
 struct LaunchAttribute {  // CUlaunchAttribute
   int name;
   char unused[4];
@@ -28,6 +27,8 @@ struct LaunchConfig {  // CUlaunchConfig
   unsigned attribute_count;
 };
 
+// Results are the vendor's error numbers, 0 for success; handles are the vendor's pointers. The
+// comments give the names in CUDA; HIP has the same signatures at the level of the ABI.
 struct GpuFunctions {
   std::string (*words)(int result) = nullptr;
   int (*module_load)(void** module, const void* image);                     // cuModuleLoadData

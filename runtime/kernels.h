@@ -40,8 +40,8 @@ const Kernel* kernel(const Unit& unit, Device& device, bool may_load = true);
 enum class Urgency { awaited, soon, later };
 
 // A few threads of low priority that make artifacts ahead of their use, the urgent ones first.
-// Half of them, at least one, are kept from what has time until later: compiles that run at once
-// hold each other up, and somebody may want one now. The future becomes ready when the artifact is
+// What has time until later gets half of them, or the one there is: compiles that run at once hold
+// each other up, and somebody may want one now. The future becomes ready when the artifact is
 // there or has failed (the error is inside).
 std::shared_future<std::shared_ptr<const Binary>> prefetch(Unit unit, Target target,
                                                            Urgency urgency = Urgency::soon);

@@ -32,8 +32,9 @@ print(json.dumps(native()._prepared()))
 """
 
 
-def compiles(folder, autotune):
-    """Names of what was prepared, and (begin, end, key) in seconds of each compile."""
+def compiles(folder, autotune, program=PROGRAM):
+    """What a program tells, such as names of what was prepared, and (begin, end, key) in seconds of
+    each compile."""
     log = folder / f"{autotune}.json"
     variables = {
         "LIGER_JIT_CACHE": str(folder / autotune),
@@ -43,7 +44,7 @@ def compiles(folder, autotune):
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", program],
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
@@ -80,7 +81,36 @@ def test_first_candidates_come_first_and_the_others_leave_threads_free(tmp_path)
     assert most_at_once(others) <= THREADS // 2
 
 
-def test_what_a_step_falls_back_to_is_compiled_and_not_tuned():
+SPARE = """
+import json, torch
+from liger_jit.library import native
+from liger_jit.patch.rule import MetaCall, replay_of
+from liger_jit.warmup import meta_replay, prepare
+
+def call(size, spare):
+    x = torch.empty(8192, size, device="meta")
+    specs = [("rms_norm", {"x": x, "weight": torch.empty(size, device="meta")})]
+    return MetaCall("rms_norm", (size,), lambda batch, tokens: meta_replay(specs)(), spare)
+
+found = []
+for calls in ([call(512, True)], [call(512, False)], [call(512, True), call(512, False)]):
+    prepare(replay_of(calls, 1, 1), "sm_90a")
+    assert native()._wait() == []
+    found.append(native()._prepared())
+print(json.dumps(found))
+"""
+
+
+def test_what_is_spare_is_compiled_and_not_tuned(tmp_path):
+    found, _ = compiles(tmp_path, "first-run", SPARE)
+    spare, called, both = found
+    assert len(spare) == 1 and spare[0].startswith("a/")
+    assert len(called) > 4 and spare[0] in called
+    assert any(not name.startswith("a/") for name in called)  # the key of its times
+    assert both == called
+
+
+def test_a_patch_tells_what_a_step_falls_back_to():
     transformers = pytest.importorskip("transformers")
     config = transformers.Qwen3Config(
         vocab_size=61,

@@ -10,6 +10,7 @@
 
 #include "torch_bindings/execute.h"
 #include "torch_bindings/kernels.h"
+#include "torch_bindings/place.h"
 #include "torch_bindings/tensor.h"
 
 namespace liger::torch_bindings {
@@ -25,10 +26,18 @@ bool is_last() {
   return !torch::autograd::get_current_graph_task_keep_graph() && !c10::GradMode::is_enabled();
 }
 
+// By a mode, a subclass or a transform: those of functorch have no memory of their own.
 bool traced(const at::Tensor& tensor) {
-  return c10::impl::TorchDispatchModeTLS::stack_len() > 0 ||
+  return !tensor.has_storage() || c10::impl::TorchDispatchModeTLS::stack_len() > 0 ||
          tensor.unsafeGetTensorImpl()->is_python_dispatch() ||
          tensor.key_set().has(c10::DispatchKey::Functionalize);
+}
+
+// Whether its device records what is launched, to launch it again.
+bool captured(const at::Tensor& tensor) {
+  if (!tensor.is_cuda()) return false;
+  const c10::Device where = tensor.device();
+  return device(backend_of(where), where.index()).capturing(current_stream(where));
 }
 
 struct Gradients final : Node {
@@ -77,23 +86,32 @@ struct Gradients final : Node {
  private:
   // Through the dispatcher, so that it can be traced; and, where the gradients could be
   // differentiated, through the autograd key that refuses it.
-  void call_backward(Stack& stack, const variable_list& incoming, bool last) const {
+  void call_backward(Stack& stack, const variable_list& incoming,
+                     const c10::SmallVector<at::Tensor, 6>& unpacked) {
     bool differentiated = c10::GradMode::is_enabled();
     for (const at::Tensor& gradient : incoming)
       differentiated |= gradient.defined() && torch::autograd::isFwGradDefined(gradient);
-    std::optional<at::AutoDispatchBelowADInplaceOrView> below;
-    if (!differentiated) below.emplace();
-    (last ? wiring.last_backward : wiring.backward)().callBoxed(stack);
+    if (differentiated) return wiring.backward().callBoxed(stack);
+    const at::AutoDispatchBelowADInplaceOrView below;
+    if (!may_overwrite(incoming, unpacked)) return wiring.backward().callBoxed(stack);
+    released = true;  // whatever becomes of the call, what was saved is no more
+    wiring.last_backward().callBoxed(stack);
   }
 
-  // Whether the saved tensors that a last backward overwrites are this node's alone: no hook packed
-  // them, and nobody else holds them or a view of them.
-  bool owns(const c10::SmallVector<at::Tensor, 6>& unpacked) const {
+  // Whether this backward is the last and the saved tensors that it would overwrite are this node's
+  // alone: no hook packed them, and nobody else holds them or a view of them. A captured one may be
+  // replayed twice.
+  bool may_overwrite(const variable_list& incoming,
+                     const c10::SmallVector<at::Tensor, 6>& unpacked) const {
+    if (wiring.overwritten == 0 || !is_last()) return false;
+    for (const at::Tensor& gradient : incoming)
+      if (gradient.defined() && traced(gradient)) return false;
     for (size_t i = 0; i < unpacked.size(); ++i) {
       const at::Tensor& tensor = unpacked[i];
       if (!wiring.overwrites(i) || !tensor.defined()) continue;
-      const bool alone = tensor.use_count() == 2 && tensor.storage().use_count() == 1;
-      if (!alone || saved[i].has_hooks() || traced(tensor)) return false;
+      if (saved[i].has_hooks() || traced(tensor) || captured(tensor)) return false;
+      // Held by `saved`, by `unpacked` and by the stack.
+      if (tensor.use_count() != 3 || tensor.storage().use_count() != 1) return false;
     }
     return true;
   }
@@ -107,17 +125,22 @@ struct Gradients final : Node {
     }
     c10::SmallVector<at::Tensor, 6> unpacked;
     for (SavedVariable& variable : saved) unpacked.push_back(variable.unpack(getptr()));
-    const bool last = wiring.overwritten != 0 && is_last() && owns(unpacked) &&
-                      !(incoming[0].defined() && traced(incoming[0]));
-    for (at::Tensor& tensor : unpacked)
-      stack.push_back(tensor.defined() ? c10::IValue(std::move(tensor)) : c10::IValue());
+    for (at::Tensor& tensor : unpacked) {
+      if (!tensor.defined()) {
+        stack.emplace_back();
+      } else if (wiring.overwritten == 0) {
+        stack.emplace_back(std::move(tensor));
+      } else {
+        stack.emplace_back(tensor);
+      }
+    }
     for (const c10::IValue& scalar : scalars) stack.push_back(scalar);
     uint32_t wanted = 0;
     for (size_t i = 0; i < wiring.differentiable.size(); ++i) {
       if (task_should_compute_output(i)) wanted |= 1u << wiring.differentiable[i].gradient;
     }
     stack.push_back(wiring.masks[wanted]);
-    call_backward(stack, incoming, last);
+    call_backward(stack, incoming, unpacked);
     variable_list result(wiring.differentiable.size());
     for (size_t i = 0; i < result.size(); ++i) {
       if (task_should_compute_output(i))
@@ -143,6 +166,7 @@ struct Gradients final : Node {
       stack.emplace_back(gradient);
       stack.emplace_back(incoming[0].contiguous());
       stack.emplace_back(1.0 / unit);
+      released |= in_place;
       (in_place ? scale_in_place : scale)().callBoxed(stack);
       result[i] = in_place ? std::move(gradient) : stack[0].toTensor();
     }
@@ -299,6 +323,7 @@ void MutableKernel::operator()(const c10::OperatorHandle& handle, c10::DispatchK
   const auto inputs = c10::ArrayRef<c10::IValue>(*stack).slice(stack->size() - count, count);
   std::vector<at::Tensor> written;
   for (size_t i = 0; i < count; ++i) {
+    refuse_forward_ad(op, inputs[i]);
     TORCH_CHECK_NOT_IMPLEMENTED(!c10::GradMode::is_enabled() || !requires_grad(inputs[i]),
                                 "liger_jit::", op.name, ": argument '", op.inputs[i].name,
                                 "' requires grad, but the op has no gradient");

@@ -58,7 +58,10 @@ Wiring::Wiring(const Op& op)
   const Op& last = op_named(gradient.last_backward);
   for (size_t i = 0; i < gradient.saved.size(); ++i) {
     const int input = last.input_index(gradient.saved[i]);
-    if (last.inputs[input].written) overwritten |= 1u << i;
+    TORCH_INTERNAL_ASSERT(input >= 0, gradient.last_backward, " has no ", gradient.saved[i]);
+    if (!last.inputs[input].written) continue;
+    TORCH_INTERNAL_ASSERT(!saved[i].is_input, gradient.last_backward, " would overwrite an input");
+    overwritten |= 1u << i;
   }
 }
 

@@ -194,15 +194,6 @@ def test_errors_name_the_argument_and_what_is_allowed(device):
     assert_refused(lambda: torch.ops.liger_jit.gated_mlp(*inputs.values(), 3), "activation", "3")
 
 
-def saved_values(device):
-    """y, what autograd keeps as gate, and its value, of a call of the operator itself."""
-    inputs = {
-        name: value.requires_grad_() for name, value in tensors(torch.float32, device).items()
-    }
-    y, gate, _ = torch.ops.liger_jit.gated_mlp(**inputs)
-    return y, gate, gate.clone()
-
-
 def test_a_last_backward_makes_its_gradients_in_what_was_kept(device):
     inputs = tensors(torch.float32, device)
     leaves = {name: value.clone().requires_grad_() for name, value in inputs.items()}
@@ -219,25 +210,87 @@ def test_a_last_backward_makes_its_gradients_in_what_was_kept(device):
             assert torch.equal(leaf.grad, gradient), name
 
 
-def test_what_somebody_else_holds_is_not_written(device):
-    y, gate, before = saved_values(device)
-    y.sum().backward()
-    assert torch.equal(gate, before)
+def backward_of(y, **options):
+    """The name of the operator that the backward calls."""
+    with torch.profiler.profile() as profile:
+        y.sum().backward(**options)
+    names = {event.key for event in profile.key_averages()}
+    (called,) = (name for name in names if name.startswith("liger_jit::gated_mlp_backward"))
+    return called.removeprefix("liger_jit::")
 
-    y, gate, before = saved_values(device)
-    row = gate[0]
-    del gate
-    y.sum().backward()
-    assert torch.equal(row, before[0])
 
+def test_the_last_backward_alone_overwrites(device):
+    inputs = {
+        name: value.requires_grad_() for name, value in tensors(torch.float32, device).items()
+    }
+    y = gated_mlp(**inputs)
+    assert backward_of(y, retain_graph=True) == "gated_mlp_backward"
+    assert backward_of(y) == "gated_mlp_backward_"
+
+
+@pytest.mark.parametrize("held", ["gate", "up", "a view", "what hooks packed"])
+def test_what_somebody_else_holds_is_not_written(device, held):
+    inputs = {
+        name: value.requires_grad_() for name, value in tensors(torch.float32, device).items()
+    }
     packed_by_hooks = []
-    with torch.autograd.graph.saved_tensors_hooks(
-        lambda kept: packed_by_hooks.append(kept) or kept, lambda kept: kept
-    ):
-        y, _, _ = saved_values(device)
-    values = [kept.clone() for kept in packed_by_hooks]
-    y.sum().backward()
-    assert all(torch.equal(*pair) for pair in zip(packed_by_hooks, values, strict=True))
+    if held == "what hooks packed":
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda kept: packed_by_hooks.append(kept) or kept, lambda kept: kept
+        ):
+            y = gated_mlp(**inputs)
+        tensor = packed_by_hooks[-1]
+    else:
+        y, gate, up = torch.ops.liger_jit.gated_mlp(**inputs)
+        tensor = {"gate": gate, "up": up, "a view": gate[0]}[held]
+        del gate, up
+    before = tensor.clone()
+    assert backward_of(y) == "gated_mlp_backward"
+    assert torch.equal(tensor, before)
+
+
+def test_a_last_backward_that_failed_is_not_tried_again(device):
+    """It may have overwritten what it would read, as where memory runs out halfway."""
+    inputs = {
+        name: value.requires_grad_() for name, value in tensors(torch.float32, device).items()
+    }
+    y = gated_mlp(**inputs)
+    loss = y.sum()
+    weight = inputs["down_weight"].data
+    inputs["down_weight"].data = weight[:, 1:]
+    with pytest.raises(ValueError, match="down_weight"):
+        torch.autograd.grad(y, list(inputs.values()), torch.ones_like(y))
+    inputs["down_weight"].data = weight
+    with pytest.raises(RuntimeError, match="a second time"):
+        loss.backward()
+
+
+def test_transforms_take_the_backward_that_overwrites_nothing(device):
+    inputs = {
+        name: value.requires_grad_() for name, value in tensors(torch.float32, device).items()
+    }
+    leaves = list(inputs.values())
+    rows = torch.randn(2, 3, 5, 24, device=device)
+    wanted = [torch.autograd.grad(gated_mlp(**inputs), leaves, row) for row in rows]
+
+    found = torch.autograd.grad(gated_mlp(**inputs), leaves, rows, is_grads_batched=True)
+    for one, *each in zip(found, *wanted, strict=True):
+        torch.testing.assert_close(one, torch.stack(each))
+
+    _, pull = torch.func.vjp(lambda x: gated_mlp(x, *leaves[1:]), inputs["x"].detach())
+    with torch.no_grad():
+        torch.testing.assert_close(pull(rows[0], retain_graph=False)[0], wanted[0][0])
+
+
+def test_a_tangent_of_the_gradient_is_refused_by_a_last_backward_too(device):
+    inputs = {
+        name: value.requires_grad_() for name, value in tensors(torch.float32, device).items()
+    }
+    y = gated_mlp(**inputs)
+    with torch.autograd.forward_ad.dual_level():
+        dy = torch.autograd.forward_ad.make_dual(torch.ones_like(y), torch.ones_like(y))
+        with pytest.raises(NotImplementedError, match="forward AD"):
+            torch.autograd.grad(y, list(inputs.values()), dy)
 
 
 def test_the_mlp_needs_no_more_memory_than_its_gradients(cuda):

@@ -13,8 +13,8 @@ from pathlib import Path
 from .peers import Absent, load
 from .results import OURS, short
 
-# Sequences, tokens in each, timed steps, and seconds before these: variants compile in the
-# background and are then timed.
+# Sequences, tokens in each, timed steps, and seconds between the first and these: variants compile
+# in the background and are then timed.
 SIZES = {"cuda": (4, 2048, 10, 4.0), "cpu": (2, 32, 4, 0.0)}
 PROVIDERS = (OURS, "eager", "compile", "liger")
 CACHES = ("LIGER_JIT_CACHE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
