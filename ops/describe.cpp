@@ -191,6 +191,7 @@ std::string describe_example(const Op& op, Dtype dtype, const Extent& extent) {
       row["shape"] = sample.shape;
       row["dtype"] = name_of(sample_dtype(sample, dtype));
       row["below"] = sample.below > 0 ? json(sample.below) : json(nullptr);
+      row["heads_second"] = sample.heads_second;
     } else {
       row["kind"] = kind_text(input.kind);
       row["value"] = sample.value;
@@ -241,6 +242,10 @@ Call example_call(const Op& op, Dtype dtype, const Extent& extent, Place place) 
       tensor.sizes[dim] = sample.shape[dim];
       tensor.strides[dim] = stride;
       stride *= sample.shape[dim];
+    }
+    if (sample.heads_second) {
+      tensor.strides[1] = sample.shape[3];
+      tensor.strides[2] = sample.shape[1] * sample.shape[3];
     }
   }
   return call;

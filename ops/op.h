@@ -135,6 +135,9 @@ struct Sample {  // one argument of an example
   int64_t below = 0;           // integer tensors: values are in [0, below)
   double value = 0;            // of a scalar
   bool none = false;
+  // [batch, heads, tokens, head size] with a token's heads side by side in memory, as a projection
+  // makes them.
+  bool heads_second = false;
 };
 
 struct Extent {

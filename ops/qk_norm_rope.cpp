@@ -180,8 +180,8 @@ Temporary partials(std::string name) {
 int64_t key_heads(int64_t heads) { return heads > 8 ? 8 : (heads + 1) / 2; }
 
 std::vector<Sample> samples(const Extent& e) {
-  return {{.input = "q", .shape = {1, e.inner, e.rows, e.size}},
-          {.input = "k", .shape = {1, key_heads(e.inner), e.rows, e.size}},
+  return {{.input = "q", .shape = {1, e.inner, e.rows, e.size}, .heads_second = true},
+          {.input = "k", .shape = {1, key_heads(e.inner), e.rows, e.size}, .heads_second = true},
           {.input = "weight_q", .shape = {e.size}},
           {.input = "weight_k", .shape = {e.size}},
           {.input = "cos", .shape = {1, e.rows, e.size}},
@@ -235,8 +235,10 @@ const Register qk_norm_rope_backward{Op{
     .example =
         [](const Extent& e) {
           std::vector<Sample> list = {
-              {.input = "dq_out", .shape = {1, e.inner, e.rows, e.size}},
-              {.input = "dk_out", .shape = {1, key_heads(e.inner), e.rows, e.size}}};
+              {.input = "dq_out", .shape = {1, e.inner, e.rows, e.size}, .heads_second = true},
+              {.input = "dk_out",
+               .shape = {1, key_heads(e.inner), e.rows, e.size},
+               .heads_second = true}};
           for (const Sample& sample : samples(e)) list.push_back(sample);
           list.insert(
               list.end(),

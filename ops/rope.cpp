@@ -69,8 +69,8 @@ Output rotated(std::string name, std::string of, std::string q) {
 
 std::vector<Sample> rope_samples(const Extent& e, const char* q, const char* k) {
   const int64_t heads = e.inner > 0 ? e.inner : 1;
-  return {{.input = q, .shape = {1, heads, e.rows, e.size}},
-          {.input = k, .shape = {1, (heads + 3) / 4, e.rows, e.size}},
+  return {{.input = q, .shape = {1, heads, e.rows, e.size}, .heads_second = true},
+          {.input = k, .shape = {1, (heads + 3) / 4, e.rows, e.size}, .heads_second = true},
           {.input = "cos", .shape = {1, e.rows, e.size}},
           {.input = "sin", .shape = {1, e.rows, e.size}}};
 }

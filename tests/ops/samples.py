@@ -36,6 +36,9 @@ def _value(argument, device):
     shape, dtype = argument["shape"], DTYPES[argument["dtype"]]
     if dtype == torch.int64:
         return torch.randint(argument["below"], shape, device=device)
+    if argument["heads_second"]:
+        batch, heads, tokens, size = shape
+        return torch.randn(batch, tokens, heads, size, device=device).to(dtype).transpose(1, 2)
     # A single number is a count or a scale: kept away from zero.
     value = torch.randn(shape, device=device) if shape else torch.rand(shape, device=device) + 2
     return value.to(dtype)

@@ -57,6 +57,10 @@ class Case:
         if dtype == torch.int64:
             labels = torch.randint(one["below"], shape, device=device)
             return labels.masked_fill(torch.rand(shape, device=device) < self.ignored, IGNORE_INDEX)
+        if one["heads_second"]:
+            batch, heads, tokens, size = shape
+            value = torch.randn(batch, tokens, heads, size, device=device, dtype=dtype)
+            return value.transpose(1, 2)
         value = torch.randn(shape, device=device, dtype=dtype)
         if one["name"].endswith("weight") and len(shape) == 2:
             value *= shape[1] ** -0.5  # logits of a trained model's size
