@@ -19,8 +19,7 @@ constexpr int64_t chunk_least_memory = -1;
 // Tokens of a chunk, at least 1 and at most all. Automatic: an eighth of them, or half as many as
 // the hidden size where that is more, but 1024 to 2048, which costs the products a few percent, or
 // 4096 where that many logits are small; fewer where they would outgrow 640 MiB and half the
-// weight. Least memory: logits that take about what the
-// input's gradient takes.
+// weight. Least memory: logits that take about what the input's gradient takes.
 int64_t chunk_tokens_of(const LinearLossSizes& sizes, int64_t asked);
 
 // What `accumulate` asks for.

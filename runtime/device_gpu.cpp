@@ -12,8 +12,8 @@ namespace {
 constexpr int capture_implicit = 906;  // the legacy stream, while another stream records a graph
 constexpr int capture_mode_relaxed = 2;
 constexpr int most_shared_of_launch = 8;
-constexpr LaunchAttribute start_early{
-    .name = 6, .unused = {}, .value = 1};  // programmatic stream serialization
+// Programmatic stream serialization.
+constexpr LaunchAttribute start_early{.name = 6, .unused = {}, .value = 1};
 constexpr unsigned host_portable = 1;
 constexpr unsigned host_mapped = 2;
 

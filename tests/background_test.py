@@ -111,17 +111,10 @@ def test_what_is_spare_is_compiled_and_not_tuned(tmp_path):
 
 
 def test_a_patch_tells_what_a_step_falls_back_to():
-    transformers = pytest.importorskip("transformers")
-    config = transformers.Qwen3Config(
-        vocab_size=61,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=16,
-    )
-    model = transformers.Qwen3ForCausalLM(config).bfloat16()
+    pytest.importorskip("transformers")
+    from tiny_models import batch, build
+
+    model = build("Qwen3", torch.bfloat16)
     handle = liger_jit.patch(model)
     spare = [(call.op, call.key) for call in handle._calls if call.spare]
     assert {op for op, _ in spare} >= {"rms_norm", "rope"}
@@ -129,4 +122,4 @@ def test_a_patch_tells_what_a_step_falls_back_to():
     assert {"qk_norm_rope", "rms_norm", "fused_add_rms_norm"} <= {call.op for call in called}
     # The norm of a head is left to the rotation, that of the hidden states is not.
     assert not {(call.op, call.key) for call in called} & set(spare)
-    assert torch.isfinite(model(torch.ones(1, 4, dtype=torch.long)).logits).all()
+    assert torch.isfinite(model(batch()["input_ids"]).logits).all()

@@ -86,14 +86,14 @@ struct Gradients final : Node {
  private:
   // Through the dispatcher, so that it can be traced; and, where the gradients could be
   // differentiated, through the autograd key that refuses it.
-  void call_backward(Stack& stack, const variable_list& incoming,
-                     const c10::SmallVector<at::Tensor, 6>& unpacked) {
+  // `kept`: where the saved tensors begin on the stack.
+  void call_backward(Stack& stack, const variable_list& incoming, size_t kept) {
     bool differentiated = c10::GradMode::is_enabled();
     for (const at::Tensor& gradient : incoming)
       differentiated |= gradient.defined() && torch::autograd::isFwGradDefined(gradient);
     if (differentiated) return wiring.backward().callBoxed(stack);
     const at::AutoDispatchBelowADInplaceOrView below;
-    if (!may_overwrite(incoming, unpacked)) return wiring.backward().callBoxed(stack);
+    if (!may_overwrite(stack, incoming, kept)) return wiring.backward().callBoxed(stack);
     released = true;  // whatever becomes of the call, what was saved is no more
     wiring.last_backward().callBoxed(stack);
   }
@@ -101,17 +101,16 @@ struct Gradients final : Node {
   // Whether this backward is the last and the saved tensors that it would overwrite are this node's
   // alone: no hook packed them, and nobody else holds them or a view of them. A captured one may be
   // replayed twice.
-  bool may_overwrite(const variable_list& incoming,
-                     const c10::SmallVector<at::Tensor, 6>& unpacked) const {
+  bool may_overwrite(const Stack& stack, const variable_list& incoming, size_t kept) const {
     if (wiring.overwritten == 0 || !is_last()) return false;
     for (const at::Tensor& gradient : incoming)
       if (gradient.defined() && traced(gradient)) return false;
-    for (size_t i = 0; i < unpacked.size(); ++i) {
-      const at::Tensor& tensor = unpacked[i];
-      if (!wiring.overwrites(i) || !tensor.defined()) continue;
+    for (size_t i = 0; i < saved.size(); ++i) {
+      if (!wiring.overwrites(i) || !stack[kept + i].isTensor()) continue;
+      const at::Tensor& tensor = stack[kept + i].toTensor();
       if (saved[i].has_hooks() || traced(tensor) || captured(tensor)) return false;
-      // Held by `saved`, by `unpacked` and by the stack.
-      if (tensor.use_count() != 3 || tensor.storage().use_count() != 1) return false;
+      // Held by `saved` and by the stack.
+      if (tensor.use_count() != 2 || tensor.storage().use_count() != 1) return false;
     }
     return true;
   }
@@ -123,16 +122,10 @@ struct Gradients final : Node {
       if (!wiring.op.outputs[i].differentiable) continue;
       stack.emplace_back(incoming[i].defined() ? incoming[i] : input_metadata(i).zeros_like());
     }
-    c10::SmallVector<at::Tensor, 6> unpacked;
-    for (SavedVariable& variable : saved) unpacked.push_back(variable.unpack(getptr()));
-    for (at::Tensor& tensor : unpacked) {
-      if (!tensor.defined()) {
-        stack.emplace_back();
-      } else if (wiring.overwritten == 0) {
-        stack.emplace_back(std::move(tensor));
-      } else {
-        stack.emplace_back(tensor);
-      }
+    const size_t kept = stack.size();
+    for (SavedVariable& variable : saved) {
+      at::Tensor tensor = variable.unpack(getptr());
+      stack.push_back(tensor.defined() ? c10::IValue(std::move(tensor)) : c10::IValue());
     }
     for (const c10::IValue& scalar : scalars) stack.push_back(scalar);
     uint32_t wanted = 0;
@@ -140,7 +133,7 @@ struct Gradients final : Node {
       if (task_should_compute_output(i)) wanted |= 1u << wiring.differentiable[i].gradient;
     }
     stack.push_back(wiring.masks[wanted]);
-    call_backward(stack, incoming, unpacked);
+    call_backward(stack, incoming, kept);
     variable_list result(wiring.differentiable.size());
     for (size_t i = 0; i < result.size(); ++i) {
       if (task_should_compute_output(i))

@@ -210,6 +210,10 @@ def test_a_last_backward_makes_its_gradients_in_what_was_kept(device):
             assert torch.equal(leaf.grad, gradient), name
 
 
+def leaves(device):
+    return {name: value.requires_grad_() for name, value in tensors(torch.float32, device).items()}
+
+
 def backward_of(y, **options):
     """The name of the operator that the backward calls."""
     with torch.profiler.profile() as profile:
@@ -220,9 +224,7 @@ def backward_of(y, **options):
 
 
 def test_the_last_backward_alone_overwrites(device):
-    inputs = {
-        name: value.requires_grad_() for name, value in tensors(torch.float32, device).items()
-    }
+    inputs = leaves(device)
     y = gated_mlp(**inputs)
     assert backward_of(y, retain_graph=True) == "gated_mlp_backward"
     assert backward_of(y) == "gated_mlp_backward_"
@@ -230,9 +232,7 @@ def test_the_last_backward_alone_overwrites(device):
 
 @pytest.mark.parametrize("held", ["gate", "up", "a view", "what hooks packed"])
 def test_what_somebody_else_holds_is_not_written(device, held):
-    inputs = {
-        name: value.requires_grad_() for name, value in tensors(torch.float32, device).items()
-    }
+    inputs = leaves(device)
     packed_by_hooks = []
     if held == "what hooks packed":
         with torch.autograd.graph.saved_tensors_hooks(
@@ -251,9 +251,7 @@ def test_what_somebody_else_holds_is_not_written(device, held):
 
 def test_a_last_backward_that_failed_is_not_tried_again(device):
     """It may have overwritten what it would read, as where memory runs out halfway."""
-    inputs = {
-        name: value.requires_grad_() for name, value in tensors(torch.float32, device).items()
-    }
+    inputs = leaves(device)
     y = gated_mlp(**inputs)
     loss = y.sum()
     weight = inputs["down_weight"].data
@@ -266,26 +264,22 @@ def test_a_last_backward_that_failed_is_not_tried_again(device):
 
 
 def test_transforms_take_the_backward_that_overwrites_nothing(device):
-    inputs = {
-        name: value.requires_grad_() for name, value in tensors(torch.float32, device).items()
-    }
-    leaves = list(inputs.values())
+    inputs = leaves(device)
+    wrt = list(inputs.values())
     rows = torch.randn(2, 3, 5, 24, device=device)
-    wanted = [torch.autograd.grad(gated_mlp(**inputs), leaves, row) for row in rows]
+    wanted = [torch.autograd.grad(gated_mlp(**inputs), wrt, row) for row in rows]
 
-    found = torch.autograd.grad(gated_mlp(**inputs), leaves, rows, is_grads_batched=True)
+    found = torch.autograd.grad(gated_mlp(**inputs), wrt, rows, is_grads_batched=True)
     for one, *each in zip(found, *wanted, strict=True):
         torch.testing.assert_close(one, torch.stack(each))
 
-    _, pull = torch.func.vjp(lambda x: gated_mlp(x, *leaves[1:]), inputs["x"].detach())
+    _, pull = torch.func.vjp(lambda x: gated_mlp(x, *wrt[1:]), inputs["x"].detach())
     with torch.no_grad():
         torch.testing.assert_close(pull(rows[0], retain_graph=False)[0], wanted[0][0])
 
 
 def test_a_tangent_of_the_gradient_is_refused_by_a_last_backward_too(device):
-    inputs = {
-        name: value.requires_grad_() for name, value in tensors(torch.float32, device).items()
-    }
+    inputs = leaves(device)
     y = gated_mlp(**inputs)
     with torch.autograd.forward_ad.dual_level():
         dy = torch.autograd.forward_ad.make_dual(torch.ones_like(y), torch.ones_like(y))

@@ -203,7 +203,8 @@ def test_meta_calls_replay_each_distinct_call(monkeypatch):
     replay = handle.meta_calls(batch=2, tokens=16)
     with counted(monkeypatch) as calls:
         replay()
-    # Two widths of norms: hidden, and one head. The loss with a number of items and without.
+    # Two widths of norms: hidden, and one head. The loss with a number of items and without. The
+    # activation and the rotation stand in for the MLP and for norms with their rotation.
     once = ("fused_add_rms_norm", "gated_mlp", "qk_norm_rope", "swiglu", "rope")
     assert calls == {"rms_norm": 2, **dict.fromkeys(once, 1), "fused_linear_cross_entropy": 2}
 
