@@ -1,5 +1,6 @@
 #include "ops/cross_entropy.h"
 
+#include "ops/arguments.h"
 #include "ops/held_rows.h"
 #include "ops/registry.h"
 
@@ -229,6 +230,64 @@ KernelOf rows_kernel(bool joined, std::string loss, std::string z_loss) {
   return kernel;
 }
 
+// A call whose time is that of its launches takes one, in which a row has a warp, and a block so
+// few rows that they are short beside a launch. On the host one thread is done before others wake.
+int64_t blocks_at_once(const Call& call) { return call.place().capability >= 90 ? 8 : 1; }
+bool at_once(const Call& call) {
+  const int64_t rows = call["logits"].rows();
+  const int64_t classes = call["logits"].last_size();
+  const int64_t logits_of_block = call.on_host() ? 1 << 13 : 1 << 15;
+  return reduced(call) && classes <= 1024 && rows <= 128 * blocks_at_once(call) &&
+         rows * classes <= logits_of_block * blocks_at_once(call);
+}
+
+// A longer row takes more registers than 1024 threads have.
+Knobs rows_at_once(const Call& call) {
+  if (call.on_host()) return of_one_block(1, 1);
+  return of_one_block(32, call["logits"].last_size() > 256 ? 16 : 32);
+}
+int64_t threads_at_once(const Call& call) {
+  const Knobs knobs = rows_at_once(call);
+  return value_of(knobs, "threads", 1) * value_of(knobs, "rows", 1);
+}
+
+KernelOf at_once_kernel(const KernelOf& count, const KernelOf& each, const KernelOf& sum) {
+  KernelOf kernel{
+      .name = "CrossEntropyAtOnce",
+      .source = "cross_entropy.h",
+      .when = at_once,
+      .spec = [=](const Call& call) -> Spec {
+        const Knobs of_block = {{"threads", threads_at_once(call)}};
+        return {{"count", full_spec(count, call, of_block)},
+                {"each", full_spec(each, call, rows_at_once(call))},
+                {"sum", full_spec(sum, call, of_block)}};
+      },
+      .candidates = [](const Call& call) -> std::vector<Knobs> {
+        return {{{"threads", threads_at_once(call)}, {"cluster", blocks_at_once(call)}}};
+      },
+      .blocks = [](const Call& call, const Knobs&) { return blocks_at_once(call); }};
+  for (const KernelOf* part : {&count, &each, &sum}) {
+    kernel.arguments.insert(kernel.arguments.end(), part->arguments.begin(), part->arguments.end());
+  }
+  return kernel;
+}
+
+std::vector<KernelOf> loss_kernels() {
+  const KernelOf count = totals_kernel(finishes, logits_arithmetic,
+                                       [](const Call& call) { return call["logits"].last_size(); });
+  const KernelOf each = rows_kernel(false, "row_loss", "row_z_loss");
+  const KernelOf sum =
+      mean_kernel(reduced, logits_arithmetic, "row_loss", "row_z_loss", "loss", "z_loss");
+  std::vector<KernelOf> kernels = {
+      count, each, rows_kernel(true, "loss", "z_loss"), sum,
+      mean_kernel(wants_accuracy_alone, logits_arithmetic, "loss", "z_loss", "unused", "unused")};
+  for (KernelOf& kernel : kernels) {
+    kernel.when = [when = kernel.when](const Call& call) { return when(call) && !at_once(call); };
+  }
+  kernels.push_back(at_once_kernel(count, each, sum));
+  return kernels;
+}
+
 Temporary of_each_row(std::string name) {
   return {std::move(name), [](const Call& call) -> int64_t {
             return reduced(call) ? call["logits"].rows() * size_bytes(logits_arithmetic(call)) : 0;
@@ -280,12 +339,7 @@ const Register cross_entropy{Op{
           check_cross_entropy(call, call["logits"].rows(), call["logits"].last_size(),
                               call["logits"].dtype);
         },
-    .kernels = {totals_kernel(finishes, logits_arithmetic,
-                              [](const Call& call) { return call["logits"].last_size(); }),
-                rows_kernel(false, "row_loss", "row_z_loss"), rows_kernel(true, "loss", "z_loss"),
-                mean_kernel(reduced, logits_arithmetic, "row_loss", "row_z_loss", "loss", "z_loss"),
-                mean_kernel(wants_accuracy_alone, logits_arithmetic, "loss", "z_loss", "unused",
-                            "unused")},
+    .kernels = loss_kernels(),
     .gradient = {.of = {{"logits", "dlogits"}},
                  .asked_by = "with_gradient",
                  .unit =

@@ -9,6 +9,7 @@ struct Literal {
   std::string operator()(Dtype dtype) const { return fmt::format("Dtype::{}", name_of(dtype)); }
   std::string operator()(bool flag) const { return flag ? "true" : "false"; }
   std::string operator()(int64_t number) const { return fmt::format("{}", number); }
+  std::string operator()(const Spec& spec) const { return "{" + initialiser(spec) + "}"; }
 };
 
 }  // namespace

@@ -1,5 +1,5 @@
 // All that a kernel knows at compile time: named fields, in the order of the Spec struct in its
-// template.
+// template. A field may be the Spec of a part of it.
 #pragma once
 
 #include <cstdint>
@@ -11,14 +11,14 @@
 
 namespace liger {
 
-using SpecValue = std::variant<Dtype, bool, int64_t>;
+struct SpecField;
+using Spec = std::vector<SpecField>;
+using SpecValue = std::variant<Dtype, bool, int64_t, Spec>;
 
 struct SpecField {
   std::string name;
   SpecValue value;
 };
-
-using Spec = std::vector<SpecField>;
 
 // `.x = Dtype::bf16, .hidden = 4096, .unit_offset = false`
 std::string initialiser(const Spec& spec);

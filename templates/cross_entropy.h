@@ -25,10 +25,14 @@ struct CrossEntropyTotalsSpec {
   int threads;
 };
 
+// Sums over rows have as many lanes, whatever the threads are: row r is in lane r % 1024.
+constexpr int row_lanes = 1024;
+
 // Counts the rows that are not ignored, or sums their class weights. One block.
 template <CrossEntropyTotalsSpec S>
 struct CrossEntropyTotals {
   static constexpr int block_threads = threads_of_block(S.threads, 1);
+  static constexpr int owned = row_lanes / S.threads;
   using A = Type<S.arithmetic>;
 
   const long long* target;
@@ -41,20 +45,24 @@ struct CrossEntropyTotals {
 
   LIGER_DEVICE void operator()(long long) const {
     long long rows_of_thread = 0;
-    double weights_of_thread = 0;  // what is lost here is lost in every row
-    LIGER_UNROLL_BY(8)
-    for (long long row = thread_index(); row < rows; row += S.threads) {
-      const long long y = target[row];
-      if (y == ignore_index) continue;
-      ++rows_of_thread;
-      if constexpr (S.has_weight) weights_of_thread += y >= 0 && y < classes ? class_weight[y] : 0;
+    double weights[owned] = {};  // what is lost here is lost in every row
+    LIGER_UNROLL for (int lane = 0; lane < owned; ++lane) {
+      LIGER_UNROLL_BY(8)
+      for (long long row = lane * S.threads + thread_index(); row < rows; row += row_lanes) {
+        const long long y = target[row];
+        if (y == ignore_index) continue;
+        ++rows_of_thread;
+        if constexpr (S.has_weight) weights[lane] += y >= 0 && y < classes ? class_weight[y] : 0;
+      }
     }
     const auto counted = across_threads<S.threads, 1>(rows_of_thread, Add{});
     LossTotals<A> result{A(1), A(1), A(1.0 / static_cast<double>(counted))};
     if constexpr (S.mean) {
       result.loss = result.z_loss = result.share;
       if constexpr (S.has_weight) {
-        result.loss = A(1.0 / across_threads<S.threads, 1>(weights_of_thread, Add{}));
+        const double sum =
+            across_lanes<row_lanes, S.threads, 1, owned, true>(weights, Add{}, 0.0, 0);
+        result.loss = A(1.0 / sum);
       }
       if constexpr (S.has_num_items) result.loss = result.z_loss = A(1.0 / double(*num_items));
     }
@@ -89,8 +97,10 @@ struct CrossEntropyRowsSpec {
 template <CrossEntropyRowsSpec S>
 struct CrossEntropyRows {
   static constexpr int block_threads = threads_of_block(S.threads, S.rows);
-  static_assert(on_host || S.threads > warp_threads, "a row needs the barriers of its reductions");
-  static_assert(on_host || S.rows == 1, "a row has its block");
+  static_assert(on_host || S.threads > warp_threads || !S.in_place,
+                "a row that is overwritten needs the barriers of its reductions");
+  static_assert(on_host || S.rows == 1 || S.threads <= team_lanes,
+                "a row has its block, or meets by shuffles");
   static_assert(S.held || S.cluster == 1, "a row that is not held has one block");
   static constexpr bool exact = S.logits == Dtype::f32 || S.logits == Dtype::f64;
   using A = Arithmetic<S.logits>;
@@ -122,8 +132,9 @@ struct CrossEntropyRows {
       one_row<Row>(block / S.cluster, static_cast<int>(block % S.cluster));
     } else {
       using Row = RereadRow<S.classes, S.threads, S.align_bytes, !S.in_place, T>;
-      each_row<S.threads, S.rows>(
-          block, rows, [&](long long row, int thread, bool) { one_row<Row>(row, thread); });
+      each_row<S.threads, S.rows>(block, rows, [&](long long row, int thread, bool active) {
+        if (S.rows == 1 || active) one_row<Row>(row, thread);
+      });
     }
   }
 
@@ -346,8 +357,7 @@ struct CrossEntropyMeanSpec {
 template <CrossEntropyMeanSpec S>
 struct CrossEntropyMean {
   static constexpr int block_threads = threads_of_block(S.threads, 1);
-  static constexpr int lanes = 1024;
-  static constexpr int owned = lanes / (on_host ? 1 : S.threads);
+  static constexpr int owned = row_lanes / S.threads;
   using A = Type<S.arithmetic>;
 
   const A* row_loss;
@@ -366,15 +376,14 @@ struct CrossEntropyMean {
     int hits = 0;
     LIGER_UNROLL for (int lane = 0; lane < owned; ++lane) {
       LIGER_UNROLL_BY(8)
-      for (long long row = lane * S.threads + thread_index(); row < rows; row += lanes) {
+      for (long long row = lane * S.threads + thread_index(); row < rows; row += row_lanes) {
         sums[lane] = sums[lane] + Two<A>{row_loss[row], row_z_loss[row]};
         if constexpr (S.accuracy) {
           hits += target[row] != ignore_index && predicted[row] == target[row];
         }
       }
     }
-    fold<owned>(sums, Add{});
-    const auto both = across_threads<S.threads, 1>(sums[0], Add{});
+    const auto both = across_lanes<row_lanes, S.threads, 1, owned, true>(sums, Add{}, Two<A>{}, 0);
     if constexpr (S.accuracy) {
       const A right = A(across_threads<S.threads, 1>(hits, Add{}));
       if (thread_index() == 0) *token_accuracy = right * totals->share;
@@ -385,5 +394,38 @@ struct CrossEntropyMean {
     *loss = both.first * totals->loss + z;
   }
 };
+
+struct CrossEntropyAtOnceSpec {
+  CrossEntropyTotalsSpec count;
+  CrossEntropyRowsSpec each;
+  CrossEntropyMeanSpec sum;
+  int threads;  // tuned
+  int cluster;  // tuned
+};
+
+// The three in one launch, for few short rows, whose time is that of the launches. One cluster, so
+// that its barriers stand between the three.
+template <CrossEntropyAtOnceSpec S>
+struct CrossEntropyAtOnce {
+  static constexpr int block_threads = threads_of_block(S.threads, 1);
+  static_assert(S.count.threads == S.threads && S.sum.threads == S.threads &&
+                    S.each.threads * S.each.rows == S.threads && !S.each.held,
+                "the three share the threads of a block");
+
+  CrossEntropyTotals<S.count> count;
+  CrossEntropyRows<S.each> each;
+  CrossEntropyMean<S.sum> sum;
+
+  LIGER_DEVICE void operator()(long long rank) const {
+    if (rank == 0) count(0);
+    cluster_barrier<S.cluster>();
+    for (long long block = rank; block * S.each.rows < each.rows; block += S.cluster) each(block);
+    cluster_barrier<S.cluster>();
+    if (rank == 0) sum(0);
+  }
+};
+
+template <CrossEntropyAtOnceSpec S>
+constexpr int cluster_of<CrossEntropyAtOnce<S>> = S.cluster;
 
 }  // namespace liger

@@ -18,6 +18,12 @@ TEST(SpecTest, fields_are_named_in_their_order) {
   EXPECT_EQ(initialiser({}), "");
 }
 
+TEST(SpecTest, field_may_be_the_spec_of_a_part) {
+  const Spec part = {{"x", Dtype::f32}, {"threads", int64_t{32}}};
+  const Spec spec = {{"each", part}, {"cluster", int64_t{8}}};
+  EXPECT_EQ(initialiser(spec), ".each = {.x = Dtype::f32, .threads = 32}, .cluster = 8");
+}
+
 TEST(UnitTest, text_is_the_few_lines_that_a_person_would_write) {
   const Spec spec = {{"x", Dtype::bf16}, {"hidden", int64_t{4096}}};
   const Unit unit = make_unit("device/target.h", "RmsNormForward", spec);
