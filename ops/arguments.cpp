@@ -35,6 +35,16 @@ uint64_t scalar_word(const Call& call, int input) {
   return static_cast<uint64_t>(value.integer);
 }
 
+TiledMatrix tiled(const Call& call, const TilesOf& tiles) {
+  const Tensor& tensor = call[tiles.tensor];
+  return {nullptr,
+          tensor.rows(),
+          tensor.last_size(),
+          tensor.row_stride() * size_bytes(tensor.dtype),
+          tiles.tile_rows,
+          tiles.tile_columns};
+}
+
 }  // namespace
 
 int slot_of(const Op& op, std::string_view name) {
@@ -67,6 +77,12 @@ Launch launch_of(const KernelOf& kernel, const Call& call, const Knobs& knobs) {
     const auto word = static_cast<uint16_t>(launch.words.size());
     if (const auto* compute = std::get_if<std::function<int64_t(const Call&)>>(&argument)) {
       launch.words.push_back(static_cast<uint64_t>((*compute)(call)));
+      continue;
+    }
+    if (const auto* tiles = std::get_if<TilesOf>(&argument)) {
+      launch.tiles.push_back(
+          {word, static_cast<uint16_t>(slot_of(op, tiles->tensor)), tiled(call, *tiles)});
+      launch.words.resize(word + sizeof(TileMap) / sizeof(uint64_t));
       continue;
     }
     const auto& name = std::get<std::string>(argument);

@@ -236,7 +236,7 @@ int64_t blocks_at_once(const Call& call) { return call.place().capability >= 90 
 bool at_once(const Call& call) {
   const int64_t rows = call["logits"].rows();
   const int64_t classes = call["logits"].last_size();
-  const int64_t logits_of_block = call.on_host() ? 1 << 13 : 1 << 15;
+  const int64_t logits_of_block = call.on_host() ? 1 << 13 : 1 << 12;
   return reduced(call) && classes <= 1024 && rows <= 128 * blocks_at_once(call) &&
          rows * classes <= logits_of_block * blocks_at_once(call);
 }

@@ -72,10 +72,18 @@ struct Temporary {
   std::function<int64_t(const Call&)> size_bytes;
 };
 
-// A kernel argument: eight bytes. A name stands for a tensor's pointer, or a scalar input's value
-// (integers as int64, reals as double); `x.rows`, `x.stride` (of rows), `x.size1`, `x.stride0` for
-// what they say; `fault` for the device's fault record. A function gives any other integer.
-using Argument = std::variant<std::string, std::function<int64_t(const Call&)>>;
+// How a kernel's tiles of a tensor [rows, columns] are made; see TiledMatrix.
+struct TilesOf {
+  std::string tensor;
+  int tile_rows;
+  int tile_columns;
+};
+
+// A kernel argument: eight bytes, or the 128 of a TileMap. A name stands for a tensor's pointer, or
+// a scalar input's value (integers as int64, reals as double); `x.rows`, `x.stride` (of rows),
+// `x.size1`, `x.stride0` for what they say; `fault` for the device's fault record. A function gives
+// any other integer.
+using Argument = std::variant<std::string, std::function<int64_t(const Call&)>, TilesOf>;
 
 struct Knob {
   std::string name;

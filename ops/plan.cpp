@@ -40,7 +40,8 @@ void check_call(const Call& call) {
       call.refuse(input.name, fmt::format("has dtype {}", name_of(tensor.dtype)),
                   allowed_text(input));
     }
-    if (tensor.dtype == Dtype::f64 && !call.on_host()) {
+    // A part of a composite may keep a few numbers of its own in it: it lists the type.
+    if (tensor.dtype == Dtype::f64 && input.dtypes.empty() && !call.on_host()) {
       throw Error(ErrorKind::unsupported,
                   fmt::format("liger_jit::{}: argument '{}' has dtype float64 on a GPU; allowed: "
                               "float32, bfloat16, "
@@ -180,12 +181,18 @@ std::shared_ptr<const Plan> make_plan(const Call& call, Device& device, Stream s
 }
 
 void launch(const Plan& plan, void* const* pointers, Stream stream) {
-  uint64_t words[max_words];
+  alignas(TileMap) uint64_t words[max_words];
   for (const Launch& launch : plan.launches) {
     const size_t count = launch.words.size();
     std::copy(launch.words.begin(), launch.words.end(), words);
     for (const auto& [word, slot] : launch.pointers)
       words[word] = reinterpret_cast<uint64_t>(pointers[slot]);
+    for (const auto& [word, slot, described] : launch.tiles) {
+      TiledMatrix matrix = described;
+      matrix.data = pointers[slot];
+      const TileMap map = plan.device->map_tiles(matrix);
+      std::copy(std::begin(map.words), std::end(map.words), words + word);
+    }
     plan.device->launch(launch.function, launch.blocks, launch.threads, words,
                         count * sizeof(uint64_t), stream, launch.shared_bytes);
   }

@@ -30,6 +30,12 @@ struct Launch {
     uint16_t slot;  // inputs by index, then outputs, then temporaries
   };
   std::vector<Pointer> pointers;
+  struct Tiles {
+    uint16_t word;
+    uint16_t slot;
+    TiledMatrix matrix;  // its data are filled in
+  };
+  std::vector<Tiles> tiles;
 };
 
 struct Plan {

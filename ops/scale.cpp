@@ -17,20 +17,26 @@ void check_scale(const Call& call) {
   }
 }
 
+// Most products in place are with 1, and then the number of blocks is all that costs.
+int64_t turns_of_block(const Call& call, bool in_place) {
+  return in_place && !call.on_host() ? 16 : 1;
+}
+
 KernelOf scale_kernel(bool in_place) {
   return {
       .name = "Scale",
       .source = "scale.h",
       .spec = [in_place](const Call& call) -> Spec {
-        return {{"x", call["x"].dtype},
-                {"each_row", call["factor"].count() != 1},
-                {"in_place", in_place},
-                {"width", call["x"].last_size()},
-                {"align_bytes", int64_t{call.align_bytes()}}};
+        return {{"x", call["x"].dtype},           {"each_row", call["factor"].count() != 1},
+                {"in_place", in_place},           {"turns", turns_of_block(call, in_place)},
+                {"width", call["x"].last_size()}, {"align_bytes", int64_t{call.align_bytes()}}};
       },
       .candidates = [](const Call& call) { return row_candidates(call, call["x"].last_size(), 0); },
-      .blocks = [](const Call& call,
-                   const Knobs& knobs) { return row_blocks(call["x"].rows(), knobs); },
+      .blocks =
+          [in_place](const Call& call, const Knobs& knobs) {
+            const int64_t turns = turns_of_block(call, in_place);
+            return (row_blocks(call["x"].rows(), knobs) + turns - 1) / turns;
+          },
       .arguments = {"x", "factor", "multiplier", in_place ? "x" : "y", "x.rows", "x.stride",
                     [in_place](const Call& call) {
                       return in_place ? call["x"].row_stride() : call["x"].last_size();

@@ -40,6 +40,19 @@ struct Fault {
 // A kernel loaded on one device. Never unloaded: captured graphs may hold it.
 struct Function;
 
+// A matrix of two-byte elements as GPUs with an engine for copies of tiles are told of it.
+struct TiledMatrix {
+  void* data;
+  int64_t rows;
+  int64_t columns;
+  int64_t row_bytes;  // from one row to the next, a multiple of 16
+  int tile_rows;
+  int tile_columns;  // 64 at most: 128 bytes, which shared memory has in swizzled order
+};
+struct alignas(64) TileMap {  // CUtensorMap
+  uint64_t words[16];
+};
+
 using Stream = void*;  // the vendor's stream handle; null on the host
 
 class Device {
@@ -52,6 +65,9 @@ class Device {
 
   // Before launches of a function with that much shared memory.
   virtual void allow_shared(Function* function, int shared_bytes) = 0;
+
+  // Zeros where the device has no such engine.
+  virtual TileMap map_tiles(const TiledMatrix&) { return {}; }
 
   // `arguments` is the kernel struct, passed by value. Asynchronous on a GPU.
   virtual void launch(Function* function, int64_t blocks, int threads, const void* arguments,

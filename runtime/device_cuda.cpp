@@ -42,6 +42,9 @@ struct Driver {
   int (*set_current)(Context);
   int (*push_current)(Context);
   int (*pop_current)(Context*);
+  int (*encode_tiles)(TileMap*, int type, unsigned dims, void* data, const uint64_t* sizes,
+                      const uint64_t* strides, const unsigned* tile, const unsigned* steps,
+                      int interleave, int swizzle, int promotion, int fill);  // or null
   int (*error_name)(int, const char**);
   int (*error_text)(int, const char**);
 };
@@ -106,6 +109,8 @@ Driver::Driver() {
   bind(error_name, "cuGetErrorName");
   bind(error_text, "cuGetErrorString");
   functions.function_load = library.function<int(void*)>("cuFuncLoad");  // since 12.4
+  encode_tiles =
+      library.function<std::remove_reference_t<decltype(*encode_tiles)>>("cuTensorMapEncodeTiled");
   functions.launch_with =
       library.function<int(const LaunchConfig*, void*, void**, void**)>("cuLaunchKernelEx");
   if (!problem.empty()) return;
@@ -141,6 +146,7 @@ class CudaDevice final : public GpuDevice {
     // it is reported of chips of 12.x that they cannot either.
     starts_early_ =
         (major == 9 || major == 10) && functions_.launch_with && driver().version >= 12030;
+    has_tile_engine_ = major >= 9 && driver().encode_tiles;
     properties_.multiprocessors = attribute(multiprocessor_count);
     properties_.l2_bytes = attribute(l2_cache_bytes);
     properties_.shared_bytes_per_block = attribute(shared_memory_per_block);
@@ -148,6 +154,24 @@ class CudaDevice final : public GpuDevice {
         bandwidth_class(attribute(memory_clock_khz), attribute(memory_bus_bits));
     check(driver().primary_context(&context_, device_), "retaining the primary context");
     allocate_fault();
+  }
+
+  TileMap map_tiles(const TiledMatrix& matrix) override {
+    constexpr int bfloat16 = 9, not_interleaved = 0, swizzle_of_128_bytes = 3;
+    constexpr int promote_to_256_bytes = 3, fill_with_zeros = 0;
+    TileMap map{};
+    if (!has_tile_engine_ || !matrix.data) return map;
+    const uint64_t sizes[] = {static_cast<uint64_t>(matrix.columns),
+                              static_cast<uint64_t>(matrix.rows)};
+    const uint64_t strides[] = {static_cast<uint64_t>(matrix.row_bytes)};
+    const unsigned tile[] = {static_cast<unsigned>(matrix.tile_columns),
+                             static_cast<unsigned>(matrix.tile_rows)};
+    const unsigned steps[] = {1, 1};
+    check(driver().encode_tiles(&map, bfloat16, 2, matrix.data, sizes, strides, tile, steps,
+                                not_interleaved, swizzle_of_128_bytes, promote_to_256_bytes,
+                                fill_with_zeros),
+          "describing a matrix for copies of tiles");
+    return map;
   }
 
  protected:
@@ -176,6 +200,7 @@ class CudaDevice final : public GpuDevice {
   }
 
   int device_ = 0;
+  bool has_tile_engine_ = false;
   Context context_ = nullptr;
 };
 

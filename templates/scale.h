@@ -9,6 +9,7 @@ struct ScaleSpec {
   Dtype x;
   bool each_row;
   bool in_place;
+  int turns;  // of a block: groups of rows that it takes one after another
   int width;
   int align_bytes;
   int threads;  // tuned
@@ -30,7 +31,15 @@ struct Scale {
   long long y_stride;
 
   LIGER_DEVICE void operator()(long long block) const {
-    each_row<S.threads, S.rows>(block, rows, [&](long long row, int thread, bool active) {
+    for (long long turn = block * S.turns; turn < (block + 1) * S.turns; ++turn) {
+      if (S.turns > 1 && turn * S.rows >= rows) return;
+      scale_rows(turn);
+    }
+  }
+
+ private:
+  LIGER_DEVICE void scale_rows(long long turn) const {
+    each_row<S.threads, S.rows>(turn, rows, [&](long long row, int thread, bool active) {
       const A scale = factor[S.each_row ? row : 0] * A(multiplier);
       if (!active || (S.in_place && scale == A(1))) return;
       Row::each(thread, [&](int, int pack) {

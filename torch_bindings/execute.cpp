@@ -34,6 +34,18 @@ c10::Device device_of(const Op& op, c10::ArrayRef<c10::IValue> inputs) {
 
 namespace {
 
+int ordinal_of(c10::Device where) { return where.is_cpu() ? 0 : where.index(); }
+Device& opened(c10::Device where) { return device(backend_of(where), ordinal_of(where)); }
+Place place_of(const Device& on, c10::Device where) {
+  return place_on(on.properties().target, ordinal_of(where), on.properties().multiprocessors);
+}
+
+}  // namespace
+
+Place place_of(c10::Device where) { return place_of(opened(where), where); }
+
+namespace {
+
 struct Prepared {
   CallWords words;
   void* pointers[max_slots + 1];
@@ -73,11 +85,9 @@ Function look_up(const Op& op) {
 Tensors execute(const Op& op, c10::ArrayRef<c10::IValue> inputs, const Op& blamed) {
   const c10::Device where = device_of(op, inputs);
   const CurrentDevice current(where);
-  const Backend backend = backend_of(where);
-  Device& on = device(backend, where.is_cpu() ? 0 : where.index());
+  Device& on = opened(where);
   const Stream stream = current_stream(where);
-  const Place place = place_on(on.properties().target, where.is_cpu() ? 0 : where.index(),
-                               on.properties().multiprocessors);
+  const Place place = place_of(on, where);
 
   Prepared call;
   read_inputs(op, inputs, place, call);

@@ -17,6 +17,9 @@ using Tensors = c10::SmallVector<at::Tensor, 8>;
 // Raises Error. A fault that a kernel finds is told in the words of `blamed`.
 Tensors execute(const Op& op, c10::ArrayRef<c10::IValue> inputs, const Op& blamed);
 
+// Opens the device where it is not open yet.
+Place place_of(c10::Device where);
+
 // The device of all tensors. Raises Error(invalid_argument) when they are on several, or there is
 // none.
 c10::Device device_of(const Op& op, c10::ArrayRef<c10::IValue> inputs);

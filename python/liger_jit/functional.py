@@ -374,7 +374,7 @@ def fused_linear_cross_entropy(
     """cross_entropy(input @ weight.T + bias, target) without ever holding all the logits.
 
     Tokens are taken in chunks: logits of a chunk, its loss, and its share of the gradients, so the
-    memory above the gradients is one chunk of logits.
+    memory above the gradients is one chunk of logits. `memory` may ask for less.
 
     Args:
         input: [..., H]; leading dimensions are flattened.
@@ -388,7 +388,9 @@ def fused_linear_cross_entropy(
             chunks and with memory="min", else float32.
         chunk_tokens: rows of a chunk; 0 chooses from the sizes and `memory`.
         memory: "auto" for speed, with at most 640 MiB of logits (or half the weight, if that is
-            more); "min" for logits that take about as much as the gradient of input.
+            more); "min" for about as much memory above the gradients as that of input takes. Where
+            chunks would be narrow then, the classes are taken in tiles, for a few groups of tokens
+            at a time, and their logits made twice.
         counted_tokens: how many labels are not ignore_index, if the caller knows. Then products are
             made for those tokens only. A number that is too small gives a loss of NaN; one too
             large only costs time. On the CPU they are counted in the call.

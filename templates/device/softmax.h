@@ -59,6 +59,14 @@ struct MergeMaxAndSum {
   }
 };
 
+// The same of sums that do not refer to their maxima.
+struct MaxAndSumApart {
+  template <class A>
+  LIGER_DEVICE MaxAndSum<A> operator()(const MaxAndSum<A>& a, const MaxAndSum<A>& b) const {
+    return {Larger{}(a.max, b.max), a.sum + b.sum};
+  }
+};
+
 template <bool Exact, class A>
 LIGER_DEVICE MaxAndSum<A> max_and_sum(const Pack<A>& values) {
   const A max = combined(values, Larger{});

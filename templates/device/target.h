@@ -31,11 +31,16 @@
 #define LIGER_PRAGMA(TEXT) _Pragma(#TEXT)
 #define LIGER_UNROLL_BY(COUNT) LIGER_PRAGMA(unroll COUNT)
 #define LIGER_BOUNDS(KERNEL) __launch_bounds__(KERNEL::block_threads, 1)
-#define LIGER_ENTRY(KERNEL, SPEC)                              \
-  extern "C" __global__ void LIGER_BOUNDS(liger::KERNEL<SPEC>) \
-      liger_##KERNEL(const liger::KERNEL<SPEC> kernel) {       \
-    liger::wait_for_kernel_before();                           \
-    kernel(static_cast<long long>(blockIdx.x));                \
+#if defined(LIGER_CUDA)
+#define LIGER_IN_PLACE __grid_constant__  // an address in the argument is that of the launch's
+#else
+#define LIGER_IN_PLACE
+#endif
+#define LIGER_ENTRY(KERNEL, SPEC)                                       \
+  extern "C" __global__ void LIGER_BOUNDS(liger::KERNEL<SPEC>)          \
+      liger_##KERNEL(const LIGER_IN_PLACE liger::KERNEL<SPEC> kernel) { \
+    liger::wait_for_kernel_before();                                    \
+    kernel(static_cast<long long>(blockIdx.x));                         \
   }
 
 #endif

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 namespace liger {
 namespace {
 
@@ -51,14 +53,62 @@ TEST(ChunkLaw, chunks_cover_the_tokens_and_are_even) {
   }
 }
 
-TEST(ChunkLaw, least_memory_keeps_logits_near_the_inputs_gradient) {
-  for (const int64_t tokens : {4096, 16384, 1 << 18}) {
-    const LinearLossSizes sizes{tokens, 1024, 151936, 2};
-    const double dinput_mebibytes = static_cast<double>(tokens) * 1024 * 2 / mebibyte;
-    const double sixteen_tokens = 16.0 * 151936 * 2 / mebibyte;
-    EXPECT_LE(logits_mebibytes(sizes, chunk_least_memory),
-              1.25 * dinput_mebibytes + sixteen_tokens);
+// Heads of models that are trained: tokens, hidden size, classes.
+const LinearLossSizes heads[] = {
+    {16384, 1024, 151936, 2},   {8192, 4096, 128256, 2},  {8192, 4096, 32000, 2},
+    {8192, 2048, 128256, 2},    {4096, 1024, 151936, 2},  {16000, 1024, 151936, 2},
+    {8192, 2304, 256000, 2},    {8192, 576, 49152, 2},    {2048, 4096, 128256, 2},
+    {1 << 18, 1024, 151936, 2}, {16384, 1024, 151936, 4}, {1000, 32, 8191, 8},
+};
+
+int64_t bytes_of_tiles(const LinearLossSizes& sizes, const VocabularyTiles& tiles) {
+  const int64_t sum_bytes = sizes.element_bytes == 2 ? 4 * sizes.hidden : 0;
+  return tiles.tokens * (sum_bytes + tiles.classes * sizes.element_bytes);
+}
+
+TEST(ChunkLaw, least_memory_takes_the_inputs_gradient_and_a_twentieth_of_both) {
+  for (const LinearLossSizes& sizes : heads) {
+    const int64_t dinput = sizes.tokens * sizes.hidden * sizes.element_bytes;
+    const int64_t dweight = sizes.classes * sizes.hidden * sizes.element_bytes;
+    EXPECT_EQ(least_memory_bytes(sizes), dinput + (dinput + dweight) / 20);
+    const int64_t row = sizes.classes * sizes.element_bytes;
+    const int64_t chunk = chunk_tokens_of(sizes, chunk_least_memory);
+    EXPECT_LE(chunk * row, std::max(least_memory_bytes(sizes), 16 * row)) << sizes.tokens;
     EXPECT_LE(logits_mebibytes(sizes, chunk_least_memory), logits_mebibytes(sizes));
+    const auto tiles = two_passes_of(sizes, chunk_least_memory);
+    if (!tiles) continue;
+    EXPECT_LE(bytes_of_tiles(sizes, *tiles), least_memory_bytes(sizes));
+  }
+}
+
+TEST(ChunkLaw, two_passes_are_taken_where_chunks_would_be_narrow) {
+  const auto narrow = two_passes_of({16384, 1024, 151936, 2}, chunk_least_memory);
+  ASSERT_TRUE(narrow);
+  EXPECT_EQ(narrow->tokens, 4096);
+  EXPECT_EQ(narrow->classes, 4096);
+  EXPECT_FALSE(two_passes_of({8192, 4096, 128256, 2}, chunk_least_memory));
+  EXPECT_EQ(chunk_tokens_of({8192, 4096, 128256, 2}, chunk_least_memory), 384);
+  EXPECT_FALSE(two_passes_of({8192, 4096, 32000, 2}, chunk_least_memory));
+  EXPECT_EQ(chunk_tokens_of({8192, 4096, 32000, 2}, chunk_least_memory), 1280);
+  // Products in float32 cost more than the bytes that a fourth one saves.
+  EXPECT_FALSE(two_passes_of({16384, 1024, 151936, 4}, chunk_least_memory));
+}
+
+TEST(ChunkLaw, two_passes_are_for_the_least_memory_alone) {
+  EXPECT_FALSE(two_passes_of({16384, 1024, 151936, 2}, chunk_automatic));
+  EXPECT_FALSE(two_passes_of({16384, 1024, 151936, 2}, 64));
+  EXPECT_FALSE(two_passes_of({0, 1024, 151936, 2}, chunk_least_memory));
+}
+
+TEST(ChunkLaw, tiles_have_few_widths_and_groups_are_even) {
+  for (int64_t tokens = 128; tokens <= 20000; tokens += 128) {
+    const auto tiles = two_passes_of({tokens, 1024, 151936, 2}, chunk_least_memory);
+    if (!tiles) continue;
+    EXPECT_EQ(tiles->classes & (tiles->classes - 1), 0) << tokens;
+    EXPECT_LE(tiles->tokens, tokens);
+    const int64_t groups = (tokens + tiles->tokens - 1) / tiles->tokens;
+    EXPECT_LE(groups, 6) << tokens;
+    EXPECT_LT(groups * tiles->tokens - tokens, 16 * groups) << tokens;
   }
 }
 

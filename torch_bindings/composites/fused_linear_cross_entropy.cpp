@@ -12,27 +12,19 @@
 #include <algorithm>
 #include <cmath>
 
-#include "ops/chunk_law.h"
 #include "ops/cross_entropy.h"
 #include "ops/prepare.h"
 #include "ops/registry.h"
+#include "torch_bindings/composites/linear_exponentials.h"
+#include "torch_bindings/composites/linear_loss.h"
 #include "torch_bindings/execute.h"
-#include "torch_bindings/inputs.h"
 #include "torch_bindings/tensor.h"
 
 namespace liger::torch_bindings {
 namespace {
 
-c10::IValue or_none(const at::Tensor& tensor) {
-  return tensor.defined() ? c10::IValue(tensor) : c10::IValue();
-}
-
-LinearLossSizes sizes_of(const at::Tensor& input, const at::Tensor& weight) {
-  return {input.size(0), input.size(1), weight.size(0), static_cast<int64_t>(input.element_size())};
-}
-
-// The tokens that a loss looks at: all, or those whose label is not ignored, as far as their number
-// is known without waiting for a GPU.
+// The tokens that a loss looks at: all, or those whose label is not ignored, as far as their
+// number is known without waiting for a GPU.
 class Tokens {
  public:
   static Tokens all(const Inputs& in) {
@@ -92,21 +84,6 @@ class Tokens {
   at::Tensor place_, count_is_right_;
 };
 
-// Which gradients the loop makes, and what it multiplies them with.
-struct Wanted {
-  bool loss = true;
-  bool dinput = false;
-  bool dweight = false;
-  bool dbias = false;
-  at::Tensor totals;    // of a reduced loss
-  at::Tensor upstream;  // one factor a token
-  bool gradient() const { return dinput || dweight || dbias; }
-};
-
-struct Results {
-  at::Tensor row_loss, row_z_loss, predicted, dinput, dweight, dbias;
-};
-
 class Loop {
  public:
   Loop(const Inputs& inputs, const Tokens& tokens, Wanted wanted)
@@ -125,10 +102,20 @@ class Loop {
     const auto accumulate = static_cast<Accumulate>(in_["accumulate"].toInt());
     sum_dtype_ = accumulates_wide(sizes, asked, accumulate) ? exact_.dtype() : options_.dtype();
     prepare_results(tokens);
-    at::Tensor buffer = at::empty({chunk, sizes.classes}, options_);
+    const LinearLoss loss{in_, input_, weight_, target_, wanted_.totals};
+    if (LinearExponentials::serve(loss, place_of(input_.device()), chunk)) {
+      exponentials_.emplace(loss, chunk, wanted_.gradient(),
+                            [this](const Op& op, const std::vector<c10::IValue>& values) {
+                              execute(op, values, in_.op);
+                            });
+    }
+    at::Tensor buffer =
+        exponentials_ ? exponentials_->buffer() : at::empty({chunk, sizes.classes}, options_);
     for (int64_t first = 0; first < tokens; first += chunk) {
       const int64_t count = std::min(chunk, tokens - first);
-      one_chunk(first, count, buffer.narrow(0, 0, count), first == 0);
+      const at::Tensor logits = buffer.defined() ? buffer.narrow(0, 0, count) : buffer;
+      exponentials_ ? one_chunk_of_exponentials(first, count, logits, first == 0)
+                    : one_chunk(first, count, logits, first == 0);
     }
     finish(tokens);
     return std::move(results_);
@@ -158,28 +145,24 @@ class Loop {
       at::Tensor dx = results_.dinput.narrow(0, first, count);
       at::mm_out(dx, logits, weight_);
     }
-    if (wanted_.dweight) add_product(logits, x, is_first);
+    if (wanted_.dweight) add_to_dweight(logits, x, is_first);
     if (wanted_.dbias) {
       const at::Tensor sums = at::sum(logits, {0}, false, exact_.dtype().toScalarType());
       results_.dbias = is_first ? sums : results_.dbias.add_(sums);
     }
   }
 
-  void add_product(const at::Tensor& dlogits, const at::Tensor& x, bool is_first) {
+  void one_chunk_of_exponentials(int64_t first, int64_t count, const at::Tensor& e, bool is_first) {
+    const auto part = [&](const at::Tensor& whole) { return whole.narrow(0, first, count); };
+    const at::Tensor x =
+        exponentials_->chunk(first, count, e, part(results_.row_loss), part(results_.row_z_loss));
+    if (wanted_.dweight) add_to_dweight(e, x, is_first);
+    if (wanted_.dinput) exponentials_->gradient(e, part(results_.dinput));
+  }
+
+  void add_to_dweight(const at::Tensor& dlogits, const at::Tensor& x, bool is_first) {
     if (is_first) results_.dweight = at::empty(weight_.sizes(), options_.dtype(sum_dtype_));
-    at::Tensor& sum = results_.dweight;
-    if (sum.scalar_type() == dlogits.scalar_type()) {
-      is_first ? at::mm_out(sum, dlogits.t(), x) : sum.addmm_(dlogits.t(), x);
-    } else if (dlogits.is_cuda()) {
-      // The product stays in float32: rounded to 16 bits first, the wide sum would gain little.
-      const auto wide = sum.scalar_type();
-      is_first ? at::mm_out(sum, dlogits.t(), x, wide)
-               : at::addmm_out(sum, sum, dlogits.t(), x, wide);
-    } else {
-      const at::Tensor left = dlogits.t().to(sum.scalar_type());
-      const at::Tensor right = x.to(sum.scalar_type());
-      is_first ? at::mm_out(sum, left, right) : sum.addmm_(left, right);
-    }
+    add_product(results_.dweight, dlogits.t(), x, is_first);
   }
 
   void loss_and_gradient(const at::Tensor& logits, int64_t first, int64_t count) {
@@ -225,7 +208,19 @@ class Loop {
   at::Tensor input_, target_, weight_, bias_;
   at::TensorOptions options_, exact_;
   caffe2::TypeMeta sum_dtype_;
+  std::optional<LinearExponentials> exponentials_;
 };
+
+// By chunks of tokens, or by tiles of classes where the weight's gradient alone would make that
+// slow.
+Results loss_of(const Inputs& in, const Tokens& tokens, Wanted wanted) {
+  const LinearLossSizes sizes = sizes_of(tokens.input, in["weight"].toTensor());
+  const auto tiles = two_passes_of(sizes, in["chunk_tokens"].toInt());
+  if (wanted.dweight && tiles) {
+    return loss_in_two_passes(in, tokens.input, tokens.target, wanted, *tiles);
+  }
+  return Loop(in, tokens, std::move(wanted)).run();
+}
 
 at::Tensor count_targets(const Inputs& in, const Tokens& tokens, const at::TensorOptions& exact) {
   static const Op& totals_op = op_named("cross_entropy_totals_");
@@ -264,14 +259,13 @@ Tensors reduced_loss(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const Tokens tokens = Tokens::labelled(in);
   const at::Tensor totals = count_targets(in, tokens, exact);
   const bool dbias = asked[2] && in.has("bias");
-  const Results rows = Loop(in, tokens,
-                            {.loss = true,
-                             .dinput = asked[0],
-                             .dweight = asked[1],
-                             .dbias = dbias,
-                             .totals = totals,
-                             .upstream = {}})
-                           .run();
+  const Results rows = loss_of(in, tokens,
+                               {.loss = true,
+                                .dinput = asked[0],
+                                .dweight = asked[1],
+                                .dbias = dbias,
+                                .totals = totals,
+                                .upstream = {}});
   const at::Tensor loss = at::empty({}, exact);
   const at::Tensor z_loss = at::empty({}, exact);
   const at::Tensor accuracy = in["want_accuracy"].toBool() ? at::empty({}, exact) : at::Tensor();
@@ -310,10 +304,20 @@ Tensors each_gradient(const Op& op, c10::ArrayRef<c10::IValue> values) {
                 .dbias = dbias,
                 .totals = {},
                 .upstream = in.tensor("dloss").contiguous()};
-  const Results rows = Loop(in, Tokens::all(in), std::move(wanted)).run();
+  const Results rows = loss_of(in, Tokens::all(in), std::move(wanted));
   const auto options = in.tensor("input").options();
   return {or_empty(rows.dinput, options), or_empty(rows.dweight, options),
           or_empty(rows.dbias, options)};
+}
+
+void parts_of_exponentials(const LinearLoss& loss, const Place& place, int64_t count,
+                           bool gradient) {
+  const auto record = [&](const Op& op, const std::vector<c10::IValue>& arguments) {
+    prepare(call_of(op, arguments, place));
+  };
+  const LinearExponentials exponentials(loss, count, gradient, record);
+  const at::Tensor row_loss = at::empty({count}, loss.totals.options());
+  exponentials.chunk(0, count, exponentials.buffer(), row_loss, row_loss);
 }
 
 // What the loop would run on meta tensors: the same kernels at one chunk's shape.
@@ -324,8 +328,9 @@ void parts(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const bool each = op.input_index("with_gradient") < 0;
   const bool backward = op.input_index("dloss") >= 0;
   const int64_t classes = in.tensor("weight").size(0);
-  const int64_t count =
-      chunk_tokens_of(sizes_of(input, in.tensor("weight")), in["chunk_tokens"].toInt());
+  const LinearLossSizes layer = sizes_of(input, in.tensor("weight"));
+  const int64_t count = chunk_tokens_of(layer, in["chunk_tokens"].toInt());
+  const auto tiles = two_passes_of(layer, in["chunk_tokens"].toInt());
   const Place place = place_on(prepare_target());
   const auto meta = [&](at::IntArrayRef sizes, const at::TensorOptions& options) {
     return at::empty(sizes, options);
@@ -336,19 +341,29 @@ void parts(const Op& op, c10::ArrayRef<c10::IValue> values) {
   if (!each) {
     for (const bool bit : in["with_gradient"].toBoolList()) gradient |= bit;
   }
+  const bool dweight =
+      (!each && in["with_gradient"].toBoolList()[1]) || (backward && in["wants"].toBoolList()[1]);
   const auto record = [&](const char* name, const std::vector<c10::IValue>& arguments) {
     prepare(call_of(op_named(name), arguments, place));
   };
   const c10::IValue none;
-  const c10::IValue loss = backward ? none : c10::IValue(meta({count}, exact));
-  record(
-      "cross_entropy_chunk_",
-      {meta({count, classes}, input.options()), meta({count}, exact.dtype(at::kLong)),
-       in["ce_weight"], each ? none : c10::IValue(meta({3}, exact)),
-       backward ? c10::IValue(meta({count}, exact)) : none, loss, loss,
-       predicts ? c10::IValue(meta({count}, exact.dtype(at::kLong))) : none, int64_t{0},
-       in["ignore_index"], in["label_smoothing"], in["lse_square_scale"], in["softcap"],
-       in["reduction"], in["token_scaling"], in["want_accuracy"], in["want_predicted"], gradient});
+  const LinearLoss plain{in, input, in.tensor("weight"), in.tensor("target"),
+                         each ? at::Tensor() : meta({3}, exact)};
+  if (dweight && tiles) {
+    parts_of_two_passes(in, *tiles, place, !each, backward);
+  } else if (LinearExponentials::serve(plain, place, count)) {
+    parts_of_exponentials(plain, place, std::min(count, input.size(0)), gradient);
+  } else {
+    const c10::IValue loss = backward ? none : c10::IValue(meta({count}, exact));
+    record("cross_entropy_chunk_",
+           {meta({count, classes}, input.options()), meta({count}, exact.dtype(at::kLong)),
+            in["ce_weight"], each ? none : c10::IValue(meta({3}, exact)),
+            backward ? c10::IValue(meta({count}, exact)) : none, loss, loss,
+            predicts ? c10::IValue(meta({count}, exact.dtype(at::kLong))) : none, int64_t{0},
+            in["ignore_index"], in["label_smoothing"], in["lse_square_scale"], in["softcap"],
+            in["reduction"], in["token_scaling"], in["want_accuracy"], in["want_predicted"],
+            gradient});
+  }
   const bool accuracy = !backward && in["want_accuracy"].toBool();
   if (each && !accuracy) return;
   const at::Tensor totals = meta({3}, exact);

@@ -1,0 +1,47 @@
+// The fused linear cross entropy's product that writes exponentials, chunk by chunk.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+
+#include "torch_bindings/inputs.h"
+
+namespace liger::torch_bindings {
+
+struct LinearLoss {
+  const Inputs& in;
+  at::Tensor input;   // [tokens, hidden]
+  at::Tensor weight;  // [classes, hidden]
+  at::Tensor target;  // [tokens]
+  at::Tensor totals;  // undefined: the loss is not reduced
+};
+
+class LinearExponentials {
+ public:
+  // Whether the loss is a plain one, at a place and of sizes for which this pays.
+  static bool serve(const LinearLoss& loss, const Place& place, int64_t chunk);
+
+  // Runs an op, or registers it.
+  using Run = std::function<void(const Op& op, const std::vector<c10::IValue>& values)>;
+  LinearExponentials(const LinearLoss& loss, int64_t chunk, bool with_gradient, Run run);
+
+  // e of a chunk, in rows that the product can write; undefined where no gradient is wanted.
+  at::Tensor buffer() const;
+
+  // Of `count` tokens from `first` on the losses and, with a gradient, e. Returns what makes dW of
+  // it, e^T times that, until gradient() is called.
+  at::Tensor chunk(int64_t first, int64_t count, const at::Tensor& e, const at::Tensor& row_loss,
+                   const at::Tensor& row_z_loss) const;
+
+  // dx of the last chunk.
+  void gradient(const at::Tensor& e, const at::Tensor& dx) const;
+
+ private:
+  const LinearLoss loss_;
+  const Run run_;
+  const int64_t chunk_;
+  at::Tensor score_, reference_, sums_, maxima_, factor_, scratch_, scaled_input_, wanted_;
+};
+
+}  // namespace liger::torch_bindings
