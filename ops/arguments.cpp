@@ -37,12 +37,10 @@ uint64_t scalar_word(const Call& call, int input) {
 
 TiledMatrix tiled(const Call& call, const TilesOf& tiles) {
   const Tensor& tensor = call[tiles.tensor];
-  return {nullptr,
-          tensor.rows(),
-          tensor.last_size(),
-          tensor.row_stride() * size_bytes(tensor.dtype),
-          tiles.tile_rows,
-          tiles.tile_columns};
+  // Of a single row the stride is its length, which may be any.
+  const int64_t row_bytes = tensor.row_stride() * size_bytes(tensor.dtype);
+  return {nullptr,         tensor.rows(),     tensor.last_size(), (row_bytes + 15) / 16 * 16,
+          tiles.tile_rows, tiles.tile_columns};
 }
 
 }  // namespace
@@ -80,6 +78,7 @@ Launch launch_of(const KernelOf& kernel, const Call& call, const Knobs& knobs) {
       continue;
     }
     if (const auto* tiles = std::get_if<TilesOf>(&argument)) {
+      if (word * sizeof(uint64_t) % alignof(TileMap) != 0) wrong_declaration(op, tiles->tensor);
       launch.tiles.push_back(
           {word, static_cast<uint16_t>(slot_of(op, tiles->tensor)), tiled(call, *tiles)});
       launch.words.resize(word + sizeof(TileMap) / sizeof(uint64_t));

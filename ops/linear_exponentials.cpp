@@ -37,21 +37,18 @@ int product_shared_bytes(const Call& call) {
   return static_cast<int>(ring + buffers + stages * 16 + 1024);
 }
 
-void require_bf16_rows(const Call& call, std::string_view name) {
-  const Tensor& tensor = call[name];
-  if (!tensor.defined) return;
-  require_dims(call, name, 2, "a matrix");
-  if (tensor.row_stride() % 8 != 0 || tensor.align_bytes < 16) {
-    call.refuse(name, "has rows at other addresses than multiples of 16 bytes",
-                "rows of a multiple of eight elements");
+// Kernels read and write rows in words of 16 bytes, and the engine knows no others.
+void check_rows(const Call& call) {
+  for (const Input& input : call.op().inputs) {
+    if (!input.is_tensor() || !call.has(input.name) || call[input.name].dims != 2) continue;
+    const Tensor& tensor = call[input.name];
+    const bool apart =
+        tensor.rows() > 1 && tensor.row_stride() * size_bytes(tensor.dtype) % 16 != 0;
+    if (apart || tensor.align_bytes < 16) {
+      call.refuse(input.name, "has rows at other addresses than multiples of 16 bytes",
+                  "rows of a multiple of 16 bytes");
+    }
   }
-}
-
-void check_rows(const Call& call) { require_bf16_rows(call, "input"); }
-
-void check_product(const Call& call) {
-  for (const std::string_view name : {"input", "weight", "exponentials"})
-    require_bf16_rows(call, name);
 }
 
 Input bf16_rows(std::string name) {
@@ -134,7 +131,7 @@ const Register product{Op{
     .inputs = {bf16_rows("input"), dense("weight", {Dtype::bf16}), floats("reference"),
                optional(written(bf16_rows("exponentials"))), written(float_rows("sums")),
                written(float_rows("maxima")), optional(integers("wanted"))},
-    .check = check_product,
+    .check = check_rows,
     .kernels =
         {{.name = "LinearExponentials",
           .source = "linear_exponentials.h",

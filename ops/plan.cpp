@@ -180,22 +180,23 @@ std::shared_ptr<const Plan> make_plan(const Call& call, Device& device, Stream s
   return plan;
 }
 
-void launch(const Plan& plan, void* const* pointers, Stream stream) {
+void launch(const Launch& launch, Device& device, void* const* pointers, Stream stream) {
   alignas(TileMap) uint64_t words[max_words];
-  for (const Launch& launch : plan.launches) {
-    const size_t count = launch.words.size();
-    std::copy(launch.words.begin(), launch.words.end(), words);
-    for (const auto& [word, slot] : launch.pointers)
-      words[word] = reinterpret_cast<uint64_t>(pointers[slot]);
-    for (const auto& [word, slot, described] : launch.tiles) {
-      TiledMatrix matrix = described;
-      matrix.data = pointers[slot];
-      const TileMap map = plan.device->map_tiles(matrix);
-      std::copy(std::begin(map.words), std::end(map.words), words + word);
-    }
-    plan.device->launch(launch.function, launch.blocks, launch.threads, words,
-                        count * sizeof(uint64_t), stream, launch.shared_bytes);
+  std::copy(launch.words.begin(), launch.words.end(), words);
+  for (const auto& [word, slot] : launch.pointers)
+    words[word] = reinterpret_cast<uint64_t>(pointers[slot]);
+  for (const auto& [word, slot, described] : launch.tiles) {
+    TiledMatrix matrix = described;
+    matrix.data = pointers[slot];
+    const TileMap map = device.map_tiles(matrix);
+    std::copy(std::begin(map.words), std::end(map.words), words + word);
   }
+  device.launch(launch.function, launch.blocks, launch.threads, words,
+                launch.words.size() * sizeof(uint64_t), stream, launch.shared_bytes);
+}
+
+void launch(const Plan& plan, void* const* pointers, Stream stream) {
+  for (const Launch& one : plan.launches) launch(one, *plan.device, pointers, stream);
   counters().launches.fetch_add(plan.launches.size(), std::memory_order_relaxed);
 }
 

@@ -64,6 +64,7 @@ void check_call(const Call& call);
 std::shared_ptr<const Plan> make_plan(const Call& call, Device& device, Stream stream);
 
 // Pointers by slot, fault_slot too. Asynchronous on a GPU.
+void launch(const Launch& launch, Device& device, void* const* pointers, Stream stream);
 void launch(const Plan& plan, void* const* pointers, Stream stream);
 
 // Raises what a kernel has published in the record, if anything, in the words of `op`; clears it.

@@ -63,9 +63,9 @@ void tune_what_is_prepared(bool tunes) {
   if (open_recorder) open_recorder->tunes = tunes;
 }
 
-void prepare(const Call& call) {
+void prepare(const Call& call, bool spare) {
   Recorder& recorder = *open_recorder;
-  const bool tuned = recorder.tunes && tunes(call);
+  const bool tuned = recorder.tunes && !spare && tunes(call);
   bool is_new = false;
   for (PlannedUnit& planned : units_of(call, tuned)) {
     if (!recorder.units.insert(hash128(planned.unit.expanded)).second) continue;

@@ -20,8 +20,9 @@ bool preparing();
 // not, the first candidates alone are compiled.
 void tune_what_is_prepared(bool tunes);
 
-// Registers a call. Its place is replaced by the recorder's.
-void prepare(const Call& call);
+// Registers a call. Its place is replaced by the recorder's. `spare`: a step may fall back to it,
+// so it is not tuned.
+void prepare(const Call& call, bool spare = false);
 
 // The target of the recorder that is open on this thread.
 const Target& prepare_target();

@@ -17,9 +17,12 @@ void check_scale(const Call& call) {
   }
 }
 
-// Most products in place are with 1, and then the number of blocks is all that costs.
+// Most products in place are with 1, and then the number of blocks is all that costs: no more than
+// keep the device busy with another factor.
 int64_t turns_of_block(const Call& call, bool in_place) {
-  return in_place && !call.on_host() ? 16 : 1;
+  if (!in_place || call.on_host()) return 1;
+  const int64_t busy_rows = 128 * call.place().multiprocessors;
+  return std::clamp<int64_t>(call["x"].rows() / busy_rows, 1, 16);
 }
 
 KernelOf scale_kernel(bool in_place) {
@@ -27,9 +30,11 @@ KernelOf scale_kernel(bool in_place) {
       .name = "Scale",
       .source = "scale.h",
       .spec = [in_place](const Call& call) -> Spec {
-        return {{"x", call["x"].dtype},           {"each_row", call["factor"].count() != 1},
-                {"in_place", in_place},           {"turns", turns_of_block(call, in_place)},
-                {"width", call["x"].last_size()}, {"align_bytes", int64_t{call.align_bytes()}}};
+        return {{"x", call["x"].dtype},
+                {"each_row", call["factor"].count() != 1},
+                {"in_place", in_place},
+                {"width", call["x"].last_size()},
+                {"align_bytes", int64_t{call.align_bytes()}}};
       },
       .candidates = [](const Call& call) { return row_candidates(call, call["x"].last_size(), 0); },
       .blocks =
@@ -40,7 +45,8 @@ KernelOf scale_kernel(bool in_place) {
       .arguments = {"x", "factor", "multiplier", in_place ? "x" : "y", "x.rows", "x.stride",
                     [in_place](const Call& call) {
                       return in_place ? call["x"].row_stride() : call["x"].last_size();
-                    }}};
+                    },
+                    [in_place](const Call& call) { return turns_of_block(call, in_place); }}};
 }
 
 std::vector<Sample> scale_example(const Extent& e) {

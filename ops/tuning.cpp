@@ -111,26 +111,20 @@ bool measure(const KernelOf& kernel, const Call& call, Device& device, Stream st
   const int64_t bytes = std::max<int64_t>(bytes_of_call(sized), 1);
   // Enough sets that a launch never finds its inputs in the L2 cache.
   const int64_t wanted = std::clamp<int64_t>(3 * device.properties().l2_bytes / bytes + 1, 1, 16);
+  Fault fault_of_host;
   for (int64_t i = 0; i < wanted; ++i) {
     auto pointers = take_tensors(sized, scratch);
     if (pointers.empty()) break;
+    pointers.resize(max_slots + 1);
+    pointers[fault_slot] = device.fault() ? device.fault_pointer() : &fault_of_host;
     sets.push_back(std::move(pointers));
   }
   if (sets.empty()) return false;
   device.synchronize();  // what fills them is on no stream of ours
 
   size_t next_set = 0;
-  Fault fault_of_host;
-  void* const fault = device.fault() ? device.fault_pointer() : &fault_of_host;
-  const auto launch_once = [&](Candidate& candidate) {
-    const auto& pointers = sets[next_set++ % sets.size()];
-    for (const auto& [word, slot] : candidate.launch.pointers) {
-      candidate.launch.words[word] =
-          reinterpret_cast<uint64_t>(slot == fault_slot ? fault : pointers[slot]);
-    }
-    device.launch(candidate.launch.function, candidate.launch.blocks, candidate.launch.threads,
-                  candidate.launch.words.data(), candidate.launch.words.size() * 8, stream,
-                  candidate.launch.shared_bytes);
+  const auto launch_once = [&](const Candidate& candidate) {
+    launch(candidate.launch, device, sets[next_set++ % sets.size()].data(), stream);
   };
   std::vector<Candidate*> missing;
   for (Candidate& candidate : candidates) {

@@ -9,7 +9,6 @@ struct ScaleSpec {
   Dtype x;
   bool each_row;
   bool in_place;
-  int turns;  // of a block: groups of rows that it takes one after another
   int width;
   int align_bytes;
   int threads;  // tuned
@@ -29,17 +28,16 @@ struct Scale {
   long long rows;
   long long x_stride;
   long long y_stride;
+  long long turns;  // of a block: groups of rows that it takes one after another
 
   LIGER_DEVICE void operator()(long long block) const {
-    for (long long turn = block * S.turns; turn < (block + 1) * S.turns; ++turn) {
-      if (S.turns > 1 && turn * S.rows >= rows) return;
-      scale_rows(turn);
-    }
+    const long long groups = (rows + S.rows - 1) / S.rows;
+    for (long long i = block * turns; i < (block + 1) * turns && i < groups; ++i) scale_group(i);
   }
 
  private:
-  LIGER_DEVICE void scale_rows(long long turn) const {
-    each_row<S.threads, S.rows>(turn, rows, [&](long long row, int thread, bool active) {
+  LIGER_DEVICE void scale_group(long long group) const {
+    each_row<S.threads, S.rows>(group, rows, [&](long long row, int thread, bool active) {
       const A scale = factor[S.each_row ? row : 0] * A(multiplier);
       if (!active || (S.in_place && scale == A(1))) return;
       Row::each(thread, [&](int, int pack) {

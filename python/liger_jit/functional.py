@@ -374,7 +374,8 @@ def fused_linear_cross_entropy(
     """cross_entropy(input @ weight.T + bias, target) without ever holding all the logits.
 
     Tokens are taken in chunks: logits of a chunk, its loss, and its share of the gradients, so the
-    memory above the gradients is one chunk of logits. `memory` may ask for less.
+    memory above the gradients is about one chunk of logits, and for a loss alone that or nothing.
+    `memory` may ask for less.
 
     Args:
         input: [..., H]; leading dimensions are flattened.

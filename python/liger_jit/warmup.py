@@ -40,7 +40,8 @@ def warmup(
             a Hugging Face config.json or of its folder, or a list of (op name, {argument: value}).
             There a tensor stands for its shape and dtype and may be on the meta device; one that
             requires a gradient brings the op's backward in.
-        batch, tokens: size of a step. Kernels serve every size, but they are tuned near this one.
+        batch, tokens: size of a step. Kernels serve every size, but they are tuned near this one;
+            a loss of very few rows, and one with memory="min", has kernels for its own size.
         device: where they will run; by default the model's device, else a GPU if there is one.
         progress: show a progress bar.
         dtype: of the weights, for a config.json.

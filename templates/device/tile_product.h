@@ -201,6 +201,7 @@ class TileProduct {
     if (group == 0) {
       asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
       if (thread_index() == 0) fill(ring, cluster, clusters, rank);
+      __syncwarp();  // the barrier is for whole warps
     } else {
       asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
       multiply(ring, cluster, clusters, rank, group - 1, begin, part, end);

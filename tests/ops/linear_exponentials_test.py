@@ -7,6 +7,7 @@ from accuracy import relative_error
 from fused_linear_cross_entropy_test import case, reference
 from liger_jit.functional import fused_linear_cross_entropy
 from liger_jit.stats import stats
+from liger_jit.warmup import prepare, wait
 from samples import operator
 
 IGNORED = -100
@@ -79,9 +80,11 @@ def assert_close(found, wanted):
     assert relative_error(found[2], wanted[2]) < ROUNDING
 
 
-# 1 and 300 tokens: less than a tile, and a ragged one; 16 and 1000 classes alike; a hidden size
-# beside the depth of a stage
-@pytest.mark.parametrize("tokens,hidden,classes", [(1, 8, 16), (300, 72, 1000), (129, 64, 512)])
+# 1 and 300 tokens: less than a tile, and a ragged one; 16, 333 and 1000 classes alike; a hidden
+# size beside the depth of a stage
+@pytest.mark.parametrize(
+    "tokens,hidden,classes", [(1, 8, 16), (1, 64, 333), (300, 72, 1000), (129, 64, 512)]
+)
 def test_parts_make_the_loss_and_its_gradients(device, tokens, hidden, classes):
     inputs = case(tokens, hidden, classes, torch.bfloat16, device)
     inputs["target"][0] = 3
@@ -108,6 +111,33 @@ def test_a_logit_far_above_the_labels_has_the_product_made_again(device):
     assert_close(found, exact(inputs))
 
 
+def kernels_of_warm_up(target, input, weight, **options):
+    """Their number, for a step with these tensors."""
+    labels = torch.zeros(len(input), dtype=torch.long, device="meta")
+    leaves = {"input": input.requires_grad_(), "weight": weight.requires_grad_()}
+
+    def step():
+        fused_linear_cross_entropy(**leaves, target=labels, **options).backward()
+
+    count = prepare(step, target, awaited=True)
+    assert not wait(lambda done, total: None)  # they compile
+    return count
+
+
+def meta(*shape):
+    return torch.empty(*shape, device="meta", dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
+def test_a_warm_up_makes_exponentials_beside_what_fewer_tokens_take(strided):
+    input = meta(8192, 264)[:, :256] if strided else meta(8192, 256)
+    weight = meta(256, 32000).t() if strided else meta(32000, 256)
+    by_logits = kernels_of_warm_up("sm_90a", input, weight, label_smoothing=0.1)
+    assert kernels_of_warm_up("sm_90a", input, weight) == by_logits + 3
+    assert kernels_of_warm_up("sm_90a", input[:1024], weight) == by_logits
+    assert kernels_of_warm_up("sm_80", input, weight) == by_logits
+
+
 def launches_of(call):
     before = stats()["counters"]["launches"]
     result = call()
@@ -122,8 +152,10 @@ def whole(inputs, wrt=("input", "weight"), **options):
     return loss.detach(), *(leaf.grad for leaf in leaves.values())
 
 
-# Several chunks, the last of them ragged; rows of 32001 logits stand 32008 apart
-LARGE = pytest.mark.parametrize("tokens,hidden,classes", [(4500, 256, 32001), (2048, 1024, 32000)])
+# Several chunks, the last of them ragged, or a single token; rows of 32001 logits stand 32008 apart
+LARGE = pytest.mark.parametrize(
+    "tokens,hidden,classes", [(4500, 256, 32001), (4097, 512, 32001), (2048, 1024, 32000)]
+)
 
 
 @served
@@ -132,12 +164,16 @@ def test_the_whole_is_close_to_float64_and_has_the_same_bits_again(tokens, hidde
     inputs = case(tokens, hidden, classes, torch.bfloat16, "cuda")
     inputs["target"][::7] = IGNORED
     found, launches = launches_of(lambda: whole(inputs, chunk_tokens=2048))
-    # Products and rows twice a chunk, where the kernel over logits is one launch.
-    assert launches > 4 * -(-tokens // 2048)
+    chunks = -(-tokens // 2048)
+    # The count, the reference, product and rows twice a chunk, the sum and two scalings.
+    assert launches == 5 + 4 * chunks
     wanted = exact(inputs)
     assert relative_error(found[0], wanted[0]) < 1e-5
     # Beside what is rounded here, the library's product may add its parts in bfloat16.
-    by_logits = whole(inputs, chunk_tokens=2048, lse_square_scale=1e-30)
+    by_logits, launches = launches_of(
+        lambda: whole(inputs, chunk_tokens=2048, lse_square_scale=1e-30)
+    )
+    assert launches == 4 + chunks
     for ours, theirs, right in zip(found[1:], by_logits[1:], wanted[1:], strict=True):
         assert relative_error(ours, right) < relative_error(theirs, right) + ROUNDING / 2
     again = whole(inputs, chunk_tokens=2048)
@@ -179,6 +215,9 @@ def test_a_loss_alone_keeps_no_logits():
 def test_a_captured_graph_gives_the_same_bits():
     inputs = case(2048, 512, 32000, torch.bfloat16, "cuda")
     wanted = whole(inputs)
+    extreme = {**inputs, "input": inputs["input"] * 60}
+    wanted_of_extreme = whole(extreme)
+    assert wanted_of_extreme[0] > 100  # has the product made again
     graph = torch.cuda.CUDAGraph()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
@@ -187,9 +226,9 @@ def test_a_captured_graph_gives_the_same_bits():
     with torch.cuda.graph(graph, stream=stream):
         found = whole(inputs)
     input = inputs["input"].clone()
-    inputs["input"] *= 60  # has the product made again
+    inputs["input"].copy_(extreme["input"])
     graph.replay()
-    assert found[0] > 100
+    assert all(map(torch.equal, found, wanted_of_extreme))
     inputs["input"].copy_(input)
     graph.replay()
     assert all(map(torch.equal, found, wanted))

@@ -91,7 +91,7 @@ class Loop {
     weight_ = in_.tensor("weight").contiguous();
     bias_ = in_.tensor("bias");
     options_ = input_.options();
-    exact_ = options_.dtype(input_.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+    exact_ = exact_options(options_);
   }
 
   Results run() {
@@ -101,7 +101,7 @@ class Loop {
     const int64_t chunk = chunk_tokens_of(sizes, asked);
     const auto accumulate = static_cast<Accumulate>(in_["accumulate"].toInt());
     sum_dtype_ = accumulates_wide(sizes, asked, accumulate) ? exact_.dtype() : options_.dtype();
-    prepare_results(tokens);
+    results_ = results_of(in_, input_, wanted_);
     const LinearLoss loss{in_, input_, weight_, target_, wanted_.totals};
     if (LinearExponentials::serve(loss, place_of(input_.device()), chunk)) {
       exponentials_.emplace(loss, chunk, wanted_.gradient(),
@@ -122,17 +122,6 @@ class Loop {
   }
 
  private:
-  void prepare_results(int64_t tokens) {
-    if (wanted_.loss) {
-      results_.row_loss = at::empty({tokens}, exact_);
-      results_.row_z_loss = at::empty({tokens}, exact_);
-      if (in_["want_accuracy"].toBool() || in_["want_predicted"].toBool()) {
-        results_.predicted = at::empty({tokens}, options_.dtype(at::kLong));
-      }
-    }
-    if (wanted_.dinput) results_.dinput = at::empty(input_.sizes(), options_);
-  }
-
   void one_chunk(int64_t first, int64_t count, at::Tensor logits, bool is_first) {
     const at::Tensor x = input_.narrow(0, first, count);
     if (bias_.defined()) {
@@ -243,10 +232,6 @@ void add_rows(const Inputs& in, const Tokens& tokens, const Results& rows, const
           in.op);
 }
 
-at::TensorOptions exact_options(const at::Tensor& input) {
-  return input.options().dtype(input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
-}
-
 at::Tensor or_empty(const at::Tensor& tensor, const at::TensorOptions& options) {
   return tensor.defined() ? tensor : at::empty({0}, options);
 }
@@ -254,7 +239,7 @@ at::Tensor or_empty(const at::Tensor& tensor, const at::TensorOptions& options) 
 Tensors reduced_loss(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const Inputs in = checked_inputs(op, values);
   const at::Tensor input = in.tensor("input");
-  const auto exact = exact_options(input);
+  const auto exact = exact_options(input.options());
   const auto asked = in["with_gradient"].toBoolList();
   const Tokens tokens = Tokens::labelled(in);
   const at::Tensor totals = count_targets(in, tokens, exact);
@@ -281,7 +266,7 @@ Tensors reduced_loss(const Op& op, c10::ArrayRef<c10::IValue> values) {
 
 Tensors each_loss(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const Inputs in = checked_inputs(op, values);
-  const auto exact = exact_options(in.tensor("input"));
+  const auto exact = exact_options(in.tensor("input").options());
   const Tokens tokens = Tokens::all(in);
   const Results rows = Loop(in, tokens, {}).run();
   at::Tensor accuracy;
@@ -324,7 +309,7 @@ void parts_of_exponentials(const LinearLoss& loss, const Place& place, int64_t c
 void parts(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const Inputs in{op, values};
   const at::Tensor input = in.tensor("input");
-  const auto exact = exact_options(input);
+  const auto exact = exact_options(input.options());
   const bool each = op.input_index("with_gradient") < 0;
   const bool backward = op.input_index("dloss") >= 0;
   const int64_t classes = in.tensor("weight").size(0);
@@ -343,26 +328,29 @@ void parts(const Op& op, c10::ArrayRef<c10::IValue> values) {
   }
   const bool dweight =
       (!each && in["with_gradient"].toBoolList()[1]) || (backward && in["wants"].toBoolList()[1]);
-  const auto record = [&](const char* name, const std::vector<c10::IValue>& arguments) {
-    prepare(call_of(op_named(name), arguments, place));
+  const auto record = [&](const char* name, const std::vector<c10::IValue>& arguments,
+                          bool spare = false) {
+    prepare(call_of(op_named(name), arguments, place), spare);
   };
   const c10::IValue none;
-  const LinearLoss plain{in, input, in.tensor("weight"), in.tensor("target"),
-                         each ? at::Tensor() : meta({3}, exact)};
+  const LinearLoss plain{in, input.contiguous(), in.tensor("weight").contiguous(),
+                         in.tensor("target").contiguous(), each ? at::Tensor() : meta({3}, exact)};
   if (dweight && tiles) {
     parts_of_two_passes(in, *tiles, place, !each, backward);
-  } else if (LinearExponentials::serve(plain, place, count)) {
-    parts_of_exponentials(plain, place, std::min(count, input.size(0)), gradient);
   } else {
+    // Of exponentials too few tokens make logits: those that have a label, or another batch's.
+    const bool spare = LinearExponentials::serve(plain, place, count);
+    if (spare) parts_of_exponentials(plain, place, std::min(count, input.size(0)), gradient);
     const c10::IValue loss = backward ? none : c10::IValue(meta({count}, exact));
-    record("cross_entropy_chunk_",
-           {meta({count, classes}, input.options()), meta({count}, exact.dtype(at::kLong)),
-            in["ce_weight"], each ? none : c10::IValue(meta({3}, exact)),
-            backward ? c10::IValue(meta({count}, exact)) : none, loss, loss,
-            predicts ? c10::IValue(meta({count}, exact.dtype(at::kLong))) : none, int64_t{0},
-            in["ignore_index"], in["label_smoothing"], in["lse_square_scale"], in["softcap"],
-            in["reduction"], in["token_scaling"], in["want_accuracy"], in["want_predicted"],
-            gradient});
+    record(
+        "cross_entropy_chunk_",
+        {meta({count, classes}, input.options()), meta({count}, exact.dtype(at::kLong)),
+         in["ce_weight"], each ? none : c10::IValue(meta({3}, exact)),
+         backward ? c10::IValue(meta({count}, exact)) : none, loss, loss,
+         predicts ? c10::IValue(meta({count}, exact.dtype(at::kLong))) : none, int64_t{0},
+         in["ignore_index"], in["label_smoothing"], in["lse_square_scale"], in["softcap"],
+         in["reduction"], in["token_scaling"], in["want_accuracy"], in["want_predicted"], gradient},
+        spare);
   }
   const bool accuracy = !backward && in["want_accuracy"].toBool();
   if (each && !accuracy) return;

@@ -16,10 +16,6 @@ constexpr int64_t sixteen_bytes = 8;  // elements
 // enough rows to keep a GPU busy.
 constexpr int64_t most_fast_elements = int64_t{8} << 20;
 
-c10::IValue or_none(const at::Tensor& tensor) {
-  return tensor.defined() ? c10::IValue(tensor) : c10::IValue();
-}
-
 bool aligned(const at::Tensor& tensor) {
   return tensor.is_meta() || reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0;
 }

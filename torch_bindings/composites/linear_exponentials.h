@@ -5,17 +5,9 @@
 
 #include <functional>
 
-#include "torch_bindings/inputs.h"
+#include "torch_bindings/composites/linear_loss.h"
 
 namespace liger::torch_bindings {
-
-struct LinearLoss {
-  const Inputs& in;
-  at::Tensor input;   // [tokens, hidden]
-  at::Tensor weight;  // [classes, hidden]
-  at::Tensor target;  // [tokens]
-  at::Tensor totals;  // undefined: the loss is not reduced
-};
 
 class LinearExponentials {
  public:

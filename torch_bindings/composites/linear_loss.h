@@ -22,6 +22,20 @@ struct Results {
   at::Tensor row_loss, row_z_loss, predicted, dinput, dweight, dbias;
 };
 
+struct LinearLoss {
+  const Inputs& in;
+  at::Tensor input;   // [tokens, hidden]
+  at::Tensor weight;  // [classes, hidden]
+  at::Tensor target;  // [tokens]
+  at::Tensor totals;  // undefined: the loss is not reduced
+};
+
+// float32, or float64 for float64: what losses and sums are kept in.
+at::TensorOptions exact_options(const at::TensorOptions& options);
+
+// Room for what each token has of its own.
+Results results_of(const Inputs& in, const at::Tensor& input, const Wanted& wanted);
+
 inline c10::IValue or_none(const at::Tensor& tensor) {
   return tensor.defined() ? c10::IValue(tensor) : c10::IValue();
 }

@@ -14,13 +14,6 @@
 namespace liger::torch_bindings {
 namespace {
 
-// Rows of a tile in memory are whole packs.
-int64_t width_of(const VocabularyTiles& tiles) { return (tiles.classes + 7) / 8 * 8; }
-
-at::TensorOptions exact_of(const at::TensorOptions& options) {
-  return options.dtype(options.dtype() == at::kDouble ? at::kDouble : at::kFloat);
-}
-
 // Sums over tiles of 32 bits and more are kept in 64, to be as exact as in one piece.
 at::TensorOptions so_far_of(const at::TensorOptions& options) {
   return options.dtype(options.dtype().itemsize() < 4 ? at::kFloat : at::kDouble);
@@ -34,7 +27,7 @@ class TwoPasses {
     weight_ = in_.tensor("weight").contiguous();
     bias_ = in_.tensor("bias");
     options_ = input_.options();
-    exact_ = exact_of(options_);
+    exact_ = exact_options(options_);
   }
 
   Results run() {
@@ -59,15 +52,7 @@ class TwoPasses {
   };
 
   void prepare_results() {
-    const int64_t tokens = input_.size(0);
-    if (wanted_.loss) {
-      results_.row_loss = at::empty({tokens}, exact_);
-      results_.row_z_loss = at::empty({tokens}, exact_);
-      if (in_["want_accuracy"].toBool() || in_["want_predicted"].toBool()) {
-        results_.predicted = at::empty({tokens}, options_.dtype(at::kLong));
-      }
-    }
-    if (wanted_.dinput) results_.dinput = at::empty(input_.sizes(), options_);
+    results_ = results_of(in_, input_, wanted_);
     if (wanted_.dweight) {
       const auto accumulate = static_cast<Accumulate>(in_["accumulate"].toInt());
       const bool wide = accumulates_wide(sizes_of(input_, weight_), chunk_least_memory, accumulate);
@@ -77,7 +62,7 @@ class TwoPasses {
   }
 
   void prepare_buffers() {
-    logits_ = at::empty({tiles_.tokens, width_of(tiles_)}, options_);
+    logits_ = at::empty({tiles_.tokens, tiles_.classes}, options_);
     so_far_ = at::empty({tiles_.tokens, 5}, so_far_of(options_));
     gradient_ = at::empty({tiles_.tokens, 4}, exact_);
     if (wanted_.dinput && exact_.dtype() != options_.dtype()) {
@@ -191,19 +176,6 @@ class TwoPasses {
 
 }  // namespace
 
-void add_product(at::Tensor& sum, const at::Tensor& left, const at::Tensor& right, bool is_first) {
-  const auto wide = sum.scalar_type();
-  if (wide == left.scalar_type()) {
-    is_first ? at::mm_out(sum, left, right) : sum.addmm_(left, right);
-  } else if (left.is_cuda()) {
-    // The product stays in float32: rounded to 16 bits first, the wide sum would gain little.
-    is_first ? at::mm_out(sum, left, right, wide) : at::addmm_out(sum, sum, left, right, wide);
-  } else {
-    is_first ? at::mm_out(sum, left.to(wide), right.to(wide))
-             : sum.addmm_(left.to(wide), right.to(wide));
-  }
-}
-
 Results loss_in_two_passes(const Inputs& in, const at::Tensor& input, const at::Tensor& target,
                            const Wanted& wanted, const VocabularyTiles& tiles) {
   return TwoPasses(in, input, target, wanted, tiles).run();
@@ -212,9 +184,8 @@ Results loss_in_two_passes(const Inputs& in, const at::Tensor& input, const at::
 void parts_of_two_passes(const Inputs& in, const VocabularyTiles& tiles, Place place, bool reduced,
                          bool backward) {
   const at::TensorOptions options = in.tensor("input").options();
-  const at::TensorOptions exact = exact_of(options);
+  const at::TensorOptions exact = exact_options(options);
   const int64_t classes = in.tensor("weight").size(0);
-  const int64_t width = width_of(tiles);
   const c10::IValue none;
   const auto of_rows = [&](const at::TensorOptions& of) {
     return c10::IValue(at::empty({tiles.tokens}, of));
@@ -225,7 +196,7 @@ void parts_of_two_passes(const Inputs& in, const VocabularyTiles& tiles, Place p
   const bool predicts =
       !backward && (in["want_accuracy"].toBool() || in["want_predicted"].toBool());
   const c10::IValue loss = backward ? none : of_rows(exact);
-  const at::Tensor logits = numbers(width, options);
+  const at::Tensor logits = numbers(tiles.classes, options);
   const c10::IValue target = of_rows(exact.dtype(at::kLong));
   const std::vector<c10::IValue> fold = {logits,
                                          target,
