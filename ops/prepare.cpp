@@ -70,7 +70,7 @@ void prepare(const Call& call, bool spare) {
   for (PlannedUnit& planned : units_of(call, tuned)) {
     if (!recorder.units.insert(hash128(planned.unit.expanded)).second) continue;
     is_new = true;
-    if (planned.first) {
+    if (planned.first && !spare) {
       prefetch(std::move(planned.unit), recorder.target, Urgency::soon);
     } else {
       recorder.other_candidates.push_back(std::move(planned.unit));

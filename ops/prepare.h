@@ -21,7 +21,7 @@ bool preparing();
 void tune_what_is_prepared(bool tunes);
 
 // Registers a call. Its place is replaced by the recorder's. `spare`: a step may fall back to it,
-// so it is not tuned.
+// so it comes after all others and is not tuned.
 void prepare(const Call& call, bool spare = false);
 
 // The target of the recorder that is open on this thread.

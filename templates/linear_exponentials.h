@@ -215,7 +215,8 @@ struct LinearExponentialsRows {
     // Where nothing counts, a NaN tells of a label that is none.
     row_loss[row] = ignored ? 0.0f : bits_as<float>(0x7fc00000u);
     if (!counts) return;
-    row_loss[row] = fused(scores.reference, log_of_2, logarithm(all.sum)) - scores.of_label;
+    const float loss = fused(scores.reference, log_of_2, logarithm(all.sum)) - scores.of_label;
+    row_loss[row] = loss < 0.0f ? 0.0f : loss;  // see gradient_of_row()
     const float highest = all.max * log2_of_e;
     if (!again && highest - scores.reference > most_above_reference) {
       reference[row] = highest;
@@ -230,7 +231,11 @@ struct LinearExponentialsRows {
     if (counts) {
       // The label's element is most of the row. What its rounding takes, the scale gives back, and
       // the rounding falls to the others.
-      const float exact = power_of_two(fused(scores.of_label, log2_of_e, -scores.reference)) - sum;
+      const float difference =
+          power_of_two(fused(scores.of_label, log2_of_e, -scores.reference)) - sum;
+      // The sum has the label's own element, of a product that is added up in another order than
+      // the score: where there is little else, it may fall short of it by that much.
+      const float exact = difference > 0.0f ? 0.0f : difference;
       const bf16 rounded = narrow<bf16>(exact);
       scale = quotient<true>(*loss_scale, sum);
       if (widen(rounded) != 0.0f) scale *= quotient<true>(exact, widen(rounded));

@@ -9,6 +9,8 @@ from datetime import datetime
 import liger_jit
 import pytest
 import torch
+from liger_jit.patch.rule import MetaCall, replay_of
+from liger_jit.warmup import prepare
 
 THREADS = 4
 # What a step needs is found bit by bit; no GPU is needed to compile for one.
@@ -123,3 +125,17 @@ def test_a_patch_tells_what_a_step_falls_back_to():
     # The norm of a head is left to the rotation, that of the hidden states is not.
     assert not {(call.op, call.key) for call in called} & set(spare)
     assert torch.isfinite(model(batch()["input_ids"]).logits).all()
+
+
+def test_the_loss_whose_product_compiles_longest_comes_first():
+    order = []
+    calls = [
+        MetaCall(op, (), lambda *_, op=op: order.append(op), spare)
+        for op, spare in [
+            ("rms_norm", False),
+            ("linear_cross_entropy_each", True),
+            ("fused_linear_cross_entropy", False),
+        ]
+    ]
+    prepare(replay_of(calls, 1, 1), "cpu")
+    assert order == ["fused_linear_cross_entropy", "rms_norm", "linear_cross_entropy_each"]

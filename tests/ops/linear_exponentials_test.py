@@ -1,6 +1,8 @@
 """The fused linear cross entropy whose product writes exponentials: its parts anywhere, the whole
 where a GPU has what the product is made for."""
 
+import math
+
 import pytest
 import torch
 from accuracy import relative_error
@@ -109,6 +111,41 @@ def test_a_logit_far_above_the_labels_has_the_product_made_again(device):
     assert found[3]
     assert exact(inputs)[0] > 200
     assert_close(found, exact(inputs))
+
+
+def test_a_sum_that_falls_short_of_the_label_makes_no_negative_loss(device):
+    tokens, hidden, classes = 3, 16, 24
+    inputs = case(tokens, hidden, classes, torch.bfloat16, device)
+    inputs["target"][:] = 5
+    floats = {"device": device, "dtype": torch.float32}
+    score = torch.tensor([2.0, 3.0, 4.0], **floats)
+    # exp(score - reference) is 1; products that are added up in another order may give less.
+    sums, maxima = torch.zeros(2, tokens, 8, **floats)
+    sums[:, 0] = torch.tensor([0.9999, 1.0, 1.25], **floats)
+    row_loss, row_z_loss, factor = torch.empty(3, tokens, **floats)
+    e = torch.ones(tokens, classes, device=device).bfloat16()
+    operator("linear_exponentials_rows_")(
+        inputs["input"],
+        inputs["target"],
+        score,
+        sums,
+        maxima,
+        torch.ones(3, **floats),
+        score / math.log(2),
+        e,
+        row_loss,
+        row_z_loss,
+        factor,
+        torch.empty_like(inputs["input"]),
+        torch.zeros(1, dtype=torch.long, device=device),
+        classes,
+        IGNORED,
+        False,
+    )
+    assert row_loss[0] == 0
+    assert row_loss[1:].tolist() == pytest.approx([0, math.log(1.25)], abs=1e-6)
+    assert e[:, 5].tolist() == pytest.approx([0, 0, -0.25], abs=1e-6)
+    assert factor.tolist() == pytest.approx([1 / 0.9999, 1, 0.8], rel=1e-6)
 
 
 def kernels_of_warm_up(target, input, weight, **options):
