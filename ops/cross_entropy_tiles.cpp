@@ -54,6 +54,16 @@ int64_t tile_blocks(const Call& call, const Knobs& knobs) {
   return row_blocks(call["logits"].rows(), knobs);
 }
 
+// What both passes take.
+std::vector<Sample> tile_example(const Extent& e) {
+  return {{.input = "logits", .shape = {e.rows, padded_columns(e.size)}},
+          {.input = "target", .shape = {e.rows}, .dtype = "i64", .below = e.size},
+          {.input = "weight", .none = true},
+          {.input = "gradient", .shape = {e.rows, numbers_of_row_gradient}, .dtype = "arithmetic"},
+          {.input = "columns", .value = static_cast<double>(e.size)},
+          {.input = "classes", .value = static_cast<double>(e.size)}};
+}
+
 std::vector<Input> fold_inputs() {
   std::vector<Input> inputs = {rows("logits"),
                                dense("target", {Dtype::i64}),
@@ -121,20 +131,16 @@ const Register fold{Op{
                         "ignore_index",  "first_row",    "label_smoothing", "lse_square_scale",
                         "softcap"}}},
     .example = [](const Extent& e) -> std::vector<Sample> {
-      const int64_t columns = (e.size + 7) / 8 * 8;
-      return {
-          {.input = "logits", .shape = {e.rows, columns}},
-          {.input = "target", .shape = {e.rows}, .dtype = "i64", .below = e.size},
-          {.input = "weight", .none = true},
-          {.input = "totals", .shape = {3}, .dtype = "arithmetic"},
-          {.input = "upstream", .none = true},
-          {.input = "loss", .shape = {e.rows}, .dtype = "arithmetic"},
-          {.input = "z_loss", .shape = {e.rows}, .dtype = "arithmetic"},
-          {.input = "predicted", .none = true},
-          {.input = "so_far", .shape = {e.rows, numbers_of_row_so_far}, .dtype = "arithmetic"},
-          {.input = "gradient", .shape = {e.rows, numbers_of_row_gradient}, .dtype = "arithmetic"},
-          {.input = "columns", .value = static_cast<double>(e.size)},
-          {.input = "classes", .value = static_cast<double>(e.size)}};
+      std::vector<Sample> samples = tile_example(e);
+      samples.insert(
+          samples.end(),
+          {{.input = "totals", .shape = {3}, .dtype = "arithmetic"},
+           {.input = "upstream", .none = true},
+           {.input = "loss", .shape = {e.rows}, .dtype = "arithmetic"},
+           {.input = "z_loss", .shape = {e.rows}, .dtype = "arithmetic"},
+           {.input = "predicted", .none = true},
+           {.input = "so_far", .shape = {e.rows, numbers_of_row_so_far}, .dtype = "arithmetic"}});
+      return samples;
     },
 }};
 
@@ -165,16 +171,7 @@ const Register gradient{Op{
                  .arguments = {"logits", "target", "weight", "gradient", "logits.rows",
                                "logits.stride", "first_column", "columns", "classes",
                                "ignore_index", "softcap"}}},
-    .example = [](const Extent& e) -> std::vector<Sample> {
-      const int64_t columns = (e.size + 7) / 8 * 8;
-      return {
-          {.input = "logits", .shape = {e.rows, columns}},
-          {.input = "target", .shape = {e.rows}, .dtype = "i64", .below = e.size},
-          {.input = "weight", .none = true},
-          {.input = "gradient", .shape = {e.rows, numbers_of_row_gradient}, .dtype = "arithmetic"},
-          {.input = "columns", .value = static_cast<double>(e.size)},
-          {.input = "classes", .value = static_cast<double>(e.size)}};
-    },
+    .example = tile_example,
 }};
 
 }  // namespace

@@ -73,12 +73,11 @@ int64_t blocks_of_rows(const Call& call, const Knobs& knobs) {
 }
 
 int64_t round_up_to(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
-int64_t round_up_to_pack(int64_t count) { return round_up_to(count, 8); }
 
 // Sizes that a row of 16-bit elements at aligned addresses can have.
 struct Sizes {
   explicit Sizes(const Extent& e)
-      : rows(e.rows), classes(round_up_to_pack(e.size)), hidden(round_up_to_pack(e.inner)) {}
+      : rows(e.rows), classes(padded_columns(e.size)), hidden(padded_columns(e.inner)) {}
   int64_t rows, classes, hidden;
   int64_t sums() const { return linear_exponentials_sums(classes); }
   Sample input() const { return {.input = "input", .shape = {rows, hidden}, .dtype = "bf16"}; }
@@ -210,9 +209,7 @@ const Register rows_of_product{Op{
 
 }  // namespace
 
-int64_t linear_exponentials_sums(int64_t classes) {
-  return round_up_to_pack(tiles_across(classes));
-}
+int64_t linear_exponentials_sums(int64_t classes) { return padded_columns(tiles_across(classes)); }
 
 bool linear_exponentials_pay(const Place& place, int64_t tokens, int64_t hidden, int64_t classes) {
   // Below, reading and writing rows of the input costs as much as the logits would.

@@ -23,7 +23,7 @@ int64_t row_blocks(int64_t rows, const Knobs& knobs);
 // never by what the tuner picks, because it fixes the order of the sum.
 int64_t partial_rows(const Call& call, int64_t rows, int64_t size);
 
-// Elements of one partial in memory.
+// Elements in memory of a row that starts and ends with whole packs, as partials do.
 int64_t padded_columns(int64_t size);
 
 // float32, or float64 for float64: what kernels compute in.

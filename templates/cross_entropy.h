@@ -5,6 +5,7 @@
 #pragma once
 #include "device/fault.h"
 #include "device/held_row.h"
+#include "device/loss_gradient.h"
 #include "device/reread_row.h"
 
 namespace liger {
@@ -145,22 +146,7 @@ struct CrossEntropyRows {
     A log_sum;
   };
 
-  // dz[c] = of_exp * exp(z[c] - max) - of_weight * w[c] - (c == y ? at_label : 0). Each shifts a
-  // whole row, so for exact types they are made in double.
-  struct Coefficients {
-    A max;
-    A of_exp;
-    A of_weight;
-    A at_label;
-  };
-
-  LIGER_DEVICE A capped(A x) const {
-    if constexpr (S.softcap) {
-      return A(softcap) * hyperbolic_tangent<exact>(quotient<true>(x, A(softcap))).value;
-    } else {
-      return x;
-    }
-  }
+  LIGER_DEVICE A capped(A x) const { return liger::capped<exact, S.softcap>(x, softcap); }
   LIGER_DEVICE Pack<A> scores(int column, const Pack<A>& x) const {
     if constexpr (!S.softcap) return x;
     return present(column, map([this](A one) { return capped(one); }, x), minus_infinity<A>());
@@ -218,8 +204,8 @@ struct CrossEntropyRows {
       }
       Wide of_p = (hit + spread * Wide(smooth.second)) * loss_scale;
       if constexpr (S.z_loss) of_p += Wide(2) * Wide(lse_square_scale) * Wide(lse) * z_scale;
-      const Coefficients c = {stats.max, A(quotient<true>(of_p, Wide(stats.sum))),
-                              A(spread * loss_scale), A(hit * loss_scale)};
+      const RowGradient<A> c = {stats.max, A(quotient<true>(of_p, Wide(stats.sum))),
+                                A(spread * loss_scale), A(hit * loss_scale)};
       row.store(dx, [&](int column, const Pack<A>& z) {
         return map([&](A one, A w) { return gradient_at(one, w, A(0), c); }, z, weights(column));
       });
@@ -294,9 +280,6 @@ struct CrossEntropyRows {
     return {finite(stats.max), stats.sum, logarithm(stats.sum)};
   }
 
-  // While nothing but -inf was seen, any finite reference keeps exp() away from inf - inf.
-  static LIGER_DEVICE A finite(A max) { return max == minus_infinity<A>() ? A(0) : max; }
-
   template <class Row>
   LIGER_DEVICE Two<A> smooth_of(const Row& row, A max) const {
     // Distances from the maximum, so that an offset common to a row costs no digits.
@@ -327,18 +310,8 @@ struct CrossEntropyRows {
     }
   }
 
-  LIGER_DEVICE A gradient_at(A x, A weight, A at_label, const Coefficients& c) const {
-    A z = x;
-    A slope = 1;
-    if constexpr (S.softcap) {
-      const auto t = hyperbolic_tangent<exact>(quotient<true>(x, A(softcap)));
-      z = A(softcap) * t.value;
-      slope = t.slope;
-    }
-    // Not exp(z - lse): the rounding of lse would shift the whole row.
-    A d = fused(c.of_exp, probability<exact>(z - c.max), at_label);
-    if constexpr (S.smoothing) d = fused(-c.of_weight, weight, d);
-    return d * slope;
+  LIGER_DEVICE A gradient_at(A x, A weight, A at_label, const RowGradient<A>& c) const {
+    return gradient_of_logit<exact, S.softcap, S.smoothing>(x, weight, at_label, c, softcap);
   }
 };
 

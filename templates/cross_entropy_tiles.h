@@ -17,15 +17,6 @@ struct RowSoFar {
   Wide weights;    // sum of w
 };
 
-// dz[c] = of_exp * exp(z[c] - max) - of_weight * w[c] - (c == y ? at_label : 0).
-template <class A>
-struct RowGradient {
-  A max;
-  A of_exp;
-  A of_weight;
-  A at_label;
-};
-
 // What the kernels of both passes have in common; each has a spec of its own.
 template <auto S>
 struct TileRow {
@@ -35,16 +26,6 @@ struct TileRow {
   // A tile has the kernel's columns in memory, so its rows start at whole packs.
   using Row = RereadRow<S.columns, S.threads, 16, false, T>;
   static_assert(S.columns % pack_size == 0, "a tile is whole packs wide");
-
-  static LIGER_DEVICE A finite(A max) { return max == minus_infinity<A>() ? A(0) : max; }
-
-  static LIGER_DEVICE A capped(A x, double softcap) {
-    if constexpr (S.softcap) {
-      return A(softcap) * hyperbolic_tangent<exact>(quotient<true>(x, A(softcap))).value;
-    } else {
-      return x;
-    }
-  }
 
   // `missing` in the columns of the last tile that are no classes: they may hold anything.
   static LIGER_DEVICE Pack<A> present(int column, Pack<A> values, long long columns, A missing) {
@@ -147,9 +128,9 @@ struct CrossEntropyFold {
     return Tile::present(column, map([this](A one) { return capped(one); }, x), columns,
                          minus_infinity<A>());
   }
-  LIGER_DEVICE A capped(A x) const { return Tile::capped(x, softcap); }
+  LIGER_DEVICE A capped(A x) const { return liger::capped<exact, S.softcap>(x, softcap); }
   // What the sums of exponentials are relative to.
-  LIGER_DEVICE Wide reference(Wide largest) const { return Wide(Tile::finite(capped(A(largest)))); }
+  LIGER_DEVICE Wide reference(Wide largest) const { return Wide(finite(capped(A(largest)))); }
 
   LIGER_DEVICE RowSoFar<Wide> of_tile(const Row& row, long long row_index, long long label) const {
     constexpr bool in_one_reading = !exact && !on_host && !S.softcap;
@@ -374,17 +355,7 @@ struct CrossEntropyTileGradient {
   }
 
   LIGER_DEVICE A gradient_at(A x, A weight, A at_label, const RowGradient<A>& g) const {
-    A z = x;
-    A slope = 1;
-    if constexpr (S.softcap) {
-      const auto t = hyperbolic_tangent<exact>(quotient<true>(x, A(softcap)));
-      z = A(softcap) * t.value;
-      slope = t.slope;
-    }
-    // Not exp(z - lse): the rounding of lse would shift the whole row.
-    A d = fused(g.of_exp, probability<exact>(z - g.max), at_label);
-    if constexpr (S.smoothing) d = fused(-g.of_weight, weight, d);
-    return d * slope;
+    return gradient_of_logit<exact, S.softcap, S.smoothing>(x, weight, at_label, g, softcap);
   }
 };
 

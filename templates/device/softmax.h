@@ -9,6 +9,13 @@ LIGER_DEVICE A minus_infinity() {
   return static_cast<A>(bits_as<float>(0xff800000u));
 }
 
+// What exponentials refer to: while nothing but -inf was seen, any finite number keeps exp() away
+// from inf - inf.
+template <class A>
+LIGER_DEVICE A finite(A max) {
+  return max == minus_infinity<A>() ? A(0) : max;
+}
+
 // exp(x) of a score less the largest one. Not exact: results below 2^-126 are zero.
 template <bool Exact, class A>
 LIGER_DEVICE A probability(A x) {
@@ -52,8 +59,7 @@ struct MergeMaxAndSum {
   template <class A>
   LIGER_DEVICE MaxAndSum<A> operator()(const MaxAndSum<A>& a, const MaxAndSum<A>& b) const {
     const A max = larger(a.max, b.max);
-    // While nothing but -inf was seen, any finite reference keeps exp() away from inf - inf.
-    const A reference = max == minus_infinity<A>() ? A(0) : max;
+    const A reference = finite(max);
     return {max, a.sum * exponential<Exact>(a.max - reference) +
                      b.sum * exponential<Exact>(b.max - reference)};
   }
@@ -70,7 +76,7 @@ struct MaxAndSumApart {
 template <bool Exact, class A>
 LIGER_DEVICE MaxAndSum<A> max_and_sum(const Pack<A>& values) {
   const A max = combined(values, Larger{});
-  const A reference = max == minus_infinity<A>() ? A(0) : max;
+  const A reference = finite(max);
   return {max, total(map([reference](A x) { return probability<Exact>(x - reference); }, values))};
 }
 

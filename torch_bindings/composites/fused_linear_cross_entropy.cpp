@@ -159,24 +159,17 @@ class Loop {
     const auto part = [&](const at::Tensor& whole) {
       return whole.defined() ? c10::IValue(whole.narrow(0, first, count)) : c10::IValue();
     };
-    const c10::SmallVector<c10::IValue, 20> values = {logits,
-                                                      target_.narrow(0, first, count),
-                                                      in_["ce_weight"],
-                                                      or_none(wanted_.totals),
-                                                      part(wanted_.upstream),
-                                                      part(results_.row_loss),
-                                                      part(results_.row_z_loss),
-                                                      part(results_.predicted),
-                                                      first,
-                                                      in_["ignore_index"],
-                                                      in_["label_smoothing"],
-                                                      in_["lse_square_scale"],
-                                                      in_["softcap"],
-                                                      in_["reduction"],
-                                                      in_["token_scaling"],
-                                                      in_["want_accuracy"],
-                                                      in_["want_predicted"],
-                                                      wanted_.gradient()};
+    c10::SmallVector<c10::IValue, 20> values = {logits,
+                                                target_.narrow(0, first, count),
+                                                in_["ce_weight"],
+                                                or_none(wanted_.totals),
+                                                part(wanted_.upstream),
+                                                part(results_.row_loss),
+                                                part(results_.row_z_loss),
+                                                part(results_.predicted),
+                                                first};
+    append_options(values, in_);
+    values.push_back(wanted_.gradient());
     execute(chunk_op, values, in_.op);
   }
 
@@ -342,15 +335,19 @@ void parts(const Op& op, c10::ArrayRef<c10::IValue> values) {
     const bool spare = LinearExponentials::serve(plain, place, count);
     if (spare) parts_of_exponentials(plain, place, std::min(count, input.size(0)), gradient);
     const c10::IValue loss = backward ? none : c10::IValue(meta({count}, exact));
-    record(
-        "cross_entropy_chunk_",
-        {meta({count, classes}, input.options()), meta({count}, exact.dtype(at::kLong)),
-         in["ce_weight"], each ? none : c10::IValue(meta({3}, exact)),
-         backward ? c10::IValue(meta({count}, exact)) : none, loss, loss,
-         predicts ? c10::IValue(meta({count}, exact.dtype(at::kLong))) : none, int64_t{0},
-         in["ignore_index"], in["label_smoothing"], in["lse_square_scale"], in["softcap"],
-         in["reduction"], in["token_scaling"], in["want_accuracy"], in["want_predicted"], gradient},
-        spare);
+    std::vector<c10::IValue> values = {
+        meta({count, classes}, input.options()),
+        meta({count}, exact.dtype(at::kLong)),
+        in["ce_weight"],
+        each ? none : c10::IValue(meta({3}, exact)),
+        backward ? c10::IValue(meta({count}, exact)) : none,
+        loss,
+        loss,
+        predicts ? c10::IValue(meta({count}, exact.dtype(at::kLong))) : none,
+        int64_t{0}};
+    append_options(values, in);
+    values.push_back(gradient);
+    record("cross_entropy_chunk_", values, spare);
   }
   const bool accuracy = !backward && in["want_accuracy"].toBool();
   if (each && !accuracy) return;

@@ -11,7 +11,6 @@
 namespace liger::torch_bindings {
 namespace {
 
-constexpr int64_t sixteen_bytes = 8;  // elements
 // Of two bytes. As much is taken for the input's gradient in float32, so that its product has
 // enough rows to keep a GPU busy.
 constexpr int64_t most_fast_elements = int64_t{8} << 20;
@@ -69,8 +68,7 @@ LinearExponentials::LinearExponentials(const LinearLoss& loss, int64_t chunk, bo
 at::Tensor LinearExponentials::buffer() const {
   if (!scaled_input_.defined()) return {};
   const int64_t classes = loss_.weight.size(0);
-  const int64_t padded = (classes + sixteen_bytes - 1) / sixteen_bytes * sixteen_bytes;
-  return at::empty({chunk_, padded}, loss_.input.options()).narrow(1, 0, classes);
+  return at::empty({chunk_, padded_columns(classes)}, loss_.input.options()).narrow(1, 0, classes);
 }
 
 at::Tensor LinearExponentials::chunk(int64_t first, int64_t count, const at::Tensor& e,

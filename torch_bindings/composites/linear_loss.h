@@ -3,6 +3,7 @@
 #pragma once
 
 #include "ops/chunk_law.h"
+#include "ops/cross_entropy.h"
 #include "torch_bindings/inputs.h"
 
 namespace liger::torch_bindings {
@@ -42,6 +43,13 @@ inline c10::IValue or_none(const at::Tensor& tensor) {
 
 inline LinearLossSizes sizes_of(const at::Tensor& input, const at::Tensor& weight) {
   return {input.size(0), input.size(1), weight.size(0), static_cast<int64_t>(input.element_size())};
+}
+
+// The loss's options, as all of its parts take them after their own inputs.
+template <class Values>
+void append_options(Values& values, const Inputs& in) {
+  static const std::vector<Input> options = cross_entropy_options();
+  for (const Input& option : options) values.push_back(in[option.name]);
 }
 
 // sum = left @ right, or sum += left @ right; the sum may be of a wider type.

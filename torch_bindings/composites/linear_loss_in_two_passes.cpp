@@ -113,28 +113,21 @@ class TwoPasses {
     };
     // Rows are named where faults are found, with the last tile: all groups share the other plans.
     const bool is_last = tile.first + tile.count == weight_.size(0);
-    const c10::SmallVector<c10::IValue, 22> values = {tile.whole,
-                                                      group.target,
-                                                      in_["ce_weight"],
-                                                      or_none(wanted_.totals),
-                                                      part(wanted_.upstream),
-                                                      part(results_.row_loss),
-                                                      part(results_.row_z_loss),
-                                                      part(results_.predicted),
-                                                      group.so_far,
-                                                      group.gradient,
-                                                      tile.first,
-                                                      tile.count,
-                                                      weight_.size(0),
-                                                      is_last ? group.first : 0,
-                                                      in_["ignore_index"],
-                                                      in_["label_smoothing"],
-                                                      in_["lse_square_scale"],
-                                                      in_["softcap"],
-                                                      in_["reduction"],
-                                                      in_["token_scaling"],
-                                                      in_["want_accuracy"],
-                                                      in_["want_predicted"]};
+    c10::SmallVector<c10::IValue, 22> values = {tile.whole,
+                                                group.target,
+                                                in_["ce_weight"],
+                                                or_none(wanted_.totals),
+                                                part(wanted_.upstream),
+                                                part(results_.row_loss),
+                                                part(results_.row_z_loss),
+                                                part(results_.predicted),
+                                                group.so_far,
+                                                group.gradient,
+                                                tile.first,
+                                                tile.count,
+                                                weight_.size(0),
+                                                is_last ? group.first : 0};
+    append_options(values, in_);
     execute(fold_op, values, in_.op);
   }
 
@@ -198,28 +191,21 @@ void parts_of_two_passes(const Inputs& in, const VocabularyTiles& tiles, Place p
   const c10::IValue loss = backward ? none : of_rows(exact);
   const at::Tensor logits = numbers(tiles.classes, options);
   const c10::IValue target = of_rows(exact.dtype(at::kLong));
-  const std::vector<c10::IValue> fold = {logits,
-                                         target,
-                                         in["ce_weight"],
-                                         reduced ? c10::IValue(at::empty({3}, exact)) : none,
-                                         backward ? of_rows(exact) : none,
-                                         loss,
-                                         loss,
-                                         predicts ? of_rows(exact.dtype(at::kLong)) : none,
-                                         numbers(5, so_far_of(options)),
-                                         numbers(4, exact),
-                                         int64_t{0},
-                                         tiles.classes,
-                                         classes,
-                                         int64_t{0},
-                                         in["ignore_index"],
-                                         in["label_smoothing"],
-                                         in["lse_square_scale"],
-                                         in["softcap"],
-                                         in["reduction"],
-                                         in["token_scaling"],
-                                         in["want_accuracy"],
-                                         in["want_predicted"]};
+  std::vector<c10::IValue> fold = {logits,
+                                   target,
+                                   in["ce_weight"],
+                                   reduced ? c10::IValue(at::empty({3}, exact)) : none,
+                                   backward ? of_rows(exact) : none,
+                                   loss,
+                                   loss,
+                                   predicts ? of_rows(exact.dtype(at::kLong)) : none,
+                                   numbers(5, so_far_of(options)),
+                                   numbers(4, exact),
+                                   int64_t{0},
+                                   tiles.classes,
+                                   classes,
+                                   int64_t{0}};
+  append_options(fold, in);
   prepare(call_of(op_named("cross_entropy_fold_"), fold, place));
   prepare(call_of(op_named("cross_entropy_tile_gradient_"),
                   {logits, target, in["ce_weight"], numbers(4, exact), int64_t{0}, tiles.classes,
