@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "base/text.h"
+#include "ops/output_layout.h"
 
 namespace liger {
 
@@ -16,10 +17,15 @@ namespace {
   std::abort();
 }
 
+Tensor input_or_output(const Call& call, std::string_view name) {
+  const int output = call.op().output_index(name);
+  return output < 0 ? call[name] : output_tensor(call, call.op().outputs[output]);
+}
+
 // x.rows, x.stride, x.size1, x.stride0
 int64_t property(const Call& call, const std::string& text) {
   const size_t dot = text.find('.');
-  const Tensor& tensor = call[text.substr(0, dot)];
+  const Tensor tensor = input_or_output(call, std::string_view(text).substr(0, dot));
   const std::string what = text.substr(dot + 1);
   if (!tensor.defined) return 0;
   if (what == "rows") return tensor.rows();

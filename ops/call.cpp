@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "ops/op.h"
+#include "ops/output_layout.h"
 
 namespace liger {
 
@@ -32,20 +33,20 @@ int Call::index(std::string_view name) const {
 
 int Call::align_bytes() const {
   if (on_host()) return 2;  // means nothing there, and one unit then serves every alignment
-  int64_t align = 16;
+  int align = 16;
   for (size_t i = 0; i < tensors_.size(); ++i) {
     const Tensor& tensor = tensors_[i];
     if (!tensor.defined || !is_float(tensor.dtype)) continue;
-    align = std::min<int64_t>(align, tensor.align_bytes);
     // What a kernel reads of a dense tensor is a vector of a row's columns, or one value a row.
-    if (op_->inputs[i].layout == Layout::dense) continue;
-    for (int dim = 0; dim + 1 < tensor.dims; ++dim) {
-      if (tensor.sizes[dim] <= 1) continue;
-      const int64_t bytes = tensor.strides[dim] * size_bytes(tensor.dtype);
-      while (bytes % align != 0) align /= 2;
-    }
+    const bool dense = op_->inputs[i].layout == Layout::dense;
+    align = std::min(align, dense ? tensor.align_bytes : tensor.row_align_bytes());
   }
-  return static_cast<int>(align);
+  for (const Output& output : op_->outputs) {
+    if (!has_rows(*op_, output.shape(*this))) continue;
+    const Tensor tensor = output_tensor(*this, output);
+    if (is_float(tensor.dtype)) align = std::min(align, tensor.row_align_bytes());
+  }
+  return align;
 }
 
 Call Call::with_rows(int64_t rows) const {

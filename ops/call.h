@@ -46,7 +46,8 @@ class Call {
     return scalars_[index(name)].integer >> bit & 1;
   }
 
-  // The alignment that every tensor's pointer and rows share, in bytes: 16, 8, 4 or 2.
+  // The alignment that pointers and rows of all tensors share, of inputs and outputs, in bytes: 16,
+  // 8, 4 or 2. The workspace's rows are whole packs (`padded_columns`).
   int align_bytes() const;
 
   Tensor& tensor(int input) { return tensors_[input]; }

@@ -2,6 +2,7 @@
 
 #include "ops/arguments.h"
 #include "ops/held_rows.h"
+#include "ops/output_layout.h"
 #include "ops/registry.h"
 
 namespace liger {
@@ -68,6 +69,9 @@ struct Rows {
   bool in_place;
 
   const Tensor& logits() const { return call["logits"]; }
+  Tensor gradient() const {
+    return output_tensor(call, call.op().outputs[call.op().output_index("dlogits")]);
+  }
   int64_t size() const { return logits().last_size(); }
   int64_t element_bytes() const { return size_bytes(logits().dtype); }
   bool fresh_gradient() const { return !in_place && call.flag("with_gradient"); }
@@ -75,13 +79,8 @@ struct Rows {
   // What the address of every row is a multiple of, up to 16.
   int64_t align_bytes() const {
     if (call.on_host()) return 2;  // means nothing there, and one unit then serves every alignment
-    int64_t align = logits().align_bytes;
-    const auto take = [&](int64_t stride) {
-      while (stride * element_bytes() % align != 0) align /= 2;
-    };
-    if (logits().rows() > 1) take(logits().row_stride());
-    if (fresh_gradient()) take(size());
-    return align;
+    const int align = logits().row_align_bytes();
+    return fresh_gradient() ? std::min(align, gradient().row_align_bytes()) : align;
   }
   // Whether logits and gradient of each row are as far from alignment.
   bool shift_alike() const {

@@ -37,16 +37,15 @@ int product_shared_bytes(const Call& call) {
   return static_cast<int>(ring + buffers + stages * 16 + 1024);
 }
 
-// Kernels read and write rows in words of 16 bytes, and the engine knows no others.
+// Kernels read and write rows in words of 16 bytes, and the engine that copies tiles knows no
+// others, and none that share memory.
 void check_rows(const Call& call) {
   for (const Input& input : call.op().inputs) {
-    if (!input.is_tensor() || !call.has(input.name) || call[input.name].dims != 2) continue;
+    if (!input.is_tensor() || !call.has(input.name) || call[input.name].dims < 2) continue;
     const Tensor& tensor = call[input.name];
-    const bool apart =
-        tensor.rows() > 1 && tensor.row_stride() * size_bytes(tensor.dtype) % 16 != 0;
-    if (apart || tensor.align_bytes < 16) {
+    if (tensor.row_align_bytes() < 16 || tensor.overlaps()) {
       call.refuse(input.name, "has rows at other addresses than multiples of 16 bytes",
-                  "rows of a multiple of 16 bytes");
+                  "rows of a multiple of 16 bytes, each at its own");
     }
   }
 }
@@ -173,6 +172,7 @@ const Register rows_of_product{Op{
                written(floats("row_z_loss")), optional(written(floats("factor"))),
                optional(written(dense("scaled_input", {Dtype::bf16}))), written(integers("wanted")),
                integer("classes", 1), integer("ignore_index", -100), flag("again")},
+    .check = check_rows,
     .kernels = {{.name = "LinearExponentialsRows",
                  .source = "linear_exponentials.h",
                  .spec = [](const Call& call) -> Spec {

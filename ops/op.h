@@ -52,7 +52,7 @@ struct Shape {
   std::string weight;  // input: of `linear`
 };
 Shape like(std::string input);      // same sizes, contiguous
-Shape preserve(std::string input);  // same sizes, same order of dims in memory
+Shape preserve(std::string input);  // same sizes, same order of dims in memory: of a `strided` one
 Shape rows_of(std::string input);   // all sizes but the last
 Shape scalar();                     // []
 Shape empty();                      // [0]
@@ -81,8 +81,8 @@ struct TilesOf {
 
 // A kernel argument: eight bytes, or the 128 of a TileMap. A name stands for a tensor's pointer, or
 // a scalar input's value (integers as int64, reals as double); `x.rows`, `x.stride` (of rows),
-// `x.size1`, `x.stride0` for what they say; `fault` for the device's fault record. A function gives
-// any other integer.
+// `x.size1`, `x.stride0` for what they say of an input or an output; `fault` for the device's fault
+// record. A function gives any other integer.
 using Argument = std::variant<std::string, std::function<int64_t(const Call&)>, TilesOf>;
 
 struct Knob {

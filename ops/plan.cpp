@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "ops/arguments.h"
+#include "ops/output_layout.h"
 #include "ops/tuning.h"
 
 namespace liger {
@@ -23,6 +24,33 @@ std::string allowed_text(const Input& input) {
 bool allowed(const Input& input, Dtype dtype) {
   if (input.dtypes.empty()) return is_float(dtype);
   return std::find(input.dtypes.begin(), input.dtypes.end(), dtype) != input.dtypes.end();
+}
+
+// Whether kernels follow its strides. A copy of what they cannot follow is contiguous, and what
+// torch takes for contiguous is readable: it would not be copied.
+bool readable(Layout layout, const Tensor& tensor) {
+  if (tensor.count() == 0) return true;
+  switch (layout) {
+    case Layout::rows:
+      return tensor.row_stride() >= 0;
+    case Layout::dense:
+      return tensor.contiguous();
+    case Layout::strided:
+      return tensor.last_size() == 1 || tensor.strides[tensor.dims - 1] == 1;
+  }
+  return false;
+}
+
+// A copy would be overwritten in its place, and rows that share memory one after another.
+void check_written(const Call& call, const Input& input, const Tensor& tensor) {
+  if (!readable(input.layout, tensor)) {
+    call.refuse(input.name, "is overwritten and has strides that a kernel cannot follow",
+                "a contiguous tensor");
+  }
+  if (tensor.overlaps()) {
+    call.refuse(input.name, "is overwritten and some of its elements are one in memory",
+                "a tensor that is not expanded and does not overlap itself");
+  }
 }
 
 }  // namespace
@@ -59,44 +87,18 @@ void check_call(const Call& call) {
     }
   }
   if (op.check) op.check(call);
+  for (size_t i = 0; i < op.inputs.size(); ++i) {
+    const Tensor& tensor = call.tensor(static_cast<int>(i));
+    if (op.inputs[i].written && tensor.defined) check_written(call, op.inputs[i], tensor);
+  }
 }
 
 namespace {
 
-std::vector<int64_t> sizes_of(const Tensor& tensor, int dims) {
-  return {tensor.sizes, tensor.sizes + dims};
-}
-
-std::vector<int64_t> preserved_strides_of(const Tensor& tensor) {
-  const auto strides = preserved_strides(tensor);
-  return {strides.begin(), strides.begin() + tensor.dims};
-}
-
 OutputPlan plan_output(const Call& call, const Output& output) {
-  const Shape shape = output.shape(call);
-  OutputPlan plan;
-  plan.dtype = output.dtype(call);
-  switch (shape.kind) {
-    case Shape::Kind::like:
-      plan.sizes = sizes_of(call[shape.of], call[shape.of].dims);
-      break;
-    case Shape::Kind::preserve:
-      plan.sizes = sizes_of(call[shape.of], call[shape.of].dims);
-      plan.strides = preserved_strides_of(call[shape.of]);
-      break;
-    case Shape::Kind::rows_of:
-      plan.sizes = sizes_of(call[shape.of], call[shape.of].dims - 1);
-      break;
-    case Shape::Kind::linear:
-      plan.sizes = sizes_of(call[shape.of], call[shape.of].dims - 1);
-      plan.sizes.push_back(call[shape.weight].sizes[0]);
-      break;
-    case Shape::Kind::scalar:
-      break;
-    case Shape::Kind::empty:
-      plan.sizes = {0};
-      break;
-  }
+  const Tensor tensor = output_tensor(call, output);
+  OutputPlan plan{{tensor.sizes, tensor.sizes + tensor.dims}, tensor.dtype, {}};
+  if (!tensor.contiguous()) plan.strides = {tensor.strides, tensor.strides + tensor.dims};
   return plan;
 }
 
@@ -120,20 +122,7 @@ uint32_t copies_needed(const Call& call) {
   uint32_t copies = 0;
   for (size_t i = 0; i < call.op().inputs.size(); ++i) {
     const Tensor& tensor = call.tensor(static_cast<int>(i));
-    if (!tensor.defined || tensor.count() == 0) continue;
-    bool readable = true;
-    switch (call.op().inputs[i].layout) {
-      case Layout::rows:
-        readable = tensor.row_stride() >= 0;
-        break;
-      case Layout::dense:
-        readable = tensor.contiguous();
-        break;
-      case Layout::strided:
-        readable = tensor.dims == 0 || tensor.strides[tensor.dims - 1] == 1;
-        break;
-    }
-    if (!readable) copies |= 1u << i;
+    if (tensor.defined && !readable(call.op().inputs[i].layout, tensor)) copies |= 1u << i;
   }
   return copies;
 }
@@ -145,12 +134,6 @@ std::shared_ptr<const Plan> make_plan(const Call& call, Device& device, Stream s
   plan->op = &op;
   plan->device = &device;
   plan->copies = copies_needed(call);
-  for (size_t i = 0; i < op.inputs.size(); ++i) {
-    if ((plan->copies >> i & 1) && op.inputs[i].written) {
-      call.refuse(op.inputs[i].name, "is overwritten and has strides that a kernel cannot follow",
-                  "a contiguous tensor");
-    }
-  }
   if (plan->copies != 0) return plan;
 
   plan->outputs = plan_outputs(call);

@@ -97,10 +97,7 @@ KernelOf forward_kernel() {
   std::vector<Argument> arguments = {"q",      "k",      "weight_q", "weight_k",
                                      "cos",    "sin",    "q_out",    "k_out",
                                      "rstd_q", "rstd_k", "q.size0",  "q.size2"};
-  add_head_strides(arguments, "q");
-  add_head_strides(arguments, "k");
-  add_preserved_head_strides(arguments, "q");
-  add_preserved_head_strides(arguments, "k");
+  for (const char* tensor : {"q", "k", "q_out", "k_out"}) add_head_strides(arguments, tensor);
   add_angle_strides(arguments);
   arguments.insert(arguments.end(), {"eps", "offset"});
   return {
@@ -131,8 +128,8 @@ KernelOf backward_kernel() {
                                      "weight_k", "cos",     "sin",        "rstd_q",     "rstd_k",
                                      "dq",       "dk",      "partials_q", "partials_k", "q.size2",
                                      rows("q"),  rows("k"), partials_of};
-  for (const char* tensor : {"dq_out", "dk_out", "q", "k"}) add_head_strides(arguments, tensor);
-  for (const char* tensor : {"q", "k"}) add_preserved_head_strides(arguments, tensor);
+  for (const char* tensor : {"dq_out", "dk_out", "q", "k", "dq", "dk"})
+    add_head_strides(arguments, tensor);
   add_angle_strides(arguments);
   arguments.emplace_back("offset");
   return {

@@ -38,11 +38,7 @@ std::vector<Knobs> rope_candidates(const Call& call, std::string_view q) {
 KernelOf rope_kernel(bool inverse, std::string q, std::string k, std::string q_out,
                      std::string k_out) {
   std::vector<Argument> arguments = {q, k, "cos", "sin", q_out, k_out, q + ".size0", q + ".size2"};
-  add_head_strides(arguments, q);
-  add_head_strides(arguments, k);
-  // Outputs keep the layout of what they are made from.
-  add_preserved_head_strides(arguments, q);
-  add_preserved_head_strides(arguments, k);
+  for (const std::string& tensor : {q, k, q_out, k_out}) add_head_strides(arguments, tensor);
   add_angle_strides(arguments);
   return {
       .name = "Rope",

@@ -34,18 +34,8 @@ void check_rotary(const Call& call, std::string_view q, std::string_view k) {
 }
 
 void add_head_strides(std::vector<Argument>& arguments, const std::string& tensor) {
-  for (const int dim : {0, 1, 2}) {
-    arguments.push_back([tensor, dim](const Call& call) -> int64_t {
-      return call.has(tensor) ? call[tensor].strides[dim] : 0;
-    });
-  }
-}
-
-void add_preserved_head_strides(std::vector<Argument>& arguments, const std::string& tensor) {
-  for (const int dim : {0, 1, 2}) {
-    arguments.push_back([tensor, dim](const Call& call) -> int64_t {
-      return call.has(tensor) ? preserved_strides(call[tensor])[dim] : 0;
-    });
+  for (const char* stride : {".stride0", ".stride1", ".stride2"}) {
+    arguments.emplace_back(tensor + stride);
   }
 }
 

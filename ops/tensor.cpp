@@ -1,7 +1,6 @@
 #include "ops/tensor.h"
 
 #include <algorithm>
-#include <numeric>
 
 namespace liger {
 
@@ -36,6 +35,14 @@ bool Tensor::contiguous() const {
   return true;
 }
 
+void Tensor::make_contiguous() {
+  int64_t next = 1;
+  for (int i = dims - 1; i >= 0; --i) {
+    strides[i] = next;
+    next *= std::max<int64_t>(sizes[i], 1);
+  }
+}
+
 int64_t Tensor::row_stride() const {
   if (dims == 0) return 1;
   if (count() == 0) return last_size();
@@ -56,21 +63,31 @@ int64_t Tensor::row_stride() const {
   return stride < 0 ? last_size() : stride;
 }
 
-std::array<int64_t, max_dims> preserved_strides(const Tensor& tensor) {
-  std::array<int, max_dims> order{};
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.begin() + tensor.dims, [&](int a, int b) {
-    // A dim of one element may have any stride: it stays where it stands.
-    if (tensor.sizes[a] == 1 || tensor.sizes[b] == 1) return false;
-    return tensor.strides[a] > tensor.strides[b];
-  });
-  std::array<int64_t, max_dims> strides{};
-  int64_t next = 1;
-  for (int i = tensor.dims - 1; i >= 0; --i) {
-    strides[order[i]] = next;
-    next *= std::max<int64_t>(tensor.sizes[order[i]], 1);
+int Tensor::row_align_bytes() const {
+  int align = align_bytes;
+  for (int dim = 0; dim + 1 < dims; ++dim) {
+    if (sizes[dim] <= 1) continue;
+    while (strides[dim] * size_bytes(dtype) % align != 0) align /= 2;
   }
-  return strides;
+  return align;
+}
+
+bool Tensor::overlaps() const {
+  if (count() == 0) return false;
+  int64_t reached = 0;  // from the first element on, by the dims within
+  bool within[max_dims] = {};
+  for (int taken = 0; taken < dims; ++taken) {
+    int next = -1;
+    for (int dim = 0; dim < dims; ++dim) {
+      if (within[dim] || sizes[dim] == 1) continue;
+      if (next < 0 || strides[dim] < strides[next]) next = dim;
+    }
+    if (next < 0) return false;
+    if (strides[next] <= reached) return true;
+    reached += (sizes[next] - 1) * strides[next];
+    within[next] = true;
+  }
+  return false;
 }
 
 }  // namespace liger

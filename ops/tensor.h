@@ -1,7 +1,6 @@
 // A tensor as the core sees it: where, of what type, how laid out. It owns nothing.
 #pragma once
 
-#include <array>
 #include <cstdint>
 
 #include "runtime/dtype.h"
@@ -23,12 +22,17 @@ struct Tensor {
   int64_t rows() const;    // product of all sizes but the last
   int64_t extent() const;  // elements from the first to the last one reached, 0 when empty
   bool contiguous() const;
+  void make_contiguous();  // sets the strides
 
   // The distance of neighbouring rows, if all leading dims collapse into one; else -1.
   int64_t row_stride() const;
-};
 
-// Strides of a dense tensor of the same sizes whose dims lie in memory in the same order.
-std::array<int64_t, max_dims> preserved_strides(const Tensor& tensor);
+  // What the address of every row is a multiple of, in bytes: 16, 8, 4, 2 or 1.
+  int row_align_bytes() const;
+
+  // True if two elements may be one in memory. A few strange strides that keep them apart are
+  // taken for such.
+  bool overlaps() const;
+};
 
 }  // namespace liger

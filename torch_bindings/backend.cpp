@@ -1,7 +1,7 @@
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
 
+#include "ops/output_layout.h"
 #include "ops/prepare.h"
 #include "torch_bindings/execute.h"
 #include "torch_bindings/kernels.h"
@@ -21,29 +21,34 @@ bool symbolic(const at::Tensor& tensor) {
   return tensor.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
 }
 
+// Of sizes that are symbols: what a tracer cannot be certain of counts as not so.
+struct CompareSymbols {
+  static bool above(const c10::SymInt& a, const c10::SymInt& b) {
+    return TORCH_GUARD_OR_FALSE(a.sym_gt(b));
+  }
+  static bool equal(const c10::SymInt& a, int64_t b) { return TORCH_GUARD_OR_FALSE(a.sym_eq(b)); }
+};
+
+Extents<c10::SymInt> extents_of_input(const at::Tensor& tensor) {
+  const auto sizes = tensor.sym_sizes();
+  const auto strides = tensor.sym_strides();
+  Extents<c10::SymInt> result;
+  result.dims = static_cast<int>(sizes.size());
+  std::copy(sizes.begin(), sizes.end(), result.sizes);
+  std::copy(strides.begin(), strides.end(), result.strides);
+  return result;
+}
+
 at::Tensor meta_output(const Op& op, const Output& output, const Call& call,
                        c10::ArrayRef<c10::IValue> inputs, c10::Device device) {
-  const Shape shape = output.shape(call);
   const auto options = at::TensorOptions().dtype(scalar_type(output.dtype(call))).device(device);
-  if (shape.kind == Shape::Kind::scalar) return at::empty({}, options);
-  if (shape.kind == Shape::Kind::empty) return at::empty({0}, options);
-  const int index = op.input_index(shape.of);
-  const at::Tensor& of = inputs[index].toTensor();
-  // What a kernel cannot read in place is copied first, and the copy is contiguous.
-  const bool copied = of.dim() > 0 && of.sym_strides().back().maybe_as_int() != 1;
-  if (shape.kind == Shape::Kind::preserve && !copied) {
-    if (symbolic(of)) return at::empty_like(of, options);
-    const auto strides = preserved_strides(describe(of, op, op.inputs[index]));
-    return at::empty_strided(of.sizes(), {strides.data(), of.sizes().size()}, options);
-  }
-  const auto sizes = of.sym_sizes();
-  const auto leading = sizes.slice(0, sizes.empty() ? 0 : sizes.size() - 1);
-  if (shape.kind == Shape::Kind::linear) {
-    c10::SymDimVector wide(leading.begin(), leading.end());
-    wide.push_back(inputs[op.input_index(shape.weight)].toTensor().sym_size(0));
-    return at::empty_symint(wide, options);
-  }
-  return at::empty_symint(shape.kind == Shape::Kind::rows_of ? leading : sizes, options);
+  const auto extents =
+      extents_of<c10::SymInt, CompareSymbols>(output.shape(call), [&](const std::string& name) {
+        return extents_of_input(inputs[op.input_index(name)].toTensor());
+      });
+  const c10::SymIntArrayRef sizes(extents.sizes, extents.dims);
+  if (extents.contiguous) return at::empty_symint(sizes, options);
+  return at::empty_strided_symint(sizes, {extents.strides, sizes.size()}, options);
 }
 
 bool symbolic(const Op& op, c10::ArrayRef<c10::IValue> inputs) {

@@ -31,3 +31,20 @@ def kernels(call, tokens):
 def test_an_odd_number_of_tokens_takes_the_same_kernels(call):
     """Statistics are one value a row: their strides hold up no wide load of the rows."""
     assert kernels(call, 5) == kernels(call, 8)
+
+
+ROWS = {
+    "rms_norm": lambda x: functional.rms_norm(x, empty(1001)),
+    "layer_norm": lambda x: functional.layer_norm(x, empty(1001), empty(1001)),
+    "swiglu": lambda x: functional.swiglu(x, x),
+    "geglu": lambda x: functional.geglu(x, x),
+    "fused_add_rms_norm": lambda x: functional.fused_add_rms_norm(x, x, empty(1001))[0],
+}
+
+
+@pytest.mark.parametrize("op", ROWS)
+def test_rows_that_are_padded_take_the_kernels_of_rows_that_are_not(op):
+    """A row of the output is not padded: its words are no wider than those of odd rows."""
+    packed = kernels(lambda rows: ROWS[op](empty(rows, 1001)), 64)
+    assert kernels(lambda rows: ROWS[op](empty(rows, 1008)[:, :1001]), 64) == packed
+    assert kernels(lambda rows: ROWS[op](empty(1, 1001).expand(rows, 1001)), 64) == packed

@@ -196,3 +196,19 @@ def test_errors_name_the_argument_and_its_value(device):
     assert_refused(lambda: rope(q, k, three, three), "rope", "cos", "3", "2")
     many = cos.unsqueeze(1).expand(-1, 4, -1, -1)
     assert_refused(lambda: rope(q, k, many, many), "rope", "cos", "4")
+
+
+COUNTED = torch.tensor([1.0, 2.0, 3.0, 4.0])
+
+
+def test_tokens_that_are_one_in_memory_turn_each(device):
+    q = COUNTED.to(device).expand(1, 1, 2, 4)
+    cos, sin = torch.ones(1, 2, 4, device=device), torch.zeros(1, 2, 4, device=device)
+    assert rope(q, None, cos, sin)[0].flatten().tolist() == [1, 2, 3, 4, 1, 2, 3, 4]
+
+
+def test_a_gradient_that_is_one_in_memory_turns_back_for_each_token(device):
+    q = torch.zeros(1, 1, 2, 4, device=device, requires_grad=True)
+    cos, sin = torch.ones(1, 2, 4, device=device), torch.zeros(1, 2, 4, device=device)
+    (rope(q, None, cos, sin)[0].sum(2) * COUNTED.to(device)).sum().backward()
+    assert q.grad.flatten().tolist() == [1, 2, 3, 4, 1, 2, 3, 4]
