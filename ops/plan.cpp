@@ -148,9 +148,8 @@ std::shared_ptr<const Plan> make_plan(const Call& call, Device& device, Stream s
     if (kernel_of.blocks(call, first) == 0) continue;
     const auto [knobs, provisional] = choose_knobs(kernel_of, call, device, stream, !capturing);
     plan->provisional |= provisional;
-    const Unit unit =
-        make_unit(kernel_of.source, kernel_of.name, full_spec(kernel_of, call, knobs));
-    const Kernel* loaded = kernel(unit, device, !capturing);
+    const Kernel* loaded = kernel(kernel_of.source, kernel_of.name,
+                                  full_spec(kernel_of, call, knobs), device, !capturing);
     if (!loaded) refuse_capture(op, kernel_of);
     Launch launch = launch_of(kernel_of, call, knobs);
     launch.function = loaded->function;

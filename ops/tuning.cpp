@@ -13,6 +13,7 @@
 #include "base/environment.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/memo.h"
 #include "base/process_state.h"
 #include "base/profile_range.h"
 #include "base/text.h"
@@ -20,6 +21,7 @@
 #include "ops/scratch.h"
 #include "runtime/group.h"
 #include "runtime/node_lock.h"
+#include "runtime/source_hash.h"
 
 namespace liger {
 
@@ -319,27 +321,45 @@ Knobs searched_in(Group& group, const Search& search, std::vector<Candidate>& ca
 }  // namespace
 
 std::string family_of(const KernelOf& kernel, const Call& call) {
-  const Unit generic = make_unit(kernel.source, kernel.name, kernel.spec(call));
-  return hash128(generic.expanded).hex();
+  return source_hash(kernel.source, kernel.name, kernel.spec(call)).hex();
 }
 
 bool worth_measuring(const Call& call) {
   return call.on_host() || bytes_of_call(call) >= least_bytes_measured;
 }
 
-Choice choose_knobs(const KernelOf& kernel, const Call& call, Device& device, Stream stream,
-                    bool may_measure) {
+namespace {
+
+// What `choice_for` answered: a call that differs from another in its number of rows alone needs
+// neither a tune key nor a record.
+struct Choices : Memo<Choice> {
+  Choices() : Memo(4096) {}
+};
+
+// All that a choice depends on and that may differ between calls of a process.
+std::string choice_key(const KernelOf& kernel, const Call& call, const Device& device, int bucket,
+                       const std::vector<Knobs>& candidates) {
+  std::string key;
+  append_bytes(key, static_cast<int64_t>(reinterpret_cast<intptr_t>(&device)));
+  append_bytes(key, bucket);
+  append_bytes(key, kernel.source);
+  append_bytes(key, kernel.name);
+  append_bytes(key, kernel.spec(call));
+  for (const Knobs& knobs : candidates) {
+    append_bytes(key, static_cast<int64_t>(knobs.size()));
+    for (const Knob& knob : knobs) {
+      append_bytes(key, knob.name);
+      append_bytes(key, knob.value);
+    }
+  }
+  return key;
+}
+
+Choice choice_for(const KernelOf& kernel, const Call& call, Device& device, Stream stream,
+                  bool may_measure, int bucket, const std::vector<Knobs>& list) {
   std::vector<Candidate> candidates;
-  for (Knobs& knobs : candidates_of(kernel, call)) {
-    std::string text = text_of(knobs);
-    candidates.push_back({std::move(knobs), std::move(text), nullptr, {}});
-  }
-  const Knobs& first = candidates.front().knobs;
-  if (candidates.size() == 1 || environment().autotune == AutotuneMode::off ||
-      !worth_measuring(call)) {
-    return {first};
-  }
-  const int bucket = std::bit_width(static_cast<uint64_t>(rows_of_call(call)));
+  for (const Knobs& knobs : list) candidates.push_back({knobs, text_of(knobs), nullptr, {}});
+  const Knobs& first = list.front();
   const Target& target = device.properties().target;
   const Key key = tune_key(kernel.name, family_of(kernel, call), bucket, device.properties(),
                            compiler_for(target.backend).identity());
@@ -370,6 +390,28 @@ Choice choose_knobs(const KernelOf& kernel, const Call& call, Device& device, St
   const Knobs pick = group ? searched_in(*group, search, candidates, record)
                            : searched_on_node(search, candidates, record);
   return {remember(key, kernel.name, pick, candidates)};
+}
+
+}  // namespace
+
+Choice choose_knobs(const KernelOf& kernel, const Call& call, Device& device, Stream stream,
+                    bool may_measure) {
+  const std::vector<Knobs> candidates = candidates_of(kernel, call);
+  const Knobs& first = candidates.front();
+  if (candidates.size() == 1 || environment().autotune == AutotuneMode::off ||
+      !worth_measuring(call)) {
+    return {first};
+  }
+  const int bucket = std::bit_width(static_cast<uint64_t>(rows_of_call(call)));
+  Choices& known = ProcessState<Choices>::get();
+  std::string key = choice_key(kernel, call, device, bucket, candidates);
+  if (auto choice = known.find(key)) {
+    // The first candidate stands in until its rivals, which somebody asked for, are compiled.
+    if (!choice->provisional || (may_measure && prefetches_pending())) return *choice;
+  }
+  Choice choice = choice_for(kernel, call, device, stream, may_measure, bucket, candidates);
+  if (!choice.provisional || may_measure) known.put(std::move(key), choice);
+  return choice;
 }
 
 std::vector<Pick> picks_made() {

@@ -16,6 +16,7 @@
 #include "runtime/node_lock.h"
 #include "runtime/patience.h"
 #include "runtime/single_flight.h"
+#include "runtime/source_hash.h"
 
 namespace liger {
 namespace {
@@ -174,6 +175,18 @@ const Kernel* loaded(const Unit& unit, Device& device) {
   return new Kernel{unit.kernel, &device, function, made->binary.resources};
 }
 
+template <typename MakeUnit>
+const Kernel* kernel_of_source(const Hash128& source, Device& device, bool may_load,
+                               MakeUnit make_unit) {
+  SingleFlight<const Kernel*>& table = tables().loaded_on(device);
+  if (const auto found = table.ready(source)) {
+    counters().hit_memory += 1;
+    return *found;
+  }
+  if (!may_load) return nullptr;
+  return table.get(source, [&] { return loaded(make_unit(), device); });
+}
+
 }  // namespace
 
 Key artifact_key(const Unit& unit, const Target& target) {
@@ -203,14 +216,13 @@ bool is_made_elsewhere(const Unit& unit, const Target& target) {
 }
 
 const Kernel* kernel(const Unit& unit, Device& device, bool may_load) {
-  SingleFlight<const Kernel*>& table = tables().loaded_on(device);
-  const Hash128 key = hash128(unit.expanded);
-  if (const auto found = table.ready(key)) {
-    counters().hit_memory += 1;
-    return *found;
-  }
-  if (!may_load) return nullptr;
-  return table.get(key, [&] { return loaded(unit, device); });
+  return kernel_of_source(hash128(unit.expanded), device, may_load, [&] { return unit; });
+}
+
+const Kernel* kernel(std::string_view template_file, std::string_view kernel, const Spec& spec,
+                     Device& device, bool may_load) {
+  return kernel_of_source(source_hash(template_file, kernel, spec), device, may_load,
+                          [&] { return make_unit(template_file, kernel, spec); });
 }
 
 }  // namespace liger

@@ -37,6 +37,11 @@ struct Kernel {
 // While `stream` is captured nothing is loaded: then null is returned for a kernel not yet loaded.
 const Kernel* kernel(const Unit& unit, Device& device, bool may_load = true);
 
+// The same for make_unit(template_file, kernel, spec). The unit is not made where its kernel is
+// loaded.
+const Kernel* kernel(std::string_view template_file, std::string_view kernel, const Spec& spec,
+                     Device& device, bool may_load = true);
+
 enum class Urgency { awaited, soon, later };
 
 // A few threads of low priority that make artifacts ahead of their use, the urgent ones first.

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -22,5 +23,10 @@ struct SpecField {
 
 // `.x = Dtype::bf16, .hidden = 4096, .unit_offset = false`
 std::string initialiser(const Spec& spec);
+
+// Appends what tells it from any other to the bytes of a key in memory.
+void append_bytes(std::string& key, const Spec& spec);
+void append_bytes(std::string& key, std::string_view text);
+void append_bytes(std::string& key, int64_t number);
 
 }  // namespace liger

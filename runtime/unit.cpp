@@ -4,6 +4,7 @@
 #include <mutex>
 #include <set>
 
+#include "base/counters.h"
 #include "base/error.h"
 #include "base/process_state.h"
 #include "base/text.h"
@@ -121,6 +122,7 @@ Unit make_unit(std::string_view template_file, std::string_view kernel, const Sp
       kernel, fields, kernel);
   unit.text = fmt::format("#include \"{}\"\n{}", template_file, lines);
   unit.expanded = first_line_expanded(template_file) + lines;
+  counters().units_expanded += 1;
   return unit;
 }
 

@@ -17,6 +17,7 @@ def stats() -> dict[str, Any]:
       compiler);
     - `tune_hit`, `pick_group` and `tuned`, kernels whose variants had been timed, whose pick was
       another rank's, and that were timed now;
+    - `plans`, calls that met a new shape, and `units_expanded`, sources put together for them;
     - `wait_expired`, waits for another process that ended in vain; `group_trouble`, calls of the
       group's store that failed;
     - `miss_disk`, `miss_remote`; `corrupt` and `remote_rejected`, what failed verification;
