@@ -7,6 +7,7 @@ import torch
 from liger_jit import functional
 from liger_jit.patch import patch
 from liger_jit.patch.add_norm import rewritten
+from liger_jit.patch.installed import standing
 from tiny_models import FAMILIES, assert_same_step, batch, build, counted, loss_and_gradients
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
@@ -97,12 +98,12 @@ def test_a_norm_that_promotes_gives_the_dtype_it_gave(monkeypatch):
     handle = patch(model)
     norm = model.model.layers[0].post_attention_layernorm
     x = torch.randn(2, 5, 32, dtype=torch.bfloat16)
-    y, total = norm.forward.after_add(norm, x, x)
+    y, total = standing(norm).norm.after_add(norm, x, x)
     assert y.dtype == torch.float32
     assert torch.equal(y, norm(x + x))
     assert torch.equal(total, x + x)
     handle.unpatch()
-    assert not hasattr(norm.forward, "after_add")
+    assert standing(norm) is None
 
 
 class ScaledLayer(LlamaDecoderLayer):

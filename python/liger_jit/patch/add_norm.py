@@ -20,9 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from . import norms
-from .probe import Mismatch, assert_same, compute_dtype, live_device, random, twin_of
-from .rule import MetaCall, Proof, Refusal, Rule, group_of, has_hooks, mark, own_class_forward
-from .source import compiled, definition_of, statement_at
+from .guard import Guard, is_plain, is_usable
+from .installed import install, standing, switched
+from .probe import Mismatch, StandIn, assert_same, compute_dtype, live_device, random, twin_of
+from .rule import MetaCall, Proof, Refusal, Rule, group_of, own_class_forward
+from .source import compiled, decorated, definition_of, innermost, statement_at
 
 ROLE = "fused_add_rms_norm"
 # A name that no forward has, by which the rewritten one finds `add_and_norm`.
@@ -32,12 +34,12 @@ PROBE_TOKENS = 3
 
 def add_and_norm(norm: nn.Module, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """(norm(left + right), left + right)."""
-    after_add = getattr(norm.forward, "after_add", None)
-    alike = type(left) is Tensor and type(right) is Tensor and left.dtype == right.dtype
-    if after_add is None or not alike or left.shape != right.shape or has_hooks(norm):
+    alike = is_plain(left) and is_plain(right) and left.dtype == right.dtype
+    proof = standing(norm) if alike and left.shape == right.shape else None
+    if proof is None or proof.norm is None or not is_usable(left):
         total = left + right
         return norm(total), total
-    return after_add(norm, left, right)
+    return proof.norm.after_add(norm, left, right)
 
 
 def fuse(body: list[ast.stmt]) -> list[str]:
@@ -84,8 +86,9 @@ def rewritten(forward: FunctionType) -> tuple[FunctionType, tuple[str, ...]] | N
     names = fuse(definition.body) if definition else []
     if not names:
         return None
-    function = compiled(definition, forward, {FUNCTION: add_and_norm})
-    return mark(function, ROLE), tuple(names)
+    function = compiled(definition, innermost(forward), {FUNCTION: add_and_norm})
+    function = decorated(forward, function)
+    return None if function is None else (function, tuple(names))
 
 
 def is_layer(module: nn.Module) -> bool:
@@ -106,20 +109,21 @@ def prove(module: nn.Module) -> Proof | Refusal:
     forward, names = rewritten(own_class_forward(module))
     proofs = proofs_of_norms(module)
     for name in names:
-        if not hasattr(getattr(proofs[name], "forward", None), "after_add"):
+        if getattr(proofs[name], "norm", None) is None:
             return Refusal(f"{name} is no norm that takes a sum")
     try:
         check(module, forward, proofs, torch.device("cpu"), torch.float32, operators=False)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
-    norm = module._modules[names[0]]
-    return Proof(ROLE, forward, meta_call(norm, proofs[names[0]].forward.after_add))
+    guard = Guard(own_class_forward(module))
+    meta = meta_call(module._modules[names[0]], proofs[names[0]].norm)
+    return Proof(ROLE, switched(forward, guard), guard, forward, meta)
 
 
 def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:
     device, dtype = live_device(module), compute_dtype(module)
     try:
-        check(module, proof.forward, proofs_of_norms(module), device, dtype)
+        check(module, proof.run, proofs_of_norms(module), device, dtype)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
     return proof
@@ -133,7 +137,7 @@ def proofs_of_norms(module: nn.Module) -> dict[str, Proof | Refusal | None]:
     }
 
 
-class StandIn(nn.Module):
+class Bent(StandIn):
     """In place of attention or an MLP: something that bends what it is given."""
 
     def __init__(self, as_pair: bool):
@@ -146,9 +150,14 @@ class StandIn(nn.Module):
         return (bent, None) if self.as_pair else bent
 
 
+class Same(StandIn):
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
 def stand_in(name: str, child: nn.Module) -> nn.Module:
     # A random mask would differ between the two runs; both call it at the same place.
-    return nn.Identity() if isinstance(child, nn.Dropout) else StandIn("att" in name)
+    return Same() if isinstance(child, nn.Dropout) else Bent("att" in name)
 
 
 def check(
@@ -177,7 +186,7 @@ def check(
         weights += parameters.values()
         plain[name], patched[name] = twin_of(child, parameters), twin_of(child, parameters)
         if operators and isinstance(proofs[name], Proof):
-            patched[name].forward = proofs[name].forward.__get__(patched[name])
+            install(patched[name], proofs[name])
     own = own_class_forward(module)
     width = next((p.shape[-1] for p in weights), 64)
 
@@ -197,7 +206,7 @@ def check(
     )
 
 
-def meta_call(norm: nn.Module, after_add: Callable) -> MetaCall:
+def meta_call(norm: nn.Module, proved: norms.ProvedNorm) -> MetaCall:
     width, dtype = norm.weight.shape[0], norm.weight.dtype
     twin = twin_of(norm, {"weight": nn.Parameter(torch.empty(width, dtype=dtype, device="meta"))})
 
@@ -205,7 +214,7 @@ def meta_call(norm: nn.Module, after_add: Callable) -> MetaCall:
         def empty():
             return torch.empty(batch, tokens, width, dtype=dtype, device="meta", requires_grad=True)
 
-        y, total = after_add(twin, empty(), empty())
+        y, total = proved.after_add(twin, empty(), empty())
         (y + total).sum().backward()
 
     return MetaCall(ROLE, (width, dtype), run)

@@ -10,12 +10,13 @@ from ..warmup import remember, start_background_compile
 from . import loss_head
 from .add_norm import ADD_NORM
 from .glu import GLU
-from .handle import Handle, InstanceValue, Row
+from .handle import Handle, Row
+from .installed import Installation, replaced_by
 from .norms import NORM
 from .probe import live_device, quiet
 from .qk_norm import QK_NORM
 from .rotary import ROTARY
-from .rule import MetaCall, Proof, Refusal, Rule, replaced_by
+from .rule import MetaCall, Proof, Refusal, Rule
 
 RULES = (NORM, GLU, QK_NORM, ROTARY, ADD_NORM)
 FLAGS = (
@@ -117,7 +118,7 @@ def patch(
         answer = proofs[one.group] if one.in_question else one.group
         patched = isinstance(answer, Proof)
         if patched:
-            changes.append(InstanceValue(one.module, "forward", answer.forward.__get__(one.module)))
+            changes.append(Installation(one.module, answer))
         role, status = (answer.role, "patched") if patched else (one.rule.name, answer.reason)
         rows.append(Row(one.path, type(one.module).__name__, role, status))
     if head is not None:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import functional
+from .guard import guard_of, is_hooked
+from .installed import guarded
 from .probe import (
     Mismatch,
     SparseLinear,
@@ -23,8 +25,8 @@ from .probe import (
     tensor_inputs,
     twin_of,
 )
-from .rule import MetaCall, Proof, Refusal, Rule, group_of, has_hooks, mark, own_class_forward
-from .whole_mlp import check_whole, is_whole, whole_forward, whole_meta_call
+from .rule import MetaCall, Proof, Refusal, Rule, group_of, own_class_forward
+from .whole_mlp import check_whole, is_whole, whole_meta_call, whole_run
 
 # Names of (gate, up, down), or of (both in one, down), that gated MLPs give their projections.
 APART = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"), ("linear_1", "linear_v", "w2"))
@@ -92,26 +94,32 @@ def prove(module: nn.Module) -> Proof | Refusal:
     if tensor_inputs(own_class_forward(module)) != 1:
         return Refusal("its forward takes more than one input")
     others = [child for name, child in module.named_children() if name not in names]
-    if any(has_hooks(child) for child in others):
+    if any(is_hooked(child) for child in others):
         return Refusal("its activation has hooks, which a fused gate would not call")
     gate, up_first = find_gate(module, names)
     if gate is None:
         return Refusal(f"no known gate computes what it does (activation: {activation_of(others)})")
-    proof = Proof(gate.role, glu_forward(names, gate, up_first), meta_call(module, names, gate))
+    try:
+        guard = guard_of(module, called=names)
+    except Mismatch as mismatch:
+        return Refusal(str(mismatch))
+    run = glu_run(names, gate, up_first)
+    proof = Proof(gate.role, guarded(run, guard), guard, run, meta_call(module, names, gate))
     # In one weight, gate comes first.
     return proof if up_first else as_one_node(module, names, gate, proof)
 
 
 def as_one_node(module: nn.Module, names: tuple[str, ...], gate: Gate, apart: Proof) -> Proof:
     """The proof of act(gate) * up alone, taken for the whole MLP."""
-    forward = whole_forward(names, gate.name, apart.forward)
+    run = whole_run(names, gate.name, apart.run)
     inputs = widths_of(module._modules[names[0]])[0]
     width, outputs = widths_of(module._modules[names[-1]])
     meta = apart.meta
     if is_whole(module, names):
         sizes = inputs, width, outputs
         meta = whole_meta_call(sizes, compute_dtype(module), gate.name, len(names) == 2)
-    return Proof(gate.role, mark(forward, gate.role), meta, otherwise=apart)
+    guard = apart.guard
+    return Proof(gate.role, guarded(run, guard), guard, run, meta, otherwise=apart)
 
 
 def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:
@@ -119,14 +127,14 @@ def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:
     device, dtype = live_device(module), compute_dtype(module)
     apart = proof.otherwise or proof
     try:
-        check(module, names, apart.forward, device, dtype)
+        check(module, names, apart.run, device, dtype)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
     if apart is proof:
         return proof
     width = widths_of(module._modules[names[-1]])[0]
     try:
-        check_whole(module, names, width, proof.forward, device, dtype)
+        check_whole(module, names, width, proof.run, device, dtype)
     except Mismatch:
         return apart
     return proof
@@ -151,7 +159,7 @@ def find_gate(module: nn.Module, names: tuple[str, ...]) -> tuple[Gate | None, b
 def check(
     module: nn.Module,
     names: tuple[str, ...],
-    forward: Callable | None,
+    run: Callable | None,
     device: torch.device,
     dtype: torch.dtype,
     gate: Gate | None = None,
@@ -159,7 +167,7 @@ def check(
 ) -> None:
     """`Mismatch` unless the candidate equals the module's own forward on sparse projections.
 
-    The candidate is the plain torch formula if `gate` is given, else `forward`.
+    The candidate is the plain torch formula if `gate` is given, else `run`.
     """
     generator = torch.Generator().manual_seed(13)
     projections = {
@@ -177,7 +185,7 @@ def check(
         g, u = reversed(halves) if up_first else halves
         return down(gate.activation(g) * u)
 
-    candidate = formula if gate else lambda x: forward(twin, x)
+    candidate = formula if gate else lambda x: run(twin, x)
 
     def original(x: Tensor) -> Tensor:
         try:
@@ -192,26 +200,24 @@ def check(
         assert_same(original, candidate, [x], weights, what)
 
 
-def glu_forward(names: tuple[str, ...], gate: Gate, up_first: bool):
+def glu_run(names: tuple[str, ...], gate: Gate, up_first: bool) -> Callable:
     operator = gate.operator
     if len(names) == 3:
         gate_name, up_name, down_name = names
 
-        def forward(self, *inputs, **named):
-            x = inputs[0] if inputs else next(iter(named.values()))
+        def run(self, x):
             hidden = operator(getattr(self, gate_name)(x), getattr(self, up_name)(x))
             return getattr(self, down_name)(hidden)
     else:
         both_name, down_name = names
         gate_half = 1 if up_first else 0
 
-        def forward(self, *inputs, **named):
-            x = inputs[0] if inputs else next(iter(named.values()))
+        def run(self, x):
             halves = getattr(self, both_name)(x).chunk(2, dim=-1)
             hidden = operator(halves[gate_half], halves[1 - gate_half])
             return getattr(self, down_name)(hidden)
 
-    return mark(forward, gate.role)
+    return run
 
 
 def meta_call(module: nn.Module, names: tuple[str, ...], gate: Gate) -> MetaCall:

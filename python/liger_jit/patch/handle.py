@@ -3,10 +3,11 @@
 import copy
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
+from .installed import installed_in
 from .rule import MetaCall, replay_of
 
 
@@ -16,16 +17,27 @@ class _Absent:
 
 @dataclass(frozen=True)
 class Row:
-    """One module of the model that some rule looked at. `status` is "patched" or a reason."""
+    """One module of the model that some rule looked at. `status` is "patched" or a reason.
+
+    own_calls: how often a patched module's own forward was taken all the same, outside of
+    torch.compile. why: the reason of the last time, such as "act_fn has hooks".
+    """
 
     path: str
     module: str
     role: str
     status: str
+    own_calls: int = 0
+    why: str = ""
 
     @property
     def patched(self) -> bool:
         return self.status == "patched"
+
+    @property
+    def told(self) -> str:
+        calls = f"; its own forward {self.own_calls} times: {self.why}" if self.own_calls else ""
+        return self.status + calls
 
 
 class Report(list):
@@ -46,7 +58,7 @@ class Report(list):
             max(len(getattr(row, name)) for row in rows) for name in ("path", "module", "role")
         )
         lines = [
-            f"{row.path:{path}}  {row.module:{module}}  {row.role:{role}}  {row.status}"
+            f"{row.path:{path}}  {row.module:{module}}  {row.role:{role}}  {row.told}"
             for row in rows
         ]
         return "\n".join([*lines, "", *counts])
@@ -112,7 +124,18 @@ class Handle:
         self._applied = False
 
     def report(self) -> Report:
-        return Report(self._rows)
+        """A row for each module that a rule looked at, with what its guard has counted so far."""
+        return Report(map(self._counted, self._rows))
+
+    def _counted(self, row: Row) -> Row:
+        if self.model is None or not row.patched:
+            return row
+        try:
+            module = self.model.get_submodule(row.path)
+        except AttributeError:  # the user took it out of the model
+            return row
+        found = installed_in(module)
+        return replace(row, own_calls=found.own_calls, why=found.reason) if found else row
 
     @property
     def applied(self) -> bool:

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from .handle import InstanceValue, ModelHooks
+from .installed import replaced_by
 from .label_count import LabelCount
 from .lazy_logits import LazyLogits, Source
 from .loss_call import OPTIONS, LossCall, next_token_loss
 from .probe import compute_dtype
-from .rule import SHARDED_AWAY, MetaCall, Refusal, is_sharded, replaced_by
+from .rule import SHARDED_AWAY, MetaCall, Refusal, is_sharded
 from .tail import is_causal_loss, is_plain_tail
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
+from .guard import guard_of
+from .installed import guarded
 from .probe import (
     Mismatch,
     assert_same,
@@ -21,7 +23,7 @@ from .probe import (
     tensor_inputs,
     twin_of,
 )
-from .rule import MetaCall, Proof, Refusal, Rule, group_of, mark, own_class_forward, taken_away
+from .rule import MetaCall, Proof, Refusal, Rule, group_of, own_class_forward, taken_away
 
 LARGEST_EPSILON = 1e-2
 DTYPES = (torch.float32, torch.bfloat16)
@@ -82,10 +84,9 @@ def prove(module: nn.Module) -> Proof | Refusal:
         return Refusal("no epsilon among its attributes")
     weight = module._parameters.get("weight")
     try:
-        form = find_form(module, weight)
+        return rms_proof(module, find_form(module, weight), weight)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
-    return rms_proof(module, form, weight)
 
 
 def find_form(module: nn.Module, weight: Tensor | None) -> RmsForm:
@@ -147,59 +148,72 @@ def check_gradients(module: nn.Module, form: RmsForm, width: int, has_weight: bo
     )
 
 
+@dataclass(frozen=True)
+class ProvedNorm:
+    """A norm with a weight, for a rule that takes the norm into something larger."""
+
+    form: RmsForm
+
+    def eps(self, module: nn.Module) -> float:
+        return getattr(module, self.form.epsilon)
+
+    def __call__(self, module: nn.Module, x: Tensor) -> Tensor:
+        form = self.form
+        return functional.rms_norm(
+            x, module.weight, self.eps(module), form.offset, form.mode, form.promote
+        )
+
+    def after_add(self, module: nn.Module, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """(the norm of the sum, the sum): see `add_norm`."""
+        form, weight = self.form, module.weight
+        if form.promote and left.dtype != weight.dtype:
+            total = left + right
+            return self(module, total), total
+        return functional.fused_add_rms_norm(
+            left, right, weight, self.eps(module), form.offset, form.mode
+        )
+
+
 def rms_proof(module: nn.Module, form: RmsForm, weight: Tensor | None) -> Proof:
-    epsilon, offset, mode, promote = form.epsilon, form.offset, form.mode, form.promote
+    """Raises Mismatch where no guard can tell that the form is still the module's."""
+    eps = getattr(module, form.epsilon)
     if weight is None:
+        guard = guard_of(module, live=(form.epsilon,))
 
-        def forward(self, *inputs, **named):
-            x = inputs[0] if inputs else next(iter(named.values()))
-            return functional.rms_norm(x, None, getattr(self, epsilon))
-    else:
+        def run(self, x):
+            return functional.rms_norm(x, None, getattr(self, form.epsilon))
 
-        def forward(self, *inputs, **named):
-            x = inputs[0] if inputs else next(iter(named.values()))
-            return functional.rms_norm(
-                x, self.weight, getattr(self, epsilon), offset, mode, promote
-            )
+        return Proof("rms_norm", guarded(run, guard), guard, run)
 
-        def after_add(self, left, right):
-            """(the norm of the sum, the sum): see `add_norm`."""
-            if promote and left.dtype != self.weight.dtype:
-                total = left + right
-                return forward(self, total), total
-            return functional.fused_add_rms_norm(
-                left, right, self.weight, getattr(self, epsilon), offset, mode
-            )
+    def call(x: Tensor, weight: Tensor) -> Tensor:
+        return functional.rms_norm(x, weight, eps, form.offset, form.mode, form.promote)
 
-        forward.after_add = after_add
-        forward.form = (mode, offset, promote, epsilon)  # for what takes the norm in: see `qk_norm`
-
-    eps = getattr(module, epsilon)
-
-    def run(x: Tensor, *vectors: Tensor) -> Tensor:
-        return functional.rms_norm(x, *(vectors or (None,)), eps, offset, mode, promote)
-
-    vectors = () if weight is None else (weight,)
-    meta = None if weight is None else norm_meta_call("rms_norm", run, vectors, (mode, offset))
-    return Proof("rms_norm", mark(forward, "rms_norm"), meta)
+    guard = guard_of(module, live=(form.epsilon,), tensors=("weight",))
+    norm = ProvedNorm(form)
+    meta = norm_meta_call("rms_norm", call, (weight,), (form.mode, form.offset))
+    return Proof("rms_norm", guarded(norm.__call__, guard), guard, norm, meta, norm)
 
 
 def prove_layer_norm(module: nn.LayerNorm) -> Proof | Refusal:
     if len(module.normalized_shape) != 1:
         return Refusal("normalises over more than one dimension")
 
-    def forward(self, *inputs, **named):
-        x = inputs[0] if inputs else next(iter(named.values()))
+    def run(self, x):
         return functional.layer_norm(x, self.weight, self.bias, self.eps)
 
     eps = module.eps
 
-    def run(x: Tensor, *vectors: Tensor) -> Tensor:
+    def call(x: Tensor, *vectors: Tensor) -> Tensor:
         return functional.layer_norm(x, *vectors, eps=eps)
 
     vectors = tuple(p for p in (module.weight, module.bias) if p is not None)
-    meta = norm_meta_call("layer_norm", run, vectors, ()) if vectors else None
-    return Proof("layer_norm", mark(forward, "layer_norm"), meta)
+    tensors = tuple(name for name in ("weight", "bias") if getattr(module, name) is not None)
+    try:
+        guard = guard_of(module, live=("eps",), tensors=tensors)
+    except Mismatch as mismatch:
+        return Refusal(str(mismatch))
+    meta = norm_meta_call("layer_norm", call, vectors, ()) if vectors else None
+    return Proof("layer_norm", guarded(run, guard), guard, run, meta)
 
 
 def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:
@@ -218,7 +232,7 @@ def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:
     own = own_class_forward(module)
     try:
         assert_same(
-            lambda x: own(twin, x), lambda x: proof.forward(twin, x), [x], weights, "the operator"
+            lambda x: own(twin, x), lambda x: proof.run(twin, x), [x], weights, "the operator"
         )
     except Mismatch as mismatch:
         return Refusal(str(mismatch))

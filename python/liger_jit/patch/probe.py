@@ -2,11 +2,13 @@
 
 A probe never touches the live module. It works on a twin: an object of the same class with the same
 attributes, whose weights (or whose linear layers) are small random stand-ins. So it costs nothing
-at any model size, and it works when the weights are on a GPU, on meta, packed or sharded.
+at any model size, and it works when the weights are on a GPU, on meta, packed or sharded. Nobody's
+hooks see a twin: it has none, and calling it is running its forward.
 """
 
 import inspect
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -24,27 +26,61 @@ OUTPUT_ERROR = {
 GRADIENT_FACTOR = 2.0
 
 
+HOOKS = tuple(name for name in nn.Module().__dict__ if name.endswith("_hooks"))
+
+
 class Mismatch(Exception):
     """A candidate does not compute what the module's own forward computes."""
+
+
+class Silent:
+    """What a module of a probe is called through: its forward, and no hook, those of all modules
+    included. `nn.Module.__call__` has this door for compiled modules."""
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+
+    def __call__(self, *args, **kwargs):
+        return self.module.forward(*args, **kwargs)
+
+
+def silenced(module: nn.Module) -> nn.Module:
+    module.__dict__["_compiled_call_impl"] = Silent(module)
+    return module
 
 
 def twin_of(module: nn.Module, parameters: dict | None = None, modules: dict | None = None):
     """An object of module's class and attributes, with some parameters and children replaced.
 
-    Nothing is copied, so writes to attributes of the twin do not reach the module.
+    The other children are twins as well. Nothing is copied, so writes to attributes of a twin do
+    not reach the module.
     """
     # Not the class's own __new__: that of a module under FSDP2 builds one that is not sharded.
     twin = object.__new__(type(module))
     twin.__dict__.update(module.__dict__)
-    for place in ("_parameters", "_buffers", "_modules"):
+    for name in HOOKS:
+        twin.__dict__[name] = OrderedDict()
+    for place in ("_parameters", "_buffers"):
         twin.__dict__[place] = dict(module.__dict__[place])
     twin.__dict__.pop("forward", None)
     twin._parameters.update(parameters or {})
-    twin._modules.update(modules or {})
-    return twin
+    children = module._modules | (modules or {})
+    twin.__dict__["_modules"] = {
+        name: child if child is None or name in (modules or {}) else twin_of(child)
+        for name, child in children.items()
+    }
+    return silenced(twin)
 
 
-class SparseLinear(nn.Module):
+class StandIn(nn.Module):
+    """Base of what takes a child's place in a twin."""
+
+    def __init__(self):
+        super().__init__()
+        silenced(self)
+
+
+class SparseLinear(StandIn):
     """A linear map with one weight for each output, in place of a projection in a twin.
 
     y[..., i] = weight[i] * x[..., i % in_features]: true widths without a true weight.

@@ -6,7 +6,6 @@ answer is that of the rotary rule, and norms and rotation stay operators of thei
 """
 
 import inspect
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from functools import cache
 from types import FunctionType
@@ -16,6 +15,8 @@ from torch import Tensor, nn
 
 from .. import functional
 from . import norms, rotary
+from .guard import is_plain
+from .installed import install, standing, switched
 from .probe import (
     Mismatch,
     SparseLinear,
@@ -26,8 +27,8 @@ from .probe import (
     twin_of,
 )
 from .qk_norm_source import Rewritten, rewrite
-from .rule import MetaCall, Proof, Refusal, Rule, group_of, has_hooks, mark, own_class_forward
-from .source import definition_of
+from .rule import MetaCall, Proof, Refusal, Rule, group_of, own_class_forward
+from .source import definition_of, innermost
 
 ROLE = "qk_norm_rope"
 LARGEST_HEAD = 1024
@@ -35,19 +36,18 @@ PROBE_BATCH, PROBE_TOKENS = 2, 5
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-def form_of(norm: nn.Module) -> tuple | None:
-    """(mode, offset, promote, name of epsilon) of a norm that is patched and nothing more."""
-    form = getattr(norm.forward, "form", None)
-    plain = form is not None and not has_hooks(norm) and type(norm.weight) in (nn.Parameter, Tensor)
-    return form if plain else None
+def norm_of(module: nn.Module) -> norms.ProvedNorm | None:
+    """What a norm that is patched and nothing more computes."""
+    proof = standing(module)
+    return None if proof is None else proof.norm
 
 
 def may_wait(q_norm: nn.Module, k_norm: nn.Module) -> bool:
     """True if both norms can be left to the rotation's kernel."""
-    form = form_of(q_norm)
-    if form is None or form != form_of(k_norm):
+    ours = norm_of(q_norm)
+    if ours is None or ours != norm_of(k_norm):
         return False
-    return getattr(q_norm, form[3]) == getattr(k_norm, form[3])
+    return ours.eps(q_norm) == ours.eps(k_norm)
 
 
 def normed(waits: bool, norm: nn.Module, x: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def normed(waits: bool, norm: nn.Module, x: Tensor) -> Tensor:
 
 def fits(q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, promote: bool):
     """True if the kernel gives what norms and rotation give, in dtype as in value."""
-    if not all(type(x) is Tensor for x in (q, k, cos)) or q.dim() != 4 or cos.dim() != 3:
+    if not (is_plain(q) and is_plain(k) and is_plain(cos)) or q.dim() != 4 or cos.dim() != 3:
         return False
     if q.dtype != k.dtype or q_weight.dtype != k_weight.dtype or q.shape[-1] > LARGEST_HEAD:
         return False
@@ -73,14 +73,15 @@ def norm_and_rope(rotate: Callable) -> Callable:
     def finish(waits, q_norm, k_norm, q, k, cos, sin):
         if not waits:
             return rotate(q, k, cos, sin)
-        mode, offset, promote, epsilon = form_of(q_norm)
-        if not fits(q, k, q_norm.weight, k_norm.weight, cos, promote):
+        norm = norm_of(q_norm)
+        form = norm.form
+        if not fits(q, k, q_norm.weight, k_norm.weight, cos, form.promote):
             # The norms read rows, which heads are before they are transposed.
             q, k = q_norm(q.transpose(1, 2)), k_norm(k.transpose(1, 2))
             return rotate(q.transpose(1, 2), k.transpose(1, 2), cos, sin)
-        eps = getattr(q_norm, epsilon)
+        eps = norm.eps(q_norm)
         return functional.qk_norm_rope(
-            q, k, q_norm.weight, k_norm.weight, cos, sin, eps, offset, mode
+            q, k, q_norm.weight, k_norm.weight, cos, sin, eps, form.offset, form.mode
         )
 
     return finish
@@ -123,18 +124,19 @@ def prove(module: nn.Module) -> Proof | Refusal:
     if isinstance(rotation, Refusal):
         return rotation
     children = children_of(module)
-    forms = {getattr(getattr(norms.prove(one), "forward", None), "form", None) for one in children}
+    proved = {getattr(norms.prove(one), "norm", None) for one in children}
     original = original_of(module)
-    if len(forms) != 1 or None in forms or rotary.parameter_names(original) != rotary.PAIR:
+    if len(proved) != 1 or None in proved or rotary.parameter_names(original) != rotary.PAIR:
         return rotation
     try:
-        check_formula(module, *forms)
+        check_formula(module, *proved)
     except Mismatch:
         return rotation
-    own = own_class_forward(module)
-    forward = mark(rewritten(module).forward(own, functions_for(original)), ROLE)
-    meta = meta_call(module, children, *forms)
-    return Proof(ROLE, forward, meta, otherwise=rotation)
+    forward = rewritten(module).forward(own_class_forward(module), functions_for(original))
+    if forward is None:
+        return rotation
+    meta, guard = meta_call(module, children, *proved), rotation.guard
+    return Proof(ROLE, switched(forward, guard), guard, forward, meta, otherwise=rotation)
 
 
 def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:
@@ -157,23 +159,23 @@ def children_of(module: nn.Module) -> list[nn.Module]:
 def original_of(module: nn.Module) -> Callable:
     """The rotary function that its class's forward calls."""
     name = rotary.rotary_names(module)[0]
-    return rotary.innermost(own_class_forward(module)).__globals__[name]
+    return innermost(own_class_forward(module)).__globals__[name]
 
 
 def functions_for(original: Callable) -> tuple[Callable, ...]:
     return may_wait, normed, norm_and_rope(rotary.rotary_function(original, True))
 
 
-def check_formula(module: nn.Module, form: tuple) -> None:
+def check_formula(module: nn.Module, proved: norms.ProvedNorm) -> None:
     """`Mismatch` unless the rewritten statements give q and k as the class's own do, in plain torch
     and float32, with norms that wait and with norms that do not."""
-    reference = norms.RmsForm(*form).reference
+    reference = proved.form.reference
     rotate = rotary.replacement_formula(True)
 
     def finish(waits, q_norm, k_norm, q, k, cos, sin):
         if waits:
             q, k = (
-                reference(x, norm.weight, getattr(norm, form[3]))
+                reference(x, norm.weight, proved.eps(norm))
                 for x, norm in ((q, q_norm), (k, k_norm))
             )
         return rotate(q, k, cos, sin)
@@ -204,11 +206,9 @@ def check(
     for i, name in enumerate(source.norms):
         child = module._modules[name]
         weight = nn.Parameter(random(child.weight.shape, generator, dtype).to(device))
-        plain[name], patched[name] = (
-            unhooked(twin_of(child, {"weight": weight})) for _ in range(2)
-        )
+        plain[name], patched[name] = (twin_of(child, {"weight": weight}) for _ in range(2))
         if proofs:
-            patched[name].forward = proofs[i].forward.__get__(patched[name])
+            install(patched[name], proofs[i])
         weights.append(weight)
     own = own_class_forward(module)
     heads = source.head(own), source.head(own, functions)
@@ -229,13 +229,6 @@ def check(
     )
 
 
-def unhooked(twin: nn.Module) -> nn.Module:
-    """Hooks would see the probe, and keep the norm out of the operator that is tried."""
-    for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
-        twin.__dict__[name] = OrderedDict()
-    return twin
-
-
 def arguments(
     module: nn.Module, device: torch.device, dtype: torch.dtype, generator: torch.Generator
 ) -> dict:
@@ -251,11 +244,11 @@ def arguments(
     return {**needed, "hidden_states": x, "position_embeddings": tables}
 
 
-def meta_call(module: nn.Module, children: list[nn.Module], form: tuple) -> MetaCall:
+def meta_call(module: nn.Module, children: list[nn.Module], proved: norms.ProvedNorm) -> MetaCall:
     heads, keys, size, rotated = rotary.sizes_of(module)
     dtype, weight_dtype = compute_dtype(module), children[0].weight.dtype
-    mode, offset, _, epsilon = form
-    eps = getattr(children[0], epsilon)
+    mode, offset = proved.form.mode, proved.form.offset
+    eps = proved.eps(children[0])
 
     def run(batch: int, tokens: int) -> None:
         def empty(*shape, dtype=dtype):

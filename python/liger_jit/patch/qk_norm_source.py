@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType
 
-from .source import compiled, statement_at
+from .source import compiled, decorated, innermost, statement_at
 
 # Names that no forward has.
 WAITS = "_liger_jit_waits"
@@ -41,17 +41,20 @@ class Rewritten:
     pair: tuple[str, str]
     norms: tuple[str, str]
 
-    def forward(self, own: FunctionType, functions: tuple[Callable, ...]) -> FunctionType:
-        """The whole forward, with (may_wait, normed, norm_and_rope)."""
-        return compiled(self.definition, own, self.named(functions))
+    def forward(self, own: FunctionType, functions: tuple[Callable, ...]) -> FunctionType | None:
+        """The whole forward, with (may_wait, normed, norm_and_rope); None if its decorators cannot
+        be rebuilt."""
+        inner = compiled(self.definition, innermost(own), self.named(functions))
+        return decorated(own, inner)
 
     def head(self, own: FunctionType, functions: tuple[Callable, ...] = ()) -> FunctionType:
-        """The forward up to the rotation, returning q and k: the class's own without functions."""
+        """The forward up to the rotation, returning q and k: the class's own without functions.
+        Without its decorators."""
         definition = copy.deepcopy(self.definition if functions else self.own)
         end = self.end + 1 if functions else self.end
         last = definition.body[end - 1]
         definition.body[end:] = [statement_at(f"return {', '.join(self.pair)}", last)]
-        return compiled(definition, own, self.named(functions))
+        return compiled(definition, innermost(own), self.named(functions))
 
     def named(self, functions: tuple[Callable, ...]) -> dict[str, Callable]:
         return dict(zip((MAY_WAIT, NORMED, NORM_AND_ROPE), functions, strict=False))

@@ -1,28 +1,31 @@
 """The rule for rotary embeddings: attention modules that call a rotary function of their file.
 
 The function is a module global, shared by every model of the family, so it is not rebound. Each
-attention instance gets a copy of its class's forward whose globals name our function instead: it
-reaches no other model, and holds when activation checkpointing runs the forward again.
+attention instance gets its class's forward compiled anew, in which the call goes to our function:
+it reaches no other model, and holds when activation checkpointing runs the forward again. All other
+globals are those of the file, as they are at each call.
 """
 
+import ast
 import inspect
 from collections.abc import Callable, Hashable
 from functools import cache
-from types import CellType, FunctionType
+from types import FunctionType
 
 import torch
 from torch import Tensor, nn
 
 from .. import functional
+from .guard import Guard, globals_of, is_usable, reached_from
+from .installed import switched
 from .probe import Mismatch, assert_same, compute_dtype, live_device, random
-from .rule import MetaCall, Proof, Refusal, Rule, mark, own_class_forward
+from .rule import MetaCall, Proof, Refusal, Rule, own_class_forward
+from .source import compiled, decorated, definition_of, innermost
 
 PAIR = ("q", "k", "cos", "sin", "unsqueeze_dim")
 SINGLE = ("x", "cos", "sin", "unsqueeze_dim")
-
-
-def innermost(forward: Callable) -> Callable:
-    return inspect.unwrap(forward)
+# A name that no forward has, by which the rewritten one finds our function.
+FUNCTION = "_liger_jit_rotary"
 
 
 def rotary_names(module: nn.Module) -> list[str]:
@@ -76,10 +79,33 @@ def prove(module: nn.Module) -> Proof | Refusal:
         prove_function(original, replacement_formula(parameters == PAIR), size, size // 4 * 2)
     except Mismatch as mismatch:
         return Refusal(f"{names[0]}: {mismatch}")
-    forward = with_global(own_class_forward(module), names[0], replacement)
+    own = own_class_forward(module)
+    forward = rewritten(own, names[0], replacement)
     if forward is None:
-        return Refusal("its forward is wrapped by a decorator that cannot be rebuilt")
-    return Proof("rope", mark(forward, "rope"), meta_call(module))
+        return Refusal("its forward cannot be rebuilt from its source and decorators")
+    guard = Guard(own, names=names_of(own, names[0]))
+    return Proof("rope", switched(forward, guard), guard, forward, meta_call(module))
+
+
+def names_of(own: FunctionType, name: str) -> tuple[tuple[dict, str, object], ...]:
+    """What the replacement stands for: the rotary function, and what that runs."""
+    scope = innermost(own).__globals__
+    original = scope[name]
+    target = type(original).forward if isinstance(original, nn.Module) else original
+    return ((scope, name, original), *globals_of(set(reached_from(target))))
+
+
+def rewritten(own: FunctionType, name: str, replacement: Callable) -> FunctionType | None:
+    """The class's forward with `replacement` wherever it names that global; None if it cannot be
+    rebuilt."""
+    definition = definition_of(own)
+    inner = innermost(own)
+    if definition is None or name not in inner.__code__.co_names:
+        return None
+    for node in ast.walk(definition):
+        if isinstance(node, ast.Name) and node.id == name:
+            node.id = FUNCTION
+    return decorated(own, compiled(definition, inner, {FUNCTION: replacement}))
 
 
 def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:
@@ -105,7 +131,7 @@ def rotary_function(original: Callable, pair: bool) -> Callable:
     """Our rotary function, with the original's signature and default of unsqueeze_dim."""
 
     def fits(x: Tensor, cos: Tensor) -> bool:
-        if x.dim() != 4 or cos.dim() != 3:
+        if not is_usable(x) or x.dim() != 4 or cos.dim() != 3:
             return False
         # With cos in another dtype eager arithmetic promotes, which autocast then takes back.
         return x.dtype == cos.dtype or torch.is_autocast_enabled(x.device.type)
@@ -167,35 +193,6 @@ def prove_function(
     assert_same(
         lambda *x: original(*x, cos, sin), lambda *x: candidate(*x, cos, sin), inputs, (), what
     )
-
-
-def with_global(function: Callable, name: str, value: Callable) -> FunctionType | None:
-    """A copy of `function` that sees `value` under `name`; None if a wrapper hides the original.
-
-    Decorators that follow `functools.wraps` are rebuilt around the copy.
-    """
-    if not isinstance(function, FunctionType):
-        return None
-    inner = getattr(function, "__wrapped__", None)
-    closure, scope = function.__closure__, function.__globals__
-    if inner is None:
-        scope = {**scope, name: value}
-        # torch.compile reads the globals of a function that has a __name__ from that module.
-        scope.pop("__name__", None)
-    else:
-        rebuilt = with_global(inner, name, value)
-        cells = [cell for cell in closure or () if cell.cell_contents is inner]
-        if rebuilt is None or not cells:
-            return None
-        closure = tuple(CellType(rebuilt) if cell in cells else cell for cell in closure)
-    copy = FunctionType(function.__code__, scope, function.__name__, function.__defaults__, closure)
-    copy.__kwdefaults__ = function.__kwdefaults__
-    copy.__dict__.update(function.__dict__)
-    copy.__module__, copy.__qualname__ = function.__module__, function.__qualname__
-    copy.__doc__, copy.__annotations__ = function.__doc__, function.__annotations__
-    if inner is not None:
-        copy.__wrapped__ = rebuilt
-    return copy
 
 
 def meta_call(module: nn.Module) -> MetaCall:

@@ -8,11 +8,16 @@ the CPU, then beside the operator where the module lives. Modules of one group s
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from types import FunctionType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ..library import native
+
+if TYPE_CHECKING:
+    from .guard import Guard
+    from .norms import ProvedNorm
 
 SHARDED_AWAY = "its weight is sharded away: patch before the model is sharded"
 
@@ -51,16 +56,21 @@ def replay_of(calls: list[MetaCall], batch: int, tokens: int) -> Callable[[], No
     return replay
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Proof:
-    """A replacement that was shown equal to the original. `forward` takes the module first.
+    """A replacement that was shown equal to the original. Nothing of it changes.
 
-    `otherwise` is a lesser one, for a device where the operators of this one fail.
+    forward: what a module gets; it takes the module first, and takes the module's own forward where
+    the guard is broken. run: the same without asking, for probes. norm: what a compound rule needs
+    of a norm's proof. otherwise: a lesser proof, for a device where the operators of this one fail.
     """
 
     role: str
     forward: FunctionType
+    guard: "Guard"
+    run: Callable
     meta: MetaCall | None = None
+    norm: "ProvedNorm | None" = None
     otherwise: "Proof | None" = None
 
 
@@ -89,30 +99,8 @@ class Rule:
     absorbed: Callable[[nn.Module, Proof], list[nn.Module]] = lambda module, proof: []
 
 
-def mark(forward: FunctionType, role: str) -> FunctionType:
-    """Names `forward` as ours, so that a second patch sees it, and as a forward, so that a pickled
-    module comes back with its class's own."""
-    forward.__name__ = "forward"
-    forward.liger_jit_role = role
-    return forward
-
-
 def own_class_forward(module: nn.Module) -> FunctionType:
     return type(module).forward
-
-
-def replaced_by(module: nn.Module) -> str | None:
-    """Why `module` cannot be patched now: None, "already patched", or who replaced its forward."""
-    forward = module.__dict__.get("forward")
-    if forward is None:
-        return None
-    function = getattr(forward, "__func__", forward)
-    if getattr(function, "liger_jit_role", None):
-        return "already patched"
-    # Unpickling writes the class's own forward, bound, where ours was.
-    if function is own_class_forward(module):
-        return None
-    return "its forward is already replaced on the instance (hooks of accelerate, or another patch)"
 
 
 def taken_away(module: nn.Module) -> str | None:
@@ -154,12 +142,3 @@ def is_sharded(module: nn.Module) -> bool:
     It gives the module a class of its own then. Asked by name: its package takes long to import.
     """
     return any(base.__name__ == "FSDPModule" for base in type(module).__mro__)
-
-
-def has_hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )

@@ -1,8 +1,9 @@
-"""A forward compiled anew from its own source, with some statements rewritten.
+"""A forward compiled anew from its own source, with some of it rewritten.
 
-Only if the source is that of the code, and the function is plain: no decorator and no closure. The
-new function gets what its new statements call from an enclosing function, so that the module's
-globals stay untouched.
+Only if the source is that of the code. The new function finds what its new statements call around
+it, as a closure does, and has the globals of its file as they are at each call, so that these stay
+untouched and what others put there is seen. Decorators that follow `functools.wraps` are put around
+it again.
 """
 
 import ast
@@ -10,14 +11,19 @@ import copy
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator
-from functools import update_wrapper
-from types import CodeType, FunctionType
+from types import CellType, CodeType, FunctionType
+
+
+def innermost(forward: Callable) -> Callable:
+    """What its decorators wrap, or itself."""
+    return inspect.unwrap(forward)
 
 
 def definition_of(forward: Callable) -> ast.FunctionDef | None:
-    """The parsed source of a plain function; None if there is none that is surely its own."""
-    plain = isinstance(forward, FunctionType) and not forward.__closure__
-    if not plain or hasattr(forward, "__wrapped__"):
+    """The parsed source of a function, of the innermost one of a decorated one, without its
+    decorators; None if there is none that is surely its own."""
+    forward = innermost(forward)
+    if not isinstance(forward, FunctionType):
         return None
     try:
         file = "".join(inspect.findsource(forward)[0])
@@ -30,18 +36,35 @@ def definition_of(forward: Callable) -> ast.FunctionDef | None:
     # whole file is compiled, because what a module imports changes how calls are compiled.
     if forward.__code__ not in codes_in(whole):
         return None
-    if not isinstance(definition, ast.FunctionDef) or definition.decorator_list:
+    if not isinstance(definition, ast.FunctionDef):
         return None
+    definition.decorator_list = []
     ast.increment_lineno(definition, first - 1)
     return definition
 
 
 def codes_in(code: CodeType) -> Iterator[CodeType]:
-    """All code of functions and classes inside, at any depth."""
+    """The code itself and all of functions and classes inside, at any depth."""
+    yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield constant
             yield from codes_in(constant)
+
+
+def decorated(forward: FunctionType, inner: FunctionType) -> FunctionType | None:
+    """`inner` with copies of all decorators of `forward` around it, in place of the innermost
+    function; None where one of them keeps the function that it wraps out of sight."""
+    wrapped = getattr(forward, "__wrapped__", None)
+    if wrapped is None:
+        return inner
+    rebuilt = decorated(wrapped, inner)
+    cells = [cell for cell in forward.__closure__ or () if cell.cell_contents is wrapped]
+    if rebuilt is None or not cells:
+        return None
+    closure = tuple(CellType(rebuilt) if cell in cells else cell for cell in forward.__closure__)
+    copied = function_like(forward, forward.__code__, closure)
+    copied.__wrapped__ = rebuilt
+    return copied
 
 
 def compiled(
@@ -55,13 +78,25 @@ def compiled(
     for node in ast.walk(arguments):
         if isinstance(node, ast.arg):
             node.annotation = None
-    module = ast.parse(f"def outer({', '.join(names)}):\n    return {definition.name}")
+    own = dict(zip(forward.__code__.co_freevars, forward.__closure__ or (), strict=True))
+    cells = own | {name: CellType(value) for name, value in names.items()}
+    module = ast.parse(f"def outer({', '.join(cells)}):\n    return {definition.name}")
     module.body[0].body.insert(0, definition)
-    scope: dict = {}
-    exec(compile(module, inspect.getfile(forward), "exec"), forward.__globals__, scope)
-    function = update_wrapper(scope["outer"](*names.values()), forward)
-    del function.__wrapped__
-    function.__defaults__, function.__kwdefaults__ = forward.__defaults__, forward.__kwdefaults__
+    whole = compile(module, inspect.getfile(forward), "exec", dont_inherit=True)
+    outer = next(code for code in codes_in(whole) if code.co_name == "outer")
+    code = next(one for one in outer.co_consts if isinstance(one, CodeType))
+    return function_like(forward, code, tuple(cells[name] for name in code.co_freevars))
+
+
+def function_like(forward: FunctionType, code: CodeType, closure: tuple) -> FunctionType:
+    """A function of that code with all else that `forward` has."""
+    function = FunctionType(
+        code, forward.__globals__, forward.__name__, forward.__defaults__, closure
+    )
+    function.__kwdefaults__ = forward.__kwdefaults__
+    function.__dict__.update(forward.__dict__)
+    function.__module__, function.__qualname__ = forward.__module__, forward.__qualname__
+    function.__doc__, function.__annotations__ = forward.__doc__, forward.__annotations__
     return function
 
 

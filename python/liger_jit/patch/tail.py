@@ -6,12 +6,12 @@ from contextlib import suppress
 import torch
 from torch import nn
 
-from .probe import twin_of
+from .probe import StandIn, twin_of
 
 TOKENS = 3
 
 
-class _Answer(nn.Module):
+class _Answer(StandIn):
     """Returns one value whatever it is called with."""
 
     def __init__(self, value):

@@ -1,0 +1,168 @@
+"""A replacement in its place: the forward of one module, which can be switched off.
+
+What is ours is known by identity. A module's `__dict__` holds the forward and, beside it, an
+`Installed` that names the very module it was made for. So what copies a function's attributes, as
+wrappers do, does not pass for ours, nor does what copies a module's. A deep copy has its own.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable
+from functools import update_wrapper
+from types import FunctionType, MethodType
+
+import torch
+from torch import Tensor, nn
+
+from .guard import Guard, is_hooked, is_usable
+from .rule import Proof
+
+# Of the entry in a patched module's __dict__.
+KEY = "_liger_jit"
+
+
+class Installed:
+    """Owned by its module, and shared with the handle. `on` is the switch that the forward reads.
+
+    Calls on several threads may miss a few of each other in `own_calls`.
+    """
+
+    def __init__(self, module: nn.Module, proof: Proof):
+        self.module, self.proof = module, proof
+        self.on = True
+        self.own_calls = 0  # while on, how often the module's own forward was taken
+        self.reason = ""  # why, the last time
+
+    def stand_back(self, reason: str) -> None:
+        if not torch.compiler.is_compiling():
+            self.own_calls += 1
+            self.reason = reason
+
+    def __deepcopy__(self, memo: dict) -> "Installed":
+        twin = Installed(copy.deepcopy(self.module, memo), self.proof)
+        twin.on = self.on
+        return twin
+
+    def __reduce__(self):
+        # A module is saved with the forward of its class.
+        return type(None), ()
+
+
+def installed_in(module: nn.Module) -> Installed | None:
+    """The module's own, on or off."""
+    installed = getattr(module, KEY, None)
+    return None if installed is None or installed.module is not module else installed
+
+
+def standing(module: nn.Module) -> Proof | None:
+    """The proof of its replacement, if calling the module is calling that and nothing else."""
+    installed = installed_in(module)
+    if installed is None or not installed.on or not is_ours(module, installed):
+        return None
+    if is_hooked(module) or installed.proof.guard.broken(module) is not None:
+        return None
+    return installed.proof
+
+
+def is_ours(module: nn.Module, installed: Installed) -> bool:
+    """Whether the forward in the module's __dict__ is the one that was installed."""
+    forward = module.__dict__.get("forward")
+    return isinstance(forward, MethodType) and forward.__func__ is installed.proof.forward
+
+
+def replaced_by(module: nn.Module) -> str | None:
+    """Why `module` cannot be patched now: None, "already patched", or who replaced its forward."""
+    if "forward" not in module.__dict__ or is_class_forward(module):
+        return None
+    installed = installed_in(module)
+    if installed is not None and installed.on and is_ours(module, installed):
+        return "already patched"
+    return "its forward is already replaced on the instance (hooks of accelerate, or another patch)"
+
+
+class Installation:
+    """Puts one replacement in, and takes it out: one of a handle's changes."""
+
+    def __init__(self, module: nn.Module, proof: Proof):
+        self.module, self.proof = module, proof
+
+    @property
+    def installed(self) -> Installed | None:
+        return installed_in(self.module)
+
+    def apply(self) -> None:
+        """Switches it on where something was put over it, and leaves other forwards alone."""
+        found = self.installed
+        if found is not None and found.proof is self.proof:
+            found.on = True
+        elif "forward" not in self.module.__dict__ or is_class_forward(self.module):
+            install(self.module, self.proof)
+
+    def undo(self) -> None:
+        """The module is as it was; what was put over the forward goes on, over the module's own."""
+        found = self.installed
+        if found is None or found.proof is not self.proof:
+            return
+        found.on = False
+        if is_ours(self.module, found):
+            del self.module.__dict__["forward"]
+            del self.module.__dict__[KEY]
+
+    def __deepcopy__(self, memo: dict) -> "Installation":
+        return Installation(copy.deepcopy(self.module, memo), self.proof)
+
+
+def install(module: nn.Module, proof: Proof) -> None:
+    module.__dict__["forward"] = proof.forward.__get__(module)
+    module.__dict__[KEY] = Installed(module, proof)
+
+
+def is_class_forward(module: nn.Module) -> bool:
+    """Whether the forward in its __dict__ is its class's own, bound, as unpickling writes it."""
+    function = getattr(module.__dict__.get("forward"), "__func__", None)
+    return function is not None and function is type(module).forward
+
+
+def guarded(run: Callable[[nn.Module, Tensor], Tensor], guard: Guard) -> FunctionType:
+    """`run(module, x)` as a forward, for calls with one tensor and nothing else.
+
+    All other calls, and those after the switch is off or the guard is broken, are the class's own.
+    """
+    first = next(iter(list(inspect.signature(guard.forward).parameters)[1:]), "")
+
+    def forward(self, *inputs, **named):
+        installed = installed_in(self)
+        if installed is None or not installed.on:
+            return type(self).forward(self, *inputs, **named)
+        if not inputs and len(named) == 1 and first in named:
+            inputs, named = (named[first],), {}
+        if named or len(inputs) != 1:
+            reason = "it was called with more than one input"
+        elif not is_usable(inputs[0]):
+            reason = "its input is of a kind that no operator takes"
+        else:
+            reason = guard.broken(self)
+        if reason is not None:
+            installed.stand_back(reason)
+            return type(self).forward(self, *inputs, **named)
+        return run(self, inputs[0])
+
+    return forward
+
+
+def switched(rewritten: FunctionType, guard: Guard) -> FunctionType:
+    """A rewritten forward, which takes what the class's own does, while the guard holds."""
+
+    def forward(self, *inputs, **named):
+        installed = installed_in(self)
+        if installed is None or not installed.on:
+            return type(self).forward(self, *inputs, **named)
+        reason = guard.broken(self)
+        if reason is not None:
+            installed.stand_back(reason)
+            return type(self).forward(self, *inputs, **named)
+        return rewritten(self, *inputs, **named)
+
+    # A pickled module looks its forward up by this name.
+    update_wrapper(forward, rewritten, updated=()).__name__ = "forward"
+    return forward
