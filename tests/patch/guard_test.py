@@ -61,6 +61,10 @@ def another_class_of_a_norm(model):
     first(model).post_attention_layernorm.__class__ = Shifted
 
 
+def an_epsilon_that_is_a_tensor(model):
+    first(model).post_attention_layernorm.variance_epsilon = torch.tensor(0.5)
+
+
 def another_epsilon(model):
     first(model).post_attention_layernorm.variance_epsilon = 0.5
 
@@ -89,6 +93,7 @@ CHANGES = [
     another_forward_of_the_class,
     another_class_of_a_norm,
     another_epsilon,
+    an_epsilon_that_is_a_tensor,
     a_norm_without_a_weight_of_its_own,
     a_forward_on_a_projection,
 ]
@@ -334,6 +339,45 @@ def test_hooks_of_all_modules_see_every_module(family, register):
     with watching(register) as found:
         assert_same_step(loss_and_gradients(model), step)
     assert sorted(found) == sorted(expected)
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen3"])
+def test_a_call_that_a_tracer_puts_in_sees_every_module(family, monkeypatch):
+    model, call, seen = build(family), nn.Module.__call__, []
+
+    def watched(module, *args, **kwargs):
+        seen.append(type(module).__name__)
+        return call(module, *args, **kwargs)
+
+    def watch():
+        seen.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(nn.Module, "__call__", watched)
+            return loss_and_gradients(model), sorted(seen)
+
+    step, expected = watch()
+    patch(model)
+    found_step, found = watch()
+    assert_same_step(found_step, step)
+    assert found == expected
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen3"])
+def test_angles_that_are_trained_get_their_gradient(family):
+    model = build(family)
+    frequencies = nn.Parameter(model.model.rotary_emb.inv_freq.clone())
+
+    def forward(x, position_ids):
+        angles = position_ids[:, :, None].float() * frequencies
+        angles = torch.cat((angles, angles), dim=-1)
+        return angles.cos(), angles.sin()
+
+    model.model.rotary_emb.forward = forward
+    expected = loss_and_gradients(model), frequencies.grad.clone()
+    frequencies.grad = None
+    patch(model)
+    assert_same_step(loss_and_gradients(model), expected[0])
+    assert error(frequencies.grad, expected[1]) < 2e-5
 
 
 def test_a_flop_counter_counts_as_before():

@@ -29,6 +29,7 @@ from .source import codes_in
 COMPARED = (int, float, str, bool, tuple, torch.dtype, torch.device, type(None), type)
 FUNCTIONS = (FunctionType, BuiltinFunctionType)
 GPU_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+CALL = nn.Module.__call__
 PLAIN_MODULE = frozenset(nn.Module().__dict__)
 # Tensors that are not ordinary ones, and that the operators know all the same, by name: their
 # packages take long to import.
@@ -53,9 +54,11 @@ def is_usable(x: Tensor) -> bool:
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether calling the module runs a hook: its own, or one that all modules have."""
+    """Whether calling the module is more than running its forward: a hook of its own or one that
+    all modules have, or another `__call__`, as tracers put in."""
     hooked = (
-        module._forward_hooks
+        type(module).__call__ is not CALL
+        or module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
@@ -73,8 +76,8 @@ class Guard:
 
     forward: the class's. values: attributes that it reads. callables: those that a deep copy makes
     anew, as `essence`. methods: functions of the class. names: (globals, name, value). tensors:
-    parameters that must be plain. children: modules whose work a replacement does, so that nobody
-    calls them.
+    parameters that must be plain. numbers: attributes that must be one. children: modules whose
+    work a replacement does, so that nobody calls them.
     """
 
     forward: Callable
@@ -83,6 +86,7 @@ class Guard:
     methods: tuple[tuple[str, Callable], ...] = ()
     names: tuple[tuple[dict, str, object], ...] = ()
     tensors: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
     children: "tuple[tuple[str, Guard], ...]" = ()
 
     def broken(self, module: nn.Module) -> str | None:
@@ -107,6 +111,9 @@ class Guard:
             tensor = module._parameters.get(name)
             if not is_plain(getattr(module, name, None) if tensor is None else tensor):
                 return f"{name} is no plain tensor"
+        for name in self.numbers:
+            if type(getattr(module, name, None)) not in (float, int):
+                return f"{name} is no number"
         for name, guard in self.children:
             child = module._modules.get(name)
             if child is None:
@@ -130,7 +137,7 @@ def guard_of(
     """The guard of a replacement for this module's own forward, as the module is now.
 
     Args:
-        live: attributes that the replacement reads itself, at each call.
+        live: numbers among its attributes that the replacement reads itself, at each call.
         tensors: parameters that the replacement reads itself.
         called: children that the replacement calls as modules.
 
@@ -169,7 +176,14 @@ def guard_of(
             methods.append((name, found[0]))
     names = [*globals_of(functions), *inherited(functions, module)]
     return Guard(
-        own, tuple(values), tuple(callables), tuple(methods), tuple(names), tensors, tuple(children)
+        own,
+        tuple(values),
+        tuple(callables),
+        tuple(methods),
+        tuple(names),
+        tensors,
+        live,
+        tuple(children),
     )
 
 

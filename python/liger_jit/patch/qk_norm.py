@@ -58,6 +58,8 @@ def fits(q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, 
     """True if the kernel gives what norms and rotation give, in dtype as in value."""
     if not (is_plain(q) and is_plain(k) and is_plain(cos)) or q.dim() != 4 or cos.dim() != 3:
         return False
+    if cos.requires_grad and torch.is_grad_enabled():
+        return False
     if q.dtype != k.dtype or q_weight.dtype != k_weight.dtype or q.shape[-1] > LARGEST_HEAD:
         return False
     if promote and q_weight.dtype != q.dtype:

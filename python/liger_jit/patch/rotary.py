@@ -133,6 +133,9 @@ def rotary_function(original: Callable, pair: bool) -> Callable:
     def fits(x: Tensor, cos: Tensor) -> bool:
         if not is_usable(x) or x.dim() != 4 or cos.dim() != 3:
             return False
+        # The operator has no gradient for angles.
+        if cos.requires_grad and torch.is_grad_enabled():
+            return False
         # With cos in another dtype eager arithmetic promotes, which autocast then takes back.
         return x.dtype == cos.dtype or torch.is_autocast_enabled(x.device.type)
 
