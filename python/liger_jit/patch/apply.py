@@ -45,8 +45,10 @@ def patch(
 
     Only this instance is touched: no class, no module global, no other model. Each kind of module
     is probed numerically against its own forward first; what does not match stays as it was, and
-    the handle's report says why. A module's new forward goes with it through deepcopy, `to`,
-    `train` and torch.compile. In a model that was pickled the loss head alone is still patched.
+    the handle's report says why. What is changed after the patch counts: where a module is no
+    longer what was probed, it takes its own forward, and the report counts that. A module's new
+    forward goes with it through deepcopy, `to`, `train` and torch.compile. In a model that was
+    pickled the loss head alone is still patched.
     `nn.DataParallel` is not supported: its replicas would use the first device's modules.
 
     Args:
