@@ -40,6 +40,32 @@ const char* kind_text(InputKind kind) {
   return "";
 }
 
+const char* layout_text(Layout layout) {
+  switch (layout) {
+    case Layout::rows:
+      return "rows";
+    case Layout::dense:
+      return "dense";
+    case Layout::strided:
+      return "strided";
+  }
+  return "";
+}
+
+const char* sharding_text(Sharding sharding) {
+  switch (sharding) {
+    case Sharding::whole:
+      return "whole";
+    case Sharding::rows:
+      return "rows";
+    case Sharding::elements:
+      return "elements";
+    case Sharding::heads:
+      return "heads";
+  }
+  return "";
+}
+
 Dtype sample_dtype(const Sample& sample, Dtype asked) {
   if (sample.dtype.empty()) return asked;
   if (sample.dtype == "i64") return Dtype::i64;
@@ -75,6 +101,7 @@ std::string describe_ops() {
     for (const Input& input : op.inputs) {
       inputs.push_back({{"name", input.name},
                         {"kind", kind_text(input.kind)},
+                        {"layout", layout_text(input.layout)},
                         {"written", input.written},
                         {"default", input.default_text}});
     }
@@ -97,6 +124,7 @@ std::string describe_ops() {
          {"internal", op.internal},
          {"backward", op.gradient.backward.empty() ? json(nullptr) : json(op.gradient.backward)},
          {"differentiable", op.gradient.exists()},
+         {"sharding", sharding_text(op.sharding)},
          {"composite", op.kernels.empty()},
          {"inputs", inputs},
          {"outputs", outputs},

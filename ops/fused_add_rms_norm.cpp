@@ -46,6 +46,7 @@ const Register fused_add_rms_norm{Op{
                  .saved = {"sum", "weight", "rstd"},
                  .of = {{"x", "dx"}, {"residual", "dx"}, {"weight", "dweight"}},
                  .asked_by = keeps_statistics().name},
+    .sharding = Sharding::rows,
     .example = [](const Extent& e) -> std::vector<Sample> {
       return {{.input = "x", .shape = {e.rows, e.size}},
               {.input = "residual", .shape = {e.rows, e.size}},

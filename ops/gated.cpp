@@ -44,6 +44,7 @@ Op gated_op(std::string name, std::string doc, std::string source, std::vector<I
   op.inputs = {rows("gate"), rows("up")};
   op.inputs.insert(op.inputs.end(), flags.begin(), flags.end());
   op.outputs = {{"y", gate_shape, gate_dtype}};
+  op.sharding = Sharding::elements;
   op.check = check_gated;
   for (const GatedKernel& variant : variants) {
     op.kernels.push_back(
@@ -74,6 +75,7 @@ Op gated_backward_op(std::string name, std::string source, std::vector<Input> fl
   op.inputs.insert(op.inputs.end(), flags.begin(), flags.end());
   op.inputs.push_back(mask("wants", 2));
   op.outputs = {{"dgate", gate_shape, gate_dtype}, {"dup", gate_shape, gate_dtype}};
+  op.sharding = Sharding::elements;
   op.check = [](const Call& call) {
     check_gated(call);
     require_same_shape(call, "gate", "dy");

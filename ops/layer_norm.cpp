@@ -72,6 +72,7 @@ const Register layer_norm{Op{
                  .saved = {"x", "weight", "bias", "mean", "rstd"},
                  .of = {{"x", "dx"}, {"weight", "dweight"}, {"bias", "dbias"}},
                  .asked_by = keeps_statistics().name},
+    .sharding = Sharding::rows,
     .example = [](const Extent& e) -> std::vector<Sample> {
       return {{.input = "x", .shape = {e.rows, e.size}},
               {.input = "weight", .shape = {e.size}},
@@ -134,6 +135,7 @@ const Register layer_norm_backward{Op{
                     [](const Call& call) { return wants_dweight(call) && !wants_dbias(call); }),
          column_sum({partials_of_bias}, "x",
                     [](const Call& call) { return wants_dbias(call) && !wants_dweight(call); })},
+    .sharding = Sharding::rows,
     .example = [](const Extent& e) -> std::vector<Sample> {
       return {{.input = "dy", .shape = {e.rows, e.size}},
               {.input = "x", .shape = {e.rows, e.size}},

@@ -136,6 +136,17 @@ enum class Autocast : uint8_t {
   lower,  // tensors listed below are cast to autocast's dtype
 };
 
+// How a call may be split into calls on parts of its tensors, one a device. Split are the tensors
+// read by rows or with heads, and what a forward made for its backward; others go whole to each
+// part. An output that shrinks with them is split as they are, any other is a sum over the parts.
+enum class Sharding : uint8_t {
+  whole,     // not at all
+  rows,      // along any dim but the last
+  elements,  // along any dim
+  heads,     // [batch, heads, tokens, size] along any dim but the last; of a table [1 or batch,
+             // tokens, size] those dims that it has
+};
+
 struct Sample {  // one argument of an example
   std::string input;
   std::vector<int64_t> shape;  // of a tensor
@@ -169,6 +180,7 @@ struct Op {
   std::function<void(const Call&)> check;  // raises through Call::refuse
   std::vector<KernelOf> kernels;           // launched in order; none: a composite of torch_bindings
   Gradient gradient;
+  Sharding sharding = Sharding::whole;
   Autocast autocast = Autocast::none;
   std::vector<std::string> autocast_inputs;
   std::function<std::vector<Sample>(const Extent&)> example;  // inputs left out take their defaults

@@ -199,6 +199,7 @@ const Register qk_norm_rope{Op{
         {.backward = "qk_norm_rope_backward",
          .saved = {"q", "k", "weight_q", "weight_k", "cos", "sin", "rstd_q", "rstd_k"},
          .of = {{"q", "dq"}, {"k", "dk"}, {"weight_q", "dweight_q"}, {"weight_k", "dweight_k"}}},
+    .sharding = Sharding::heads,
     .example = samples,
     .bench = {{"heads-16-8", {8192, 128, 16}}, {"heads-32-8", {16384, 128, 32}}},
 }};
@@ -229,6 +230,7 @@ const Register qk_norm_rope_backward{Op{
                             {"partials_k", "dweight_k",
                              [](const Call& call) { return call["weight_k"].dtype; }}},
                            "q", wants_dweight)},
+    .sharding = Sharding::heads,
     .example =
         [](const Extent& e) {
           std::vector<Sample> list = {

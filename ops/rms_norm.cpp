@@ -81,6 +81,7 @@ const Register rms_norm{Op{
                  .saved = {"x", "weight", "rstd"},
                  .of = {{"x", "dx"}, {"weight", "dweight"}},
                  .asked_by = keeps_statistics().name},
+    .sharding = Sharding::rows,
     .example = [](const Extent& e) -> std::vector<Sample> {
       return {{.input = "x", .shape = {e.rows, e.size}}, {.input = "weight", .shape = {e.size}}};
     },
@@ -104,6 +105,7 @@ Op rms_norm_backward_op(std::string name, bool with_dsum) {
   op.doc =
       "gradients of the norm: dx = rstd * (m - xhat * mean(m * xhat)), m = dy * (offset + weight)";
   op.internal = true;
+  op.sharding = Sharding::rows;
   op.inputs = {rows("dy")};
   if (with_dsum) op.inputs.push_back(rows("dsum"));
   op.inputs.insert(

@@ -82,6 +82,7 @@ const Register rope{Op{
     .gradient = {.backward = "rope_backward",
                  .saved = {"cos", "sin"},
                  .of = {{"q", "dq"}, {"k", "dk"}}},
+    .sharding = Sharding::heads,
     .example = [](const Extent& e) { return rope_samples(e, "q", "k"); },
     .bench = {{"heads-32-8", {16384, 128, 32}}},
 }};
@@ -95,6 +96,7 @@ const Register rope_backward{Op{
     .outputs = {rotated("dq", "dq_out", "dq_out"), rotated("dk", "dk_out", "dq_out")},
     .check = [](const Call& call) { check_rotary(call, "dq_out", "dk_out"); },
     .kernels = {rope_kernel(true, "dq_out", "dk_out", "dq", "dk")},
+    .sharding = Sharding::heads,
     .example =
         [](const Extent& e) {
           auto samples = rope_samples(e, "dq_out", "dk_out");

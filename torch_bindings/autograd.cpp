@@ -1,5 +1,5 @@
 // One node of the graph serves every op: what it saves and what it calls is in the declaration.
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/new_zeros.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/basic_ops.h>
@@ -7,6 +7,8 @@
 #include <torch/csrc/autograd/graph_task.h>
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/dynamo/compiled_autograd.h>
+
+#include <algorithm>
 
 #include "torch_bindings/execute.h"
 #include "torch_bindings/kernels.h"
@@ -115,12 +117,20 @@ struct Gradients final : Node {
     return true;
   }
 
+  // Of the same class as a gradient that did arrive: a sharded tensor, say, meets no plain one.
+  at::Tensor zeros_like_output(size_t output, const variable_list& incoming) {
+    const auto arrived = std::find_if(incoming.begin(), incoming.end(),
+                                      [](const at::Tensor& each) { return each.defined(); });
+    const auto& metadata = input_metadata(output);
+    return arrived->new_zeros_symint(metadata.shape_as_dim_vector(), metadata.options());
+  }
+
   variable_list computed(const variable_list& incoming) {
     Stack stack;
     stack.reserve(incoming.size() + saved.size() + scalars.size() + 1);
     for (size_t i = 0; i < incoming.size(); ++i) {
       if (!wiring.op.outputs[i].differentiable) continue;
-      stack.emplace_back(incoming[i].defined() ? incoming[i] : input_metadata(i).zeros_like());
+      stack.emplace_back(incoming[i].defined() ? incoming[i] : zeros_like_output(i, incoming));
     }
     const size_t kept = stack.size();
     for (SavedVariable& variable : saved) {

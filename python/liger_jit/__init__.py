@@ -16,8 +16,11 @@ import importlib
 # bound last stays.
 from .distributed import use_process_group
 from .patch import patch
+from .sharding import register_when_imported
 from .stats import check, stats
 from .warmup import warmup
+
+register_when_imported()
 
 __version__ = "0.1.0"
 __all__ = [

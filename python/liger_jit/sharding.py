@@ -1,0 +1,144 @@
+"""How torch's sharded tensors (DTensor) pass through each op, as its declaration says.
+
+An op of independent rows works on the rows that each rank has. What goes whole to every rank, a
+weight, then has a gradient that is a sum over the ranks: `Partial`. Where that does not fit, and
+for an op that cannot be split at all, torch redistributes the tensors first.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .library import native, ops
+
+SHARDED_TENSORS = "torch.distributed.tensor"
+
+
+def register_when_imported() -> None:
+    """Registers all ops with DTensor: now if that is imported, else right after its import.
+
+    That import takes half a second, and who uses no sharded tensors should not pay for it.
+    """
+    if SHARDED_TENSORS in sys.modules:
+        _register_or_warn()
+    else:
+        sys.meta_path.insert(0, _Watch())
+
+
+class _Watch:
+    """A finder that waits for that import, finds nothing itself, and leaves."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != SHARDED_TENSORS or self not in sys.meta_path:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_register(module):
+                execute(module)
+                _register_or_warn()
+
+            spec.loader.exec_module = execute_and_register
+        return spec
+
+
+def _register_or_warn() -> None:
+    # Torch calls its interface experimental; an import of torch must not fail for that.
+    try:
+        _register()
+    except (ImportError, AttributeError, TypeError) as trouble:
+        warnings.warn(
+            f"liger_jit: operators cannot take DTensors under torch {torch.__version__}: {trouble}",
+            stacklevel=2,
+        )
+
+
+def _register() -> None:
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor._op_schema import RuntimeSchemaInfo
+    from torch.distributed.tensor.experimental import register_sharding
+
+    propagator = DTensor._op_dispatcher.sharding_propagator
+    declared = ops()
+    made_by_forward = {op["backward"]: op["outputs"] for op in declared if op["backward"]}
+    for op in declared:
+        if any(one["written"] for one in op["inputs"]):
+            continue  # it is only called on plain tensors
+        overload = getattr(native(), op["name"]).default
+        register_sharding(overload)(_Splits(op, made_by_forward.get(op["name"], ())))
+        # What is cached by the call: every argument decides, also a None and a list of flags.
+        propagator.op_to_schema_info[overload] = RuntimeSchemaInfo(0, needs_pytree=True)
+
+
+class _Splits:
+    """The placements that one op accepts on one dimension of a mesh."""
+
+    def __init__(self, op: dict[str, Any], made_by_forward):
+        self.kind = op["sharding"]
+        self.layouts = [one["layout"] for one in op["inputs"]]
+        self.made_by_forward = [one["name"] in made_by_forward for one in op["inputs"]]
+        self.overload = getattr(native(), op["name"]).default
+
+    def __call__(self, *arguments):
+        """[(placements of outputs, placements of inputs)], for DTensorSpecs in place of tensors."""
+        from torch.distributed.tensor import Partial, Replicate, Shard
+
+        tensors = {i: tuple(one.shape) for i, one in enumerate(arguments) if hasattr(one, "shape")}
+        whole = self._shapes(arguments, {})
+        accepted = [([Replicate()] * len(whole), [Replicate()] * len(tensors))]
+        for dim in self._dims(tensors):
+            split = {i: self._dim(i, shape, dim) for i, shape in tensors.items()}
+            outputs = []
+            for before, after in zip(whole, self._shapes(arguments, split)):
+                grown = [k for k in range(len(before)) if before[k] != after[k]]
+                outputs.append(
+                    Shard(grown[0])
+                    if grown
+                    else Replicate()
+                    if before == (0,)  # left out
+                    else Partial()
+                )
+            inputs = [Replicate() if k is None else Shard(k) for k in split.values()]
+            accepted.append((outputs, inputs))
+        return accepted
+
+    def _dims(self, tensors):
+        """Along which the first tensor may be split."""
+        dims = len(next(iter(tensors.values())))
+        return range({"whole": 0, "elements": dims}.get(self.kind, dims - 1))
+
+    def _dim(self, index, shape, dim):
+        """The dimension of an input that is split with dimension `dim` of the first, or None."""
+        if shape == (0,):  # left out
+            return None
+        if self.made_by_forward[index] or self.layouts[index] == "rows":
+            return dim
+        if self.layouts[index] != "strided":
+            return None
+        if len(shape) == 4:
+            return dim
+        # A table of angles has no heads.
+        return {0: None if shape[0] == 1 else 0, 2: 1}.get(dim)
+
+    def _shapes(self, arguments, split):
+        """Those of the outputs where inputs are one longer in the dimensions that are split."""
+
+        def made(index, argument):
+            if not hasattr(argument, "shape"):
+                return argument
+            shape = list(argument.shape)
+            if split.get(index) is not None:
+                shape[split[index]] += 1
+            return torch.empty(shape, dtype=argument.tensor_meta.dtype, device="meta")
+
+        outputs = self.overload(*(made(i, one) for i, one in enumerate(arguments)))
+        outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+        return [tuple(one.shape) for one in outputs]
