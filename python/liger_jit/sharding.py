@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import sys
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ import torch
 from .library import native, ops
 
 SHARDED_TENSORS = "torch.distributed.tensor"
+LEFT_OUT = (0,)  # the shape of an output that was not asked for, or of a tensor that is not there
 
 
 def register_when_imported() -> None:
@@ -54,7 +54,7 @@ def _register_or_warn() -> None:
     # Torch calls its interface experimental; an import of torch must not fail for that.
     try:
         _register()
-    except (ImportError, AttributeError, TypeError) as trouble:
+    except Exception as trouble:
         warnings.warn(
             f"liger_jit: operators cannot take DTensors under torch {torch.__version__}: {trouble}",
             stacklevel=2,
@@ -66,7 +66,9 @@ def _register() -> None:
     from torch.distributed.tensor._op_schema import RuntimeSchemaInfo
     from torch.distributed.tensor.experimental import register_sharding
 
-    propagator = DTensor._op_dispatcher.sharding_propagator
+    # What torch caches its answer by: every argument decides, also a None and a list of flags.
+    remembered_by = DTensor._op_dispatcher.sharding_propagator.op_to_schema_info
+    all_arguments = RuntimeSchemaInfo(0, needs_pytree=True)
     declared = ops()
     made_by_forward = {op["backward"]: op["outputs"] for op in declared if op["backward"]}
     for op in declared:
@@ -74,8 +76,12 @@ def _register() -> None:
             continue  # it is only called on plain tensors
         overload = getattr(native(), op["name"]).default
         register_sharding(overload)(_Splits(op, made_by_forward.get(op["name"], ())))
-        # What is cached by the call: every argument decides, also a None and a list of flags.
-        propagator.op_to_schema_info[overload] = RuntimeSchemaInfo(0, needs_pytree=True)
+        remembered_by[overload] = all_arguments
+
+
+def _is_tensor(argument) -> bool:
+    """Whether it is a DTensorSpec."""
+    return hasattr(argument, "tensor_meta")
 
 
 class _Splits:
@@ -91,23 +97,20 @@ class _Splits:
         """[(placements of outputs, placements of inputs)], for DTensorSpecs in place of tensors."""
         from torch.distributed.tensor import Partial, Replicate, Shard
 
-        tensors = {i: tuple(one.shape) for i, one in enumerate(arguments) if hasattr(one, "shape")}
-        whole = self._shapes(arguments, {})
-        accepted = [([Replicate()] * len(whole), [Replicate()] * len(tensors))]
+        def of_output(before, after):
+            grown = [k for k, size in enumerate(before) if size != after[k]]
+            if grown:
+                return Shard(grown[0])
+            return Replicate() if before == LEFT_OUT else Partial()
+
+        tensors = {i: tuple(one.shape) for i, one in enumerate(arguments) if _is_tensor(one)}
+        shapes = self._shapes(arguments, {})
+        accepted = [([Replicate()] * len(shapes), [Replicate()] * len(tensors))]
         for dim in self._dims(tensors):
             split = {i: self._dim(i, shape, dim) for i, shape in tensors.items()}
-            outputs = []
-            for before, after in zip(whole, self._shapes(arguments, split)):
-                grown = [k for k in range(len(before)) if before[k] != after[k]]
-                outputs.append(
-                    Shard(grown[0])
-                    if grown
-                    else Replicate()
-                    if before == (0,)  # left out
-                    else Partial()
-                )
+            outputs = map(of_output, shapes, self._shapes(arguments, split))
             inputs = [Replicate() if k is None else Shard(k) for k in split.values()]
-            accepted.append((outputs, inputs))
+            accepted.append((list(outputs), inputs))
         return accepted
 
     def _dims(self, tensors):
@@ -117,7 +120,7 @@ class _Splits:
 
     def _dim(self, index, shape, dim):
         """The dimension of an input that is split with dimension `dim` of the first, or None."""
-        if shape == (0,):  # left out
+        if shape == LEFT_OUT:
             return None
         if self.made_by_forward[index] or self.layouts[index] == "rows":
             return dim
@@ -129,10 +132,11 @@ class _Splits:
         return {0: None if shape[0] == 1 else 0, 2: 1}.get(dim)
 
     def _shapes(self, arguments, split):
-        """Those of the outputs where inputs are one longer in the dimensions that are split."""
+        """Those of the outputs, where inputs are one longer in the dimensions that are split: what
+        is split with them grows with them. The meta kernel knows all options."""
 
         def made(index, argument):
-            if not hasattr(argument, "shape"):
+            if not _is_tensor(argument):
                 return argument
             shape = list(argument.shape)
             if split.get(index) is not None:
