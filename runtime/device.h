@@ -73,8 +73,10 @@ class Device {
   virtual void launch(Function* function, int64_t blocks, int threads, const void* arguments,
                       size_t arguments_bytes, Stream stream, int shared_bytes = 0) = 0;
 
-  // True while `stream` records a graph: then nothing may be loaded, allocated or tuned.
-  virtual bool capturing(Stream stream) = 0;
+  // The graph that `stream` records, by a number that the process sees once; 0: none.
+  virtual uint64_t capture(Stream stream) = 0;
+  // While it records one nothing may be loaded, allocated or tuned.
+  bool capturing(Stream stream) { return capture(stream) != 0; }
   // Waits for all work of all streams.
   virtual void synchronize() = 0;
 

@@ -81,7 +81,7 @@ Driver::Driver() {
   bind(functions.module_function, "cuModuleGetFunction");
   bind(functions.set_attribute, "cuFuncSetAttribute");
   bind(functions.launch, "cuLaunchKernel");
-  bind(functions.stream_capturing, "cuStreamIsCapturing");
+  bind(functions.capture_info, "cuStreamGetCaptureInfo_v2");
   bind(functions.exchange_capture_mode, "cuThreadExchangeStreamCaptureMode");
   bind(functions.synchronize, "cuCtxSynchronize");
   bind(functions.allocate, "cuMemAlloc_v2");

@@ -10,7 +10,9 @@ namespace liger {
 namespace {
 
 constexpr int capture_implicit = 906;  // the legacy stream, while another stream records a graph
+constexpr int capture_active = 1;
 constexpr int capture_mode_relaxed = 2;
+constexpr uint64_t unknown_capture = std::numeric_limits<uint64_t>::max();
 constexpr int most_shared_of_launch = 8;
 // Programmatic stream serialization.
 constexpr LaunchAttribute start_early{.name = 6, .unused = {}, .value = 1};
@@ -110,13 +112,15 @@ void GpuDevice::launch(Function* function, int64_t blocks, int threads, const vo
         "a launch");
 }
 
-bool GpuDevice::capturing(Stream stream) {
+uint64_t GpuDevice::capture(Stream stream) {
   const Current scope(*this);
   int status = 0;
-  const int result = functions_.stream_capturing(stream, &status);
-  if (result == capture_implicit) return true;
+  uint64_t id = 0;
+  const int result = functions_.capture_info(stream, &status, &id, nullptr, nullptr, nullptr);
+  if (result == capture_implicit) return unknown_capture;
   check(result, "asking whether a stream is captured");
-  return status != 0;
+  if (status == 0) return 0;
+  return status == capture_active ? id : unknown_capture;
 }
 
 void GpuDevice::synchronize() {

@@ -40,12 +40,14 @@ struct GpuFunctions {
                 unsigned block_y, unsigned block_z, unsigned shared_bytes, void* stream,
                 void** parameters, void** extra);  // cuLaunchKernel
   int (*launch_with)(const LaunchConfig* config, void* function, void** parameters,
-                     void** extra) = nullptr;          // cuLaunchKernelEx, or null
-  int (*stream_capturing)(void* stream, int* status);  // cuStreamIsCapturing
-  int (*exchange_capture_mode)(int* mode);             // cuThreadExchangeStreamCaptureMode, or null
-  int (*synchronize)();                                // cuCtxSynchronize
-  int (*allocate)(void** memory, size_t size_bytes);   // cuMemAlloc_v2
-  int (*release)(void* memory);                        // cuMemFree_v2
+                     void** extra) = nullptr;  // cuLaunchKernelEx, or null
+  int (*capture_info)(void* stream, int* status, uint64_t* id, void** graph,
+                      const void** dependencies,
+                      size_t* dependency_count);      // cuStreamGetCaptureInfo_v2
+  int (*exchange_capture_mode)(int* mode);            // cuThreadExchangeStreamCaptureMode, or null
+  int (*synchronize)();                               // cuCtxSynchronize
+  int (*allocate)(void** memory, size_t size_bytes);  // cuMemAlloc_v2
+  int (*release)(void* memory);                       // cuMemFree_v2
   int (*copy_to_device)(void* device, const void* host, size_t size_bytes);  // cuMemcpyHtoD_v2
   int (*copy_on_device)(void* to, const void* from, size_t size_bytes);      // cuMemcpyDtoD_v2
   int (*host_allocate)(void** memory, size_t size_bytes, unsigned flags);    // cuMemHostAlloc
@@ -70,7 +72,7 @@ class GpuDevice : public Device {
   void allow_shared(Function* function, int shared_bytes) override;
   void launch(Function* function, int64_t blocks, int threads, const void* arguments,
               size_t arguments_bytes, Stream stream, int shared_bytes) override;
-  bool capturing(Stream stream) override;
+  uint64_t capture(Stream stream) override;
   void synchronize() override;
   void* allocate(size_t size_bytes) override;
   void release(void* memory) override;

@@ -65,7 +65,7 @@ Runtime::Runtime() {
   bind(functions.module_load, "hipModuleLoadData");
   bind(functions.module_function, "hipModuleGetFunction");
   bind(functions.launch, "hipModuleLaunchKernel");
-  bind(functions.stream_capturing, "hipStreamIsCapturing");
+  bind(functions.capture_info, "hipStreamGetCaptureInfo_v2");
   bind(functions.synchronize, "hipDeviceSynchronize");
   bind(functions.allocate, "hipMalloc");
   bind(functions.release, "hipFree");

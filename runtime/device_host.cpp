@@ -113,7 +113,7 @@ class HostDevice final : public Device {
     chosen_parallel_for.load(std::memory_order_relaxed)(blocks, 1, run);
   }
 
-  bool capturing(Stream) override { return false; }
+  uint64_t capture(Stream) override { return 0; }
   void synchronize() override {}
 
   // The system promises more than it has, so a limit of ours stands for "not enough".

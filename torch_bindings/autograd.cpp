@@ -35,11 +35,11 @@ bool traced(const at::Tensor& tensor) {
          tensor.key_set().has(c10::DispatchKey::Functionalize);
 }
 
-// Whether its device records what is launched, to launch it again.
-bool captured(const at::Tensor& tensor) {
-  if (!tensor.is_cuda()) return false;
+// The graph in which its device records what is launched, to launch it again; 0: it launches.
+uint64_t capture_on_device_of(const at::Tensor& tensor) {
+  if (!tensor.is_cuda()) return 0;
   const c10::Device where = tensor.device();
-  return device(backend_of(where), where.index()).capturing(current_stream(where));
+  return device(backend_of(where), where.index()).capture(current_stream(where));
 }
 
 struct Gradients final : Node {
@@ -82,7 +82,8 @@ struct Gradients final : Node {
   const Wiring& wiring;
   c10::SmallVector<SavedVariable, 6> saved;
   c10::SmallVector<c10::IValue, 12> scalars;
-  double unit = 1.0;  // what a forward has multiplied its gradients with
+  double unit = 1.0;     // what a forward has multiplied its gradients with
+  uint64_t capture = 0;  // the graph that recorded the forward, where a backward may overwrite
   bool released = false;
 
  private:
@@ -95,24 +96,39 @@ struct Gradients final : Node {
       differentiated |= gradient.defined() && torch::autograd::isFwGradDefined(gradient);
     if (differentiated) return wiring.backward().callBoxed(stack);
     const at::AutoDispatchBelowADInplaceOrView below;
-    if (!may_overwrite(stack, incoming, kept)) return wiring.backward().callBoxed(stack);
+    if (!overwrites_kept(stack, incoming, kept)) return wiring.backward().callBoxed(stack);
     released = true;  // whatever becomes of the call, what was saved is no more
     wiring.last_backward().callBoxed(stack);
   }
 
-  // Whether this backward is the last and the saved tensors that it would overwrite are this node's
-  // alone: no hook packed them, and nobody else holds them or a view of them. A captured one may be
-  // replayed twice.
-  bool may_overwrite(const Stack& stack, const variable_list& incoming, size_t kept) const {
-    if (wiring.overwritten == 0 || !is_last()) return false;
-    for (const at::Tensor& gradient : incoming)
-      if (gradient.defined() && traced(gradient)) return false;
+  // Whether this backward may write over what the forward kept: it is run and not traced, and the
+  // graph is given up after it. A CUDA graph that records it may be replayed often, so the same one
+  // must have recorded the forward, which then makes the kept tensors anew each time.
+  bool may_overwrite(const variable_list& incoming) const {
+    if (!is_last()) return false;
+    const at::Tensor* any = nullptr;
+    for (const at::Tensor& gradient : incoming) {
+      if (!gradient.defined()) continue;
+      if (traced(gradient)) return false;
+      any = &gradient;
+    }
+    return capture_on_device_of(*any) == capture;
+  }
+
+  // Then, whether saved tensor `i`, unpacked into `tensor` alone, is this node's alone: no hook
+  // packed it, and nobody else holds it or a view of it.
+  bool is_own(size_t i, const at::Tensor& tensor) const {
+    return !saved[i].has_hooks() && !traced(tensor) && tensor.use_count() == 2 &&
+           tensor.storage().use_count() == 1;
+  }
+
+  // Whether all that a last backward writes may be written. `kept`: as in call_backward.
+  bool overwrites_kept(const Stack& stack, const variable_list& incoming, size_t kept) const {
+    if (wiring.overwritten == 0 || !may_overwrite(incoming)) return false;
     for (size_t i = 0; i < saved.size(); ++i) {
-      if (!wiring.overwrites(i) || !stack[kept + i].isTensor()) continue;
-      const at::Tensor& tensor = stack[kept + i].toTensor();
-      if (saved[i].has_hooks() || traced(tensor) || captured(tensor)) return false;
-      // Held by `saved` and by the stack.
-      if (tensor.use_count() != 2 || tensor.storage().use_count() != 1) return false;
+      if (wiring.overwrites(i) && stack[kept + i].isTensor() &&
+          !is_own(i, stack[kept + i].toTensor()))
+        return false;
     }
     return true;
   }
@@ -152,18 +168,18 @@ struct Gradients final : Node {
     return result;
   }
 
-  // The forward has made the gradients; what arrives is a factor. Nobody else holds them, so in a
-  // last backward they are scaled where they lie, and a factor of 1 costs one read of it.
+  // The forward has made the gradients; what arrives is a factor. Where nobody else can see them
+  // they are scaled where they lie, and a factor of 1 costs one read of it.
   variable_list scaled(const variable_list& incoming) {
     static const OperatorByName scale("scale"), scale_in_place("scale_");
     variable_list result(wiring.differentiable.size());
-    const bool last = is_last();
+    const bool last = may_overwrite(incoming);
     for (size_t i = 0; i < result.size(); ++i) {
       if (!task_should_compute_output(i)) continue;
       at::Tensor gradient = saved[i].unpack(getptr());
       if (!gradient.defined()) continue;
+      const bool in_place = last && is_own(i, gradient);
       if (c10::GradMode::is_enabled()) gradient = refusing(gradient);
-      const bool in_place = last && !traced(gradient) && !traced(incoming[0]);
       Stack stack;
       stack.reserve(3);
       stack.emplace_back(gradient);
@@ -211,17 +227,6 @@ void ask(const Wiring& wiring, c10::ArrayRef<c10::IValue> inputs, c10::IValue& a
   asked = mask;
 }
 
-// The gradients that the forward has made go into the node.
-void keep_ready_gradients(const Wiring& wiring, Stack& stack, size_t base, Gradients& node) {
-  for (size_t i = 0; i < wiring.differentiable.size(); ++i) {
-    if (!node.next_edge(i).is_valid()) {
-      node.saved.emplace_back();
-      continue;
-    }
-    node.saved.emplace_back(stack[base + wiring.differentiable[i].gradient].toTensor(), false);
-  }
-}
-
 torch::autograd::edge_list edges_to(const Wiring& wiring, c10::ArrayRef<c10::IValue> inputs) {
   torch::autograd::edge_list edges;
   edges.reserve(wiring.differentiable.size());
@@ -259,11 +264,24 @@ void save_inputs(const Wiring& wiring, c10::ArrayRef<c10::IValue> inputs, Gradie
   for (const int input : wiring.scalars) node.scalars.push_back(inputs[input]);
 }
 
-// Shares its memory and version. The caller's own reference to an output is then one to another
-// tensor, and shows while it lives.
-at::Tensor alias_of(const at::Tensor& tensor) {
-  return at::Tensor(tensor.unsafeGetTensorImpl()->shallow_copy_and_detach(
-      torch::autograd::impl::version_counter(tensor), false));
+// What a backward may overwrite is kept as a tensor of its own that shares memory and version: the
+// caller's reference to the output is then one to another tensor, and shows while it lives.
+at::Tensor kept_to_overwrite(const at::Tensor& output) {
+  if (traced(output)) return output;
+  return at::Tensor(output.unsafeGetTensorImpl()->shallow_copy_and_detach(
+      torch::autograd::impl::version_counter(output), false));
+}
+
+// The gradients that the forward has made go into the node.
+void keep_ready_gradients(const Wiring& wiring, const Stack& stack, size_t base, Gradients& node) {
+  for (size_t i = 0; i < wiring.differentiable.size(); ++i) {
+    if (!node.next_edge(i).is_valid()) {
+      node.saved.emplace_back();
+      continue;
+    }
+    const at::Tensor& gradient = stack[base + wiring.differentiable[i].gradient].toTensor();
+    node.saved.emplace_back(kept_to_overwrite(gradient), false);
+  }
 }
 
 // Outputs are saved after their history is set.
@@ -272,9 +290,8 @@ void save_outputs(const Wiring& wiring, const Stack& stack, size_t base, Gradien
     const auto [is_input, index] = wiring.saved[i];
     if (is_input) continue;
     const at::Tensor& output = stack[base + index].toTensor();
-    node.saved[i] =
-        SavedVariable(wiring.overwrites(i) && !traced(output) ? alias_of(output) : output,
-                      wiring.op.outputs[index].differentiable);
+    node.saved[i] = SavedVariable(wiring.overwrites(i) ? kept_to_overwrite(output) : output,
+                                  wiring.op.outputs[index].differentiable);
   }
 }
 
@@ -313,6 +330,9 @@ void AutogradKernel::operator()(const c10::OperatorHandle& handle, c10::Dispatch
       node->add_input_metadata(Node::undefined_input());
     }
   }
+  const at::Tensor& first = (*stack)[base].toTensor();
+  if ((ready || wiring.overwritten != 0) && !traced(first))
+    node->capture = capture_on_device_of(first);
   if (ready) {
     keep_ready_gradients(wiring, *stack, base, *node);
   } else {

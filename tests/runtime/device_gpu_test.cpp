@@ -114,6 +114,8 @@ TEST_P(GpuTest, loading_leaves_a_capture_on_another_stream_alone) {
   const Kernel* loaded_before = kernel(scale_unit(7), *device_);
   ASSERT_EQ(begin(stream, 0), 0);  // 0: global
   EXPECT_TRUE(device_->capturing(stream));
+  const uint64_t first_capture = device_->capture(stream);
+  EXPECT_EQ(device_->capture(stream), first_capture);
   const ScaleArguments arguments{};
   device_->launch(loaded_before->function, 1, 32, &arguments, sizeof(arguments), stream);
   EXPECT_NE(kernel(scale_unit(8), *device_), nullptr);
@@ -122,6 +124,10 @@ TEST_P(GpuTest, loading_leaves_a_capture_on_another_stream_alone) {
   void* graph = nullptr;
   EXPECT_EQ(end(stream, &graph), 0);
   EXPECT_NE(graph, nullptr);
+  EXPECT_EQ(device_->capture(stream), 0u);
+  ASSERT_EQ(begin(stream, 0), 0);
+  EXPECT_NE(device_->capture(stream), first_capture);
+  EXPECT_EQ(end(stream, &graph), 0);
   EXPECT_EQ(results(kernel(scale_unit(9), *device_)->function, stream)[0], 9);
 }
 

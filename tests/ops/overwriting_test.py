@@ -1,0 +1,131 @@
+"""A backward writes over what the forward kept only where nobody can see it, in every op."""
+
+import pytest
+import torch
+from samples import PUBLIC, arguments, differentiable_inputs, operator, tensors_of, with_leaves
+
+FACTOR = 0.5  # a loss that is multiplied with 1 leaves its gradient as it is
+
+
+def leaves_of(op, device, **sizes):
+    values = arguments(op, device, **sizes)
+    names = differentiable_inputs(op, values)
+    values = with_leaves(values, names)
+    return values, [values[name] for name in names]
+
+
+def total_of(outputs):
+    return FACTOR * sum(one.float().sum() for one in tensors_of(outputs) if one.requires_grad)
+
+
+def gradients(op, device, seed=3, **sizes):
+    torch.manual_seed(seed)
+    values, leaves = leaves_of(op, device, **sizes)
+    return torch.autograd.grad(total_of(operator(op)(**values)), leaves)
+
+
+@pytest.mark.parametrize("op", PUBLIC)
+def test_what_a_hook_packed_is_not_written(device, op):
+    wanted = gradients(op, device)
+    torch.manual_seed(3)
+    values, leaves = leaves_of(op, device)
+    packed = []
+
+    def pack(tensor):
+        packed.append((tensor, tensor.clone(), tensor._version))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = operator(op)(**values)
+    found = torch.autograd.grad(total_of(outputs), leaves)
+    assert packed
+    for tensor, before, version in packed:
+        assert torch.equal(tensor, before)
+        assert tensor._version == version
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("held", ["the tensor", "a view"])
+@pytest.mark.parametrize("op", PUBLIC)
+def test_outputs_that_the_caller_holds_are_not_written(device, op, held):
+    wanted = gradients(op, device)
+    torch.manual_seed(3)
+    values, leaves = leaves_of(op, device)
+    outputs = tensors_of(operator(op)(**values))
+    total = total_of(outputs)
+    holding = [
+        one.detach().view(-1) if held == "a view" else one for one in outputs if one.is_contiguous()
+    ]
+    del outputs
+    before = [(one.clone(), one._version) for one in holding]
+    found = torch.autograd.grad(total, leaves)
+    for tensor, (value, version) in zip(holding, before, strict=True):
+        assert torch.equal(tensor, value)
+        assert tensor._version == version
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+LOSSES = ["cross_entropy", "fused_linear_cross_entropy"]
+
+
+def loss_of(op, values, leaves):
+    """A loss, and where the gradients lie that its forward has made."""
+    outputs = operator(op)(**values)
+    made = [one.data_ptr() for one in outputs if any(one.shape == leaf.shape for leaf in leaves)]
+    return FACTOR * outputs[0], made
+
+
+@pytest.mark.parametrize("op", LOSSES)
+def test_a_gradient_that_nobody_holds_is_scaled_where_it_lies(device, op):
+    values, leaves = leaves_of(op, device)
+    loss, made = loss_of(op, values, leaves)
+    found = torch.autograd.grad(loss, leaves)
+    assert [one.data_ptr() for one in found] == made
+
+
+@pytest.mark.parametrize("op", LOSSES)
+def test_a_gradient_of_a_graph_that_is_kept_is_scaled_beside_it(device, op):
+    values, leaves = leaves_of(op, device)
+    loss, made = loss_of(op, values, leaves)
+    first = torch.autograd.grad(loss, leaves, retain_graph=True)
+    assert not {one.data_ptr() for one in first} & set(made)
+    second = torch.autograd.grad(loss, leaves)
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("op", [*LOSSES, "gated_mlp"])
+def test_a_backward_captured_without_its_forward_is_right_in_each_replay(cuda, op):
+    wanted = gradients(op, cuda)  # compiles and loads what the captures need
+    torch.manual_seed(3)
+    values, leaves = leaves_of(op, cuda)
+    kept = torch.autograd.grad(total := total_of(operator(op)(**values)), leaves, retain_graph=True)
+    del total, kept  # so is the backward that overwrites nothing
+    forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(forward):
+        total = total_of(operator(op)(**values))
+    with torch.cuda.graph(backward, pool=forward.pool()):
+        found = torch.autograd.grad(total, leaves)
+    forward.replay()
+    for _ in range(3):
+        backward.replay()
+        for mine, theirs in zip(found, wanted, strict=True):
+            assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("op", LOSSES)
+def test_a_step_captured_as_a_whole_needs_no_second_gradient(cuda, op):
+    wanted = gradients(op, cuda)
+    torch.manual_seed(3)
+    values, leaves = leaves_of(op, cuda)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss, made = loss_of(op, values, leaves)
+        found = torch.autograd.grad(loss, leaves)
+    assert [one.data_ptr() for one in found] == made
+    for _ in range(3):
+        graph.replay()
+        for mine, theirs in zip(found, wanted, strict=True):
+            assert torch.equal(mine, theirs)
