@@ -73,6 +73,7 @@ void MetaKernel::operator()(const c10::OperatorHandle&, c10::DispatchKeySet, Sta
   const size_t count = op.inputs.size();
   const auto inputs = c10::ArrayRef<c10::IValue>(*stack).slice(stack->size() - count, count);
   replace_by(stack, count, with_torch_errors([&] {
+               device_of(op, inputs);  // one meta tensor is enough to come here
                const bool concrete = !symbolic(op, inputs);
                const bool records = preparing() && concrete;
                // Without a device the number of multiprocessors only sizes a workspace: no unit

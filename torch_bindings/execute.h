@@ -21,7 +21,8 @@ Tensors execute(const Op& op, c10::ArrayRef<c10::IValue> inputs, const Op& blame
 Place place_of(c10::Device where);
 
 // The device of all tensors. Raises Error(invalid_argument) when they are on several, or there is
-// none.
+// none. A single number on the CPU is no exception among tensors of a GPU: kernels read it where it
+// is, and to bring it there would wait.
 c10::Device device_of(const Op& op, c10::ArrayRef<c10::IValue> inputs);
 
 // An op without kernels of its own is made of others; it runs here. Found by the op's name.
