@@ -35,6 +35,15 @@ std::deque<Op>& registry() {
 
 Register::Register(Op op) { registry().push_back(std::move(op)); }
 
+std::string registry_problem() {
+  const int found = static_cast<int>(registry().size());
+  if (found == declared_ops) return {};
+  return fmt::format(
+      "{} ops are declared in ops/, each as `const Register name{{...}}`, and {} are in the "
+      "library: it was linked without some of its object files, or of an older build",
+      declared_ops, found);
+}
+
 const Op* find_op(std::string_view name) {
   for (const Op& op : registry()) {
     if (op.name == name) return &op;

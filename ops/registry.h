@@ -1,4 +1,5 @@
-// All ops. A declaration adds itself before main() or when the library is loaded.
+// All ops. A declaration adds itself before main() or while the library is loaded, in an order that
+// is the linker's: who reads the registry comes later.
 #pragma once
 
 #include <deque>
@@ -15,6 +16,12 @@ std::deque<Op>& registry();
 struct Register {
   explicit Register(Op op);
 };
+
+// How many `const Register` stand in ops/, counted by the build (cmake/count_ops.cmake).
+extern const int declared_ops;
+
+// Empty if every op that is declared is in the registry; else what was found instead.
+std::string registry_problem();
 
 // Null when there is none.
 const Op* find_op(std::string_view name);

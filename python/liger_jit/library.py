@@ -1,8 +1,9 @@
-"""Finds and loads the native library, which registers every op with torch: on import."""
+"""Finds and loads the native library and has it register every op with torch: on import."""
 
 from __future__ import annotations
 
 import atexit
+import ctypes
 import json
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,18 @@ def load() -> None:
             f"liger_jit: {LIBRARY} (built with torch {built}) cannot be loaded under torch "
             f"{torch.__version__}: {trouble}"
         ) from trouble
+    _register()
     _mark_compiled_graphs()
+
+
+def _register() -> None:
+    """After loading, because the library's own parts find each other while it is loaded."""
+    register = ctypes.CDLL(str(LIBRARY)).liger_jit_register
+    register.restype = ctypes.c_char_p
+    if problem := register():
+        raise LibraryMissing(
+            f"liger_jit: {LIBRARY} cannot be used: {problem.decode()}. Build or install it anew."
+        )
 
 
 def _mark_compiled_graphs() -> None:
