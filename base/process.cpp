@@ -67,16 +67,10 @@ Descriptor input_file(const std::string& program, const std::string& input) {
   return file;
 }
 
-// `NAME=value` lines of this process with those of `extra` in place of their namesakes.
-std::vector<std::string> child_environment(const std::vector<std::string>& extra) {
-  std::vector<std::string> lines = extra;
-  for (char** line = environ; line != nullptr && *line != nullptr; ++line) {
-    const std::string_view text = *line;
-    const std::string_view name = text.substr(0, text.find('='));
-    const bool replaced = std::any_of(extra.begin(), extra.end(), [&](std::string_view other) {
-      return other.substr(0, other.find('=')) == name;
-    });
-    if (!replaced) lines.emplace_back(text);
+std::vector<std::string> whole_environment(std::vector<std::string> lines) {
+  lines.emplace_back("LC_ALL=C");
+  for (const char* name : {"PATH", "LD_LIBRARY_PATH"}) {
+    if (const char* value = std::getenv(name)) lines.push_back(fmt::format("{}={}", name, value));
   }
   return lines;
 }
@@ -154,8 +148,7 @@ bool has_ended(pid_t child, int wait_flags, ProcessResult& result) {
 }  // namespace
 
 ProcessResult run_process(const std::vector<std::string>& arguments, const std::string& input,
-                          double timeout_seconds,
-                          const std::vector<std::string>& extra_environment) {
+                          double timeout_seconds, const std::vector<std::string>& environment) {
   if (arguments.empty()) cannot_start("a program without a name", ENOENT);
   const Clock::time_point deadline =
       Clock::now() +
@@ -164,7 +157,7 @@ ProcessResult run_process(const std::vector<std::string>& arguments, const std::
   Pipe output = make_pipe(arguments[0]);
   Pipe error = make_pipe(arguments[0]);
   const pid_t child =
-      start(arguments, child_environment(extra_environment),
+      start(arguments, whole_environment(environment),
             {standard_input.number(), output.write_end.number(), error.write_end.number()});
   output.write_end.reset();
   error.write_end.reset();

@@ -16,10 +16,13 @@ struct ProcessResult {
   bool ok() const { return exit_code == 0 && signal == 0 && !timed_out; }
 };
 
-// Raises Error(compile) only when the program cannot be started at all.
+// The program's whole environment is PATH and LD_LIBRARY_PATH of this process, without which it may
+// not start, LC_ALL=C, and `environment`, lines of NAME=value: what else a user has set could
+// change what a compiler makes, and is in no key. Raises Error(compile) only when the program
+// cannot be started at all.
 ProcessResult run_process(const std::vector<std::string>& arguments, const std::string& input = {},
                           double timeout_seconds = 300,
-                          const std::vector<std::string>& extra_environment = {});
+                          const std::vector<std::string>& environment = {});
 
 // The first of `names` found on PATH (or itself, if it holds a slash and can be run).
 std::optional<std::string> find_program(const std::vector<std::string>& names);

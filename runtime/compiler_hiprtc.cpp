@@ -50,8 +50,9 @@ Answer ask(std::string_view command, const std::string& source,
   for (const std::string& place : PrivateFolder::places()) {
     const PrivateFolder folder(place);  // a process that is ended leaves its temporary files behind
     if (folder.path().empty()) continue;
-    asked = run_process({program}, encoded(request), timeout_seconds,
-                        {"AMD_COMGR_CACHE=0", "TMPDIR=" + folder.path()});
+    std::vector<std::string> variables = folder.as_environment();
+    variables.emplace_back("AMD_COMGR_CACHE=0");
+    asked = run_process({program}, encoded(request), timeout_seconds, variables);
     if (asked->ok() || folder.has_room()) break;
   }
   if (!asked) PrivateFolder::refuse();

@@ -42,8 +42,9 @@ Program find_compiler() {
   const auto path = find_program(names);
   if (!path) throw Error(ErrorKind::compile, missing_message());
 
+  const PrivateFolder folder(PrivateFolder::places().front());
   const auto ask = [&](const char* option) {
-    const ProcessResult result = run_process({*path, option}, {}, 60, {"LC_ALL=C"});
+    const ProcessResult result = run_process({*path, option}, {}, 60, folder.as_environment());
     if (!result.ok() || result.output.empty())
       throw Error(ErrorKind::compile, fmt::format("{} {} failed: {}", *path, option, result.error));
     return first_line(result.output);
@@ -103,7 +104,7 @@ class HostCompiler final : public Compiler {
     for (std::string& option : option_list(target)) arguments.push_back(std::move(option));
     arguments.insert(arguments.end(), {"-x", "c++", "-", "-o", output});
     const ProcessResult result =
-        run_process(arguments, unit.expanded, 300, {"LC_ALL=C", "TMPDIR=" + folder.path()});
+        run_process(arguments, unit.expanded, 300, folder.as_environment());
 
     if (result.ok()) {
       auto bytes = read_file(output);

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <charconv>
 #include <chrono>
+#include <cstdlib>
 #include <mutex>
 
 #include "base/process_state.h"
@@ -68,7 +69,12 @@ class NvrtcCompiler final : public Compiler {
   }
 
   std::string options(const Target& target) override {
-    return fmt::format("{}", fmt::join(code_options(library(), target), " "));
+    std::string options = fmt::format("{}", fmt::join(code_options(library(), target), " "));
+    // A name in NVRTC 13 for options from the environment of its process, which is not ours to
+    // change.
+    const char* const appended = std::getenv("NVRTC_APPEND_FLAGS");
+    if (appended && *appended) options += fmt::format(" NVRTC_APPEND_FLAGS={}", appended);
+    return options;
   }
 
   Binary compile(const Unit& unit, const Target& target) override {

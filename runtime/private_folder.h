@@ -26,6 +26,12 @@ class PrivateFolder {
 
   const std::string& path() const { return path_; }
 
+  // For a program that works in it: it leaves its files there, and finds no settings of the user's.
+  std::vector<std::string> as_environment() const {
+    if (path_.empty()) return {};
+    return {"TMPDIR=" + path_, "HOME=" + path_};
+  }
+
   // Whether a library would find room in it: what failed here may succeed in another place if not.
   bool has_room() const {
     const std::string probe = path_ + "/probe";

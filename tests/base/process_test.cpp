@@ -4,7 +4,10 @@
 #include <signal.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cstdlib>
+#include <sstream>
 #include <thread>
 
 #include "base/error.h"
@@ -73,13 +76,27 @@ TEST(Process, program_that_cannot_be_started_is_a_compile_error_that_names_it) {
   EXPECT_THROW(run_process({}), Error);
 }
 
-TEST(Process, extra_environment_replaces_its_namesake) {
+std::vector<std::string> lines_of(const std::string& text) {
+  std::istringstream stream(text);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  std::sort(lines.begin(), lines.end());
+  return lines;
+}
+
+TEST(Process, its_environment_is_the_list_and_what_the_caller_adds) {
+  const std::string path = ::getenv("PATH");
   ::setenv("LIGER_TEST_A", "outer", 1);
-  const ProcessResult result =
-      run_process({"sh", "-c", "echo $LIGER_TEST_A $LIGER_TEST_B; env | grep -c LIGER_TEST_A"}, {},
-                  60, {"LIGER_TEST_A=inner", "LIGER_TEST_B=new"});
+  ::setenv("LC_ALL", "de_DE.UTF-8", 1);
+  ::setenv("LD_LIBRARY_PATH", "/some/where", 1);
+  const auto found =
+      lines_of(run_process({"env"}, {}, 60, {"LIGER_TEST_B=new", "TMPDIR=/dev/shm"}).output);
+  ::unsetenv("LD_LIBRARY_PATH");
+  EXPECT_EQ(lines_of(run_process({"env"}).output), lines_of("LC_ALL=C\nPATH=" + path));
   ::unsetenv("LIGER_TEST_A");
-  EXPECT_EQ(result.output, "inner new\n1\n");
+  ::unsetenv("LC_ALL");
+  EXPECT_EQ(found, lines_of("LC_ALL=C\nLD_LIBRARY_PATH=/some/where\nLIGER_TEST_B=new\nPATH=" +
+                            path + "\nTMPDIR=/dev/shm"));
 }
 
 TEST(Process, timeout_ends_the_program_and_what_it_started) {
