@@ -102,4 +102,7 @@ fuzz: .venv/run.stamp
 torture: tests-build
 	TORTURE_ROUNDS=100 TORTURE_FLIPS=10000 $(NATIVE)/liger_tests \
 		--gtest_filter='ManyWriters.*:DamagedEntry.*:*InterruptedPublish*'
+	TORTURE_CANDIDATES=25 LIGER_JIT_NVRTC="$$(cd setup && ../$(BIN)/python -c \
+		'from run_tests import nvrtc; print(*nvrtc().values())')" \
+		$(NATIVE)/liger_tests --gtest_filter='*CandidatesTest*'
 	TORTURE_LONG=1 $(BIN)/python -m pytest -q tests/cache tests/patch/every_family_test.py

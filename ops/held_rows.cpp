@@ -65,8 +65,10 @@ int64_t block_bytes(const HeldRows& rows, const Deal& deal) {
   return launch_bytes(rows, deal) + reductions + exchange + reserved_bytes;
 }
 
+// A row of few lanes has none for a cluster of larger blocks: that is one of no blocks.
 bool fits(const HeldRows& rows, const Deal& deal) {
-  return deal.threads * deal.cluster <= lanes(rows) && deal.kept * deal.stride() <= rows.size &&
+  return deal.cluster > 0 && deal.threads * deal.cluster <= lanes(rows) &&
+         deal.kept * deal.stride() <= rows.size &&
          2 * block_bytes(rows, deal) <= most_shared_bytes(rows.place) + reserved_bytes;
 }
 

@@ -98,7 +98,7 @@ struct CrossEntropyRowsSpec {
 template <CrossEntropyRowsSpec S>
 struct CrossEntropyRows {
   static constexpr int block_threads = threads_of_block(S.threads, S.rows);
-  static_assert(on_host || S.threads > warp_threads || !S.in_place,
+  static_assert(on_host || S.threads > team_lanes || !S.in_place,
                 "a row that is overwritten needs the barriers of its reductions");
   static_assert(on_host || S.rows == 1 || S.threads <= team_lanes,
                 "a row has its block, or meets by shuffles");

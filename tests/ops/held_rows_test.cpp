@@ -32,6 +32,22 @@ TEST(HeldRows, two_rows_share_a_multiprocessor) {
   }
 }
 
+// Of a device with little shared memory, rows of few lanes do not fit into one block either.
+TEST(HeldRows, no_row_is_dealt_to_a_cluster_of_no_blocks) {
+  for (const int capability : {80, 86, 90, 100, 120, 0}) {
+    for (int64_t size = 2048; size < 70000; size += 56) {
+      for (const int64_t bytes : {2, 4}) {
+        HeldRows rows = on_hopper(size, false, bytes);
+        rows.place.capability = capability;
+        for (const Knobs& knobs : held_row_candidates(rows)) {
+          EXPECT_GE(value_of(knobs, "cluster", 0), 1) << size;
+          EXPECT_GE(value_of(knobs, "threads", 0), 128) << size;
+        }
+      }
+    }
+  }
+}
+
 TEST(HeldRows, what_is_in_registers_and_in_shared_memory_is_the_row) {
   for (const int64_t size : {2048, 32000, 50257, 128256, 151936, 151937, 300000}) {
     const HeldRows rows = on_hopper(size, size % 8 != 0);
