@@ -43,6 +43,13 @@ std::string quarantine_path(const std::string& root, const std::string& path) {
   return fmt::format("{}/{}", folder_of(root, kQuarantineFolder), name_of(path));
 }
 
+// Nothing unless it verifies and its key is that of its name.
+std::optional<Entry> entry_called(const std::string& hex, std::string_view bytes) {
+  std::optional<Entry> entry = decode_entry(bytes);
+  if (entry && hash128(entry->key_bytes).hex() != hex) entry.reset();
+  return entry;
+}
+
 void add_files(std::vector<StoredFile>& files, const std::string& layer, Shelf shelf) {
   const std::string_view suffix = suffix_of(shelf);
   for (const std::string& path : list_files(folder_of(layer, folder_of(shelf)))) {
@@ -51,8 +58,7 @@ void add_files(std::vector<StoredFile>& files, const std::string& layer, Shelf s
     if (!file) continue;
     const std::string file_name = name_of(path);
     const std::string hex = file_name.substr(0, file_name.size() - suffix.size());
-    std::optional<Entry> entry = decode_entry(file->bytes);
-    if (entry && hash128(entry->key_bytes).hex() != hex) entry.reset();
+    std::optional<Entry> entry = entry_called(hex, file->bytes);
     files.push_back({path, layer, fmt::format("{}/{}", folder_of(shelf), hex), shelf,
                      file->stamp.size_bytes, file->stamp.modified_ns / 1'000'000'000,
                      std::move(entry)});
@@ -225,6 +231,34 @@ std::optional<Entry> Store::find(Shelf shelf, const Hash128& key_hash) const {
     if (entry) return entry;
   }
   return std::nullopt;
+}
+
+std::vector<std::string> Store::keys(Shelf shelf) const {
+  std::vector<std::string> keys;
+  const auto add = [&](std::optional<Entry> entry) {
+    if (entry) keys.push_back(std::move(entry->key_bytes));
+  };
+  const auto add_folder = [&](const std::string& folder) {
+    for (const std::string& path : list_files(folder_of(folder, folder_of(shelf)))) {
+      const std::optional<StampedFile> file = read_stamped_file(path);
+      const std::string name = name_of(path);
+      if (file) add(entry_called(name.substr(0, name.find('.')), file->bytes));
+    }
+  };
+  if (!folder_.empty()) add_folder(folder_);
+  for (const ReadonlyLayer& layer : readonly_layers_) {
+    if (!layer.problem.empty()) continue;
+    if (!layer.bundle) {
+      add_folder(layer.path);
+      continue;
+    }
+    for (const BundleRecord& record : layer.bundle->index().records) {
+      std::optional<Entry> entry;
+      if (record.shelf == shelf) layer.bundle->read(shelf, record.key_hash, entry);
+      add(std::move(entry));
+    }
+  }
+  return keys;
 }
 
 void Store::publish(Shelf shelf, const Key& key, std::string_view meta, std::string_view payload,

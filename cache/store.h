@@ -78,6 +78,9 @@ class Store {
   // From any layer, by what an entry's name says; counts nothing.
   std::optional<Entry> find(Shelf shelf, const Hash128& key_hash) const;
 
+  // The keys (Key::bytes) of all entries that verify, of all layers: reads each of them once.
+  std::vector<std::string> keys(Shelf shelf) const;
+
   // Verifies the whole bundle before it writes anything. What the folder has, stays.
   Imported import_bundle(const std::string& path);
 

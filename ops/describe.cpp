@@ -15,6 +15,7 @@
 #include "ops/plan.h"
 #include "ops/registry.h"
 #include "ops/tuning.h"
+#include "runtime/served_builds.h"
 
 namespace liger {
 
@@ -146,11 +147,20 @@ std::string describe_environment() {
   json devices = json::array();
   for (const Backend backend : {Backend::cuda, Backend::hip, Backend::cpu}) {
     const CompilerState state = compiler_for(backend).state();
+    json served = json::array();  // without a compiler of this machine: those of others
+    if (!state.found && backend == Backend::cpu) {
+      for (const ServedBuild& build : served_builds(parse_target("cpu"))) {
+        served.push_back({{"compiler", build.compiler},
+                          {"arch", build.target.arch},
+                          {"entries", build.entries}});
+      }
+    }
     compilers.push_back({{"backend", name_of(backend)},
                          {"found", state.found},
                          {"path", state.path},
                          {"version", state.version},
-                         {"problem", state.problem}});
+                         {"problem", state.problem},
+                         {"served", served}});
     const std::string problem = device_problem(backend);
     if (!problem.empty()) {
       devices.push_back({{"backend", name_of(backend)},

@@ -30,9 +30,9 @@ struct Recorder {
   bool tunes = true;
 };
 
-bool tunes(const Call& call) {
-  return environment().autotune != AutotuneMode::off &&
-         environment().cache_mode != CacheMode::offline && worth_measuring(call);
+bool tunes(const Call& call, const Target& target) {
+  return environment().autotune != AutotuneMode::off && worth_measuring(call) &&
+         may_compile(target);
 }
 
 thread_local std::optional<Recorder> open_recorder;
@@ -65,7 +65,7 @@ void tune_what_is_prepared(bool tunes) {
 
 void prepare(const Call& call, bool spare) {
   Recorder& recorder = *open_recorder;
-  const bool tuned = recorder.tunes && !spare && tunes(call);
+  const bool tuned = recorder.tunes && !spare && tunes(call, recorder.target);
   bool is_new = false;
   for (PlannedUnit& planned : units_of(call, tuned)) {
     if (!recorder.units.insert(hash128(planned.unit.expanded)).second) continue;

@@ -362,7 +362,7 @@ Choice choice_for(const KernelOf& kernel, const Call& call, Device& device, Stre
   const Knobs& first = list.front();
   const Target& target = device.properties().target;
   const Key key = tune_key(kernel.name, family_of(kernel, call), bucket, device.properties(),
-                           compiler_for(target.backend).identity());
+                           compiler_identity(target));
   if (const auto pick = known_pick(key, candidates)) return {*pick};
 
   TuneRecord record = record_in(read_entry(Shelf::tune, key));
@@ -377,7 +377,7 @@ Choice choice_for(const KernelOf& kernel, const Call& call, Device& device, Stre
     return {remember(key, kernel.name, pick, candidates)};
   }
   // A search would want every candidate, and there is nothing to compile them with.
-  if (environment().cache_mode == CacheMode::offline) return {first};
+  if (!may_compile(target)) return {first};
   if (!may_measure) return {first, true};
   if (prefetches_pending() && !call.on_host()) {
     prefetch_all(kernel, call, candidates, target, Urgency::later);

@@ -15,6 +15,7 @@
 #include "runtime/group.h"
 #include "runtime/node_lock.h"
 #include "runtime/patience.h"
+#include "runtime/served_builds.h"
 #include "runtime/single_flight.h"
 #include "runtime/source_hash.h"
 
@@ -67,6 +68,23 @@ Binary binary_of(Entry entry) {
   read_number(entry.meta, "shared_bytes", binary.resources.shared_bytes);
   read_number(entry.meta, "compile_ms", binary.compile_ms);
   return binary;
+}
+
+const std::vector<ServedBuild>& builds_instead_of_a_compiler(const Target& target) {
+  static const std::vector<ServedBuild> none;
+  return compiler_for(target.backend).state().found ? none : served_builds(target);
+}
+
+Key key_of(const Unit& unit, const Target& target, std::string_view compiler) {
+  Key key;
+  key.add("schema", artifact_schema);
+  key.add("backend", name_of(target.backend));
+  key.add("compiler", compiler);
+  key.add("arch", target.arch);
+  key.add("source", fingerprint(unit.expanded));
+  key.add("options", compiler_for(target.backend).options(target));
+  key.add("numerics", numerics);
+  return key;
 }
 
 std::string short_name(const Key& key) { return key.hash().hex().substr(0, 12); }
@@ -189,17 +207,23 @@ const Kernel* kernel_of_source(const Hash128& source, Device& device, bool may_l
 
 }  // namespace
 
+std::string compiler_identity(const Target& target) {
+  const std::vector<ServedBuild>& served = builds_instead_of_a_compiler(target);
+  return served.empty() ? compiler_for(target.backend).identity() : served.front().compiler;
+}
+
+bool may_compile(const Target& target) {
+  return environment().cache_mode != CacheMode::offline &&
+         compiler_for(target.backend).state().found;
+}
+
 Key artifact_key(const Unit& unit, const Target& target) {
-  Compiler& compiler = compiler_for(target.backend);
-  Key key;
-  key.add("schema", artifact_schema);
-  key.add("backend", name_of(target.backend));
-  key.add("compiler", compiler.identity());
-  key.add("arch", target.arch);
-  key.add("source", fingerprint(unit.expanded));
-  key.add("options", compiler.options(target));
-  key.add("numerics", numerics);
-  return key;
+  const std::vector<ServedBuild>& served = builds_instead_of_a_compiler(target);
+  for (const ServedBuild& build : served) {
+    Key key = key_of(unit, build.target, build.compiler);
+    if (served.size() == 1 || Store::user().find(Shelf::artifact, key.hash())) return key;
+  }
+  return key_of(unit, target, compiler_identity(target));
 }
 
 std::shared_ptr<const Binary> artifact(const Unit& unit, const Target& target) {

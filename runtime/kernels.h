@@ -14,8 +14,17 @@
 
 namespace liger {
 
+// The compiler that keys of that target name: the one of this machine or, where there is none, the
+// build whose kernels the cache has most of (runtime/served_builds.h). Raises Error(compile) when
+// there is neither.
+std::string compiler_identity(const Target& target);
+
+// False where LIGER_JIT_CACHE_MODE=offline forbids it or no compiler is found: then nobody searches
+// for the fastest candidate.
+bool may_compile(const Target& target);
+
 // The artifact key of docs/architecture.md. No path, user, host, time, driver or torch version is
-// in it.
+// in it. Without a compiler it is that of the best build which the cache has the kernel of.
 Key artifact_key(const Unit& unit, const Target& target);
 
 // From the process, the disk or the compiler; published on disk after a compile. Thread safe.

@@ -11,6 +11,7 @@
 namespace liger {
 namespace {
 
+// Of those of x86 each runs the code of those before it, and of those after it none.
 constexpr std::array<std::string_view, 5> cpu_levels = {"x86-64", "x86-64-v2", "x86-64-v3",
                                                         "x86-64-v4", "armv8-a"};
 
@@ -83,6 +84,15 @@ Target parse_target(std::string_view text) {
                           "for example gfx90a or gfx90a:sramecc+:xnack-; cpu for this machine; or "
                           "one of {}",
                           text, fmt::join(cpu_levels, ", ")));
+}
+
+std::vector<std::string> levels_run_by(const Target& target) {
+  if (target.backend != Backend::cpu) return {};
+  std::vector<std::string> levels = {target.arch};
+  auto level = std::ranges::find(cpu_levels, target.arch);
+  if (!target.arch.starts_with("x86-64")) return levels;
+  while (level != cpu_levels.begin()) levels.emplace_back(*--level);
+  return levels;
 }
 
 int compute_capability(const Target& target) {

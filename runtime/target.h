@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace liger {
 
@@ -20,6 +21,9 @@ struct Target {
 Target parse_target(std::string_view text);
 
 std::string_view name_of(Backend backend);
+
+// Levels of CPUs whose code a CPU of this one runs, its own first; none for a GPU.
+std::vector<std::string> levels_run_by(const Target& target);
 
 // 90 for sm_90a; 0 for what is not CUDA.
 int compute_capability(const Target& target);

@@ -23,6 +23,15 @@ TEST(TargetTest, capability_is_the_number_of_an_architecture_of_cuda) {
   EXPECT_EQ(compute_capability(parse_target("cpu")), 0);
 }
 
+// Code of a higher level would end the process.
+TEST(TargetTest, a_cpu_runs_the_code_of_its_level_and_of_lower_ones) {
+  using Levels = std::vector<std::string>;
+  EXPECT_EQ(levels_run_by(parse_target("x86-64-v3")), (Levels{"x86-64-v3", "x86-64-v2", "x86-64"}));
+  EXPECT_EQ(levels_run_by(parse_target("x86-64")), (Levels{"x86-64"}));
+  EXPECT_EQ(levels_run_by(parse_target("armv8-a")), (Levels{"armv8-a"}));
+  EXPECT_EQ(levels_run_by(parse_target("sm_90a")), Levels{});
+}
+
 TEST(TargetTest, cpu_is_a_named_level_of_this_machine) {
   const Target target = parse_target("cpu");
   EXPECT_EQ(target.backend, Backend::cpu);

@@ -72,11 +72,24 @@ def _compilers(about: dict) -> list[Finding]:
             found = f"{compiler['version']}, {compiler['path']}"
             findings.append(Finding(check, "ok", found))
             continue
+        if compiler["served"]:
+            findings.append(_served(check, compiler))
+            continue
         state = "broken" if compiler["backend"] in needed else "warning"
         if compiler["backend"] == "hip" and state == "warning":
             state = "ok"  # most machines have no AMD GPU
         findings.append(Finding(check, state, "not found", compiler["problem"]))
     return findings
+
+
+def _served(check: str, compiler: dict) -> Finding:
+    """Kernels that other machines have made, of whichever build, serve one that has no compiler."""
+    builds = [
+        f"{one['entries']} for {one['arch']} by {one['compiler']}" for one in compiler["served"]
+    ]
+    found = f"not found; kernels in the cache serve instead: {', '.join(builds)}"
+    advice = f"what is not among them cannot be made: {compiler['problem']}"
+    return Finding(check, "warning", found, advice)
 
 
 def _devices(about: dict) -> list[Finding]:
