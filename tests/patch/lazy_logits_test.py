@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from liger_jit.patch.lazy_logits import LazyLogits, Source
+from liger_jit.patch.lazy_logits import LazyLogits
+from liger_jit.patch.lazy_source import Source
 from liger_jit.patch.loss_call import LossCall
 from tiny_models import counted, error
 from torch.nn import functional as F

@@ -4,6 +4,7 @@ The family's PreTrainedModel class gets a post_init and a from_pretrained of its
 patched when its weights are there: at the end of from_pretrained, or else at its first forward.
 """
 
+import inspect
 import weakref
 
 import torch
@@ -53,21 +54,26 @@ class FamilyHandle:
         self._waiting[model] = model.register_forward_pre_hook(
             FirstForward(self), prepend=True, with_kwargs=True
         )
+        model.__dict__.setdefault("forward", ForwardOfNow(model))
 
     def stop_waiting(self, model: nn.Module) -> bool:
         """Takes the first-forward hooks out of the model and its parts; whether it had one."""
-        hooks = [self._waiting.pop(module, None) for module in model.modules()]
-        for hook in hooks:
-            if hook is not None:
-                hook.remove()
-        return hooks[0] is not None
+        waiting = [module for module in model.modules() if module in self._waiting]
+        for module in waiting:
+            self._waiting.pop(module).remove()
+            if type(module.__dict__.get("forward")) is ForwardOfNow:
+                del module.__dict__["forward"]
+        return model in waiting
 
     def patch_now(self, model: nn.Module) -> Handle | None:
         """The model's handle, which it also keeps as `liger_handle`; None if it was not waiting."""
+        forward = model.__dict__.get("forward")
         if not self.stop_waiting(model):
             return None
         model.liger_handle = patch(model, **self.flags)
         self._handles.add(model.liger_handle)
+        if type(forward) is ForwardOfNow:
+            forward.now = model.__dict__.get("forward")
         return model.liger_handle
 
     def revert(self) -> None:
@@ -91,14 +97,33 @@ class FirstForward:
     def __init__(self, family: FamilyHandle | None):
         self.family = family
 
-    def __call__(self, model: nn.Module, args, kwargs):
+    def __call__(self, model: nn.Module, args, kwargs) -> None:
         # Probes run the model's code, which a trace must not record: a compiled first step waits.
-        if self.family is None or torch.compiler.is_compiling():
-            return None
-        handle = self.family.patch_now(model)
-        # Hooks added during a call start with the next one; this call needs ours already.
-        return handle.begin(args, kwargs) if handle is not None else None
+        if self.family is not None and not torch.compiler.is_compiling():
+            self.family.patch_now(model)
 
     def __reduce__(self):
         # A copy of a waiting model, or one that is saved, waits no longer.
         return FirstForward, (None,)
+
+
+class ForwardOfNow:
+    """The forward of a model that waits: its class's own, or the one that a patch gives it.
+
+    `nn.Module.__call__` looks its forward up before it calls hooks, one of which patches.
+    """
+
+    __name__ = "forward"
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.now = None
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(type(self.model).forward.__get__(self.model))
+
+    def __call__(self, *args, **kwargs):
+        if self.now is not None:
+            return self.now(*args, **kwargs)
+        return type(self.model).forward(self.model, *args, **kwargs)

@@ -3,7 +3,7 @@
 import copy
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -73,44 +73,24 @@ class InstanceValue:
     value: object
     before: object = _Absent
 
+    covered: bool = False  # something was over ours when it should have come out
+
     def apply(self) -> None:
-        self.before = self.owner.__dict__.get(self.name, _Absent)
+        now = self.owner.__dict__.get(self.name, _Absent)
+        if now is self.value or (self.covered and now is not self.before):
+            return  # what is over ours goes on calling it
+        self.before, self.covered = now, False
         self.owner.__dict__[self.name] = self.value
 
     def undo(self) -> None:
         # If something was put over ours since, taking ours out would take that out as well.
         if self.owner.__dict__.get(self.name, _Absent) is not self.value:
+            self.covered = True
             return
         if self.before is _Absent:
             del self.owner.__dict__[self.name]
         else:
             self.owner.__dict__[self.name] = self.before
-
-
-@dataclass
-class ModelHooks:
-    """A pre-hook that sees the keywords, and a hook that runs even when the forward raised.
-
-    Both go before hooks that are there already: what those see is what an unpatched model gives.
-    """
-
-    model: nn.Module
-    before_forward: Callable
-    after_forward: Callable
-    registered: list = field(default_factory=list)
-
-    def apply(self) -> None:
-        self.registered = [
-            self.model.register_forward_pre_hook(
-                self.before_forward, prepend=True, with_kwargs=True
-            ),
-            self.model.register_forward_hook(self.after_forward, prepend=True, always_call=True),
-        ]
-
-    def undo(self) -> None:
-        for hook in self.registered:
-            hook.remove()
-        self.registered = []
 
 
 class Handle:
@@ -163,13 +143,6 @@ class Handle:
         for change in reversed(self._changes):
             change.undo()
         self._applied = False
-
-    def begin(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """What the patched model's pre-hook makes of a call, for a call that has begun already."""
-        for change in self._changes:
-            if isinstance(change, ModelHooks):
-                return change.before_forward(self.model, args, kwargs)
-        return args, kwargs
 
     def verify(self, tolerance: float | None = None):
         """Loss and gradients of the patched model against the unpatched one, on a tiny batch.

@@ -4,174 +4,225 @@ A `LazyLogits` stands for head(hidden) in the code between a model's head and it
 reshapes, slices of leading dimensions, scales and a tanh softcap are written down; a cross entropy
 becomes one fused call on the hidden states; any other operation gets the real logits, computed as
 the model would have, so unknown code costs memory and never correctness.
+
+Lazy tensors alias as real ones would. Those of one `Block` are views of one tensor; when an
+operation needs one of them, that tensor is computed, and all of them that live become plain
+tensors: views of it, in the very objects that the model's code holds. So a write through one is
+seen through the others, and nothing lazy is left that could be stale.
 """
 
+import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
-from .loss_call import LossCall, loss_of_logits, loss_of_states
+from .lazy_source import STEPS, Source
+from .loss_call import loss_of_logits, loss_of_states
 
-# Steps that are written down: ("mul" | "div", number), ("tanh", None), ("cast", dtype).
-Step = tuple[str, object]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where logits come from: states [..., H] and a head [V, H], or computed logits [..., V]."""
-
-    states: Tensor
-    weight: Tensor | None
-    bias: Tensor | None
-    dtype: torch.dtype
-    steps: tuple[Step, ...]
-    call: LossCall
-    with_grad: bool = field(default_factory=torch.is_grad_enabled)
-
-    @property
-    def vocabulary(self) -> int:
-        return self.states.shape[-1] if self.weight is None else self.weight.shape[0]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (*self.states.shape[:-1], self.vocabulary)
-
-    @property
-    def result_dtype(self) -> torch.dtype:
-        casts = [value for name, value in self.steps if name == "cast"]
-        return casts[-1] if casts else self.dtype
-
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        return (self.states, self.weight, self.bias)
-
-    def compute(self) -> Tensor:
-        """The logits, by the same operations in the same order as the model would have used."""
-        logits = self.states
-        if self.weight is not None:
-            bias = None if self.bias is None else self.bias.to(self.dtype)
-            with torch.autocast(logits.device.type, enabled=False):
-                logits = F.linear(logits.to(self.dtype), self.weight.to(self.dtype), bias)
-        for name, value in self.steps:
-            logits = STEPS[name](logits, value)
-        return logits
-
-    def scale_and_softcap(self) -> tuple[float, float | None] | None:
-        """(a, c) with logits = c * tanh(a * head / c), or a * head; None for any other steps."""
-        scale, outer, capped = 1.0, 1.0, False
-        for name, value in self.steps:
-            if name == "tanh":
-                if capped:
-                    return None
-                capped = True
-            elif name != "cast":
-                factor = value if name == "mul" else 1.0 / value
-                scale, outer = (scale, outer * factor) if capped else (scale * factor, outer)
-        if not capped:
-            return scale, None
-        return (scale * outer, outer) if outer > 0 else None
+# A view that was taken: (function, its arguments after the tensor, whether gradients were on).
+View = tuple[Callable, tuple, bool]
 
 
-STEPS: dict[str, Callable] = {
-    "mul": lambda logits, value: logits * value,
-    "div": lambda logits, value: logits / value,
-    "tanh": lambda logits, value: torch.tanh(logits),
-    "cast": lambda logits, value: logits.to(value),
-}
+class Block:
+    """What lazy tensors that alias stand for: one tensor that is not computed yet.
+
+    Its lazy tensors own it; it knows them by weak references, which go before they become plain, as
+    torch changes no tensor that has some.
+    """
+
+    def __init__(self, source: Source):
+        self.source = source
+        self.tensor: Tensor | None = None
+        self.lazies: list[weakref.ref] = []
+        source.call.blocks.append(weakref.ref(self))
+
+    def compute(self) -> None:
+        """Computes the tensor if it is not yet, and makes its lazy tensors plain ones."""
+        with torch._C.DisableTorchFunctionSubclass():
+            if self.tensor is None:
+                with torch.set_grad_enabled(self.source.with_grad):
+                    self.tensor = self.source.compute()
+            living = [lazy for reference in self.lazies if (lazy := reference()) is not None]
+            self.lazies.clear()
+            for lazy in living:
+                lazy.become_plain()
 
 
 class _Defer(torch.autograd.Function):
     """Ties a `LazyLogits` to the graph, for code that hands it to autograd without an operation."""
 
     @staticmethod
-    def forward(ctx, source: Source, *tensors):
+    def forward(ctx, make, source: Source, *tensors):
         ctx.source = source
-        return LazyLogits.wrapping(source)
+        return make()
 
     @staticmethod
     def backward(ctx, gradient):
         with torch.enable_grad():
             leaves = [
                 t.detach().requires_grad_(needed) if t is not None else None
-                for t, needed in zip(ctx.source.tensors(), ctx.needs_input_grad[1:], strict=True)
+                for t, needed in zip(ctx.source.tensors(), ctx.needs_input_grad[2:], strict=True)
             ]
-            states, weight, bias = leaves
-            logits = replace(ctx.source, states=states, weight=weight, bias=bias).compute()
+            logits = ctx.source.of(*leaves).compute()
             wanted = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
             found = iter(torch.autograd.grad(logits, wanted, gradient))
-        return None, *(
-            next(found) if leaf is not None and leaf.requires_grad else None for leaf in leaves
+        return (
+            None,
+            None,
+            *(next(found) if leaf is not None and leaf.requires_grad else None for leaf in leaves),
         )
+
+
+class _Follow(torch.autograd.Function):
+    """Values with the history of another tensor, which stood for them."""
+
+    @staticmethod
+    def forward(ctx, history, values):
+        return values.detach()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
 
 
 class LazyLogits(torch.Tensor):
-    """A tensor of the logits' shape, dtype and device without their values."""
+    """A tensor of the logits' shape, strides, dtype and device without their values.
 
+    source: of its own values. form: a meta tensor that is to another's what the real tensors would
+    be, a view or a copy. views: from the block's tensor to its own.
+    """
+
+    block: Block
     source: Source
-    computed: Tensor | None
+    form: Tensor
+    views: tuple[View, ...]
+    node: object  # of autograd, as it was made
+    computed: Tensor | None  # only where it could not become plain
 
     @staticmethod
-    def of(source: Source) -> "LazyLogits":
-        return _Defer.apply(source, *source.tensors())
+    def of(source: Source, form: Tensor | None = None) -> "LazyLogits":
+        """Logits that alias no others."""
+        if form is None:
+            form = torch.empty(source.shape, dtype=source.result_dtype, device="meta")
+        return LazyLogits._made(source, form, Block(source), ())
 
-    @classmethod
-    def wrapping(cls, source: Source) -> "LazyLogits":
-        lazy = torch.Tensor._make_wrapper_subclass(
-            cls, source.shape, dtype=source.result_dtype, device=source.states.device
-        )
-        lazy.source, lazy.computed = source, None
+    def viewed(self, source: Source, form: Tensor, function: Callable, *arguments) -> "LazyLogits":
+        """A view of these logits: function(these, *arguments)."""
+        step = (function, arguments, torch.is_grad_enabled())
+        return LazyLogits._made(source, form, self.block, (*self.views, step))
+
+    @staticmethod
+    def _made(source: Source, form: Tensor, block: Block, views: tuple[View, ...]) -> "LazyLogits":
+        def make() -> LazyLogits:
+            lazy = torch.Tensor._make_wrapper_subclass(
+                LazyLogits,
+                form.shape,
+                strides=form.stride(),
+                storage_offset=form.storage_offset(),
+                dtype=form.dtype,
+                device=source.states.device,
+            )
+            lazy.block, lazy.source, lazy.form, lazy.views = block, source, form, views
+            lazy.computed = None
+            return lazy
+
+        with torch._C.DisableTorchFunctionSubclass():
+            lazy = _Defer.apply(make, source, *source.tensors())
+            lazy.node = lazy.grad_fn
+        block.lazies.append(weakref.ref(lazy))
         return lazy
 
+    def become_plain(self) -> None:
+        """Turns this very object into the real tensor. The block has its tensor."""
+        block, real = self.block, self.block.tensor
+        for function, arguments, with_grad in self.views:
+            with torch.set_grad_enabled(with_grad):
+                real = function(real, *arguments)
+        if self.grad_fn is not self.node:  # as of what a checkpoint hands on
+            with torch.enable_grad():
+                real = _Follow.apply(self, real)
+        whole = real is block.tensor
+        if not self._swap(real):
+            self.computed = real
+        elif whole:
+            block.tensor = self  # what was the tensor is now the lazy one
+
+    def _swap(self, real: Tensor) -> bool:
+        """Makes this object the real tensor and that one lazy; not while C++ holds it, as the node
+        of a function that runs does, or if somebody has a weak reference to it."""
+        try:
+            torch.utils.swap_tensors(self, real)
+        except RuntimeError:
+            return False
+        return True
+
     def real(self) -> Tensor:
-        """The logits. Kept, so that what is written into them in place is seen later on."""
+        """The logits: this object itself, or what stands beside it."""
+        if self.computed is None:
+            self.block.compute()
+            return self.computed if isinstance(self, LazyLogits) else self
+        # It may be held no longer, but others have seen what stands beside it: a view of that.
+        computed = self.computed
         with torch._C.DisableTorchFunctionSubclass():
-            if self.computed is None:
-                with torch.set_grad_enabled(self.source.with_grad):
-                    self.computed = self.source.compute()
-            return self.computed
+            with torch.set_grad_enabled(self.source.with_grad):
+                view = computed.view_as(computed)
+            return self if self._swap(view) else computed
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func in _METADATA:
-            with torch._C.DisableTorchFunctionSubclass():
+        with torch._C.DisableTorchFunctionSubclass():
+            if func in _METADATA and args and args[0].computed is None:
                 return func(*args, **kwargs)
-        fold = _FOLDS.get(func)
-        if fold is not None:
-            with torch._C.DisableTorchFunctionSubclass():
+            fold = _FOLDS.get(func)
+            if fold is not None and (args or fold is _cross_entropy):
                 result = fold(*args, **kwargs)
-            if result is not NotImplemented:
-                return result
-        args, kwargs = _computed((args, kwargs))
+                if result is not NotImplemented:
+                    return result
+        args, kwargs = tree_map_only(LazyLogits, LazyLogits.real, (args, kwargs))
         return func(*args, **kwargs)
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        args, kwargs = _computed((args, kwargs or {}))
+        """Operations of C++ code, below autograd, which has recorded them with this tensor."""
+        if func._schema.is_mutable:
+            raise NotImplementedError(f"{func} would write into logits that are not computed yet")
+        args, kwargs = tree_map_only(LazyLogits, LazyLogits._values, (args, kwargs or {}))
         return func(*args, **kwargs)
 
-
-def _computed(arguments):
-    return tree_map_only(LazyLogits, LazyLogits.real, arguments)
+    def _values(self) -> Tensor:
+        """The logits without a history, and without becoming plain: C++ code holds this tensor."""
+        if self.computed is not None:
+            return self.computed.detach()
+        if self.block.tensor is None:
+            return self.source.compute()
+        real = self.block.tensor.detach()
+        for function, arguments, _ in self.views:
+            real = function(real, *arguments)
+        return real
 
 
 def _open(logits) -> Source | None:
     """The source of logits that can still be folded."""
-    if not isinstance(logits, LazyLogits) or logits.computed is not None:
+    if not isinstance(logits, LazyLogits) or logits.block.tensor is not None:
         return None
     # What is done to logits under no_grad has no gradient, nor must its fused form have one.
-    return logits.source if logits.source.with_grad == torch.is_grad_enabled() else None
+    if logits.source.with_grad != torch.is_grad_enabled() or logits.grad_fn is not logits.node:
+        return None
+    return logits.source
 
 
 def _then(name: str, value=None) -> Callable:
-    def fold(logits):
+    """A step that makes a copy."""
+
+    def fold(logits, *rest, **options):
         source = _open(logits)
-        if source is None:
+        if source is None or rest or options:
             return NotImplemented
-        return LazyLogits.of(replace(source, steps=(*source.steps, (name, value))))
+        return LazyLogits.of(source.then(name, value), STEPS[name](logits.form, value))
 
     return fold
 
@@ -180,6 +231,10 @@ def _cast(logits, dtype: torch.dtype):
     if _open(logits) is None or not dtype.is_floating_point:
         return NotImplemented
     return logits if dtype == logits.dtype else _then("cast", dtype)(logits)
+
+
+def _float(logits, **options):
+    return NotImplemented if options else _cast(logits, torch.float32)
 
 
 def _to(logits, target=None, *rest, dtype=None, device=None, **options):
@@ -196,56 +251,75 @@ def _to(logits, target=None, *rest, dtype=None, device=None, **options):
     return _cast(logits, dtype or logits.dtype)
 
 
-def _reshape(logits, *shape):
-    """A new shape of the leading dimensions; the vocabulary stays the last."""
+def _contiguous(logits, **options):
     source = _open(logits)
-    shape = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
-    if source is None or not isinstance(shape, (tuple, list, torch.Size)) or not shape:
+    if source is None or options:
         return NotImplemented
-    *leading, last = shape
-    if last == -1:
-        count = 1
-        for size in leading:
-            count *= size
-        if count != source.states.shape[:-1].numel():
+    if logits.form.is_contiguous():
+        return logits
+    return LazyLogits.of(source.copied(source.states), logits.form.contiguous())
+
+
+def _shaped(function: Callable) -> Callable:
+    """`view` or `reshape` to a new shape of the leading dimensions; the vocabulary stays last."""
+
+    def fold(logits, *shape, **options):
+        source = _open(logits)
+        sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+        if source is None or options or not sizes or not all(type(size) is int for size in sizes):
             return NotImplemented
-    elif last != source.vocabulary:
-        return NotImplemented
-    states = source.states.reshape(*leading, source.states.shape[-1])
-    return LazyLogits.of(replace(source, states=states))
+        form = function(logits.form, *shape)
+        if form.dim() == 0 or form.shape[-1] != source.vocabulary:
+            return NotImplemented
+        states = source.states.reshape(*form.shape[:-1], source.states.shape[-1])
+        if _is_alias(form, logits.form):
+            return logits.viewed(source.of(states), form, function, *shape)
+        return LazyLogits.of(source.copied(states), form)
+
+    return fold
 
 
 def _take(logits, index):
-    """Indexing that leaves the vocabulary whole."""
+    """Indexing that leaves the vocabulary whole: by numbers and slices a view, by a tensor a copy
+    of rows."""
     source = _open(logits)
-    index = index if isinstance(index, tuple) else (index,)
-    if source is None or not all(_is_plain(part) for part in index):
+    parts = index if isinstance(index, tuple) else (index,)
+    if source is None or not parts:
         return NotImplemented
-    used = [i.dim() if isinstance(i, Tensor) and i.dtype == torch.bool else 1 for i in index]
-    dots = [position for position, part in enumerate(index) if part is Ellipsis]
-    if len(dots) > 1:
+    if isinstance(parts[0], Tensor):
+        return _take_rows(logits, source, parts)
+    if not all(part is Ellipsis or type(part) in (int, slice) for part in parts):
+        return NotImplemented
+    dots = [position for position, part in enumerate(parts) if part is Ellipsis]
+    if len(dots) > 1 or len(parts) - len(dots) > logits.dim():
         return NotImplemented
     if dots:
-        missing = logits.dim() - (sum(used) - 1)
-        index = (*index[: dots[0]], *[slice(None)] * missing, *index[dots[0] + 1 :])
-        consumed = logits.dim()
-    else:
-        consumed = sum(used)
-    if consumed == logits.dim():
-        if not (isinstance(index[-1], slice) and index[-1] == slice(None)):
+        missing = logits.dim() - (len(parts) - 1)
+        parts = (*parts[: dots[0]], *[slice(None)] * missing, *parts[dots[0] + 1 :])
+    if len(parts) == logits.dim():
+        if parts[-1] != slice(None):
             return NotImplemented
-        index = index[:-1]
-    return LazyLogits.of(replace(source, states=source.states[index]))
+        parts = parts[:-1]
+    form = logits.form[index]
+    return logits.viewed(source.of(source.states[parts]), form, torch.Tensor.__getitem__, index)
 
 
-def _is_plain(part) -> bool:
-    if isinstance(part, Tensor):
-        return part.dtype in (torch.bool, torch.int64) and not isinstance(part, LazyLogits)
-    return part is Ellipsis or (isinstance(part, (int, slice)) and not isinstance(part, bool))
+def _take_rows(logits, source: Source, parts: tuple):
+    rows, *rest = parts
+    kinds = (torch.bool, torch.int64)
+    if isinstance(rows, LazyLogits) or rows.dtype not in kinds or not 0 < rows.dim() < logits.dim():
+        return NotImplemented
+    if len(rest) >= logits.dim() or any(part != slice(None) for part in rest):
+        return NotImplemented
+    return LazyLogits.of(source.copied(source.states[rows]))
+
+
+def _is_alias(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage()._cdata == other.untyped_storage()._cdata
 
 
 def _scaled(name: str) -> Callable:
-    def fold(logits, factor, *rest, **options):
+    def fold(logits, factor=None, *rest, **options):
         if not isinstance(logits, LazyLogits):
             logits, factor = factor, logits
         plain = isinstance(factor, (int, float)) and not isinstance(factor, bool)
@@ -273,6 +347,7 @@ def _cross_entropy(
     shape = source.scale_and_softcap()
     if not indices or target.shape[0] != input.shape[0] or shape is None:
         return NotImplemented
+    source.check()
     scale, softcap = shape
     loss_of = loss_of_logits if source.weight is None else loss_of_states
     tensors = source.tensors()[:1] if source.weight is None else source.tensors()
@@ -299,9 +374,10 @@ def _named(owner, *names: str) -> list:
     return [getattr(owner, name) for name in names]
 
 
+# What the wrapper knows. Not `grad_fn`: a hook on that node would never run.
 _METADATA = {
     *(getattr(torch.Tensor, name).__get__ for name in (
-        "shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf", "grad_fn",
+        "shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf",
         "is_cuda", "is_cpu", "is_meta", "is_sparse", "is_quantized", "is_nested", "itemsize",
     )),
     *_named(
@@ -313,13 +389,13 @@ _METADATA = {
 
 _FOLDS: dict[Callable, Callable] = {
     F.cross_entropy: _cross_entropy,
-    torch.Tensor.float: lambda logits: _cast(logits, torch.float32),
+    torch.Tensor.float: _float,
     torch.Tensor.to: _to,
     torch.Tensor.type_as: lambda logits, other: _to(logits, other),
-    torch.Tensor.contiguous: lambda logits: NotImplemented if _open(logits) is None else logits,
-    torch.Tensor.view: _reshape,
-    torch.Tensor.reshape: _reshape,
-    torch.reshape: _reshape,
+    torch.Tensor.contiguous: _contiguous,
+    torch.Tensor.view: _shaped(torch.Tensor.view),
+    torch.Tensor.reshape: _shaped(torch.Tensor.reshape),
+    torch.reshape: _shaped(torch.reshape),
     torch.Tensor.__getitem__: _take,
     torch.Tensor.tanh: _then("tanh"),
     torch.tanh: _then("tanh"),

@@ -1,6 +1,9 @@
 """One forward with labels: what was asked of its loss, and the loss itself on logits or states."""
 
-from dataclasses import dataclass
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,16 +24,22 @@ class LossCall:
     """What the caller of the model asked for, and what the loss leaves for the output.
 
     keep_logits: the output must hold real logits.
-    states_as_logits: the head returned its input, so what the model calls logits are states.
     labels: how many of them count, if that is on its way.
+    bound: that number, while a loss runs whose target is known to be made from these labels.
+    blocks: what lazy logits of this call stand for; those of a call are real when it has ended.
+    traced: under torch.compile the head's (logits, states, weight, bias).
+    unused_logits: the loss was made from these states, and nothing needs the logits.
     """
 
     keep_logits: bool
     token_accuracy: bool = False
     predicted_tokens: bool = False
     token_scaling: bool = False
-    states_as_logits: bool = False
     labels: LabelCount | None = None
+    bound: LabelCount | None = None
+    blocks: list[weakref.ref] = field(default_factory=list)
+    traced: tuple[Tensor | None, ...] | None = None
+    unused_logits: bool = False
     found_accuracy: Tensor | None = None
     found_tokens: Tensor | None = None
 
@@ -45,8 +54,25 @@ class LossCall:
             "return_predicted_tokens": self.predicted_tokens,
         }
 
+    @contextmanager
+    def losing(self, labels: object) -> Iterator[None]:
+        """While a loss runs that makes its target from `labels` by moving and ignoring them."""
+        before = self.bound
+        self.bound = self.labels if self.labels is not None and self.labels.is_of(labels) else None
+        try:
+            yield
+        finally:
+            self.bound = before
+
     def counted_tokens(self, target: Tensor, ignore_index: int) -> int | None:
-        return None if self.labels is None else self.labels.bound_for(target, ignore_index)
+        return None if self.bound is None else self.bound.bound_for(target, ignore_index)
+
+    def end(self) -> None:
+        """Computes the lazy logits that somebody still holds. Nobody does but code that keeps
+        tensors it came across, and weights may be others when it looks at them."""
+        for reference in self.blocks:
+            if (block := reference()) is not None:
+                block.compute()
 
     def keep(self, output) -> Tensor:
         """Takes what is not the loss out of a loss function's result."""

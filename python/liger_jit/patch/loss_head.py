@@ -2,169 +2,189 @@
 
 In eager mode the head answers a forward with labels by `LazyLogits`, which end in one fused call
 wherever the model's own code calls cross entropy. Under torch.compile, which cannot trace a lazy
-tensor, the head passes its input on and the model's loss function multiplies; that is only done
-when a probe has shown that nothing happens to the logits between the two.
+tensor, the head answers with real logits, and the model's loss function leaves them unused if it
+sees that they are what the head made. So no code between the two, whoever wrote it and whenever,
+ever gets anything but logits.
 """
 
 import functools
 import inspect
-from collections.abc import Callable
 from dataclasses import fields, is_dataclass, make_dataclass
 
 import torch
 from torch import Tensor, nn
 
-from .handle import InstanceValue, ModelHooks
+from .causal_loss import is_causal_loss, labels_of_causal_loss
+from .entered import Entered, call_of, here
+from .guard import is_hooked
+from .handle import InstanceValue
 from .installed import replaced_by
 from .label_count import LabelCount
-from .lazy_logits import LazyLogits, Source
+from .lazy_logits import LazyLogits
+from .lazy_source import Source
 from .loss_call import OPTIONS, LossCall, next_token_loss
 from .probe import compute_dtype
 from .rule import SHARDED_AWAY, MetaCall, Refusal, is_sharded
-from .tail import is_causal_loss, is_plain_tail
+
+# Of the tensors that a head may have; a set, as one lookup is all that a call pays.
+PLAIN = frozenset({nn.Parameter, Tensor})
+PLAIN_OR_NONE = PLAIN | {type(None)}
 
 
 class LossHead:
-    """What a patched model and its head share: the head's forward, the model's hooks, its loss.
+    """What a patched model and its head share: the head's forward and the model's, its loss.
 
-    All of them are bound methods of this object, so that a deep copy of the model gets its own.
+    All of them are methods of this object or hold it, so that a deep copy of the model gets its
+    own. What one forward of the model asked for is not here: see `entered`.
     """
 
     def __init__(self, model: nn.Module, head: nn.Linear, fused: bool):
         self.model, self.head, self.fused = model, head, fused
-        self.head_class = type(head)
-        self.call: LossCall | None = None
-        self.entered = False
+        self.applied = False  # the switch: off, a forward of ours is the one it stands for
+        self.head_class, self.head_forward = type(head), type(head).forward
         self.original_loss = getattr(model, "loss_function", None)
         self.causal = is_causal_loss(self.original_loss)
-        # A forward that a trainer put on the model may do anything between head and loss.
-        self.plain_tail = self.causal and replaced_by(model) is None and is_plain_tail(model)
         self.labels_position = labels_position(model)
         self.links = links_between(model, head)
 
-    def begin(self, model, args, kwargs):
-        """Model pre-hook: takes our options out of the keywords, and looks for labels.
+    def begin(self, args: tuple, kwargs: dict) -> tuple[LossCall | None, tuple, dict]:
+        """Takes our options out of the keywords of a forward, and looks for labels.
 
         Raises ValueError if skip_logits is asked for and there are no labels.
         """
-        self.entered = True
         kwargs = dict(kwargs)
         skip, accuracy, tokens, scaling = (kwargs.pop(name, None) for name in OPTIONS)
         labels = kwargs.get("labels")
         if len(args) > self.labels_position:
             labels = args[self.labels_position]
         if labels is None:
-            self.call = None
             if skip:
                 raise ValueError("skip_logits=True needs labels: without logits or a loss, nothing")
-            return args, kwargs
+            return None, args, kwargs
         # skip_logits left out means: logits are what a training step does not need.
-        keep = not skip if skip is not None else not model.training
+        keep = not skip if skip is not None else not self.model.training
         call = LossCall(keep, bool(accuracy), bool(tokens), bool(scaling))
-        self.call = None if self.fused and keep and not call.wants_more else call
-        if self.call is not None and self.fused:
-            call.labels = LabelCount.begin(labels)
-        return args, kwargs
+        if self.fused and keep and not call.wants_more:
+            return None, args, kwargs
+        if self.fused:
+            shifted = kwargs.get("shift_labels")
+            call.labels = LabelCount.begin(labels if shifted is None else shifted)
+        return call, args, kwargs
 
     def forward(self, *inputs, **named) -> Tensor:
-        """The head's forward: real logits, lazy logits, or its input for a compiled loss."""
-        call, head = self.call or self.call_past_hooks(), self.head
-        if call is None:
-            return self.head_class.forward(head, *inputs, **named)
+        """The head's forward: lazy logits where there is a loss to fuse, else its own."""
+        call = call_of(self)
+        if call is not None and torch.compiler.is_compiling():
+            return self.traced_forward(call, *inputs, **named)
+        if call is None or not self.stands():
+            return type(self.head).forward(self.head, *inputs, **named)
         states = inputs[0] if inputs else next(iter(named.values()))
-        compiling = torch.compiler.is_compiling()
-        fused = self.fused and self.weight_stays()
-        if compiling and fused and self.plain_tail and not call.keep_logits:
-            call.states_as_logits = True
-            return states
-        if not fused or compiling:
-            states = self.head_class.forward(head, *inputs, **named)
-            if compiling:
-                return states
-            return LazyLogits.of(Source(states, None, None, states.dtype, (), call))
-        return LazyLogits.of(
-            Source(states, head.weight, head.bias, product_dtype(states, head.weight), (), call)
+        weight, bias = self.head.weight, self.head.bias
+        if not (type(states) is Tensor and self.stays_whole(weight, bias)):
+            return type(self.head).forward(self.head, *inputs, **named)
+        if not self.fused:
+            logits = type(self.head).forward(self.head, states)
+            return LazyLogits.of(Source(logits, None, None, logits.dtype, (), call))
+        return LazyLogits.of(Source(states, weight, bias, product_dtype(states, weight), (), call))
+
+    def traced_forward(self, call: LossCall, *inputs, **named) -> Tensor:
+        """Under torch.compile, which cannot trace a lazy tensor: real logits, and a note of what
+        they came from. If the loss gets these very logits, it takes the states, and nothing is left
+        that uses the product, so no compiled graph has it."""
+        from .traced_logits import made
+
+        states = inputs[0] if inputs else next(iter(named.values()))
+        logits = type(self.head).forward(self.head, *inputs, **named)
+        weight, bias = self.head.weight, self.head.bias
+        if self.fused and self.stays_whole(weight, bias):
+            made(logits)
+            call.traced = (logits, states, weight, bias)
+        return logits
+
+    def stands(self) -> bool:
+        """Whether calling the head is still calling its class's forward and nothing else: no hook,
+        of its own or of all modules, and no other forward over ours; and whether what comes after
+        it runs as Python, which lazy logits need."""
+        head = self.head
+        return (
+            getattr(head.__dict__.get("forward"), "__self__", None) is self
+            and type(head) is self.head_class
+            and self.head_class.forward is self.head_forward
+            and not is_hooked(head)
+            and not is_compiled(getattr(self.model, "loss_function", None))
+            and not torch._C._are_functorch_transforms_active()
         )
 
-    def call_past_hooks(self) -> LossCall | None:
-        """The call of a training step that did not run the model's hooks.
+    def stays_whole(self, weight: Tensor, bias: Tensor | None) -> bool:
+        """Whether these are the head's matrix and bias, and still are after the head has returned.
 
-        PEFT calls model.forward itself. If its adapters came after the patch, nothing of ours sees
-        labels or output: the logits stay lazy, and whoever reads the output's logits gets them.
+        A tensor of another class may be a shard, or packed. Sharding that gathers weights for one
+        module's forward (FSDP, ZeRO-3) frees them again after it. That module may be the head or
+        one that has it, but for the model: the first FSDP stands in its place, the second in its
+        class.
         """
-        bypassed = not self.entered and self.head.training and torch.is_grad_enabled()
-        if not bypassed or torch.compiler.is_compiling() or not is_adapted(self.model):
-            return None
-        return LossCall(keep_logits=True)
-
-    def weight_stays(self) -> bool:
-        """Whether the head's weight is still whole after the head has returned.
-
-        Sharding that gathers weights for one module's forward (FSDP, ZeRO-3) frees them again after
-        it. That module may be the head or one that has it, but for the model: the first FSDP stands
-        in its place, the second in its class.
-        """
-        weight = self.head.weight
-        whole = type(weight) in (nn.Parameter, Tensor) or hasattr(self.head, "parametrizations")
-        linked = all(
-            parent._modules.get(name) is child and not is_sharded(child)
-            for parent, name, child in self.links
+        return (
+            type(weight) in PLAIN
+            and type(bias) in PLAIN_OR_NONE
+            and weight.dim() == 2
+            and weight.is_floating_point()
+            and not hasattr(weight, "ds_id")
+            and all(
+                parent._modules.get(name) is child
+                and (type(child) is seen or not is_sharded(child))
+                for parent, name, child, seen in self.links
+            )
         )
-        return whole and linked and not hasattr(weight, "ds_id")
 
     def loss(self, *args, **kwargs) -> Tensor:
-        """The model's loss function; only a compiled forward needs more than the original."""
-        call = self.call
-        if call is None or not (call.states_as_logits or self._compiled_logits()):
+        """The model's loss function, in place of the original one of causal models."""
+        call = call_of(self)
+        if call is None:
             return self.original_loss(*args, **kwargs)
-        return self._compiled_loss(call, *args, **kwargs)
+        if torch.compiler.is_compiling():
+            return self.traced_loss(call, *args, **kwargs)
+        with call.losing(labels_of_causal_loss(*args, **kwargs)):
+            return self.original_loss(*args, **kwargs)
 
-    def _compiled_logits(self) -> bool:
-        return torch.compiler.is_compiling() and self.causal and not self.fused
-
-    def _compiled_loss(
+    def traced_loss(
         self,
-        call,
-        logits,
-        labels,
-        vocab_size,
+        call: LossCall,
+        logits: Tensor,
+        labels: Tensor,
+        vocab_size: int,
         num_items_in_batch=None,
-        ignore_index=-100,
-        shift_labels=None,
+        ignore_index: int = -100,
+        shift_labels: Tensor | None = None,
         **kwargs,
     ) -> Tensor:
-        head = self.head if call.states_as_logits else None
-        return next_token_loss(
-            call,
-            logits,
-            labels,
-            None if head is None else head.weight,
-            None if head is None else head.bias,
-            num_items_in_batch,
-            ignore_index,
-            shift_labels,
-        )
+        from .traced_logits import is_untouched
 
-    def end(self, model, args, output):
-        """Model hook: real logits or none in the output, and what the loss found beside it."""
-        call, self.call, self.entered = self.call, None, False
-        if call is None or output is None:
-            return None
-        return finished(output, call)
+        options = {
+            "num_items_in_batch": num_items_in_batch,
+            "ignore_index": ignore_index,
+            "shift_labels": shift_labels,
+        }
+        if not self.fused:
+            return next_token_loss(call, logits, labels, None, None, **options)
+        if call.traced is None or logits is not call.traced[0] or not is_untouched(logits):
+            return self.original_loss(logits, labels, vocab_size, **options, **kwargs)
+        call.unused_logits = True
+        _, states, weight, bias = call.traced
+        return next_token_loss(call, states, labels, weight, bias, **options)
 
     def changes(self) -> list:
-        forward = InstanceValue(self.head, "forward", self.forward)
-        around = (
-            InstanceValue(self.model, "forward", AroundForward(self))
-            if is_adapted(self.model)
-            else ModelHooks(self.model, self.begin, self.end)
-        )
-        if not self.causal:
-            return [forward, around]
-        return [forward, around, InstanceValue(self.model, "_loss_function", self.loss)]
+        own = [
+            self,
+            InstanceValue(self.head, "forward", self.forward),
+            InstanceValue(self.model, "forward", AroundForward(self)),
+        ]
+        return own + ([InstanceValue(self.model, "_loss_function", self.loss)] * self.causal)
 
-    # Seen by `replaced_by` on the head's forward.
-    forward.liger_jit_role = "loss head"
+    def apply(self) -> None:
+        self.applied = True
+
+    def undo(self) -> None:
+        self.applied = False
 
 
 def find(model: nn.Module, fused: bool) -> LossHead | Refusal:
@@ -177,10 +197,16 @@ def find(model: nn.Module, fused: bool) -> LossHead | Refusal:
         return Refusal("the model has no output head")
     if type(head).forward is not nn.Linear.forward:
         return Refusal(f"the head is {type(head).__name__}, not a plain nn.Linear")
-    if head.weight.dim() != 2:
+    if getattr(head.__dict__.get("forward"), "__func__", None) is LossHead.forward:
+        return Refusal("already patched")
+    # A parametrised weight is left alone: reading it may change it.
+    weight = head._parameters.get("weight")
+    if weight is not None and weight.dim() != 2:
         return Refusal(SHARDED_AWAY)
-    if not head.weight.is_floating_point():
-        return Refusal(f"the head's weight is packed ({head.weight.dtype})")
+    if weight is not None and not weight.is_floating_point():
+        return Refusal(f"the head's weight is packed ({weight.dtype})")
+    if getattr(head, "_distribute_module_applied", False):
+        return Refusal("the head is spread over ranks (tensor parallel)")
     if labels_position(model) is None:
         return Refusal("the model's forward takes no labels")
     reason = replaced_by(head)
@@ -191,12 +217,15 @@ def path_of(model: nn.Module, head: nn.Module | None) -> str:
     return next((path for path, module in model.named_modules() if module is head), "")
 
 
-def links_between(model: nn.Module, head: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
-    """(module, name, child) on the way from the model to its head."""
+def links_between(
+    model: nn.Module, head: nn.Module
+) -> list[tuple[nn.Module, str, nn.Module, type | None]]:
+    """(module, name, child, the child's class if it is not sharded) from the model to its head."""
     links, parent = [], model
     for name in filter(None, path_of(model, head).split(".")):
-        links.append((parent, name, parent._modules[name]))
-        parent = links[-1][2]
+        child = parent._modules[name]
+        links.append((parent, name, child, None if is_sharded(child) else type(child)))
+        parent = child
     return links
 
 
@@ -212,25 +241,29 @@ def labels_position(model: nn.Module) -> int | None:
     return None
 
 
+def is_compiled(function) -> bool:
+    """Whether torch.compile made this function or module, or compiles the calls of this module."""
+    kept = getattr(function, "__dict__", {})
+    return (
+        kept.get("_torchdynamo_orig_callable") is not None
+        or kept.get("_compiled_call_impl") is not None
+    )
+
+
 def product_dtype(states: Tensor, weight: Tensor) -> torch.dtype:
     """The dtype that the head's matrix product has here, autocast included."""
     kind = states.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
 
-def is_adapted(model: nn.Module) -> bool:
-    """Whether PEFT put adapters in. Its wrapper calls model.forward, past the model's hooks."""
-    return any(hasattr(module, "base_layer") for module in model.modules())
-
-
 class AroundForward:
-    """In place of an adapted model's forward: the same one, with the loss head's hooks around it.
+    """In place of the model's forward: the same one, entered before and left after.
 
-    An object, so that a deep copy of the model gets one that calls the copy.
+    An object, so that a deep copy of the model gets one that calls the copy; known as ours by its
+    class, which no wrapper copies.
     """
 
     __name__ = "forward"
-    liger_jit_role = "loss head"
 
     def __init__(self, loss_head: LossHead):
         self.loss_head = loss_head
@@ -238,23 +271,34 @@ class AroundForward:
         self.trainers = loss_head.model.__dict__.get("forward")
 
     @property
-    def original(self) -> Callable:
-        model = self.loss_head.model
-        return type(model).forward.__get__(model) if self.trainers is None else self.trainers
-
-    @property
     def __signature__(self) -> inspect.Signature:
-        return inspect.signature(self.original)
+        model = self.loss_head.model
+        bound = type(model).forward.__get__(model)
+        return inspect.signature(bound if self.trainers is None else self.trainers)
 
     def __call__(self, *args, **kwargs):
-        tail = self.loss_head
-        args, kwargs = tail.begin(tail.model, args, kwargs)
+        loss_head = self.loss_head
+        if args and args[0] is loss_head.model:  # accelerate binds what it finds as a method
+            args = args[1:]
+        if not loss_head.applied:
+            return self.original(*args, **kwargs)
+        call, args, kwargs = loss_head.begin(args, kwargs)
+        outer = here.innermost
         try:
+            here.innermost = Entered(loss_head, call, outer)
             output = self.original(*args, **kwargs)
-            settled = tail.end(tail.model, args, output)
+            if call is not None and output is not None:
+                output = finished(output, call)
+                call.end()
+            return output
         finally:
-            tail.call, tail.entered = None, False
-        return output if settled is None else settled
+            here.innermost = outer
+
+    def original(self, *args, **kwargs):
+        if self.trainers is not None:
+            return self.trainers(*args, **kwargs)
+        model = self.loss_head.model
+        return type(model).forward(model, *args, **kwargs)
 
 
 def finished(output, call: LossCall):
@@ -266,9 +310,9 @@ def finished(output, call: LossCall):
     if not isinstance(output, dict):
         return settled(output, call)
     values = {name: settled(value, call) for name, value in output.items()}
-    if call.states_as_logits:
-        values.pop("logits")
     if torch.compiler.is_compiling():
+        if call.unused_logits and not call.keep_logits:
+            values.pop("logits", None)
         output = type(output)(**values)
         for name, value in extra.items():
             setattr(output, name, value)
@@ -299,7 +343,7 @@ def with_token_fields(output_class: type) -> type:
 def meta_call(loss_head: LossHead) -> MetaCall:
     """The loss of a training step of the patched model, on meta tensors."""
     head, fused = loss_head.head, loss_head.fused
-    vocabulary, width = head.weight.shape
+    vocabulary, width = head.out_features, head.in_features
     dtype, biased = compute_dtype(head), head.bias is not None
 
     def run(batch: int, tokens: int) -> None:
