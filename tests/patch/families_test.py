@@ -92,6 +92,29 @@ def test_the_first_step_of_a_family_is_fused_already():
     assert build("Qwen2")(**batch()).logits is None
 
 
+def test_a_forward_that_was_put_over_one_that_waits():
+    expected = loss_and_gradients(build())
+    monkey_patch.apply_liger_kernel_to_llama()
+    model = build()
+    early = model.forward
+    model.forward = lambda *args, **kwargs: early(*args, **kwargs)
+    between = model.forward
+    for _ in range(2):
+        assert_same_step(loss_and_gradients(model), expected)
+    assert model(**batch()).logits is None
+    # What was kept from before the patch may be put over it as well.
+    late = build()
+    early = late.forward
+    assert_same_step(loss_and_gradients(late), expected)
+    late.forward = lambda *args, **kwargs: early(*args, **kwargs)
+    assert_same_step(loss_and_gradients(late), expected)
+    assert late(**batch()).logits is None
+    monkey_patch.revert_liger_kernel_to_llama()
+    assert model.forward is between
+    for one in (model, late):
+        assert one(**batch()).logits is not None
+
+
 def test_a_family_keeps_no_model_alive():
     family = monkey_patch.apply_liger_kernel_to_llama()
     model = build()

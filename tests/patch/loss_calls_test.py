@@ -6,6 +6,7 @@ import threading
 import pytest
 import torch
 from liger_jit.patch import entered, patch
+from liger_jit.patch.lazy_source import Source
 from tiny_models import (
     assert_same_step,
     batch,
@@ -112,6 +113,20 @@ def test_model_forward_is_a_call_like_any_other(monkeypatch):
     gradients = {name: p.grad for name, p in model.named_parameters()}
     assert_same_step((output.loss.detach(), gradients), expected)
     assert calls["fused_linear_cross_entropy"] == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"return_dict": False}, {"return_token_accuracy": True}])
+def test_a_step_computes_no_logits(options, monkeypatch):
+    model = build()
+    patch(model)
+
+    def computed(source):
+        raise AssertionError(f"logits of {tuple(source.states.shape)} were computed")
+
+    monkeypatch.setattr(Source, "compute", computed)
+    output = model(**batch(), **options)
+    output[0].backward()
+    assert model.lm_head.weight.grad.any()
 
 
 def test_a_class_forward_past_the_patch_has_real_logits():

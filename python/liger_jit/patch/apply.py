@@ -54,9 +54,8 @@ def patch(
     Args:
         model: a transformers model, or a PEFT, DistributedDataParallel, FSDP or torch.compile
             wrapper of one. Weights may be on any device, on meta, quantised or adapted. Patch
-            before the first compiled call, before `FullyShardedDataParallel`, which takes the
-            weights that a probe looks at (`fully_shard` does not), and after adapters are added: a
-            head patched before them returns lazy logits, which are computed when they are read.
+            before the first compiled call, and before `FullyShardedDataParallel`, which takes the
+            weights that a probe looks at (`fully_shard` does not).
         rope, rms_norm, layer_norm, swiglu, geglu: which roles to replace. A gated MLP becomes one
             node while its projections are plain linear layers, else the activation alone is ours.
             rms_norm also takes the residual sum before a norm into it, inside a decoder layer; with

@@ -42,4 +42,5 @@ def _compare(context) -> None:
 
 @torch._dynamo.assume_constant_result
 def _answer() -> bool:
-    return _Trace.untouched
+    answer, _Trace.untouched = _Trace.untouched, False
+    return answer
