@@ -6,7 +6,7 @@ import pytest
 import torch
 from liger_jit import functional
 from liger_jit.patch import patch
-from liger_jit.patch.add_norm import rewritten
+from liger_jit.patch.add_norm import rewritten, rewritten_code
 from liger_jit.patch.installed import standing
 from liger_jit.patch.source import innermost
 from tiny_models import FAMILIES, assert_same_step, batch, build, counted, loss_and_gradients
@@ -148,13 +148,13 @@ def test_a_source_that_is_not_that_of_the_code_is_not_used(monkeypatch):
     own = LlamaDecoderLayer.forward
     path = innermost(own).__code__.co_filename
     lines = [line.replace("residual + hidden", "residual - hidden") for line in open(path)]
-    rewritten.cache_clear()
+    rewritten_code.cache_clear()
     size, time, _, name = linecache.cache.get(path) or (0, None, None, path)
     monkeypatch.setattr(linecache, "checkcache", lambda filename=None: None)
     monkeypatch.setitem(linecache.cache, path, (size, time, lines, name))
     assert rewritten(own) is None
     monkeypatch.undo()
-    rewritten.cache_clear()
+    rewritten_code.cache_clear()
     assert rewritten(own)[1] == ("post_attention_layernorm",)
 
 
@@ -164,7 +164,7 @@ def test_the_forward_keeps_its_signature_and_no_global_is_written():
     from transformers.models.llama import modeling_llama
 
     before = set(vars(modeling_llama))
-    rewritten.cache_clear()
+    rewritten_code.cache_clear()
     ours = rewritten(LlamaDecoderLayer.forward)[0]
     assert inspect.signature(ours) == inspect.signature(LlamaDecoderLayer.forward)
     assert set(vars(modeling_llama)) == before

@@ -437,9 +437,9 @@ class Buffered(modeling_llama.LlamaRMSNorm):
 @pytest.mark.parametrize(
     "make, read",
     [
-        (lambda config: ReadsSettings(config), "config"),
-        (lambda config: Scaled(config), "scale"),
-        (lambda config: Buffered(32), "scale"),
+        (lambda config: ReadsSettings(config), "uses .hidden_act"),
+        (lambda config: Scaled(config), "reads the parameter scale"),
+        (lambda config: Buffered(32), "reads the buffer scale"),
     ],
 )
 def test_what_no_guard_can_watch_is_left_alone(make, read):
@@ -449,12 +449,12 @@ def test_what_no_guard_can_watch_is_left_alone(make, read):
     name = "mlp" if isinstance(module, modeling_llama.LlamaMLP) else "input_layernorm"
     setattr(first(model), name, module)
     status = {row.path: row.status for row in patch(model).report()}[f"model.layers.0.{name}"]
-    assert f"reads {read}" in status or f"reads the tensor {read}" in status
+    assert read in status
 
 
 def test_a_guard_tells_which_function_was_replaced(monkeypatch):
     norm = build("Gemma").model.norm
-    guard = guard_of(norm, live=("eps",), tensors=("weight",))
+    guard = guard_of(norm, tensors=("weight",))
     assert guard.broken(norm) is None
     norm._norm = lambda x: x
     assert guard.broken(norm) == "_norm is another"

@@ -67,7 +67,7 @@ def test_an_mlp_whose_class_lies(lie):
     "lie, reason",
     [
         (LeakyNorm, "no known norm"),
-        (DetachedNorm, "gradient differs"),
+        (DetachedNorm, "uses .detach"),
         (GatedNorm, "more than one input"),
         (CastingNorm, "no known norm"),
     ],

@@ -14,13 +14,13 @@ nothing else is hooked to it; if not, both are done as they were.
 import ast
 from collections.abc import Callable, Hashable
 from functools import cache
-from types import FunctionType
+from types import CodeType, FunctionType
 
 import torch
 from torch import Tensor, nn
 
 from . import norms
-from .guard import Guard, is_plain, is_usable
+from .guard import guard_of_rewritten, is_plain, is_usable
 from .installed import install, standing, switched
 from .probe import Mismatch, StandIn, assert_same, compute_dtype, live_device, random, twin_of
 from .rule import MetaCall, Proof, Refusal, Rule, group_of, own_class_forward
@@ -36,10 +36,11 @@ def add_and_norm(norm: nn.Module, left: Tensor, right: Tensor) -> tuple[Tensor, 
     """(norm(left + right), left + right)."""
     alike = is_plain(left) and is_plain(right) and left.dtype == right.dtype
     proof = standing(norm) if alike and left.shape == right.shape else None
-    if proof is None or proof.norm is None or not is_usable(left):
+    norm_of = None if proof is None else proof.norm
+    if norm_of is None or not is_usable(left) or not norm_of.takes(norm, left):
         total = left + right
         return norm(total), total
-    return proof.norm.after_add(norm, left, right)
+    return norm_of.after_add(norm, left, right)
 
 
 def fuse(body: list[ast.stmt]) -> list[str]:
@@ -78,16 +79,21 @@ def is_sum(value: ast.expr) -> bool:
     return isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add)
 
 
-@cache
 def rewritten(forward: FunctionType) -> tuple[FunctionType, tuple[str, ...]] | None:
     """The forward with its sums fused and the norms' names; None if it has none, or cannot be
     rebuilt from its source."""
+    return rewritten_code(forward, getattr(innermost(forward), "__code__", None))
+
+
+@cache
+def rewritten_code(forward: FunctionType, code: CodeType | None):
+    """`code` is the forward's, which may be replaced in place."""
     definition = definition_of(forward)
     names = fuse(definition.body) if definition else []
     if not names:
         return None
     function = compiled(definition, innermost(forward), {FUNCTION: add_and_norm})
-    function = decorated(forward, function)
+    function = None if function is None else decorated(forward, function)
     return None if function is None else (function, tuple(names))
 
 
@@ -115,7 +121,7 @@ def prove(module: nn.Module) -> Proof | Refusal:
         check(module, forward, proofs, torch.device("cpu"), torch.float32, operators=False)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
-    guard = Guard(own_class_forward(module))
+    guard = guard_of_rewritten(own_class_forward(module))
     meta = meta_call(module._modules[names[0]], proofs[names[0]].norm)
     return Proof(ROLE, switched(forward, guard), guard, forward, meta)
 

@@ -1,5 +1,7 @@
 """`patch`: looks at every module of a model, proves what can be replaced, then replaces it all."""
 
+import itertools
+import threading
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
@@ -13,11 +15,13 @@ from .glu import GLU
 from .handle import Handle, Row
 from .installed import Installation, replaced_by
 from .norms import NORM
-from .probe import live_device, quiet
+from .probe import live_device, quietly
 from .qk_norm import QK_NORM
 from .rotary import ROTARY
 from .rule import MetaCall, Proof, Refusal, Rule
 
+# Parsing sources on two threads at once fails in Python itself.
+ONE_AT_A_TIME = threading.RLock()
 RULES = (NORM, GLU, QK_NORM, ROTARY, ADD_NORM)
 FLAGS = (
     "rope",
@@ -96,24 +100,9 @@ def patch(
     }
     model = inside_wrappers(model)
     hub = getattr(model, "use_kernels", False)
-    with quiet():
-        found = [
-            Found(path, module, rule, judge(rule, module, asked, hub))
-            for path, module in model.named_modules()
-            if (rule := rule_for(module, asked))
-        ]
-        first_of = {one.group: one for one in reversed(found) if one.in_question}
-        proofs = {
-            group: if_asked(one.rule.prove(one.module), asked) for group, one in first_of.items()
-        }
-        head = None
-        if cross_entropy or fused_linear_cross_entropy:
-            head = loss_head.find(model, fused_linear_cross_entropy)
-        # What the operators need is compiled while they are tried one by one.
-        start_background_compile(model, calls_of(found, proofs, head))
-        for group, one in first_of.items():
-            if isinstance(proofs[group], Proof) and live_device(one.module) is not None:
-                proofs[group] = one.rule.confirm(one.module, proofs[group])
+    fused = fused_linear_cross_entropy
+    with ONE_AT_A_TIME:
+        found, proofs, head = quietly(lambda: looked_at(model, asked, hub, cross_entropy, fused))
     rows, changes = [], []
     for one in found:
         answer = proofs[one.group] if one.in_question else one.group
@@ -123,12 +112,53 @@ def patch(
         role, status = (answer.role, "patched") if patched else (one.rule.name, answer.reason)
         rows.append(Row(one.path, type(one.module).__name__, role, status))
     if head is not None:
-        rows.append(row_of_loss(model, head, fused_linear_cross_entropy))
+        rows.append(row_of_loss(model, head, fused))
         changes += [] if isinstance(head, Refusal) else head.changes()
     handle = Handle(model, rows, changes, calls_of(found, proofs, head))
     handle.apply()
     remember(handle)
     return handle
+
+
+def looked_at(model: nn.Module, asked: set, hub: bool, cross_entropy: bool, fused: bool):
+    """(what rules looked at, the answers by group, the loss head)."""
+    found = [
+        Found(path, module, rule, judge(rule, module, asked, hub))
+        for path, module in model.named_modules()
+        if (rule := rule_for(module, asked))
+    ]
+    proofs: dict[Hashable, Proof | Refusal] = {}
+    found = [grouped(one, proofs, asked) if one.in_question else one for one in found]
+    head = loss_head.find(model, fused) if cross_entropy or fused else None
+    # What the operators need is compiled while they are tried one by one.
+    start_background_compile(model, calls_of(found, proofs, head))
+    first_of = {one.group: one for one in reversed(found) if one.in_question}
+    for group, one in first_of.items():
+        if isinstance(proofs[group], Proof) and live_device(one.module) is not None:
+            proofs[group] = one.rule.confirm(one.module, proofs[group])
+    return found, proofs, head
+
+
+def grouped(one: "Found", proofs: dict, asked: set) -> "Found":
+    """With a group whose proof holds for this very module; it is proved where there is none."""
+    for number in itertools.count():
+        key = one.group, number
+        if key not in proofs:
+            proofs[key] = proved(one, asked)
+            return replace(one, group=key)
+        answer = proofs[key]
+        if isinstance(answer, Refusal) or answer.guard.broken(one.module) is None:
+            return replace(one, group=key)
+
+
+def proved(one: "Found", asked: set) -> Proof | Refusal:
+    try:
+        answer = one.rule.prove(one.module)
+    except Exception as error:  # what no rule foresaw is no reason to fail
+        return Refusal(f"it cannot be probed: {type(error).__name__}: {error}")
+    if isinstance(answer, Proof) and answer.role not in asked:
+        return Refusal(f"turned off ({answer.role}=False)")
+    return answer
 
 
 @dataclass(frozen=True)
@@ -162,8 +192,15 @@ def inside_wrappers(model: nn.Module) -> nn.Module:
 
 def rule_for(module: nn.Module, asked: set) -> Rule | None:
     """The first that knows the module's role and is asked for, else the last that knows it."""
-    known = [rule for rule in RULES if rule.match(module)]
+    known = [rule for rule in RULES if knows(rule, module)]
     return next((rule for rule in known if asked.intersection(rule.flags)), (known or [None])[-1])
+
+
+def knows(rule: Rule, module: nn.Module) -> bool:
+    try:
+        return rule.match(module)
+    except Exception:  # a module of no known build, such as a scripted one
+        return False
 
 
 def judge(rule: Rule, module: nn.Module, asked: set, hub: bool) -> Hashable | Refusal:
@@ -173,13 +210,12 @@ def judge(rule: Rule, module: nn.Module, asked: set, hub: bool) -> Hashable | Re
     if not asked.intersection(rule.flags):
         return Refusal(f"turned off ({rule.flags[0]}=False)")
     reason = replaced_by(module)
-    return Refusal(reason) if reason else (rule.name, rule.group(module))
-
-
-def if_asked(answer: Proof | Refusal, asked: set) -> Proof | Refusal:
-    if isinstance(answer, Proof) and answer.role not in asked:
-        return Refusal(f"turned off ({answer.role}=False)")
-    return answer
+    if reason:
+        return Refusal(reason)
+    try:
+        return rule.name, rule.group(module)
+    except Exception as error:
+        return Refusal(f"it cannot be looked at: {type(error).__name__}: {error}")
 
 
 def calls_of(found: list[Found], proofs: dict[Hashable, Proof | Refusal], head) -> list[MetaCall]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import functional
-from .guard import guard_of, is_hooked
+from .guard import guard_of, is_hooked, is_usable
 from .installed import guarded
 from .probe import (
     Mismatch,
@@ -22,6 +22,8 @@ from .probe import (
     compute_dtype,
     live_device,
     random,
+    run_own,
+    set_mode,
     tensor_inputs,
     twin_of,
 )
@@ -96,14 +98,15 @@ def prove(module: nn.Module) -> Proof | Refusal:
     others = [child for name, child in module.named_children() if name not in names]
     if any(is_hooked(child) for child in others):
         return Refusal("its activation has hooks, which a fused gate would not call")
-    gate, up_first = find_gate(module, names)
-    if gate is None:
-        return Refusal(f"no known gate computes what it does (activation: {activation_of(others)})")
     try:
+        # Read before it is run: what has effects would have them on what it shares with a twin.
         guard = guard_of(module, called=names)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
-    run = glu_run(names, gate, up_first)
+    gate, up_first, order = find_gate(module, names)
+    if gate is None:
+        return Refusal(f"no known gate computes what it does (activation: {activation_of(others)})")
+    run = glu_run(names, gate, up_first, order)
     proof = Proof(gate.role, guarded(run, guard), guard, run, meta_call(module, names, gate))
     # In one weight, gate comes first.
     return proof if up_first else as_one_node(module, names, gate, proof)
@@ -144,16 +147,20 @@ def activation_of(others: list[nn.Module]) -> str:
     return ", ".join(type(child).__name__ for child in others) or "a function"
 
 
-def find_gate(module: nn.Module, names: tuple[str, ...]) -> tuple[Gate | None, bool]:
-    """The gate whose formula is the module's own in float32, in both modes of the module."""
+def find_gate(
+    module: nn.Module, names: tuple[str, ...]
+) -> tuple[Gate | None, bool, tuple[str, ...]]:
+    """(gate, whether up comes first in one weight, names in the order in which they are called):
+    the gate whose formula is the module's own in float32, in both modes of the module."""
     for gate in GATES:
         for up_first in (False, True) if len(names) == 2 else (False,):
             try:
-                check(module, names, None, torch.device("cpu"), torch.float32, gate, up_first)
+                cpu, dtype = torch.device("cpu"), torch.float32
+                order = check(module, names, None, cpu, dtype, gate, up_first)
             except Mismatch:
                 continue
-            return gate, up_first
-    return None, False
+            return gate, up_first, order
+    return None, False, names
 
 
 def check(
@@ -164,8 +171,9 @@ def check(
     dtype: torch.dtype,
     gate: Gate | None = None,
     up_first: bool = False,
-) -> None:
-    """`Mismatch` unless the candidate equals the module's own forward on sparse projections.
+) -> tuple[str, ...]:
+    """`Mismatch` unless the candidate equals the module's own forward on sparse projections; the
+    names of these in the order in which that calls them.
 
     The candidate is the plain torch formula if `gate` is given, else `run`.
     """
@@ -174,9 +182,11 @@ def check(
         name: SparseLinear(*widths_of(module._modules[name]), generator).to(device, dtype)
         for name in names
     }
+    called: list[nn.Module] = []
+    for projection in projections.values():
+        projection.order = called
     width = widths_of(module._modules[names[0]])[0]
     x = random((1, PROBE_TOKENS, width), generator, dtype).to(device)
-    own = own_class_forward(module)
     twin = twin_of(module, modules=projections)
 
     def formula(x: Tensor) -> Tensor:
@@ -188,25 +198,40 @@ def check(
     candidate = formula if gate else lambda x: run(twin, x)
 
     def original(x: Tensor) -> Tensor:
-        try:
-            return own(twin, x)
-        except Exception as error:
-            raise Mismatch(f"its own forward failed in the probe: {error}") from error
+        called.clear()
+        return run_own(module, twin, x)
 
     weights = [projection.weight for projection in projections.values()]
+    orders = []
     for training in (True, False):
-        twin.training = training
+        set_mode(twin, training)
         what = "the formula" if gate else "the operator"
         assert_same(original, candidate, [x], weights, what)
+        original(x)
+        orders.append(list(called))
+    if orders[0] != orders[1] or len(orders[0]) != len(names):
+        raise Mismatch("it calls its projections in no order of its own")
+    named = {projection: name for name, projection in projections.items()}
+    return tuple(named[projection] for projection in orders[0])
 
 
-def glu_run(names: tuple[str, ...], gate: Gate, up_first: bool) -> Callable:
-    operator = gate.operator
+def glu_run(names: tuple[str, ...], gate: Gate, up_first: bool, order: tuple[str, ...]) -> Callable:
+    """The projections called in that order: dropout of adapters draws its numbers by it."""
+
+    def gated(gate_part: Tensor, up_part: Tensor) -> Tensor:
+        alike = gate_part.shape == up_part.shape and gate_part.dtype == up_part.dtype
+        if alike and is_usable(gate_part) and is_usable(up_part):
+            return gate.operator(gate_part, up_part)
+        # What the projections gave is no longer what they gave to the probe.
+        return gate.activation(gate_part) * up_part
+
     if len(names) == 3:
-        gate_name, up_name, down_name = names
+        first, second, down_name = order
+        gate_is_first = first == names[0]
 
         def run(self, x):
-            hidden = operator(getattr(self, gate_name)(x), getattr(self, up_name)(x))
+            one, other = getattr(self, first)(x), getattr(self, second)(x)
+            hidden = gated(one, other) if gate_is_first else gated(other, one)
             return getattr(self, down_name)(hidden)
     else:
         both_name, down_name = names
@@ -214,8 +239,7 @@ def glu_run(names: tuple[str, ...], gate: Gate, up_first: bool) -> Callable:
 
         def run(self, x):
             halves = getattr(self, both_name)(x).chunk(2, dim=-1)
-            hidden = operator(halves[gate_half], halves[1 - gate_half])
-            return getattr(self, down_name)(hidden)
+            return getattr(self, down_name)(gated(halves[gate_half], halves[1 - gate_half]))
 
     return run
 

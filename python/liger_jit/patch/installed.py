@@ -72,10 +72,10 @@ def is_ours(module: nn.Module, installed: Installed) -> bool:
 
 def replaced_by(module: nn.Module) -> str | None:
     """Why `module` cannot be patched now: None, "already patched", or who replaced its forward."""
-    if "forward" not in module.__dict__ or is_class_forward(module):
+    if is_free(module):
         return None
     installed = installed_in(module)
-    if installed is not None and installed.on and is_ours(module, installed):
+    if installed is not None and is_ours(module, installed):
         return "already patched"
     return "its forward is already replaced on the instance (hooks of accelerate, or another patch)"
 
@@ -93,10 +93,10 @@ class Installation:
     def apply(self) -> None:
         """Switches it on where something was put over it, and leaves other forwards alone."""
         found = self.installed
-        if found is not None and found.proof is self.proof:
-            found.on = True
-        elif "forward" not in self.module.__dict__ or is_class_forward(self.module):
+        if is_free(self.module):
             install(self.module, self.proof)
+        elif found is not None and found.proof is self.proof:
+            found.on = True
 
     def undo(self) -> None:
         """The module is as it was; what was put over the forward goes on, over the module's own."""
@@ -106,6 +106,7 @@ class Installation:
         found.on = False
         if is_ours(self.module, found):
             del self.module.__dict__["forward"]
+        if "forward" not in self.module.__dict__:
             del self.module.__dict__[KEY]
 
     def __deepcopy__(self, memo: dict) -> "Installation":
@@ -117,14 +118,27 @@ def install(module: nn.Module, proof: Proof) -> None:
     module.__dict__[KEY] = Installed(module, proof)
 
 
+def is_free(module: nn.Module) -> bool:
+    """Whether its class's forward runs: nobody put another one in, or what is left of a patch that
+    was taken back is switched off."""
+    if "forward" not in module.__dict__ or is_class_forward(module):
+        return True
+    installed = installed_in(module)
+    return installed is not None and not installed.on and is_ours(module, installed)
+
+
 def is_class_forward(module: nn.Module) -> bool:
     """Whether the forward in its __dict__ is its class's own, bound, as unpickling writes it."""
     function = getattr(module.__dict__.get("forward"), "__func__", None)
     return function is not None and function is type(module).forward
 
 
-def guarded(run: Callable[[nn.Module, Tensor], Tensor], guard: Guard) -> FunctionType:
-    """`run(module, x)` as a forward, for calls with one tensor and nothing else.
+def guarded(
+    run: Callable[[nn.Module, Tensor], Tensor],
+    guard: Guard,
+    takes: Callable[[nn.Module, Tensor], bool] = lambda module, x: True,
+) -> FunctionType:
+    """`run(module, x)` as a forward, for calls with one tensor that it `takes` and nothing else.
 
     All other calls, and those after the switch is off or the guard is broken, are the class's own.
     """
@@ -142,11 +156,19 @@ def guarded(run: Callable[[nn.Module, Tensor], Tensor], guard: Guard) -> Functio
             reason = "its input is of a kind that no operator takes"
         else:
             reason = guard.broken(self)
+            if reason is None and not takes(self, inputs[0]):
+                reason = "its input is of a dtype or width that was not proved"
         if reason is not None:
             installed.stand_back(reason)
             return type(self).forward(self, *inputs, **named)
         return run(self, inputs[0])
 
+    return like_own(forward, guard.forward)
+
+
+def like_own(forward: FunctionType, own: Callable) -> FunctionType:
+    """With the signature of the class's own; a pickled module looks it up by this name."""
+    update_wrapper(forward, own, updated=()).__name__ = "forward"
     return forward
 
 
@@ -163,6 +185,4 @@ def switched(rewritten: FunctionType, guard: Guard) -> FunctionType:
             return type(self).forward(self, *inputs, **named)
         return rewritten(self, *inputs, **named)
 
-    # A pickled module looks its forward up by this name.
-    update_wrapper(forward, rewritten, updated=()).__name__ = "forward"
-    return forward
+    return like_own(forward, rewritten)

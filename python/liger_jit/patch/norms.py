@@ -1,7 +1,8 @@
 """The rule for normalisations: every form of RMSNorm that the native operator has, and LayerNorm.
 
 Which form a module computes is found by trying all of them on its own forward: float32 settles the
-formula, bfloat16 settles where it rounds, mixed dtypes settle what it returns.
+formula, bfloat16 settles where it rounds, mixed dtypes settle what it returns, and float16 whether
+large values overflow on the way.
 """
 
 import itertools
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from .guard import guard_of
+from .guard import Guard, guard_of
 from .installed import guarded
 from .probe import (
     Mismatch,
@@ -20,13 +21,17 @@ from .probe import (
     live_device,
     random,
     relative_error,
+    run_own,
+    set_mode,
     tensor_inputs,
     twin_of,
 )
 from .rule import MetaCall, Proof, Refusal, Rule, group_of, own_class_forward, taken_away
 
 LARGEST_EPSILON = 1e-2
-DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Of an output row, between two roundings of one formula; for the larger of two dtypes' roundings.
+ROW_ERROR = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
 
 
 @dataclass(frozen=True)
@@ -84,25 +89,33 @@ def prove(module: nn.Module) -> Proof | Refusal:
         return Refusal("no epsilon among its attributes")
     weight = module._parameters.get("weight")
     try:
-        return rms_proof(module, find_form(module, weight), weight)
+        # Read before it is run: what has effects would have them on what it shares with a twin.
+        guard = guard_of(module, tensors=("weight",))
+        return rms_proof(module, find_form(module, weight, guard), weight, guard)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
 
 
-def find_form(module: nn.Module, weight: Tensor | None) -> RmsForm:
+def find_form(module: nn.Module, weight: Tensor | None, guard: Guard) -> RmsForm:
     """The form whose float32 values, bfloat16 roundings and result dtypes are the module's."""
-    width = 64 if weight is None else weight.shape[0]
+    # A norm without a weight has no width of its own.
+    widths = (64, 96) if weight is None else (weight.shape[0],)
+    read = dict(guard.values)
     forms = [
         RmsForm(mode, offset, promote, epsilon)
         for mode, offset, promote, epsilon in itertools.product(
-            ("llama", "gemma"), (0.0, 1.0), (True, False), epsilons(module)
+            ("llama", "gemma"),
+            (0.0, 1.0),
+            (True, False),
+            [name for name in epsilons(module) if name in read],
         )
     ]
     if weight is None:
         forms = [form for form in forms if form.mode == "gemma" and not form.offset]
-    for x_dtype, weight_dtype in ((DTYPES[0],) * 2, *itertools.product(DTYPES, DTYPES)):
-        forms = matching(module, forms, width, weight is not None, x_dtype, weight_dtype)
-    check_gradients(module, forms[0], width, weight is not None)
+    for dtypes in ((DTYPES[0],) * 2, *itertools.product(DTYPES, DTYPES)):
+        for width in widths:
+            forms = matching(module, forms, width, weight is not None, *dtypes)
+    check_gradients(module, forms[0], widths[0], weight is not None)
     return forms[0]
 
 
@@ -110,42 +123,46 @@ def matching(module, forms, width, has_weight, x_dtype, weight_dtype) -> list[Rm
     """Those forms that agree with the module's own forward, the closest ones only."""
     generator = torch.Generator().manual_seed(7)
     weight = random((width,), generator, weight_dtype) if has_weight else None
-    # Rows from tiny to large, so that a wrong epsilon shows.
-    rows = torch.logspace(-4, 1, 6, device="cpu").unsqueeze(1)
-    x = (random((6, width), generator) * rows).to(x_dtype)
+    # Rows from tiny to large, so that a wrong epsilon shows, and squares that float16 cannot hold.
+    # All sizes differ, so that a mean over another dimension shows.
+    rows = torch.logspace(-4, 3, 8, device="cpu").reshape(2, 4, 1)
+    x = (random((2, 4, width), generator) * rows).to(x_dtype)
     errors = {}
     for training in (True, False):
         twin = twin_of(module, {"weight": nn.Parameter(weight)} if has_weight else None)
-        twin.training = training
-        try:
-            own = own_class_forward(module)(twin, x)
-        except Exception as error:
-            raise Mismatch(f"its own forward failed in the probe: {error}") from error
-        if not isinstance(own, Tensor):
-            raise Mismatch("its forward does not return one tensor")
+        set_mode(twin, training)
+        own = run_own(module, twin, x)
         for form in forms:
             found = form.reference(x, weight, getattr(module, form.epsilon))
-            errors[form] = max(relative_error(found, own), errors.get(form, 0.0))
-    allowed = 1.6e-2 if torch.bfloat16 in (x_dtype, weight_dtype) else 1e-5
-    best = min(errors.values())
+            errors[form] = max(largest_row_error(found, own), errors.get(form, 0.0))
+    allowed = max(ROW_ERROR[x_dtype], ROW_ERROR[weight_dtype])
+    best = min(errors.values(), default=float("inf"))
     if not best <= allowed:
         raise Mismatch(f"no known norm computes what it does (closest differs by {best:.1e})")
     return [form for form, error in errors.items() if error <= max(best, 1e-6)]
 
 
+def largest_row_error(found: Tensor, own: Tensor) -> float:
+    if found.shape != own.shape:
+        return float("inf")
+    pairs = zip(found.flatten(0, -2), own.flatten(0, -2), strict=True)
+    return max(relative_error(*pair) for pair in pairs)
+
+
 def check_gradients(module: nn.Module, form: RmsForm, width: int, has_weight: bool) -> None:
+    """On inputs of each number of dimensions."""
     generator = torch.Generator().manual_seed(3)
-    x = random((4, width), generator)
     weight = nn.Parameter(random((width,), generator)) if has_weight else None
     twin = twin_of(module, {"weight": weight} if has_weight else None)
-    own, eps = own_class_forward(module), getattr(module, form.epsilon)
-    assert_same(
-        lambda x: own(twin, x),
-        lambda x: form.reference(x, weight, eps),
-        [x],
-        [weight] if has_weight else [],
-        "the formula",
-    )
+    eps = getattr(module, form.epsilon)
+    for leading in ((), (3,), (2, 3), (2, 3, 4)):
+        assert_same(
+            lambda x: run_own(module, twin, x),
+            lambda x: form.reference(x, weight, eps),
+            [random((*leading, width), generator)],
+            [weight] if has_weight else [],
+            "the formula",
+        )
 
 
 @dataclass(frozen=True)
@@ -156,6 +173,14 @@ class ProvedNorm:
 
     def eps(self, module: nn.Module) -> float:
         return getattr(module, self.form.epsilon)
+
+    def takes(self, module: nn.Module, x: Tensor) -> bool:
+        """Whether x and the weight are of a width and of dtypes that were proved."""
+        weight = module._parameters["weight"]
+        if weight.dim() != 1 or weight.shape[0] != x.shape[-1]:
+            return False
+        tried = x.dtype in DTYPES and weight.dtype in DTYPES
+        return tried or x.dtype == weight.dtype == torch.float64
 
     def __call__(self, module: nn.Module, x: Tensor) -> Tensor:
         form = self.form
@@ -174,24 +199,26 @@ class ProvedNorm:
         )
 
 
-def rms_proof(module: nn.Module, form: RmsForm, weight: Tensor | None) -> Proof:
-    """Raises Mismatch where no guard can tell that the form is still the module's."""
+def rms_proof(module: nn.Module, form: RmsForm, weight: Tensor | None, guard: Guard) -> Proof:
     eps = getattr(module, form.epsilon)
     if weight is None:
-        guard = guard_of(module, live=(form.epsilon,))
 
         def run(self, x):
             return functional.rms_norm(x, None, getattr(self, form.epsilon))
 
-        return Proof("rms_norm", guarded(run, guard), guard, run)
+        return Proof("rms_norm", guarded(run, guard, is_of_tried_dtype), guard, run)
 
     def call(x: Tensor, weight: Tensor) -> Tensor:
         return functional.rms_norm(x, weight, eps, form.offset, form.mode, form.promote)
 
-    guard = guard_of(module, live=(form.epsilon,), tensors=("weight",))
     norm = ProvedNorm(form)
     meta = norm_meta_call("rms_norm", call, (weight,), (form.mode, form.offset))
-    return Proof("rms_norm", guarded(norm.__call__, guard), guard, norm, meta, norm)
+    forward = guarded(norm.__call__, guard, norm.takes)
+    return Proof("rms_norm", forward, guard, norm, meta, norm)
+
+
+def is_of_tried_dtype(module: nn.Module, x: Tensor) -> bool:
+    return x.dtype in DTYPES or x.dtype == torch.float64
 
 
 def prove_layer_norm(module: nn.LayerNorm) -> Proof | Refusal:
@@ -209,11 +236,16 @@ def prove_layer_norm(module: nn.LayerNorm) -> Proof | Refusal:
     vectors = tuple(p for p in (module.weight, module.bias) if p is not None)
     tensors = tuple(name for name in ("weight", "bias") if getattr(module, name) is not None)
     try:
-        guard = guard_of(module, live=("eps",), tensors=tensors)
+        guard = guard_of(module, tensors=tensors)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
     meta = norm_meta_call("layer_norm", call, vectors, ()) if vectors else None
-    return Proof("layer_norm", guarded(run, guard), guard, run, meta)
+
+    def takes(self, x):
+        kinds = {x.dtype, *(self._parameters[name].dtype for name in tensors)}
+        return len(kinds) == 1 and x.shape[-1:] == self.normalized_shape
+
+    return Proof("layer_norm", guarded(run, guard, takes), guard, run, meta)
 
 
 def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:

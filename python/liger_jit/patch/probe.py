@@ -6,11 +6,13 @@ at any model size, and it works when the weights are on a GPU, on meta, packed o
 hooks see a twin: it has none, and calling it is running its forward.
 """
 
+import copy
 import inspect
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,7 @@ OUTPUT_ERROR = {
 GRADIENT_FACTOR = 2.0
 
 
+T = TypeVar("T")
 HOOKS = tuple(name for name in nn.Module().__dict__ if name.endswith("_hooks"))
 
 
@@ -52,16 +55,22 @@ def silenced(module: nn.Module) -> nn.Module:
 def twin_of(module: nn.Module, parameters: dict | None = None, modules: dict | None = None):
     """An object of module's class and attributes, with some parameters and children replaced.
 
-    The other children are twins as well. Nothing is copied, so writes to attributes of a twin do
-    not reach the module.
+    The other children are twins as well. Writes to attributes, lists and buffers of a twin do not
+    reach the module; its parameters are the module's own.
     """
     # Not the class's own __new__: that of a module under FSDP2 builds one that is not sharded.
     twin = object.__new__(type(module))
     twin.__dict__.update(module.__dict__)
+    for name, value in module.__dict__.items():
+        if type(value) in (list, dict, set):
+            twin.__dict__[name] = copy.copy(value)
+    twin.__dict__["_parameters"] = dict(module._parameters)
+    twin.__dict__["_buffers"] = {
+        name: buffer if buffer is None or is_large(buffer) else buffer.detach().clone()
+        for name, buffer in module._buffers.items()
+    }
     for name in HOOKS:
         twin.__dict__[name] = OrderedDict()
-    for place in ("_parameters", "_buffers"):
-        twin.__dict__[place] = dict(module.__dict__[place])
     twin.__dict__.pop("forward", None)
     twin._parameters.update(parameters or {})
     children = module._modules | (modules or {})
@@ -72,12 +81,33 @@ def twin_of(module: nn.Module, parameters: dict | None = None, modules: dict | N
     return silenced(twin)
 
 
+def is_large(tensor: Tensor) -> bool:
+    return tensor.numel() > 1 << 20
+
+
 class StandIn(nn.Module):
     """Base of what takes a child's place in a twin."""
 
     def __init__(self):
         super().__init__()
         silenced(self)
+
+
+def set_mode(twin: nn.Module, training: bool) -> None:
+    """Of a twin and its children, which are twins and stand-ins."""
+    for module in twin.modules():
+        module.training = training
+
+
+def run_own(module: nn.Module, twin: nn.Module, x: Tensor) -> Tensor:
+    """What its class's forward gives for one tensor; `Mismatch` if that is no tensor."""
+    try:
+        own = type(module).forward(twin, x)
+    except Exception as error:
+        raise Mismatch(f"its own forward failed in the probe: {error}") from error
+    if not isinstance(own, Tensor):
+        raise Mismatch("its forward does not return one tensor")
+    return own
 
 
 class SparseLinear(StandIn):
@@ -89,11 +119,14 @@ class SparseLinear(StandIn):
     def __init__(self, in_features: int, out_features: int, generator: torch.Generator):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self.weight = nn.Parameter(random((out_features,), generator))
+        # Past the hooks that see parameters of all modules.
+        self._parameters["weight"] = nn.Parameter(random((out_features,), generator))
         self.bias = None
         self.source = torch.arange(out_features, device="cpu") % in_features
+        self.order: list[nn.Module] = []  # of calls, where stand-ins share one list
 
     def forward(self, x: Tensor) -> Tensor:
+        self.order.append(self)
         return x[..., self.source.to(x.device)] * self.weight
 
 
@@ -163,14 +196,18 @@ def live_device(module: nn.Module) -> torch.device | None:
     return None if parameter is None or parameter.device.type == "meta" else parameter.device
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """The caller's random state, grad mode and autocast neither reach a probe nor are changed."""
-    with (
-        torch.random.fork_rng(devices=[]),
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.autocast("cpu", enabled=False),
-        torch.autocast("cuda", enabled=False),
-    ):
-        yield
+def quietly(work: Callable[[], T]) -> T:
+    """The result of `work`, which runs where nothing of the caller's reaches it: on a thread of its
+    own, without modes, hooks on saved tensors, autocast or an anomaly check. The caller's random
+    state is as before."""
+
+    def alone() -> T:
+        with (
+            torch.random.fork_rng(devices=[]),
+            torch.autograd.set_detect_anomaly(False),
+            torch.enable_grad(),
+        ):
+            return work()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(alone).result()

@@ -8,14 +8,14 @@ answer is that of the rotary rule, and norms and rotation stay operators of thei
 import inspect
 from collections.abc import Callable, Hashable
 from functools import cache
-from types import FunctionType
+from types import CodeType, FunctionType
 
 import torch
 from torch import Tensor, nn
 
 from .. import functional
 from . import norms, rotary
-from .guard import is_plain
+from .guard import is_usable
 from .installed import install, standing, switched
 from .probe import (
     Mismatch,
@@ -42,30 +42,40 @@ def norm_of(module: nn.Module) -> norms.ProvedNorm | None:
     return None if proof is None else proof.norm
 
 
-def may_wait(q_norm: nn.Module, k_norm: nn.Module) -> bool:
-    """True if both norms can be left to the rotation's kernel."""
+def may_wait(q_norm: nn.Module, k_norm: nn.Module) -> norms.ProvedNorm | None:
+    """What both norms compute, if they can be left to the rotation's kernel."""
     ours = norm_of(q_norm)
-    if ours is None or ours != norm_of(k_norm):
-        return False
-    return ours.eps(q_norm) == ours.eps(k_norm)
+    if ours is None or ours != norm_of(k_norm) or ours.eps(q_norm) != ours.eps(k_norm):
+        return None
+    return ours
 
 
-def normed(waits: bool, norm: nn.Module, x: Tensor) -> Tensor:
+def normed(waits: object, norm: nn.Module, x: Tensor) -> Tensor:
     return x if waits else norm(x)
 
 
-def fits(q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, promote: bool):
+def fits(
+    norm: norms.ProvedNorm,
+    q_norm: nn.Module,
+    k_norm: nn.Module,
+    q: Tensor,
+    k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+) -> bool:
     """True if the kernel gives what norms and rotation give, in dtype as in value."""
-    if not (is_plain(q) and is_plain(k) and is_plain(cos)) or q.dim() != 4 or cos.dim() != 3:
+    if not (is_usable(q) and is_usable(k)) or q.dim() != 4 or q.shape[-1] > LARGEST_HEAD:
         return False
-    if cos.requires_grad and torch.is_grad_enabled():
+    q_weight, k_weight = q_norm.weight, k_norm.weight
+    if q.dtype != k.dtype or q_weight.dtype != k_weight.dtype:
         return False
-    if q.dtype != k.dtype or q_weight.dtype != k_weight.dtype or q.shape[-1] > LARGEST_HEAD:
+    if norm.form.promote and q_weight.dtype != q.dtype:
         return False
-    if promote and q_weight.dtype != q.dtype:
+    if not (norm.takes(q_norm, q) and norm.takes(k_norm, k)):
         return False
     # As for a rotation alone: eager arithmetic promotes, which autocast takes back.
-    return q.dtype == cos.dtype or torch.is_autocast_enabled(q.device.type)
+    alike = q.dtype == cos.dtype or torch.is_autocast_enabled(q.device.type)
+    return alike and rotary.are_angles(cos, sin, q.shape[0], q.shape[2])
 
 
 @cache
@@ -75,13 +85,12 @@ def norm_and_rope(rotate: Callable) -> Callable:
     def finish(waits, q_norm, k_norm, q, k, cos, sin):
         if not waits:
             return rotate(q, k, cos, sin)
-        norm = norm_of(q_norm)
-        form = norm.form
-        if not fits(q, k, q_norm.weight, k_norm.weight, cos, form.promote):
+        # What stood where the norms stand was found there: a hook that came since is too late.
+        if not fits(waits, q_norm, k_norm, q, k, cos, sin):
             # The norms read rows, which heads are before they are transposed.
-            q, k = q_norm(q.transpose(1, 2)), k_norm(k.transpose(1, 2))
+            q, k = waits(q_norm, q.transpose(1, 2)), waits(k_norm, k.transpose(1, 2))
             return rotate(q.transpose(1, 2), k.transpose(1, 2), cos, sin)
-        eps = norm.eps(q_norm)
+        eps, form = waits.eps(q_norm), waits.form
         return functional.qk_norm_rope(
             q, k, q_norm.weight, k_norm.weight, cos, sin, eps, form.offset, form.mode
         )
@@ -89,8 +98,13 @@ def norm_and_rope(rotate: Callable) -> Callable:
     return finish
 
 
-@cache
 def found(forward: FunctionType, rotary_name: str) -> Rewritten | None:
+    return found_in(forward, rotary_name, getattr(innermost(forward), "__code__", None))
+
+
+@cache
+def found_in(forward: FunctionType, rotary_name: str, code: CodeType | None) -> Rewritten | None:
+    """`code` is the forward's, which may be replaced in place."""
     definition = definition_of(forward)
     return None if definition is None else rewrite(definition, rotary_name)
 

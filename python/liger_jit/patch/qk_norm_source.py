@@ -45,7 +45,7 @@ class Rewritten:
         """The whole forward, with (may_wait, normed, norm_and_rope); None if its decorators cannot
         be rebuilt."""
         inner = compiled(self.definition, innermost(own), self.named(functions))
-        return decorated(own, inner)
+        return None if inner is None else decorated(own, inner)
 
     def head(self, own: FunctionType, functions: tuple[Callable, ...] = ()) -> FunctionType:
         """The forward up to the rotation, returning q and k: the class's own without functions.

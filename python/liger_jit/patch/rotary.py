@@ -9,6 +9,7 @@ globals are those of the file, as they are at each call.
 import ast
 import inspect
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from functools import cache
 from types import FunctionType
 
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from .guard import Guard, globals_of, is_usable, reached_from
+from .guard import Guard, guard_of_rewritten, is_usable
 from .installed import switched
 from .probe import Mismatch, assert_same, compute_dtype, live_device, random
+from .reading import read
 from .rule import MetaCall, Proof, Refusal, Rule, own_class_forward
 from .source import compiled, decorated, definition_of, innermost
 
@@ -73,39 +75,51 @@ def prove(module: nn.Module) -> Proof | Refusal:
         return Refusal(f"{names[0]} takes ({', '.join(parameters)})")
     size = sizes_of(module)[2]
     replacement = rotary_function(original, parameters == PAIR)
+    own = own_class_forward(module)
     try:
+        guard = guard_of_rotation(own, names[0], original)
         # Full and partial width: a function that treats the rest otherwise is not half-split.
         prove_function(original, replacement_formula(parameters == PAIR), size, size)
         prove_function(original, replacement_formula(parameters == PAIR), size, size // 4 * 2)
     except Mismatch as mismatch:
         return Refusal(f"{names[0]}: {mismatch}")
-    own = own_class_forward(module)
     forward = rewritten(own, names[0], replacement)
     if forward is None:
         return Refusal("its forward cannot be rebuilt from its source and decorators")
-    guard = Guard(own, names=names_of(own, names[0]))
     return Proof("rope", switched(forward, guard), guard, forward, meta_call(module))
-
-
-def names_of(own: FunctionType, name: str) -> tuple[tuple[dict, str, object], ...]:
-    """What the replacement stands for: the rotary function, and what that runs."""
-    scope = innermost(own).__globals__
-    original = scope[name]
-    target = type(original).forward if isinstance(original, nn.Module) else original
-    return ((scope, name, original), *globals_of(set(reached_from(target))))
 
 
 def rewritten(own: FunctionType, name: str, replacement: Callable) -> FunctionType | None:
     """The class's forward with `replacement` wherever it names that global; None if it cannot be
     rebuilt."""
     definition = definition_of(own)
-    inner = innermost(own)
-    if definition is None or name not in inner.__code__.co_names:
+    if definition is None:
         return None
+    called = [node.func for node in ast.walk(definition) if isinstance(node, ast.Call)]
     for node in ast.walk(definition):
         if isinstance(node, ast.Name) and node.id == name:
+            if node not in called:
+                return None  # it is more than called
             node.id = FUNCTION
-    return decorated(own, compiled(definition, inner, {FUNCTION: replacement}))
+    function = compiled(definition, innermost(own), {FUNCTION: replacement})
+    return None if function is None else decorated(own, function)
+
+
+def guard_of_rotation(own: FunctionType, name: str, original: Callable) -> Guard:
+    """The attention's forward, the rotary function that its file has, and all that this runs.
+
+    Raises Mismatch if that function cannot be watched: see `reading`.
+    """
+    names = [(innermost(own).__globals__, name, original)]
+    if isinstance(original, nn.Module):
+        found = read(original, type(original).forward)
+        names.append((original.__dict__, "forward", None))
+    else:
+        found = read(None, original)
+    if found.values or found.callables or found.tensors or found.called:
+        raise Mismatch("it reads attributes of an object")
+    guard = guard_of_rewritten(own, (*names, *found.names.values()))
+    return replace(guard, functions=(*guard.functions, *found.functions.values()))
 
 
 def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:
@@ -130,26 +144,35 @@ def parameter_names(function: Callable) -> tuple[str, ...]:
 def rotary_function(original: Callable, pair: bool) -> Callable:
     """Our rotary function, with the original's signature and default of unsqueeze_dim."""
 
-    def fits(x: Tensor, cos: Tensor) -> bool:
-        if not is_usable(x) or x.dim() != 4 or cos.dim() != 3:
-            return False
-        # The operator has no gradient for angles.
-        if cos.requires_grad and torch.is_grad_enabled():
+    def fits(x: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int) -> bool:
+        if not is_usable(x) or x.dim() != 4 or unsqueeze_dim not in (1, 2):
             return False
         # With cos in another dtype eager arithmetic promotes, which autocast then takes back.
-        return x.dtype == cos.dtype or torch.is_autocast_enabled(x.device.type)
+        alike = x.dtype == cos.dtype or torch.is_autocast_enabled(x.device.type)
+        return alike and are_angles(cos, sin, x.shape[0], x.shape[3 - unsqueeze_dim])
 
     def apply_pair(q, k, cos, sin, unsqueeze_dim=1):
-        if not fits(q, cos):
+        both = q.dtype == k.dtype and is_usable(k)
+        if not both or not fits(q, cos, sin, unsqueeze_dim):
             return original(q, k, cos, sin, unsqueeze_dim)
         return functional.rope(q, k, cos, sin, unsqueeze_dim)
 
     def apply_single(x, cos, sin, unsqueeze_dim=1):
-        if not fits(x, cos):
+        if not fits(x, cos, sin, unsqueeze_dim):
             return original(x, cos, sin, unsqueeze_dim)
         return functional.rope(x, None, cos, sin, unsqueeze_dim)[0]
 
     return apply_pair if pair else apply_single
+
+
+def are_angles(cos: Tensor, sin: Tensor, batch: int, tokens: int) -> bool:
+    """Whether these are tables that the operators take, for heads of that batch and tokens."""
+    if cos.dim() != 3 or cos.shape != sin.shape or cos.dtype != sin.dtype:
+        return False
+    if cos.shape[0] not in (1, batch) or cos.shape[1] != tokens or not is_usable(cos):
+        return False
+    # The operators have no gradient for angles.
+    return not torch.is_grad_enabled() or not (cos.requires_grad or sin.requires_grad)
 
 
 def replacement_formula(pair: bool) -> Callable:

@@ -6,12 +6,18 @@ untouched and what others put there is seen. Decorators that follow `functools.w
 it again.
 """
 
+import __future__
+
 import ast
 import copy
+import dis
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from types import CellType, CodeType, FunctionType
+
+FEATURES = sum(getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
 
 
 def innermost(forward: Callable) -> Callable:
@@ -69,8 +75,25 @@ def decorated(forward: FunctionType, inner: FunctionType) -> FunctionType | None
 
 def compiled(
     definition: ast.FunctionDef, forward: FunctionType, names: dict[str, Callable]
-) -> FunctionType:
-    """The function of that source in place of `forward`, which finds `names` around it."""
+) -> FunctionType | None:
+    """The function of that source in place of `forward`, which finds `names` around it.
+
+    None if `forward`'s own source, compiled in the same way, is other code than it has: names of a
+    class may mean something else outside of it.
+    """
+    own = definition_of(forward)
+    if own is None or not is_same_code(code_of(own, forward, {}), forward.__code__):
+        return None
+    code = code_of(definition, forward, names)
+    cells = dict(zip(forward.__code__.co_freevars, forward.__closure__ or (), strict=True))
+    cells |= {name: CellType(value) for name, value in names.items()}
+    return function_like(forward, code, tuple(cells[name] for name in code.co_freevars))
+
+
+def code_of(
+    definition: ast.FunctionDef, forward: FunctionType, names: dict[str, Callable]
+) -> CodeType:
+    """Of a definition that finds `names`, and what `forward` finds around it, around it."""
     definition = copy.deepcopy(definition)
     arguments = definition.args
     arguments.defaults, arguments.kw_defaults = [], [None] * len(arguments.kwonlyargs)
@@ -78,14 +101,40 @@ def compiled(
     for node in ast.walk(arguments):
         if isinstance(node, ast.arg):
             node.annotation = None
-    own = dict(zip(forward.__code__.co_freevars, forward.__closure__ or (), strict=True))
-    cells = own | {name: CellType(value) for name, value in names.items()}
-    module = ast.parse(f"def outer({', '.join(cells)}):\n    return {definition.name}")
+    around = ", ".join([*names, *forward.__code__.co_freevars])
+    module = ast.parse(f"def outer({around}):\n    return {definition.name}")
     module.body[0].body.insert(0, definition)
-    whole = compile(module, inspect.getfile(forward), "exec", dont_inherit=True)
+    # The file may have asked for features of later Pythons.
+    flags = forward.__code__.co_flags & FEATURES
+    whole = compile(module, inspect.getfile(forward), "exec", flags, dont_inherit=True)
     outer = next(code for code in codes_in(whole) if code.co_name == "outer")
-    code = next(one for one in outer.co_consts if isinstance(one, CodeType))
-    return function_like(forward, code, tuple(cells[name] for name in code.co_freevars))
+    return next(one for one in outer.co_consts if isinstance(one, CodeType))
+
+
+def is_same_code(one: CodeType, other: CodeType) -> bool:
+    """Whether both do the same, wherever they stand."""
+    parts = ("co_names", "co_varnames", "co_freevars", "co_cellvars")
+    if any(getattr(one, part) != getattr(other, part) for part in parts):
+        return False
+    if (one.co_flags ^ other.co_flags) & ~inspect.CO_NESTED:
+        return False
+    pairs = zip_longest(steps_of(one), steps_of(other))
+    return all(
+        is_same_code(a, b)
+        if isinstance(a, CodeType) and isinstance(b, CodeType)
+        else type(a) is type(b) and a == b
+        for pair in pairs
+        for a, b in zip_longest(*(step or () for step in pair))
+    )
+
+
+def steps_of(code: CodeType) -> Iterator[tuple]:
+    """(operation, what it is applied to) without what depends on the file around: how the compiler
+    calls what the file imports, and where jumps land."""
+    for step in dis.get_instructions(code):
+        if step.opname not in ("NOP", "CACHE", "PUSH_NULL", "EXTENDED_ARG"):
+            name = "LOAD_ATTR" if step.opname == "LOAD_METHOD" else step.opname
+            yield name, None if "JUMP" in name or "FOR_ITER" in name else step.argval
 
 
 def function_like(forward: FunctionType, code: CodeType, closure: tuple) -> FunctionType:

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from .. import functional
 from .guard import is_hooked
-from .probe import Mismatch, assert_same, random, silenced, twin_of
-from .rule import MetaCall, own_class_forward
+from .probe import assert_same, random, run_own, set_mode, twin_of
+from .rule import MetaCall
 
 PROBE_TOKENS, PROBE_HIDDEN = 3, 8
 LINEAR = nn.Linear.forward
+A_LINEAR = nn.Linear(1, 1, bias=False, device="meta")
 
 
 def is_plain(projection: nn.Module) -> bool:
@@ -53,6 +54,8 @@ def whole_run(
         if not plain or not (up is None or is_plain(up)) or not keeps_less(down):
             return otherwise(self, x)
         up_weight = None if up is None else up.weight
+        if up is not None and up_weight.shape != gate.weight.shape:
+            return otherwise(self, x)
         return functional.gated_mlp(x, gate.weight, up_weight, down.weight, activation)
 
     return run
@@ -81,27 +84,18 @@ def check_whole(
     both = width if len(names) == 3 else 2 * width
 
     def linear(outputs: int, inputs: int) -> nn.Linear:
-        layer = nn.Linear(inputs, outputs, bias=False, device="meta")
         weight = random((outputs, inputs), generator) * inputs**-0.5
-        layer.weight = nn.Parameter(weight.to(device, dtype))
-        return silenced(layer)
+        return twin_of(A_LINEAR, {"weight": nn.Parameter(weight.to(device, dtype))})
 
     layers = {name: linear(both, PROBE_HIDDEN) for name in names[:-1]}
     layers[names[-1]] = linear(PROBE_HIDDEN, width)
     twin = twin_of(module, modules=layers)
-    own = own_class_forward(module)
-
-    def original(x: Tensor) -> Tensor:
-        try:
-            return own(twin, x)
-        except Exception as error:
-            raise Mismatch(f"its own forward failed in the probe: {error}") from error
-
     x = random((1, PROBE_TOKENS, PROBE_HIDDEN), generator, dtype).to(device)
     weights = [layer.weight for layer in layers.values()]
     for training in (True, False):
-        twin.training = training
-        assert_same(original, lambda x: run(twin, x), [x], weights, "the whole MLP")
+        set_mode(twin, training)
+        own = lambda x: run_own(module, twin, x)  # noqa: E731
+        assert_same(own, lambda x: run(twin, x), [x], weights, "the whole MLP")
 
 
 def whole_meta_call(

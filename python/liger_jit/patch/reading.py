@@ -1,0 +1,372 @@
+"""What a forward depends on, read from its source: the whole of it, or it cannot be watched.
+
+A forward that a guard is to watch may do arithmetic of a few kinds on tensors, read numbers and
+functions of its module, and call functions that do the same. Whatever else stands in it (a write, a
+branch on the input, an attribute found by its name's text, an operation that acts on some values
+only) says that a probe has not seen all that it computes, and is refused by name.
+"""
+
+import ast
+import builtins
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
+
+import torch
+from torch import nn
+
+from .probe import Mismatch
+from .source import definition_of, innermost
+
+# Compared by type and value. Functions are known by what they hold: see `Function`.
+COMPARED = (int, float, str, bool, torch.dtype, torch.device, type(None))
+LIBRARIES = ("torch", "math")
+# What a formula of a norm, a gate or a rotation is made of: smooth, and the same for each element.
+OPERATIONS = frozenset(
+    "add cat chunk contiguous cos div double erf expand finfo flatten float gelu layer_norm mean "
+    "mul neg permute pi pow relu repeat_interleave reshape rms_norm rsqrt sigmoid silu sin split "
+    "sqrt square squeeze stack sub sum swish tanh to transpose type type_as unflatten unsqueeze "
+    "view".split()
+)
+# Of tensors, beside those.
+FACTS = frozenset({"dtype", "shape", "ndim", "size", "dim", "device"})
+BUILTINS = frozenset({"int", "float", "len", "tuple", "slice", "AssertionError", "ValueError"})
+STATEMENTS = (ast.Assign, ast.AnnAssign, ast.Return, ast.Expr, ast.If, ast.Pass, ast.Raise)
+
+
+def is_immutable(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(map(is_immutable, value))
+    return isinstance(value, COMPARED)
+
+
+@dataclass(frozen=True, eq=False)
+class Function:
+    """A Python function and all of it that can be replaced in place."""
+
+    function: FunctionType
+    code: object
+    defaults: tuple | None
+    named_defaults: dict | None
+    cells: tuple[tuple[CellType, object], ...]
+
+    def is_changed(self) -> bool:
+        one = self.function
+        if one.__code__ is not self.code or one.__defaults__ is not self.defaults:
+            return True
+        if (one.__kwdefaults__ or None) != self.named_defaults:
+            return True
+        return any(cell.cell_contents is not value for cell, value in self.cells)
+
+
+def function_of(function: FunctionType) -> Function:
+    cells = [(cell, cell.cell_contents) for cell in function.__closure__ or ()]
+    named = function.__kwdefaults__
+    return Function(
+        function,
+        function.__code__,
+        function.__defaults__,
+        dict(named) if named else None,
+        tuple((cell, value) for cell, value in cells if not isinstance(value, type)),
+    )
+
+
+def essence(function: object) -> object:
+    """What a method or a partial function runs, whatever copy of it this is."""
+    if type(function) is MethodType:
+        return function.__func__
+    if type(function) is partial:
+        return function.func, function.args, dict(function.keywords)
+    return function
+
+
+@dataclass
+class Reading:
+    """What was read: see the fields of `Guard` with these names. called: children by name."""
+
+    values: dict[str, object] = field(default_factory=dict)
+    callables: dict[str, object] = field(default_factory=dict)
+    methods: dict[str, Callable] = field(default_factory=dict)
+    names: dict[tuple[int, str], tuple] = field(default_factory=dict)
+    functions: dict[FunctionType, Function] = field(default_factory=dict)
+    tensors: set[str] = field(default_factory=set)
+    called: set[str] = field(default_factory=set)
+
+
+def read(module: nn.Module | None, forward: Callable) -> Reading:
+    """Raises Mismatch that names what cannot be watched. Runs nothing of the module.
+
+    forward: of the module's class, or a function of tensors if there is no module.
+    """
+    reading = Reading()
+    _Reader(module, reading).function(forward, bound=module is not None)
+    return reading
+
+
+class _Reader:
+    def __init__(self, module: nn.Module | None, reading: Reading):
+        self.module, self.reading = module, reading
+
+    def function(self, function: Callable, bound: bool = False) -> None:
+        """Reads a function's source; a bound one has the module for its first argument."""
+        while isinstance(function, FunctionType) and hasattr(function, "__wrapped__"):
+            self.reading.functions[function] = function_of(function)
+            function = function.__wrapped__
+        if function in self.reading.functions:
+            return
+        if not isinstance(function, FunctionType):
+            raise Mismatch(f"{function!r} is no Python function, and cannot be read")
+        definition = definition_of(function)
+        if definition is None:
+            raise Mismatch(f"the source of {function.__qualname__} is not there")
+        defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+        if not all(map(is_immutable, defaults)):
+            raise Mismatch(f"{function.__qualname__} has a default that can be changed")
+        self.reading.functions[function] = function_of(function)
+        _Body(self, function, definition, bound).run()
+
+
+class _Body:
+    """One function's statements."""
+
+    def __init__(self, reader: _Reader, function: FunctionType, definition, bound: bool):
+        self.reader, self.module, self.reading = reader, reader.module, reader.reading
+        self.function, self.definition = function, definition
+        names = list(inspect.signature(function).parameters)
+        self.own = names[0] if bound and names else None
+        parameters = inspect.signature(function).parameters.values()
+        # Nobody passes them: calls with more than one argument go to the module's own forward.
+        self.absent = {p.name for p in parameters if p.default is None} if bound else set()
+        self.locals = {*function.__code__.co_varnames, *function.__code__.co_cellvars}
+        closure = zip(function.__code__.co_freevars, function.__closure__ or ())
+        self.cells = {name: cell.cell_contents for name, cell in closure}
+
+    def refuse(self, what: str) -> None:
+        raise Mismatch(f"{self.function.__qualname__} {what}")
+
+    def run(self) -> None:
+        for statement in self.definition.body:
+            self.statement(statement)
+
+    def statement(self, one: ast.stmt) -> None:
+        if not isinstance(one, STATEMENTS):
+            self.refuse(f"has a statement that a probe may not see the whole of: {first_line(one)}")
+        if isinstance(one, ast.Raise):
+            return
+        if isinstance(one, ast.If):
+            return self.branch(one)
+        if isinstance(one, ast.Assign):
+            for target in one.targets:
+                self.target(target)
+        if isinstance(one, ast.AnnAssign):
+            self.target(one.target)
+        if one_value := getattr(one, "value", None):
+            self.value(one_value)
+
+    def target(self, target: ast.expr) -> None:
+        if isinstance(target, (ast.Tuple, ast.List)):
+            for part in target.elts:
+                self.target(part)
+        elif not isinstance(target, ast.Name):
+            self.refuse(f"writes {ast.unparse(target)}")
+
+    def branch(self, one: ast.If | ast.IfExp) -> None:
+        """A branch on what is not there takes the one way; one on the module's numbers takes both
+        into account; one on the input says that some inputs were not tried."""
+        both = [one.body, one.orelse]
+        taken = self.known(one.test)
+        if taken is not None:
+            both = [both[0] if taken else both[1]]
+        elif isinstance(one, ast.If) and all(isinstance(each, ast.Raise) for each in one.body):
+            both = [one.orelse]
+        else:
+            self.test(one.test)
+        for way in both:
+            for part in way if isinstance(way, list) else [way]:
+                self.statement(part) if isinstance(part, ast.stmt) else self.value(part)
+
+    def known(self, test: ast.expr) -> bool | None:
+        """The outcome of `name is None`, of an argument that nobody passes."""
+        if not isinstance(test, ast.Compare) or not isinstance(test.left, ast.Name):
+            return None
+        is_none = len(test.ops) == 1 and isinstance(test.comparators[0], ast.Constant)
+        if test.left.id not in self.absent or not is_none or test.comparators[0].value is not None:
+            return None
+        return {ast.Is: True, ast.IsNot: False}.get(type(test.ops[0]))
+
+    def test(self, test: ast.expr) -> None:
+        for node in ast.walk(test):
+            if isinstance(node, ast.Name) and node.id in self.locals and node.id != self.own:
+                self.refuse(f"branches on its input: {ast.unparse(test)}")
+            if isinstance(node, ast.Attribute) and self.is_tensor(node.value):
+                self.refuse(f"branches on a tensor: {ast.unparse(test)}")
+        self.value(test)
+
+    def is_tensor(self, node: ast.expr) -> bool:
+        return (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == self.own
+            and (node.attr in self.module._parameters or node.attr in self.module._buffers)
+        )
+
+    def value(self, node: ast.expr) -> None:
+        if isinstance(node, ast.Constant):
+            return
+        if isinstance(node, ast.Name):
+            return self.name(node.id)
+        if isinstance(node, ast.Attribute):
+            return self.attribute(node)
+        if isinstance(node, ast.Call):
+            return self.call(node)
+        if isinstance(node, ast.IfExp):
+            return self.branch(node)
+        parts = (
+            ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Tuple, ast.List, ast.Subscript,
+            ast.Slice, ast.Starred,
+        )  # fmt: skip
+        if not isinstance(node, parts):
+            self.refuse(f"has a part that a probe may not see the whole of: {first_line(node)}")
+        for part in ast.iter_child_nodes(node):
+            if isinstance(part, ast.expr):
+                self.value(part)
+
+    def name(self, name: str) -> None:
+        if name == self.own:
+            self.refuse("hands on its module")
+        if name in self.locals:
+            return
+        value = self.found(name)
+        if not (is_immutable(value) or isinstance(value, ModuleType)):
+            self.refuse(f"reads {name}, which may change")
+
+    def found(self, name: str) -> object:
+        """A name of the closure, of the file or of Python, which the guard will watch."""
+        if name in self.cells:
+            return self.cells[name]
+        scope = self.function.__globals__
+        if name in scope:
+            self.reading.names[id(scope), name] = (scope, name, scope[name])
+            return scope[name]
+        if name not in BUILTINS:
+            self.refuse(f"uses {name}")
+        self.reading.names[id(scope), name] = (scope, name, None)  # nobody has covered it
+        return getattr(builtins, name)
+
+    def attribute(self, node: ast.Attribute) -> None:
+        base = node.value
+        if isinstance(base, ast.Name) and base.id == self.own:
+            return self.own_attribute(node.attr)
+        library = self.library(base)
+        if library is not None:
+            value = getattr(library, node.attr, None)
+            if not is_immutable(value) and node.attr not in OPERATIONS:
+                self.refuse(f"uses {ast.unparse(node)}")
+            return
+        if node.attr not in FACTS and node.attr not in OPERATIONS:
+            self.refuse(f"uses .{node.attr}")
+        self.value(base)
+
+    def library(self, node: ast.expr) -> ModuleType | None:
+        """The module of torch or of Python's mathematics that a dotted name stands for."""
+        if isinstance(node, ast.Attribute):
+            outer = self.library(node.value)
+            inner = None if outer is None else getattr(outer, node.attr, None)
+            return inner if isinstance(inner, ModuleType) else None
+        if not isinstance(node, ast.Name) or node.id in self.locals or node.id in self.cells:
+            return None
+        value = self.function.__globals__.get(node.id)
+        if not isinstance(value, ModuleType) or value.__name__.split(".")[0] not in LIBRARIES:
+            return None
+        self.found(node.id)
+        return value
+
+    def own_attribute(self, name: str) -> None:
+        module, reading = self.module, self.reading
+        if name == "training":
+            return
+        for place in (module._parameters, module._buffers):
+            if name in place:
+                if place[name] is None:
+                    reading.values[name] = None
+                elif place is module._buffers:
+                    self.refuse(f"reads the buffer {name}")
+                else:
+                    reading.tensors.add(name)
+                return
+        if name in module._modules:
+            self.refuse(f"reads its child {name}")
+        if name in module.__dict__:
+            return self.own_value(name, module.__dict__[name])
+        found = inspect.getattr_static(type(module), name, None)
+        if not is_immutable(found):
+            self.refuse(f"reads {name}, which may change")
+        reading.values[name] = found
+
+    def own_value(self, name: str, value: object) -> None:
+        if not is_immutable(value):
+            self.refuse(f"reads {name}, a {type(value).__name__}, which may change")
+        self.reading.values[name] = value
+
+    def call(self, node: ast.Call) -> None:
+        for part in (*node.args, *(one.value for one in node.keywords)):
+            self.value(part)
+        function = node.func
+        if isinstance(function, ast.Name) and function.id not in self.locals:
+            return self.call_of(self.found(function.id), function.id)
+        if not isinstance(function, ast.Attribute):
+            return self.refuse(f"calls {first_line(function)}")
+        base = function.value
+        if isinstance(base, ast.Name) and base.id == self.own:
+            return self.own_call(function.attr)
+        if isinstance(base, ast.Call) and ast.unparse(base) == "super()":
+            return self.inherited_call(function.attr)
+        self.attribute(function)
+
+    def call_of(self, value: object, name: str, bound: bool = False) -> None:
+        if type(value) is partial:
+            if not all(map(is_immutable, (*value.args, *value.keywords.values()))):
+                self.refuse(f"calls {name} with values that may change")
+            return self.call_of(value.func, name)
+        if isinstance(value, FunctionType) and not is_of_torch(value):
+            return self.reader.function(value, bound)
+        known = isinstance(value, (BuiltinFunctionType, FunctionType))
+        if known and value.__name__ in OPERATIONS:
+            return
+        if not (isinstance(value, type) and name in BUILTINS):
+            self.refuse(f"calls {name}")
+
+    def own_call(self, name: str) -> None:
+        module, reading = self.module, self.reading
+        if name in module._modules:
+            reading.called.add(name)
+        elif name in module.__dict__:
+            value = module.__dict__[name]
+            bound = type(value) is MethodType and value.__self__ is module
+            reading.callables[name] = essence(value)
+            self.call_of(value.__func__ if bound else value, name, bound)
+        else:
+            found = inspect.getattr_static(type(module), name, None)
+            if not isinstance(found, FunctionType) or found is vars(nn.Module).get(name):
+                self.refuse(f"calls {name}")
+            reading.methods[name] = found
+            self.reader.function(found, bound=True)
+
+    def inherited_call(self, name: str) -> None:
+        owner = self.cells.get("__class__")
+        line = type(self.module).__mro__
+        for one in line[line.index(owner) + 1 :] if owner in line else ():
+            if isinstance(found := vars(one).get(name), FunctionType):
+                self.reading.names[id(one), name] = (vars(one), name, found)
+                return self.reader.function(found, bound=True)
+        self.refuse(f"calls super().{name}")
+
+
+def is_of_torch(function: FunctionType) -> bool:
+    return (innermost(function).__module__ or "").split(".")[0] == "torch"
+
+
+def first_line(node: ast.AST) -> str:
+    return ast.unparse(node).split("\n")[0][:80]

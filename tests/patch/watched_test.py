@@ -1,0 +1,464 @@
+"""What a forward may not do if it is to be replaced, and what a guard sees of what it may do."""
+
+import copy
+import threading
+from functools import partial
+
+import pytest
+import torch
+from liger_jit.patch import patch
+from liger_jit.patch.installed import KEY, standing
+from tiny_models import assert_same_step, build, counted, error, loss_and_gradients, shape_of
+from torch import nn
+from torch.nn import functional as F
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP, LlamaRMSNorm
+
+LOG = []
+SETTINGS = {"gain": 1.0}
+
+
+class Norm(LlamaRMSNorm):
+    """The formula, for a subclass to hide something in that a probe does not see."""
+
+    gain = [1.0]
+
+    def formula(self, x):
+        h = x.float()
+        h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        return self.weight * h.to(x.dtype)
+
+
+class Clamped(Norm):
+    def forward(self, x):
+        return self.formula(x.clamp(-100, 100))
+
+
+class Cleaned(Norm):
+    def forward(self, x):
+        return self.formula(torch.nan_to_num(x))
+
+
+class Counting(Norm):
+    def forward(self, x):
+        self.calls = 1
+        return self.formula(x)
+
+
+class Logging(Norm):
+    def forward(self, x):
+        LOG.append(x.shape)
+        return self.formula(x)
+
+
+class BySettings(Norm):
+    def forward(self, x):
+        return self.formula(x) * SETTINGS["gain"]
+
+
+class ByText(Norm):
+    def forward(self, x):
+        return self.formula(x) * getattr(self, "gain")[0]  # noqa: B009
+
+
+class ByClassAttribute(Norm):
+    def forward(self, x):
+        return self.formula(x) * self.gain[0]
+
+
+class ByProperty(Norm):
+    @property
+    def scale(self):
+        return self.gain[0]
+
+    def forward(self, x):
+        return self.formula(x) * self.scale
+
+
+class ByLength(Norm):
+    def forward(self, x):
+        if x.shape[1] > 100:
+            return 2 * self.formula(x)
+        return self.formula(x)
+
+
+class InPlace(Norm):
+    def forward(self, x):
+        y = self.formula(x)
+        y *= 1.0
+        return y
+
+
+class ByInner(Norm):
+    def forward(self, x):
+        return (lambda y: y)(self.formula(x))
+
+
+class OverTokens(Norm):
+    def forward(self, x):
+        h = x.float()
+        h = h * torch.rsqrt(h.pow(2).mean(1, keepdim=True) + self.variance_epsilon)
+        return self.weight * h.to(x.dtype)
+
+
+class OfHalfPrecision(Norm):
+    """Its squares overflow in float16, where the operator's do not."""
+
+    def forward(self, x):
+        scale = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        return self.weight * (x * scale)
+
+
+NORMS = {
+    Clamped: "uses .clamp",
+    Cleaned: "uses torch.nan_to_num",
+    Counting: "writes self.calls",
+    Logging: "uses .append",
+    BySettings: "reads SETTINGS",
+    ByText: "hands on its module",
+    ByClassAttribute: "reads gain",
+    ByProperty: "reads scale",
+    ByLength: "branches on its input",
+    InPlace: "y *= 1.0",
+    ByInner: "calls lambda",
+    OverTokens: "no known norm",
+    OfHalfPrecision: "no known norm",
+}
+
+
+@pytest.mark.parametrize("kind", NORMS, ids=lambda kind: kind.__name__)
+def test_a_norm_that_may_be_more_than_its_formula(kind):
+    model = build()
+    model.model.norm.__class__ = kind
+    status = {row.path: row.status for row in patch(model).report()}["model.norm"]
+    assert NORMS[kind] in status
+
+
+class MLP(LlamaMLP):
+    def formula(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Dropping(MLP):
+    def forward(self, x):
+        return F.dropout(self.formula(x), 0.0, self.training)
+
+
+class InPairs(MLP):
+    def forward(self, x):
+        return self.formula(x), None
+
+
+class OutOfAutocast(MLP):
+    def forward(self, x):
+        with torch.autocast("cpu", enabled=False):
+            return self.formula(x)
+
+
+class ByDtype(MLP):
+    def forward(self, x):
+        return self.formula(x) if x.dtype == torch.float32 else 2 * self.formula(x)
+
+
+class OfAChild(MLP):
+    def forward(self, x):
+        return self.formula(x) * self.act_fn.scale
+
+
+class Nested(MLP):
+    def forward(self, x):
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
+
+def with_activation(mlp, activation):
+    mlp.act_fn = activation
+
+
+class Trained(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return F.silu(x) * self.scale
+
+
+class Bounded(nn.Module):
+    def forward(self, x):
+        return torch.clip(F.silu(x), -1000, 1000)
+
+
+MLPS = {
+    (Dropping, None): "uses F.dropout",
+    (InPairs, None): "no known gate",
+    (OutOfAutocast, None): "with torch.autocast",
+    (ByDtype, None): "branches on its input",
+    (OfAChild, None): "uses .scale",
+    (Nested, Trained): "reads the parameter scale",
+    (Nested, Bounded): "uses torch.clip",
+    (Nested, partial(nn.Sequential, nn.SiLU())): "",
+    (Nested, partial(nn.Dropout, 0.0)): "",
+}
+
+
+@pytest.mark.parametrize("kind, activation", MLPS)
+def test_an_mlp_that_may_be_more_than_its_formula(kind, activation):
+    model = build()
+    mlp = model.model.layers[0].mlp
+    mlp.__class__ = kind
+    if activation is not None:
+        mlp.act_fn = activation()
+    status = {row.path: row.status for row in patch(model).report()}["model.layers.0.mlp"]
+    assert status != "patched"
+    assert MLPS[kind, activation] in status
+
+
+def test_a_rotation_with_effects_is_left_alone(monkeypatch):
+    from transformers.models.llama import modeling_llama
+
+    seen = []
+
+    def rotate_half(x):
+        seen.append(x.shape)
+        return torch.cat((-x[..., x.shape[-1] // 2 :], x[..., : x.shape[-1] // 2]), dim=-1)
+
+    monkeypatch.setattr(modeling_llama, "rotate_half", rotate_half)
+    status = {row.path: row.status for row in patch(build()).report()}["model.layers.0.self_attn"]
+    assert status != "patched"
+    assert not seen
+
+
+def test_what_is_refused_was_not_run():
+    holder = nn.Sequential(nn.BatchNorm1d(8, affine=False), nn.InstanceNorm1d(8))
+    state = copy.deepcopy(holder.state_dict())
+    patch(holder)
+    assert all(torch.equal(value, state[name]) for name, value in holder.state_dict().items())
+
+
+class Sized(Norm):
+    def __init__(self, size, gain):
+        super().__init__(size)
+        self.scale = gain
+
+    def forward(self, x):
+        return self.formula(x) * self.scale
+
+
+def test_a_proof_is_shared_by_those_for_whom_its_guard_holds():
+    holder = nn.ModuleList([Sized(16, (1.0,)[0]), Sized(16, 1), Norm(16), Norm(16)])
+    for one, kind in zip(holder[2:], (1.0, 3.0)):
+        one.__class__ = Sized
+        one.__dict__["scale"] = kind
+    x = torch.randn(2, 3, 16)
+    expected = [Sized.forward(one, x) for one in holder]
+    patch(holder)
+    for one, wanted in zip(holder, expected):
+        assert error(one(x), wanted) < 1e-6
+
+
+def swapped_code(norm):
+    function = type(norm).forward
+    function.__code__ = (lambda self, x: 3 * self.formula(x)).__code__
+
+
+def test_a_function_that_is_changed_in_place(monkeypatch):
+    class Own(Norm):
+        def forward(self, x):
+            return self.formula(x)
+
+    holder = nn.Sequential(Own(16))
+    patch(holder)
+    x = torch.randn(2, 3, 16)
+    before = holder(x)
+    assert standing(holder[0]) is not None
+    swapped_code(holder[0])
+    assert error(holder(x), 3 * before) < 1e-6
+    assert standing(holder[0]) is None
+
+
+def test_a_decoder_layer_that_is_changed_in_place():
+    """As IPython's autoreload does it."""
+
+    class Own(LlamaDecoderLayer):
+        pass
+
+    model, reference = build(), build()
+    code = LlamaDecoderLayer.forward.__code__
+    patch(model)
+    try:
+        LlamaDecoderLayer.forward.__code__ = (
+            lambda self, hidden_states, *args, **kwargs: hidden_states
+        ).__code__
+        expected = loss_and_gradients(reference)
+        assert_same_step(loss_and_gradients(model), expected)
+    finally:
+        LlamaDecoderLayer.forward.__code__ = code
+
+
+class UpFirst(MLP):
+    def forward(self, x):
+        up = self.up_proj(x)
+        return self.down_proj(F.silu(self.gate_proj(x)) * up)
+
+
+class Noisy(nn.Linear):
+    def forward(self, x):
+        return F.dropout(super().forward(x), 0.5, self.training)
+
+
+def test_projections_are_called_in_the_order_of_the_module():
+    model, reference = build(), build()
+    for one in (model, reference):
+        mlp = one.model.layers[0].mlp
+        mlp.__class__ = UpFirst
+        mlp.gate_proj.__class__ = mlp.up_proj.__class__ = Noisy
+    torch.manual_seed(5)
+    expected = loss_and_gradients(reference)
+    rows = {row.path: row.status for row in patch(model).report()}
+    assert rows["model.layers.0.mlp"] == "patched"
+    torch.manual_seed(5)
+    assert_same_step(loss_and_gradients(model), expected)
+
+
+class Drawn(nn.Module):
+    """A weight that is another at each reading."""
+
+    def __init__(self):
+        super().__init__()
+        self.readings = 0
+
+    def forward(self, weight):
+        self.readings += 1
+        return weight * self.readings
+
+
+def test_a_weight_that_is_computed_is_read_once():
+    model = build()
+    patch(model)
+    norm = model.model.norm
+    nn.utils.parametrize.register_parametrization(norm, "weight", Drawn(), unsafe=True)
+    drawn = norm.parametrizations.weight[0]
+    before = drawn.readings
+    norm(torch.randn(2, 3, 32))
+    assert drawn.readings == before + 1
+
+
+def test_a_hook_that_a_projection_puts_on_a_norm_comes_too_late_for_this_call():
+    def seen_by(model):
+        seen, attention = [], model.model.layers[0].self_attn
+
+        def put(*args):
+            attention.q_norm.register_forward_hook(lambda *rest: seen.append(1))
+
+        attention.v_proj.register_forward_hook(put)
+        loss_and_gradients(model)
+        return seen
+
+    patched = build("Qwen3")
+    patch(patched)
+    assert seen_by(patched) == seen_by(build("Qwen3"))
+
+
+def test_a_patch_that_is_taken_back_inside_a_forward():
+    model = build("Qwen3")
+    expected = loss_and_gradients(model)
+    handle = patch(model)
+    hook = model.model.layers[0].self_attn.v_proj.register_forward_hook(
+        lambda *args: handle.unpatch()
+    )
+    assert_same_step(loss_and_gradients(model), expected)
+    hook.remove()
+    assert_same_step(loss_and_gradients(model), expected)
+
+
+def test_a_forward_that_the_user_deletes_is_gone_and_comes_back_with_apply(monkeypatch):
+    model = build()
+    shape = shape_of(model)
+    handle = patch(model)
+    del model.model.norm.forward
+    handle.unpatch()
+    assert shape_of(model) == shape
+    handle.apply()
+    with counted(monkeypatch) as calls:
+        loss_and_gradients(model)
+    assert calls["rms_norm"] == 3
+    del model.model.norm.forward
+    handle.apply()  # applied already: what the user took out stays out
+    assert KEY in model.model.norm.__dict__
+
+
+def test_what_a_hook_of_accelerate_leaves_can_be_patched_again(monkeypatch):
+    from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
+
+    model = build()
+    handle = patch(model)
+    norm = model.model.norm
+    add_hook_to_module(norm, ModelHook())
+    handle.unpatch()
+    remove_hook_from_module(norm)
+    status = {row.path: row.status for row in patch(model).report()}["model.norm"]
+    assert status == "patched"
+    with counted(monkeypatch) as calls:
+        loss_and_gradients(model)
+    assert calls["rms_norm"] == 3
+
+
+class Plain(nn.Module):
+    def forward(self, x):
+        return F.silu(x)
+
+
+def test_a_compiled_activation_is_called(monkeypatch):
+    model = build()
+    mlp = model.model.layers[0].mlp
+    mlp.act_fn = Plain()
+    patch(model)
+    with counted(monkeypatch) as calls:
+        loss_and_gradients(model)
+    assert calls["gated_mlp"] == 2
+    called = []
+
+    def backend(graph, inputs):
+        called.append(1)
+        return graph.forward
+
+    torch._dynamo.reset()
+    mlp.act_fn.compile(backend=backend)
+    loss_and_gradients(model)
+    assert called
+
+
+def test_models_may_be_patched_on_several_threads():
+    models, failed = [build() for _ in range(4)], []
+
+    def work(model):
+        try:
+            patch(model)
+        except BaseException as trouble:
+            failed.append(trouble)
+
+    threads = [threading.Thread(target=work, args=(model,)) for model in models]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+
+
+def test_hooks_on_saved_tensors_and_modes_do_not_see_the_probes():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen = []
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    def pack(tensor):
+        seen.append(tensor)
+        return tensor
+
+    model = build("Qwen3")
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), Watching():
+        patch(model, fused_linear_cross_entropy=False)
+    assert not seen
