@@ -9,8 +9,9 @@ guards of its own.
 The functions of torch itself are trusted, and so are tensors' values, which a proof never reads.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from types import CodeType, FunctionType
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,7 @@ def is_usable(x: Tensor) -> bool:
     for a backward."""
     if type(x) is not Tensor and not is_plain(x):
         return False
-    if x.is_nested or (not torch.compiler.is_compiling() and is_for_inference_alone(x)):
+    if x.is_nested or (not x.requires_grad and is_for_inference_alone(x)):
         return False
     if x.is_cuda:
         return x.dtype in GPU_DTYPES
@@ -53,7 +54,9 @@ def is_usable(x: Tensor) -> bool:
 
 def is_for_inference_alone(x: Tensor) -> bool:
     """Whether x comes from an inference mode that is over: no backward can keep it."""
-    return x.is_inference() and not torch.is_inference_mode_enabled()
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return False
+    return x.is_inference()
 
 
 def is_hooked(module: nn.Module) -> bool:
@@ -80,13 +83,15 @@ def is_hooked(module: nn.Module) -> bool:
 class Guard:
     """Thread-safe: nothing of it changes. One serves all modules that share a proof.
 
-    forward: the class's. functions: all Python functions that it runs, as they were. values:
+    forward: the class's. codes: (function, code, defaults) of all Python functions that it runs.
+    functions: those of them of which more can change. values:
     attributes that it reads. callables: attributes that it calls, as `essence`. methods: functions
     of the class. names: (globals, name, value). tensors: parameters that must be plain. children:
     modules whose work a replacement does, so that nobody calls them.
     """
 
     forward: Callable
+    codes: tuple[tuple[FunctionType, CodeType, tuple | None], ...] = ()
     functions: tuple[Function, ...] = ()
     values: tuple[tuple[str, object], ...] = ()
     callables: tuple[tuple[str, object], ...] = ()
@@ -100,13 +105,15 @@ class Guard:
         kind = type(module)
         if kind.forward is not self.forward:
             return "its class has another forward"
-        # A function that is changed in place is no other for torch.compile either.
-        for one in () if torch.compiler.is_compiling() else self.functions:
-            if one.function.__code__ is not one.code or one.is_changed():
+        for function, code, defaults in self.codes:
+            if function.__code__ is not code or function.__defaults__ is not defaults:
+                return f"{function.__qualname__} is another"
+        for one in self.functions:
+            if one.is_changed():
                 return f"{one.function.__qualname__} is another"
         for name, value in self.values:
             found = getattr(module, name, None)
-            if type(found) is not type(value) or found != value:
+            if found != value or type(found) is not type(value):
                 return f"{name} is another"
         for name, value in self.callables:
             if essence(getattr(module, name, None)) != value:
@@ -158,7 +165,7 @@ def guard_of(
         children.append((name, guard_of(child)))
     return Guard(
         own,
-        tuple(found.functions.values()),
+        *parts_of(found.functions.values()),
         tuple(found.values.items()),
         tuple(found.callables.items()),
         tuple(found.methods.items()),
@@ -168,10 +175,22 @@ def guard_of(
     )
 
 
-def guard_of_rewritten(own: Callable, names: tuple[tuple[dict, str, object], ...] = ()) -> Guard:
-    """Of a forward compiled anew from its source: it must be the same function, and `names`."""
-    functions = []
-    while own is not None:
-        functions.append(function_of(own))
-        own = getattr(own, "__wrapped__", None)
-    return Guard(functions[0].function, tuple(functions), names=names)
+def guard_of_rewritten(
+    own: Callable,
+    names: tuple[tuple[dict, str, object], ...] = (),
+    replaced: Iterable[Function] = (),
+) -> Guard:
+    """Of a forward compiled anew from its source: it must be the same function, and so must the
+    functions that it calls no more; and `names`."""
+    functions, inner = [], own
+    while inner is not None:
+        functions.append(function_of(inner))
+        inner = getattr(inner, "__wrapped__", None)
+    return Guard(own, *parts_of([*functions, *replaced]), names=names)
+
+
+def parts_of(functions: Iterable[Function]) -> tuple[tuple, tuple[Function, ...]]:
+    """(codes, functions) of a guard."""
+    functions = tuple(functions)
+    codes = tuple((one.function, one.code, one.defaults) for one in functions)
+    return codes, tuple(one for one in functions if one.named_defaults or one.cells)

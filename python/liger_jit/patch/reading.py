@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 
 import torch
 from torch import nn
@@ -47,28 +47,27 @@ class Function:
     """A Python function and all of it that can be replaced in place."""
 
     function: FunctionType
-    code: object
+    code: CodeType
     defaults: tuple | None
-    named_defaults: dict | None
+    named_defaults: dict
     cells: tuple[tuple[CellType, object], ...]
 
     def is_changed(self) -> bool:
         one = self.function
         if one.__code__ is not self.code or one.__defaults__ is not self.defaults:
             return True
-        if (one.__kwdefaults__ or None) != self.named_defaults:
+        if (one.__kwdefaults__ or {}) != self.named_defaults:
             return True
         return any(cell.cell_contents is not value for cell, value in self.cells)
 
 
 def function_of(function: FunctionType) -> Function:
     cells = [(cell, cell.cell_contents) for cell in function.__closure__ or ()]
-    named = function.__kwdefaults__
     return Function(
         function,
         function.__code__,
         function.__defaults__,
-        dict(named) if named else None,
+        dict(function.__kwdefaults__ or {}),
         tuple((cell, value) for cell, value in cells if not isinstance(value, type)),
     )
 

@@ -9,7 +9,6 @@ globals are those of the file, as they are at each call.
 import ast
 import inspect
 from collections.abc import Callable, Hashable
-from dataclasses import replace
 from functools import cache
 from types import FunctionType
 
@@ -118,8 +117,7 @@ def guard_of_rotation(own: FunctionType, name: str, original: Callable) -> Guard
         found = read(None, original)
     if found.values or found.callables or found.tensors or found.called:
         raise Mismatch("it reads attributes of an object")
-    guard = guard_of_rewritten(own, (*names, *found.names.values()))
-    return replace(guard, functions=(*guard.functions, *found.functions.values()))
+    return guard_of_rewritten(own, (*names, *found.names.values()), found.functions.values())
 
 
 def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:
