@@ -6,6 +6,8 @@ liger_kernel.transformers.X must be importable as liger_jit.transformers.X.
 
 import importlib
 import inspect
+import subprocess
+import sys
 
 import pytest
 
@@ -75,6 +77,57 @@ MODULES = {
     "swiglu.LigerQwen3MoeSwiGLUMLP": ("config, intermediate_size=None", "x"),
 }
 
+_LOSSES = "cross_entropy=False, fused_linear_cross_entropy=True"
+_NORMS = f"rope=True, {_LOSSES}, rms_norm=True"
+_SWIGLU = f"{_NORMS}, swiglu=True, model=None"
+_SWIGLU_NO_ROPE = _SWIGLU.replace("rope=True", "rope=False")
+_GEGLU = f"{_NORMS}, geglu=True, model=None"
+_TOWER = f"rope=True, {_LOSSES}, layer_norm=True, rms_norm=True"
+_ANY_TEXT = f"{_LOSSES}, rms_norm=True, layer_norm=True, model=None, **kwargs"
+
+# Arguments of apply_liger_kernel_to_X.
+PATCHES = {
+    **dict.fromkeys(
+        (
+            *("llama", "smollm3", "ministral", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe"),
+            *("qwen2_5_vl", "qwen3_vl_moe", "phi3", "olmo2", "olmo3", "falcon_h1"),
+            *("hunyuan_v1_dense", "hunyuan_v1_moe", "exaone4"),
+        ),
+        _SWIGLU,
+    ),
+    **dict.fromkeys(
+        (
+            *("glm4", "glm4v", "glm4v_moe", "qwen3_next", "qwen3_5", "qwen3_5_moe"),
+            *("deepseek_v2", "deepseek_v3"),
+        ),
+        _SWIGLU_NO_ROPE,
+    ),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), _GEGLU),
+    **dict.fromkeys(("gemma3", "paligemma"), f"{_TOWER}, geglu=True, model=None"),
+    **dict.fromkeys(("mllama", "muse_glimmer"), f"{_TOWER}, swiglu=True, model=None"),
+    **dict.fromkeys(("internvl", "smolvlm"), _ANY_TEXT),
+    **dict.fromkeys(("gpt_oss", "qwen3_vl"), f"{_NORMS}, swiglu=False, model=None"),
+    "granite": "rope=True, cross_entropy=True, fused_linear_cross_entropy=False, rms_norm=True, "
+    "swiglu=True, model=None",
+    "llama4": f"{_SWIGLU}, layer_norm=True",
+    "llava": f"{_LOSSES}, model=None, **kwargs",
+    "nemotron": f"relu_squared=True, {_LOSSES}, model=None, **kwargs",
+    "pixtral": "rope=True, rms_norm=True, swiglu=True, model=None",
+    "gemma4_text": f"rope=False, {_LOSSES}, rms_norm=True, geglu=True, model=None",
+    "gemma4": f"rope=False, {_LOSSES}, layer_norm=False, rms_norm=True, geglu=True, model=None",
+    "qwen2_vl": f"{_NORMS}, layer_norm=True, swiglu=True, model=None",
+    "deepseek_v4": f"rope=False, {_LOSSES}, rms_norm=True, swiglu=False, model=None",
+}
+# Types of text parts, and the function for each.
+TEXT_PARTS = {
+    "mllama_text_model": "mllama",
+    **{
+        f"{name}_text": name
+        for name in ("llama4", "qwen2_vl", "qwen2_5_vl", "qwen3_5", "qwen3_5_moe")
+    },
+    **{f"{name}_text": name for name in ("qwen3_vl", "qwen3_vl_moe")},
+}
+
 # Importable from liger_jit.transformers itself.
 TOP = [*(name.split(".")[1] for name in MODULES), "liger_rotary_pos_emb", "CrossEntropyOutput"]
 
@@ -101,6 +154,62 @@ def test_modules_take_the_arguments_of_the_table(path):
     constructor, forward = MODULES[path]
     assert arguments(named(path).__init__) == constructor
     assert arguments(named(path).forward) == forward
+
+
+@pytest.mark.parametrize("name", PATCHES)
+def test_patch_functions_take_the_arguments_of_the_table(name):
+    function = named(f"monkey_patch.apply_liger_kernel_to_{name}")
+    assert arguments(function) == PATCHES[name]
+    assert function.__name__ == f"apply_liger_kernel_to_{name}"
+    # Help says what each flag is for, and what becomes of other roles.
+    for flag in inspect.signature(function).parameters:
+        assert f"{flag}:" in function.__doc__ or f"{flag}," in function.__doc__
+    revert = named(f"monkey_patch.revert_liger_kernel_to_{name}")
+    assert arguments(revert) == ""
+    assert revert() is None
+
+
+def test_each_model_type_has_its_patch_function():
+    functions = named("monkey_patch.MODEL_TYPE_TO_APPLY_LIGER_FN")
+    assert len(PATCHES) == 45
+    assert functions.keys() == {*PATCHES, *TEXT_PARTS}
+    package = importlib.import_module("liger_jit.transformers")
+    for model_type, function in functions.items():
+        owner = TEXT_PARTS.get(model_type, model_type)
+        assert function.__name__ == f"apply_liger_kernel_to_{owner}"
+        # By the name of the type as well, from both modules.
+        name = f"apply_liger_kernel_to_{model_type}"
+        assert getattr(package, name) is function
+        assert name in dir(package)
+        assert named(f"monkey_patch.{name}") is function
+
+
+def test_what_trainers_import_is_there():
+    package = importlib.import_module("liger_jit.transformers")
+    assert arguments(package._apply_liger_kernel) == "model_type, **kwargs"
+    assert arguments(package._apply_liger_kernel_to_instance) == "model, **kwargs"
+
+
+def test_an_unknown_family_is_told_which_there_are():
+    package = importlib.import_module("liger_jit.transformers")
+    with pytest.raises(AttributeError, match="llama4_text.*liger_jit.patch"):
+        _ = package.apply_liger_kernel_to_gpt3
+
+
+def test_the_names_are_there_without_transformers():
+    code = """
+import sys
+sys.modules["transformers"] = None
+from liger_jit.transformers import apply_liger_kernel_to_qwen3_5_text, _apply_liger_kernel
+try:
+    apply_liger_kernel_to_qwen3_5_text()
+except ModuleNotFoundError as error:
+    assert error.name == "transformers", error
+else:
+    raise AssertionError("it patched what is not there")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", TOP)

@@ -8,35 +8,14 @@ import os
 import pytest
 import torch
 import transformers
+from family_models import SMALL, VOCABULARY
 from liger_jit.patch import patch
 from tiny_models import loss_and_gradients
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CLASSES
 
 LONG = os.environ.get("TORTURE_LONG") == "1"
 FEW = ("bloom", "glm4", "gpt_oss", "granite", "olmo2", "phi", "qwen3_next")
-VOCABULARY, MOST_PARAMETERS = 101, 20_000_000
-SMALL = {
-    "vocab_size": VOCABULARY,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "max_position_embeddings": 128,
-    "sliding_window": 16,
-    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "embedding_size"), 32),
-    **dict.fromkeys(("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim"), 48),
-    **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 48),
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers"), 2),
-    **dict.fromkeys(("encoder_layers", "decoder_layers"), 2),
-    **dict.fromkeys(("num_attention_heads", "n_head", "num_heads"), 4),
-    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
-    **dict.fromkeys(("num_key_value_heads", "num_experts_per_tok", "moe_topk"), 2),
-    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
-    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 24),
-    **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 16),
-    **dict.fromkeys(("head_dim", "v_head_dim"), 8),
-    **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "rotary_dim"), 4),
-    **dict.fromkeys(("n_group", "topk_group", "n_shared_experts", "first_k_dense_replace"), 1),
-}
+MOST_PARAMETERS = 20_000_000
 
 
 def small_model(kind):

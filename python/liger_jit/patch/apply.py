@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from ..warmup import remember, start_background_compile
-from . import loss_head
+from . import loss_head, skip_logits
 from .add_norm import ADD_NORM
+from .deferred import stop_waiting
+from .experts import EXPERTS
 from .glu import GLU
 from .handle import Handle, Row
 from .installed import Installation, replaced_by
@@ -22,7 +24,7 @@ from .rule import MetaCall, Proof, Refusal, Rule
 
 # Parsing sources on two threads at once fails in Python itself.
 ONE_AT_A_TIME = threading.RLock()
-RULES = (NORM, GLU, QK_NORM, ROTARY, ADD_NORM)
+RULES = (NORM, GLU, EXPERTS, QK_NORM, ROTARY, ADD_NORM)
 FLAGS = (
     "rope",
     "rms_norm",
@@ -32,6 +34,12 @@ FLAGS = (
     "cross_entropy",
     "fused_linear_cross_entropy",
 )
+# Roles of modules, and the flags that must all be on.
+ROLES = {
+    **{flag: (flag,) for flag in FLAGS if not flag.endswith("cross_entropy")},
+    "fused_add_rms_norm": ("rms_norm",),
+    "qk_norm_rope": ("rms_norm", "rope"),
+}
 
 
 def patch(
@@ -68,7 +76,8 @@ def patch(
             in training mode then returns `logits=None`, unless it is called with skip_logits=False.
             The forward also takes skip_logits, return_token_accuracy, return_predicted_tokens and
             use_token_scaling, and answers in token_accuracy and predicted_tokens of its output.
-        cross_entropy: the loss alone, on real logits; needs fused_linear_cross_entropy=False.
+        cross_entropy: the loss alone, on real logits; needs fused_linear_cross_entropy=False. With
+            neither of the two the forward takes skip_logits and does nothing with it.
 
     Returns a `Handle`, applied: `report()`, `unpatch()`, `verify()`; also a context manager.
 
@@ -77,28 +86,19 @@ def patch(
         ValueError: both cross entropies are asked for.
         RuntimeError: from the operators, such as no compiler found. The model is then as it was.
     """
-    if unknown:
-        raise TypeError(
-            f"patch() does not know {', '.join(unknown)}; its flags: {', '.join(FLAGS)}"
-        )
-    if cross_entropy and fused_linear_cross_entropy:
-        raise ValueError(
-            "cross_entropy and fused_linear_cross_entropy replace the same loss: choose one"
-        )
-    asked = {
-        name
-        for name, wanted in (
-            ("rope", rope),
-            ("rms_norm", rms_norm),
-            ("fused_add_rms_norm", rms_norm),
-            ("qk_norm_rope", rms_norm and rope),
-            ("layer_norm", layer_norm),
-            ("swiglu", swiglu),
-            ("geglu", geglu),
-        )
-        if wanted
+    flags = {
+        "rope": rope,
+        "rms_norm": rms_norm,
+        "layer_norm": layer_norm,
+        "swiglu": swiglu,
+        "geglu": geglu,
+        "cross_entropy": cross_entropy,
+        "fused_linear_cross_entropy": fused_linear_cross_entropy,
     }
+    check_flags(flags | unknown)
+    asked = {role for role, needed in ROLES.items() if all(flags[flag] for flag in needed)}
     model = inside_wrappers(model)
+    stop_waiting(model)
     hub = getattr(model, "use_kernels", False)
     fused = fused_linear_cross_entropy
     with ONE_AT_A_TIME:
@@ -114,10 +114,25 @@ def patch(
     if head is not None:
         rows.append(row_of_loss(model, head, fused))
         changes += [] if isinstance(head, Refusal) else head.changes()
+    if not isinstance(head, loss_head.LossHead):
+        changes += skip_logits.changes(model)
     handle = Handle(model, rows, changes, calls_of(found, proofs, head))
     handle.apply()
     remember(handle)
     return handle
+
+
+def check_flags(flags: dict[str, bool]) -> None:
+    """Raises what `patch` raises for its flags."""
+    unknown = [name for name in flags if name not in FLAGS]
+    if unknown:
+        raise TypeError(
+            f"patch() does not know {', '.join(unknown)}; its flags: {', '.join(FLAGS)}"
+        )
+    if flags.get("cross_entropy") and flags.get("fused_linear_cross_entropy"):
+        raise ValueError(
+            "cross_entropy and fused_linear_cross_entropy replace the same loss: choose one"
+        )
 
 
 def looked_at(model: nn.Module, asked: set, hub: bool, cross_entropy: bool, fused: bool):
@@ -173,6 +188,12 @@ class Found:
     @property
     def in_question(self) -> bool:
         return not isinstance(self.group, Refusal)
+
+
+def flags_of(row: Row) -> set[str]:
+    """The flags that this row answers for."""
+    roles = {row.role}.union(*(rule.flags for rule in RULES if rule.name == row.role))
+    return {flag for role in roles for flag in ROLES.get(role, (role,))}
 
 
 def inside_wrappers(model: nn.Module) -> nn.Module:

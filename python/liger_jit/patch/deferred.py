@@ -1,28 +1,36 @@
 """Patching every model of a family that is built from now on, for callers who patch before loading.
 
-The family's PreTrainedModel class gets a post_init and a from_pretrained of its own. A model is
-patched when its weights are there: at the end of from_pretrained, or else at its first forward.
+A model is patched when its weights are there: at the end of from_pretrained, or else at its first
+forward.
 """
 
 import inspect
 import weakref
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from .apply import patch
+from .class_hooks import listen, stop_listening
 from .handle import Handle
 
 
 class FamilyHandle:
-    """A family under patching. `revert` (or `unpatch`) ends it, and unpatches its live models."""
+    """A family under patching. `revert` (or `unpatch`) ends it, and unpatches its live models.
 
-    def __init__(self, base_class: type, flags: dict[str, bool]):
-        self.base_class = base_class
-        self.flags = flags
+    bases: classes of the family; covers(model): whether a model built from one belongs to it.
+    patch: patches one model.
+    """
+
+    def __init__(
+        self,
+        bases: list[type],
+        covers: Callable[[nn.Module], bool],
+        patch: Callable[[nn.Module], Handle],
+    ):
+        self.bases, self.covers, self.patch = bases, covers, patch
         self._handles: weakref.WeakSet[Handle] = weakref.WeakSet()
         self._waiting: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-        self._installed = {}
 
     @property
     def handles(self) -> list[Handle]:
@@ -30,24 +38,21 @@ class FamilyHandle:
         return list(self._handles)
 
     def install(self) -> "FamilyHandle":
-        base, family = self.base_class, self
-        inherited_init, inherited_load = base.post_init, base.from_pretrained.__func__
-
-        def post_init(model, *args, **kwargs):
-            result = inherited_init(model, *args, **kwargs)
-            family.wait_for(model)
-            return result
-
-        def from_pretrained(cls, *args, **kwargs):
-            result = inherited_load(cls, *args, **kwargs)
-            # With output_loading_info the model comes with a second value.
-            family.patch_now(result[0] if isinstance(result, tuple) else result)
-            return result
-
-        self._installed = {"post_init": post_init, "from_pretrained": classmethod(from_pretrained)}
-        for name, value in self._installed.items():
-            setattr(base, name, value)
+        for base in self.bases:
+            listen(base, self)
         return self
+
+    def end(self) -> None:
+        """Models built from now on are left alone; those built before stay in the family."""
+        for base in self.bases:
+            stop_listening(base, self)
+
+    def built(self, model: nn.Module) -> None:
+        if self.covers(model):
+            self.wait_for(model)
+
+    def loaded(self, model: nn.Module) -> None:
+        self.patch_now(model)
 
     def wait_for(self, model: nn.Module) -> None:
         """Patches `model` at its first forward, unless something patches it sooner."""
@@ -70,18 +75,15 @@ class FamilyHandle:
         forward = model.__dict__.get("forward")
         if not self.stop_waiting(model):
             return None
-        model.liger_handle = patch(model, **self.flags)
+        model.liger_handle = self.patch(model)
         self._handles.add(model.liger_handle)
         if type(forward) is ForwardOfNow:
             forward.now = model.__dict__.get("forward")
         return model.liger_handle
 
     def revert(self) -> None:
-        """Restores the class and unpatches its models; models that wait are left unpatched."""
-        for name in self._installed:
-            if self.base_class.__dict__.get(name) is self._installed[name]:
-                delattr(self.base_class, name)
-        self._installed = {}
+        """Restores the classes and unpatches their models; those that wait are left unpatched."""
+        self.end()
         for model in list(self._waiting):
             self.stop_waiting(model)
         for handle in self.handles:
@@ -127,3 +129,16 @@ class ForwardOfNow:
         if self.now is not None:
             return self.now(*args, **kwargs)
         return type(self.model).forward(self.model, *args, **kwargs)
+
+
+def stop_waiting(model: nn.Module) -> None:
+    """For a model that is patched now: no family does it again, nor a part of it."""
+    for family in families_awaited_in(model):
+        family.stop_waiting(model)
+
+
+def families_awaited_in(model: nn.Module) -> set[FamilyHandle]:
+    """Those that patch the model, or a part of it, at its first forward."""
+    hooks = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
+    found = {hook.family for hook in hooks if isinstance(hook, FirstForward)}
+    return found - {None}

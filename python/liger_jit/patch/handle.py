@@ -107,6 +107,10 @@ class Handle:
         """A row for each module that a rule looked at, with what its guard has counted so far."""
         return Report(map(self._counted, self._rows))
 
+    def add_rows(self, rows: list[Row]) -> None:
+        """For the report, of what concerns no single module."""
+        self._rows += rows
+
     def _counted(self, row: Row) -> Row:
         if self.model is None or not row.patched:
             return row

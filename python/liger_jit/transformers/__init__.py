@@ -1,5 +1,7 @@
 """Liger Kernel's modules under their names, and the functions that put them into models."""
 
+from typing import Any
+
 from .cross_entropy import LigerCrossEntropyLoss
 from .functional import CrossEntropyOutput
 from .fused_add_rms_norm import LigerFusedAddRMSNorm
@@ -45,24 +47,23 @@ __all__ = [
     "liger_rotary_pos_emb",
 ]
 
-
-_MONKEY_PATCH_NAMES = (
-    "_apply_liger_kernel_to_instance",  # what transformers' and TRL's trainers import
-    "apply_liger_kernel_to_",
-    "revert_liger_kernel_to_",
-    "MODEL_TYPE_TO_APPLY_LIGER_FN",
-)
+# Imported on first use only: they import the transformers package, which the modules do without.
+_LATE = ("apply_liger_kernel_to_", "revert_liger_kernel_to_", "_apply_liger_kernel", "MODEL_TYPE_")
 
 
-def __getattr__(name):
-    # On first use only: these import the transformers package, which the modules do without.
+def __getattr__(name: str) -> Any:
     if name == "AutoLigerKernelForCausalLM":
         from .auto_model import AutoLigerKernelForCausalLM
 
         return AutoLigerKernelForCausalLM
-    if name.startswith(_MONKEY_PATCH_NAMES):
+    if name.startswith(_LATE):
         from . import monkey_patch
 
-        if hasattr(monkey_patch, name):
-            return getattr(monkey_patch, name)
+        return getattr(monkey_patch, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    from . import monkey_patch
+
+    return sorted({*globals(), *__all__, *monkey_patch.__all__})

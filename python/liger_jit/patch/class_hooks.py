@@ -1,0 +1,79 @@
+"""Hearing of each model that is built or loaded from a PreTrainedModel class.
+
+While somebody listens, the class has a post_init and a from_pretrained of ours around its own.
+"""
+
+import functools
+from typing import Protocol
+
+from torch import nn
+
+
+class Listener(Protocol):
+    """Both are called for the parts of a model as well, these first."""
+
+    def built(self, model: nn.Module) -> None: ...
+
+    def loaded(self, model: nn.Module) -> None: ...
+
+
+class ClassHooks:
+    """The two methods of one class, in place from the first listener to the last.
+
+    Where something is put over them, they stay below it and call the class's own.
+    """
+
+    def __init__(self, base: type):
+        self.base = base
+        self.listeners: list[Listener] = []
+        listeners = self.listeners
+        own_init, own_load = base.post_init, base.from_pretrained.__func__
+
+        @functools.wraps(own_init)
+        def post_init(model, *args, **kwargs):
+            result = own_init(model, *args, **kwargs)
+            for listener in tuple(listeners):
+                listener.built(model)
+            return result
+
+        @functools.wraps(own_load)
+        def from_pretrained(cls, *args, **kwargs):
+            result = own_load(cls, *args, **kwargs)
+            # With output_loading_info the model comes with a second value.
+            model = result[0] if isinstance(result, tuple) else result
+            for listener in tuple(listeners):
+                listener.loaded(model)
+            return result
+
+        self.ours = {"post_init": post_init, "from_pretrained": classmethod(from_pretrained)}
+        self.before = {name: vars(base)[name] for name in self.ours if name in vars(base)}
+        for name, value in self.ours.items():
+            setattr(base, name, value)
+
+    def remove(self) -> None:
+        for name, value in self.ours.items():
+            if vars(self.base).get(name) is not value:
+                continue
+            if name in self.before:
+                setattr(self.base, name, self.before[name])
+            else:
+                delattr(self.base, name)
+
+
+_hooks: dict[type, ClassHooks] = {}
+
+
+def listen(base: type, listener: Listener) -> None:
+    if base not in _hooks:
+        _hooks[base] = ClassHooks(base)
+    _hooks[base].listeners.append(listener)
+
+
+def stop_listening(base: type, listener: Listener) -> None:
+    """A listener that is not there is no error."""
+    hooks = _hooks.get(base)
+    if hooks is None or listener not in hooks.listeners:
+        return
+    hooks.listeners.remove(listener)
+    if not hooks.listeners:
+        _hooks.pop(base).remove()
