@@ -414,6 +414,8 @@ def test_a_second_patch_knows_ours_under_nothing_but_itself():
 
 def test_mixed_precision_of_accelerate_and_the_way_back(monkeypatch):
     model = small()
+    # Other tests of this process may have made an accelerator of another precision.
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16")
     expected = step(accelerator.prepare(small()))
     patch(model)

@@ -60,7 +60,8 @@ def patch(
     the handle's report says why. What is changed after the patch counts: where a module is no
     longer what was probed, it takes its own forward, and the report counts that. A module's new
     forward goes with it through deepcopy, `to`, `train` and torch.compile. In a model that was
-    pickled the loss head alone is still patched.
+    pickled the loss head alone is still patched, and the modules have the forwards of their
+    classes. `copy.copy` of a module runs the forward of the module that was copied.
     `nn.DataParallel` is not supported: its replicas would use the first device's modules.
 
     Args:

@@ -45,38 +45,37 @@ def is_usable(x: Tensor) -> bool:
     for a backward."""
     if type(x) is not Tensor and not is_plain(x):
         return False
-    if x.is_nested or (not x.requires_grad and is_for_inference_alone(x)):
+    if x.dtype not in GPU_DTYPES and (x.dtype is not torch.float64 or x.is_cuda):
         return False
-    if x.is_cuda:
-        return x.dtype in GPU_DTYPES
-    return (x.is_cpu or x.is_meta) and x.is_floating_point()
+    if not (x.is_cuda or x.is_cpu or x.is_meta) or x.is_nested:
+        return False
+    return x.requires_grad or not is_for_inference_alone(x)
 
 
 def is_for_inference_alone(x: Tensor) -> bool:
     """Whether x comes from an inference mode that is over: no backward can keep it."""
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        return False
-    return x.is_inference()
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling() and x.is_inference()
 
 
 def is_hooked(module: nn.Module) -> bool:
     """Whether calling the module is more than running its forward: a hook of its own or one that
     all modules have, or another `__call__`, as tracers put in."""
+    kind, own = type(module), module.__dict__  # a lookup there costs the same for every class
     hooked = (
-        type(module).__call__ is not CALL
-        or type(module)._call_impl is not CALL_IMPL
-        or "_call_impl" in module.__dict__
-        or module._compiled_call_impl is not None
-        or module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
         or _global_forward_hooks
         or _global_forward_pre_hooks
         or _global_backward_hooks
         or _global_backward_pre_hooks
+        or "_compiled_call_impl" in own
+        or "_call_impl" in own
+        or kind.__call__ is not CALL
+        or kind._call_impl is not CALL_IMPL
     )
-    return bool(hooked) and type(module._compiled_call_impl) is not Silent
+    return bool(hooked) and type(own.get("_compiled_call_impl")) is not Silent
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +105,7 @@ class Guard:
         if kind.forward is not self.forward:
             return "its class has another forward"
         for function, code, defaults in self.codes:
-            if function.__code__ is not code or function.__defaults__ is not defaults:
+            if function.__code__ is not code or function.__defaults__ != defaults:
                 return f"{function.__qualname__} is another"
         for one in self.functions:
             if one.is_changed():

@@ -50,7 +50,7 @@ class Installed:
 
 def installed_in(module: nn.Module) -> Installed | None:
     """The module's own, on or off."""
-    installed = getattr(module, KEY, None)
+    installed = module.__dict__.get(KEY)
     return None if installed is None or installed.module is not module else installed
 
 

@@ -21,7 +21,7 @@ A_LINEAR = nn.Linear(1, 1, bias=False, device="meta")
 
 def is_plain(projection: nn.Module) -> bool:
     """x @ weight.T and nothing else, on an ordinary tensor."""
-    parameters = projection._parameters  # reading an attribute takes a microsecond
+    parameters = projection.__dict__["_parameters"]  # reading an attribute takes a microsecond
     return (
         type(projection) is nn.Linear
         and nn.Linear.forward is LINEAR
