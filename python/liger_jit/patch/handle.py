@@ -64,6 +64,13 @@ class Report(list):
         return "\n".join([*lines, "", *counts])
 
 
+class Covered:
+    """Base of a value of ours that another patch may put its own over. `taken_back` is the change
+    that should have taken it out by now: who takes the other out puts back what was before it."""
+
+    taken_back: "InstanceValue | None" = None
+
+
 @dataclass
 class InstanceValue:
     """An entry of an object's __dict__ and what it was before."""
@@ -80,17 +87,24 @@ class InstanceValue:
         if now is self.value or (self.covered and now is not self.before):
             return  # what is over ours goes on calling it
         self.before, self.covered = now, False
+        if isinstance(self.value, Covered):
+            self.value.taken_back = None
         self.owner.__dict__[self.name] = self.value
 
     def undo(self) -> None:
         # If something was put over ours since, taking ours out would take that out as well.
         if self.owner.__dict__.get(self.name, _Absent) is not self.value:
             self.covered = True
+            if isinstance(self.value, Covered):
+                self.value.taken_back = self
             return
-        if self.before is _Absent:
+        before = self.before
+        while isinstance(before, Covered) and before.taken_back is not None:
+            before = before.taken_back.before
+        if before is _Absent:
             del self.owner.__dict__[self.name]
         else:
-            self.owner.__dict__[self.name] = self.before
+            self.owner.__dict__[self.name] = before
 
 
 class Handle:

@@ -8,11 +8,11 @@ import inspect
 
 from torch import nn
 
-from .handle import InstanceValue
+from .handle import Covered, InstanceValue
 from .loss_head import LossHead, labels_position
 
 
-class WithoutSkipLogits:
+class WithoutSkipLogits(Covered):
     """In place of a model's forward: the same one, called without skip_logits.
 
     An object, so that a deep copy of the model gets one that calls the copy.
