@@ -15,7 +15,7 @@
 namespace liger {
 
 // The compiler that keys of that target name: the one of this machine or, where there is none, the
-// build whose kernels the cache has most of (runtime/served_builds.h). Raises Error(compile) when
+// first of the builds that serve instead (runtime/served_builds.h). Raises Error(compile) when
 // there is neither.
 std::string compiler_identity(const Target& target);
 
@@ -43,7 +43,7 @@ struct Kernel {
 };
 
 // Loaded once for each device. The reference stays valid for the life of the process.
-// While `stream` is captured nothing is loaded: then null is returned for a kernel not yet loaded.
+// Where it may not load, as in a capture, null is returned for a kernel not yet loaded.
 const Kernel* kernel(const Unit& unit, Device& device, bool may_load = true);
 
 // The same for make_unit(template_file, kernel, spec). The unit is not made where its kernel is

@@ -120,8 +120,11 @@ def meta_replay(specs: Iterable[tuple[str, dict[str, Any]]]) -> Callable[[], Non
         for name, arguments in calls:
             outputs = getattr(native(), name)(**arguments)
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-            wanted = [output for output in outputs if output.requires_grad]
-            torch.autograd.backward(wanted[:1], [torch.empty_like(wanted[0])] if wanted else [])
+            wanted = next((output for output in outputs if output.requires_grad), None)
+            # A step holds no other output either, and what nobody holds is scaled where it lies.
+            del outputs
+            if wanted is not None:
+                wanted.backward(torch.empty_like(wanted))
 
     return replay
 

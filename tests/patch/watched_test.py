@@ -462,3 +462,83 @@ def test_hooks_on_saved_tensors_and_modes_do_not_see_the_probes():
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), Watching():
         patch(model, fused_linear_cross_entropy=False)
     assert not seen
+
+
+def halving(forward):
+    """A decorator as everybody writes them, which does something for large inputs alone."""
+    from functools import wraps
+
+    @wraps(forward)
+    def wrapped(self, x):
+        return forward(self, x) if x.abs().max() < 1e6 else forward(self, x / 2)
+
+    return wrapped
+
+
+class Decorated(Norm):
+    @halving
+    def forward(self, x):
+        return self.formula(x)
+
+
+class Reassigned(Norm):
+    def forward(self, x, weight=None):
+        weight = self.weight
+        if weight is not None:
+            x = x.clamp(-1e6, 1e6)
+        return self.formula(x)
+
+
+class Checking(Norm):
+    def forward(self, x):
+        if LOG.count(x.shape):
+            raise ValueError("seen already")
+        return self.formula(x)
+
+
+class Into(Norm):
+    def forward(self, x):
+        y = self.formula(x)
+        return torch.mul(y, 1.0, out=y)
+
+
+@pytest.mark.parametrize(
+    "kind, reason",
+    [
+        (Decorated, "is decorated"),
+        (Reassigned, "branches on its input"),
+        (Checking, "uses .count"),
+        (Into, "calls with out=y"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_norm_whose_effects_are_hidden(kind, reason):
+    model = build()
+    model.model.norm.__class__ = kind
+    status = {row.path: row.status for row in patch(model).report()}["model.norm"]
+    assert reason in status
+
+
+def test_a_hook_on_one_activation_leaves_the_other_mlps_patched():
+    for layer in (0, 1):
+        model = build()
+        mlp = model.model.layers[layer].mlp
+        mlp.act_fn = copy.deepcopy(mlp.act_fn)
+        mlp.act_fn.register_forward_hook(lambda *args: None)
+        status = {row.path: row.status for row in patch(model).report()}
+        assert "hooks" in status[f"model.layers.{layer}.mlp"]
+        assert status[f"model.layers.{1 - layer}.mlp"] == "patched"
+
+
+def test_a_forward_that_is_covered_and_comes_back_stays():
+    model = build()
+    first = patch(model, fused_linear_cross_entropy=False)
+    second = patch(model)
+    first.unpatch()
+    first.apply()
+    second.unpatch()
+    from tiny_models import batch
+
+    assert model(**batch(), skip_logits=False).loss is not None
+    first.unpatch()
+    assert "forward" not in model.__dict__

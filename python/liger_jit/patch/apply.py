@@ -23,7 +23,7 @@ from .rotary import ROTARY
 from .rule import MetaCall, Proof, Refusal, Rule
 
 # Parsing sources on two threads at once fails in Python itself.
-ONE_AT_A_TIME = threading.RLock()
+ONE_AT_A_TIME = threading.Lock()
 RULES = (NORM, GLU, EXPERTS, QK_NORM, ROTARY, ADD_NORM)
 FLAGS = (
     "rope",
@@ -163,8 +163,14 @@ def grouped(one: "Found", proofs: dict, asked: set) -> "Found":
             proofs[key] = proved(one, asked)
             return replace(one, group=key)
         answer = proofs[key]
-        if isinstance(answer, Refusal) or answer.guard.broken(one.module) is None:
+        refused = isinstance(answer, Refusal)
+        if not is_of_one(answer) if refused else answer.guard.broken(one.module) is None:
             return replace(one, group=key)
+
+
+def is_of_one(refusal: Refusal) -> bool:
+    """Whether it speaks of what one module has and others of its group need not have."""
+    return "hooks" in refusal.reason
 
 
 def proved(one: "Found", asked: set) -> Proof | Refusal:

@@ -56,6 +56,8 @@ class FamilyHandle:
 
     def wait_for(self, model: nn.Module) -> None:
         """Patches `model` at its first forward, unless something patches it sooner."""
+        if model in self._waiting:
+            return
         self._waiting[model] = model.register_forward_pre_hook(
             FirstForward(self), prepend=True, with_kwargs=True
         )
@@ -65,7 +67,9 @@ class FamilyHandle:
         """Takes the first-forward hooks out of the model and its parts; whether it had one."""
         waiting = [module for module in model.modules() if module in self._waiting]
         for module in waiting:
-            self._waiting.pop(module).remove()
+            hook = self._waiting.pop(module, None)
+            if hook is not None:
+                hook.remove()
             if type(module.__dict__.get("forward")) is ForwardOfNow:
                 del module.__dict__["forward"]
         return model in waiting

@@ -25,7 +25,7 @@ from torch.nn.modules.module import (
 from .probe import Mismatch, Silent
 from .reading import Function, essence, function_of, read
 
-GPU_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 CALL, CALL_IMPL = nn.Module.__call__, nn.Module._call_impl
 # Tensors that are not ordinary ones, and that the operators know all the same, by name: their
 # packages take long to import.
@@ -45,7 +45,7 @@ def is_usable(x: Tensor) -> bool:
     for a backward."""
     if type(x) is not Tensor and not is_plain(x):
         return False
-    if x.dtype not in GPU_DTYPES and (x.dtype is not torch.float64 or x.is_cuda):
+    if x.dtype not in DTYPES and (x.dtype is not torch.float64 or x.is_cuda):
         return False
     if not (x.is_cuda or x.is_cpu or x.is_meta) or x.is_nested:
         return False
@@ -83,7 +83,7 @@ class Guard:
     """Thread-safe: nothing of it changes. One serves all modules that share a proof.
 
     forward: the class's. codes: (function, code, defaults) of all Python functions that it runs.
-    functions: those of them of which more can change. values:
+    functions: those of them that have keyword defaults or closure cells as well. values:
     attributes that it reads. callables: attributes that it calls, as `essence`. methods: functions
     of the class. names: (globals, name, value). tensors: parameters that must be plain. children:
     modules whose work a replacement does, so that nobody calls them.

@@ -84,11 +84,11 @@ class InstanceValue:
 
     def apply(self) -> None:
         now = self.owner.__dict__.get(self.name, _Absent)
+        if isinstance(self.value, Covered):
+            self.value.taken_back = None
         if now is self.value or (self.covered and now is not self.before):
             return  # what is over ours goes on calling it
         self.before, self.covered = now, False
-        if isinstance(self.value, Covered):
-            self.value.taken_back = None
         self.owner.__dict__[self.name] = self.value
 
     def undo(self) -> None:

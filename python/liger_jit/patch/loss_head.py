@@ -287,8 +287,8 @@ class AroundForward:
         try:
             here.innermost = Entered(loss_head, call, outer)
             output = self.original(*args, **kwargs)
-            if call is not None and output is not None:
-                output = finished(output, call)
+            if call is not None:
+                output = None if output is None else finished(output, call)
                 call.end()
             return output
         finally:

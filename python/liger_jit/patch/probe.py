@@ -209,5 +209,10 @@ def quietly(work: Callable[[], T]) -> T:
         ):
             return work()
 
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(alone).result()
+    try:
+        thread = ThreadPoolExecutor(1)
+        result = thread.submit(alone)
+    except RuntimeError:  # a process that may start no thread
+        return alone()
+    with thread:
+        return result.result()

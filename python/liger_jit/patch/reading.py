@@ -32,7 +32,7 @@ OPERATIONS = frozenset(
 )
 # Of tensors, beside those.
 FACTS = frozenset({"dtype", "shape", "ndim", "size", "dim", "device"})
-BUILTINS = frozenset({"int", "float", "len", "tuple", "slice", "AssertionError", "ValueError"})
+BUILTINS = frozenset({"int", "float", "len", "tuple", "slice"})
 STATEMENTS = (ast.Assign, ast.AnnAssign, ast.Return, ast.Expr, ast.If, ast.Pass, ast.Raise)
 
 
@@ -53,12 +53,17 @@ class Function:
     cells: tuple[tuple[CellType, object], ...]
 
     def is_changed(self) -> bool:
-        one = self.function
-        if one.__code__ is not self.code or one.__defaults__ is not self.defaults:
+        """But for code and defaults, which a guard compares itself."""
+        if (self.function.__kwdefaults__ or {}) != self.named_defaults:
             return True
-        if (one.__kwdefaults__ or {}) != self.named_defaults:
-            return True
-        return any(cell.cell_contents is not value for cell, value in self.cells)
+        return any(contents_of(cell) is not value for cell, value in self.cells)
+
+
+def contents_of(cell: CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # emptied
+        return cell
 
 
 def function_of(function: FunctionType) -> Function:
@@ -110,9 +115,8 @@ class _Reader:
 
     def function(self, function: Callable, bound: bool = False) -> None:
         """Reads a function's source; a bound one has the module for its first argument."""
-        while isinstance(function, FunctionType) and hasattr(function, "__wrapped__"):
-            self.reading.functions[function] = function_of(function)
-            function = function.__wrapped__
+        if hasattr(function, "__wrapped__"):
+            raise Mismatch(f"{function.__qualname__} is decorated, and its decorator is not read")
         if function in self.reading.functions:
             return
         if not isinstance(function, FunctionType):
@@ -168,7 +172,9 @@ class _Body:
         if isinstance(target, (ast.Tuple, ast.List)):
             for part in target.elts:
                 self.target(part)
-        elif not isinstance(target, ast.Name):
+        elif isinstance(target, ast.Name):
+            self.absent.discard(target.id)
+        else:
             self.refuse(f"writes {ast.unparse(target)}")
 
     def branch(self, one: ast.If | ast.IfExp) -> None:
@@ -179,6 +185,7 @@ class _Body:
         if taken is not None:
             both = [both[0] if taken else both[1]]
         elif isinstance(one, ast.If) and all(isinstance(each, ast.Raise) for each in one.body):
+            self.value(one.test)
             both = [one.orelse]
         else:
             self.test(one.test)
@@ -310,6 +317,8 @@ class _Body:
         self.reading.values[name] = value
 
     def call(self, node: ast.Call) -> None:
+        for one in node.keywords:
+            self.keyword(one)
         for part in (*node.args, *(one.value for one in node.keywords)):
             self.value(part)
         function = node.func
@@ -323,6 +332,16 @@ class _Body:
         if isinstance(base, ast.Call) and ast.unparse(base) == "super()":
             return self.inherited_call(function.attr)
         self.attribute(function)
+
+    def keyword(self, one: ast.keyword) -> None:
+        """Operations that write are named like those that do not."""
+        if one.arg in (None, "out"):
+            self.refuse(f"calls with {ast.unparse(one)}")
+        if one.arg == "inplace":
+            own = isinstance(one.value, ast.Attribute) and ast.unparse(one.value.value) == self.own
+            value = getattr(self.module, one.value.attr, True) if own else True
+            if (one.value.value if isinstance(one.value, ast.Constant) else value) is not False:
+                self.refuse("works in place")
 
     def call_of(self, value: object, name: str, bound: bool = False) -> None:
         if type(value) is partial:
