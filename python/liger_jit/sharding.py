@@ -32,19 +32,27 @@ def register_when_imported() -> None:
 
 
 class _Watch:
-    """A finder that waits for that import, finds nothing itself, and leaves."""
+    """A finder that waits for that import, finds nothing itself, and leaves when it succeeded."""
+
+    def __init__(self):
+        self.looking = False
 
     def find_spec(self, name, path=None, target=None):
-        if name != SHARDED_TENSORS or self not in sys.meta_path:
+        if name != SHARDED_TENSORS or self.looking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self.looking = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.looking = False
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def execute_and_register(module):
                 execute(module)
-                _register_or_warn()
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
+                    _register_or_warn()
 
             spec.loader.exec_module = execute_and_register
         return spec

@@ -10,7 +10,7 @@ from torch import nn
 
 
 class Listener(Protocol):
-    """Both are called for the parts of a model as well, these first."""
+    """`built` is called for the parts of a model as well, these first."""
 
     def built(self, model: nn.Module) -> None: ...
 

@@ -15,6 +15,7 @@ from .. import functional
 from .guard import Guard, guard_of
 from .installed import guarded
 from .probe import (
+    OUTPUT_ERROR,
     Mismatch,
     assert_same,
     compute_dtype,
@@ -30,8 +31,6 @@ from .rule import MetaCall, Proof, Refusal, Rule, group_of, own_class_forward, t
 
 LARGEST_EPSILON = 1e-2
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Of an output row, between two roundings of one formula; for the larger of two dtypes' roundings.
-ROW_ERROR = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def matching(module, forms, width, has_weight, x_dtype, weight_dtype) -> list[Rm
         for form in forms:
             found = form.reference(x, weight, getattr(module, form.epsilon))
             errors[form] = max(largest_row_error(found, own), errors.get(form, 0.0))
-    allowed = max(ROW_ERROR[x_dtype], ROW_ERROR[weight_dtype])
+    allowed = max(OUTPUT_ERROR[x_dtype], OUTPUT_ERROR[weight_dtype])
     best = min(errors.values(), default=float("inf"))
     if not best <= allowed:
         raise Mismatch(f"no known norm computes what it does (closest differs by {best:.1e})")

@@ -198,7 +198,9 @@ def _living(family: Family, bases: list[type]) -> list[nn.Module]:
         one
         for one in gc.get_objects()
         # Not isinstance: proxies answer that by what they stand for.
-        if issubclass(type(one), tuple(bases)) and covers(family, one.config.model_type)
+        if issubclass(type(one), tuple(bases))
+        # A model whose making failed may have no settings.
+        and covers(family, getattr(getattr(one, "config", None), "model_type", None))
     ]
 
 
