@@ -426,3 +426,22 @@ def test_mixed_precision_of_accelerate_and_the_way_back(monkeypatch):
     assert error(found[0], expected[0]) <= 1e-2
     plain = accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
     assert_same_step(step(plain), step(small()))
+
+
+@pytest.mark.parametrize("change", ["the mapping", "the type"])
+def test_a_loss_type_that_changes_after_the_patch(change, monkeypatch):
+    from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
+
+    def doubled(*args, **kwargs):
+        return 2 * ForCausalLMLoss(*args, **kwargs)
+
+    model, reference = small(), small()
+    patch(model)
+    step(model)
+    if change == "the mapping":
+        monkeypatch.setitem(LOSS_MAPPING, "ForCausalLM", doubled)
+    else:
+        monkeypatch.setitem(LOSS_MAPPING, "Doubled", doubled)
+        model.loss_type = reference.loss_type = "Doubled"
+    expected, found = step(reference), step(model)
+    assert error(found[0], expected[0]) <= 1e-5

@@ -117,7 +117,7 @@ NORMS = {
     ByText: "hands on its module",
     ByClassAttribute: "reads gain",
     ByProperty: "reads scale",
-    ByLength: "branches on its input",
+    ByLength: "branches on",
     InPlace: "y *= 1.0",
     ByInner: "calls lambda",
     OverTokens: "no known norm",
@@ -210,6 +210,26 @@ def test_an_mlp_that_may_be_more_than_its_formula(kind, activation):
     status = {row.path: row.status for row in patch(model).report()}["model.layers.0.mlp"]
     assert status != "patched"
     assert MLPS[kind, activation] in status
+
+
+class Mixing(MLP):
+    """One sequence alone is not mixed with others."""
+
+    def forward(self, x):
+        return self.formula(x.mean(0, keepdim=True).expand(x.shape))
+
+
+class ToFloat(MLP):
+    def forward(self, x):
+        return self.formula(x).float()
+
+
+@pytest.mark.parametrize("kind", [Mixing, ToFloat])
+def test_an_mlp_is_tried_with_other_shapes_and_dtypes(kind):
+    model = build()
+    model.model.layers[0].mlp.__class__ = kind
+    status = {row.path: row.status for row in patch(model).report()}["model.layers.0.mlp"]
+    assert status != "patched"
 
 
 def test_a_rotation_with_effects_is_left_alone(monkeypatch):
@@ -496,6 +516,53 @@ class Checking(Norm):
         return self.formula(x)
 
 
+class Private(Norm):
+    def __init__(self, size):
+        super().__init__(size)
+
+    def forward(self, x):
+        return self.formula(x) * self.__gain
+
+    __gain = 1.0
+
+
+class Comparing(Norm):
+    def forward(self, x):
+        return self.formula(x * (x < 1e6))
+
+
+class Choosing(Norm):
+    def forward(self, x):
+        return self.formula(x) * (x.shape[1] > 100 and 2.0 or 1.0)
+
+
+class Rectified(Norm):
+    def forward(self, x):
+        return self.formula(x - F.relu(x - 1e6))
+
+
+class ByWeight(Norm):
+    def forward(self, x):
+        return self.formula(x) if self.weight[0] < 1e6 else x
+
+
+class Closing(Norm):
+    def forward(self, x):
+        if x.shape[1] > 100:
+            raise ValueError("too long")
+        return self.formula(x)
+
+
+class Called(Norm):
+    def limited(self, x, limit=None):
+        if limit is not None:
+            x = x.clamp(max=limit)
+        return self.formula(x)
+
+    def forward(self, x):
+        return self.limited(x, 1e6)
+
+
 class Into(Norm):
     def forward(self, x):
         y = self.formula(x)
@@ -507,8 +574,15 @@ class Into(Norm):
     [
         (Decorated, "is decorated"),
         (Reassigned, "branches on its input"),
-        (Checking, "uses .count"),
+        (Checking, "branches on a call"),
         (Into, "calls with out=y"),
+        (Private, "reads __gain"),
+        (Comparing, "x < 1000000.0"),
+        (Choosing, "x.shape[1] > 100"),
+        (Rectified, "F.relu"),
+        (ByWeight, "branches on"),
+        (Closing, "branches on"),
+        (Called, "branches on its input"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -33,7 +33,7 @@ from .whole_mlp import check_whole, is_whole, whole_meta_call, whole_run
 # Names of (gate, up, down), or of (both in one, down), that gated MLPs give their projections.
 APART = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"), ("linear_1", "linear_v", "w2"))
 TOGETHER = (("gate_up_proj", "down_proj"), ("fc1", "fc2"), ("up_gate_proj", "down_proj"))
-PROBE_TOKENS = 3
+PROBE_SHAPES = ((1, 3), (2, 37), (5,))
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,9 @@ def find_gate(
     for gate in GATES:
         for up_first in (False, True) if len(names) == 2 else (False,):
             try:
-                cpu, dtype = torch.device("cpu"), torch.float32
-                order = check(module, names, None, cpu, dtype, gate, up_first)
+                for dtype in (torch.bfloat16, torch.float16, torch.float32):
+                    cpu = torch.device("cpu")
+                    order = check(module, names, None, cpu, dtype, gate, up_first)
             except Mismatch:
                 continue
             return gate, up_first, order
@@ -186,7 +187,8 @@ def check(
     for projection in projections.values():
         projection.order = called
     width = widths_of(module._modules[names[0]])[0]
-    x = random((1, PROBE_TOKENS, width), generator, dtype).to(device)
+    # More than one sequence, and of another number of tokens than any that a forward would name.
+    inputs = [random((*leading, width), generator, dtype).to(device) for leading in PROBE_SHAPES]
     twin = twin_of(module, modules=projections)
 
     def formula(x: Tensor) -> Tensor:
@@ -206,13 +208,25 @@ def check(
     for training in (True, False):
         set_mode(twin, training)
         what = "the formula" if gate else "the operator"
-        assert_same(original, candidate, [x], weights, what)
-        original(x)
+        for x in inputs:
+            if x.dim() == 2 and not accepts(module, twin, x):
+                continue
+            assert_same(original, candidate, [x], weights, what)
+        original(inputs[0])
         orders.append(list(called))
     if orders[0] != orders[1] or len(orders[0]) != len(names):
         raise Mismatch("it calls its projections in no order of its own")
     named = {projection: name for name, projection in projections.items()}
     return tuple(named[projection] for projection in orders[0])
+
+
+def accepts(module: nn.Module, twin: nn.Module, x: Tensor) -> bool:
+    """Whether its forward takes rows without sequences as well."""
+    try:
+        run_own(module, twin, x)
+    except Mismatch:
+        return False
+    return True
 
 
 def glu_run(names: tuple[str, ...], gate: Gate, up_first: bool, order: tuple[str, ...]) -> Callable:

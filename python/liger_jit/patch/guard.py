@@ -129,7 +129,7 @@ class Guard:
                 return f"{name} is no plain parameter"
         for name, guard in self.children:
             child = module._modules.get(name)
-            if child is None:
+            if child is None or name in module.__dict__:
                 return f"{name} is no module"
             if "forward" in child.__dict__:
                 return f"{name} has a forward of its own"

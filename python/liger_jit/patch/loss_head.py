@@ -9,6 +9,7 @@ ever gets anything but logits.
 
 import functools
 import inspect
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass, make_dataclass
 
 import torch
@@ -44,6 +45,8 @@ class LossHead:
         self.head_class, self.head_forward = type(head), type(head).forward
         self.original_loss = getattr(model, "loss_function", None)
         self.causal = is_causal_loss(self.original_loss)
+        # transformers looks the function up by the model's loss type, unless one was set.
+        self.by_type = self.causal and "_loss_function" not in model.__dict__
         self.labels_position = labels_position(model)
         self.links = links_between(model, head)
 
@@ -139,12 +142,22 @@ class LossHead:
     def loss(self, *args, **kwargs) -> Tensor:
         """The model's loss function, in place of the original one of causal models."""
         call = call_of(self)
-        if call is None:
-            return self.original_loss(*args, **kwargs)
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() and call is not None:
             return self.traced_loss(call, *args, **kwargs)
+        original = self.loss_by_type()
+        if call is None or original is not self.original_loss:
+            return original(*args, **kwargs)
         with call.losing(labels_of_causal_loss(*args, **kwargs)):
             return self.original_loss(*args, **kwargs)
+
+    def loss_by_type(self) -> Callable:
+        """The original one, or what the model's `loss_type` means now."""
+        if not self.by_type or torch.compiler.is_compiling():
+            return self.original_loss
+        from transformers.loss.loss_utils import LOSS_MAPPING
+
+        kind = getattr(self.model, "loss_type", None)
+        return LOSS_MAPPING[kind if kind in LOSS_MAPPING else "ForCausalLM"]
 
     def traced_loss(
         self,

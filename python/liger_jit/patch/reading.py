@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from .probe import Mismatch
-from .source import definition_of, innermost
+from .source import definition_of
 
 # Compared by type and value. Functions are known by what they hold: see `Function`.
 COMPARED = (int, float, str, bool, torch.dtype, torch.device, type(None))
@@ -26,20 +26,22 @@ LIBRARIES = ("torch", "math")
 # What a formula of a norm, a gate or a rotation is made of: smooth, and the same for each element.
 OPERATIONS = frozenset(
     "add cat chunk contiguous cos div double erf expand finfo flatten float gelu layer_norm mean "
-    "mul neg permute pi pow relu repeat_interleave reshape rms_norm rsqrt sigmoid silu sin split "
+    "mul neg permute pi pow repeat_interleave reshape rms_norm rsqrt sigmoid silu sin split "
     "sqrt square squeeze stack sub sum swish tanh to transpose type type_as unflatten unsqueeze "
     "view".split()
 )
 # Of tensors, beside those.
 FACTS = frozenset({"dtype", "shape", "ndim", "size", "dim", "device"})
 BUILTINS = frozenset({"int", "float", "len", "tuple", "slice"})
+# Of what a branch on a module's own numbers is made.
+TESTS = (ast.Attribute, ast.Name, ast.Constant, ast.Compare, ast.BoolOp, ast.UnaryOp, ast.Tuple)
 STATEMENTS = (ast.Assign, ast.AnnAssign, ast.Return, ast.Expr, ast.If, ast.Pass, ast.Raise)
 
 
 def is_immutable(value: object) -> bool:
-    if isinstance(value, tuple):
+    if type(value) is tuple:
         return all(map(is_immutable, value))
-    return isinstance(value, COMPARED)
+    return type(value) in COMPARED
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +107,7 @@ def read(module: nn.Module | None, forward: Callable) -> Reading:
     forward: of the module's class, or a function of tensors if there is no module.
     """
     reading = Reading()
-    _Reader(module, reading).function(forward, bound=module is not None)
+    _Reader(module, reading).function(forward, bound=module is not None, top=True)
     return reading
 
 
@@ -113,8 +115,9 @@ class _Reader:
     def __init__(self, module: nn.Module | None, reading: Reading):
         self.module, self.reading = module, reading
 
-    def function(self, function: Callable, bound: bool = False) -> None:
-        """Reads a function's source; a bound one has the module for its first argument."""
+    def function(self, function: Callable, bound: bool = False, top: bool = False) -> None:
+        """Reads a function's source; a bound one has the module for its first argument. `top` is
+        the forward, which gets one tensor and nothing else."""
         if hasattr(function, "__wrapped__"):
             raise Mismatch(f"{function.__qualname__} is decorated, and its decorator is not read")
         if function in self.reading.functions:
@@ -128,20 +131,20 @@ class _Reader:
         if not all(map(is_immutable, defaults)):
             raise Mismatch(f"{function.__qualname__} has a default that can be changed")
         self.reading.functions[function] = function_of(function)
-        _Body(self, function, definition, bound).run()
+        _Body(self, function, definition, bound, top).run()
 
 
 class _Body:
     """One function's statements."""
 
-    def __init__(self, reader: _Reader, function: FunctionType, definition, bound: bool):
+    def __init__(self, reader: _Reader, function: FunctionType, definition, bound: bool, top: bool):
         self.reader, self.module, self.reading = reader, reader.module, reader.reading
         self.function, self.definition = function, definition
         names = list(inspect.signature(function).parameters)
         self.own = names[0] if bound and names else None
         parameters = inspect.signature(function).parameters.values()
         # Nobody passes them: calls with more than one argument go to the module's own forward.
-        self.absent = {p.name for p in parameters if p.default is None} if bound else set()
+        self.absent = {p.name for p in parameters if p.default is None} if top else set()
         self.locals = {*function.__code__.co_varnames, *function.__code__.co_cellvars}
         closure = zip(function.__code__.co_freevars, function.__closure__ or ())
         self.cells = {name: cell.cell_contents for name, cell in closure}
@@ -184,9 +187,6 @@ class _Body:
         taken = self.known(one.test)
         if taken is not None:
             both = [both[0] if taken else both[1]]
-        elif isinstance(one, ast.If) and all(isinstance(each, ast.Raise) for each in one.body):
-            self.value(one.test)
-            both = [one.orelse]
         else:
             self.test(one.test)
         for way in both:
@@ -206,9 +206,16 @@ class _Body:
         for node in ast.walk(test):
             if isinstance(node, ast.Name) and node.id in self.locals and node.id != self.own:
                 self.refuse(f"branches on its input: {ast.unparse(test)}")
-            if isinstance(node, ast.Attribute) and self.is_tensor(node.value):
+            if isinstance(node, ast.Call):
+                self.refuse(f"branches on a call: {ast.unparse(test)}")
+            if isinstance(node, ast.Attribute) and self.is_tensor(node) and not asks_for_none(test):
                 self.refuse(f"branches on a tensor: {ast.unparse(test)}")
-        self.value(test)
+            if isinstance(node, ast.expr) and not isinstance(node, TESTS):
+                self.refuse(f"branches on {ast.unparse(test)}")
+        for node in ast.walk(test):
+            if isinstance(node, (ast.Attribute, ast.Name)):
+                if not (isinstance(node, ast.Name) and node.id == self.own):
+                    self.value(node)
 
     def is_tensor(self, node: ast.expr) -> bool:
         return (
@@ -230,10 +237,10 @@ class _Body:
         if isinstance(node, ast.IfExp):
             return self.branch(node)
         parts = (
-            ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Tuple, ast.List, ast.Subscript,
-            ast.Slice, ast.Starred,
+            ast.BinOp, ast.UnaryOp, ast.Tuple, ast.List, ast.Subscript, ast.Slice, ast.Starred,
         )  # fmt: skip
-        if not isinstance(node, parts):
+        chosen = isinstance(node, ast.Subscript) and isinstance(node.value, (ast.Tuple, ast.List))
+        if not isinstance(node, parts) or chosen or isinstance(getattr(node, "op", None), ast.Not):
             self.refuse(f"has a part that a probe may not see the whole of: {first_line(node)}")
         for part in ast.iter_child_nodes(node):
             if isinstance(part, ast.expr):
@@ -244,8 +251,7 @@ class _Body:
             self.refuse("hands on its module")
         if name in self.locals:
             return
-        value = self.found(name)
-        if not (is_immutable(value) or isinstance(value, ModuleType)):
+        if not is_immutable(self.found(name)):
             self.refuse(f"reads {name}, which may change")
 
     def found(self, name: str) -> object:
@@ -280,7 +286,8 @@ class _Body:
         if isinstance(node, ast.Attribute):
             outer = self.library(node.value)
             inner = None if outer is None else getattr(outer, node.attr, None)
-            return inner if isinstance(inner, ModuleType) else None
+            # Exactly: torch.ops makes modules of what others registered.
+            return inner if type(inner) is ModuleType else None
         if not isinstance(node, ast.Name) or node.id in self.locals or node.id in self.cells:
             return None
         value = self.function.__globals__.get(node.id)
@@ -293,6 +300,8 @@ class _Body:
         module, reading = self.module, self.reading
         if name == "training":
             return
+        if name.startswith("__"):
+            self.refuse(f"reads {name}, which has another name in its class")
         for place in (module._parameters, module._buffers):
             if name in place:
                 if place[name] is None:
@@ -350,10 +359,9 @@ class _Body:
             return self.call_of(value.func, name)
         if isinstance(value, FunctionType) and not is_of_torch(value):
             return self.reader.function(value, bound)
-        known = isinstance(value, (BuiltinFunctionType, FunctionType))
-        if known and value.__name__ in OPERATIONS:
+        if is_of_torch(value) and value.__name__ in OPERATIONS:
             return
-        if not (isinstance(value, type) and name in BUILTINS):
+        if name not in BUILTINS or value is not getattr(builtins, name):
             self.refuse(f"calls {name}")
 
     def own_call(self, name: str) -> None:
@@ -376,14 +384,30 @@ class _Body:
         owner = self.cells.get("__class__")
         line = type(self.module).__mro__
         for one in line[line.index(owner) + 1 :] if owner in line else ():
-            if isinstance(found := vars(one).get(name), FunctionType):
-                self.reading.names[id(one), name] = (vars(one), name, found)
+            found = vars(one).get(name)
+            self.reading.names[id(one), name] = (vars(one), name, found)
+            if isinstance(found, FunctionType):
                 return self.reader.function(found, bound=True)
+            if found is not None:
+                break
         self.refuse(f"calls super().{name}")
 
 
-def is_of_torch(function: FunctionType) -> bool:
-    return (innermost(function).__module__ or "").split(".")[0] == "torch"
+def is_of_torch(function: object) -> bool:
+    """Whether torch itself defines this function: not one that only says so, as what wraps one of
+    torch's does, nor a method of some object."""
+    if isinstance(function, FunctionType):
+        return function.__globals__.get("__name__", "").split(".")[0] == "torch"
+    owner = getattr(function, "__self__", None)
+    builtin = isinstance(function, BuiltinFunctionType)
+    return builtin and (owner is None or isinstance(owner, (ModuleType, type)))
+
+
+def asks_for_none(test: ast.expr) -> bool:
+    """`something is None`, or is not."""
+    if not isinstance(test, ast.Compare) or not isinstance(test.ops[0], (ast.Is, ast.IsNot)):
+        return False
+    return isinstance(test.comparators[0], ast.Constant) and test.comparators[0].value is None
 
 
 def first_line(node: ast.AST) -> str:

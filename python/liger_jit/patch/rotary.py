@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from .guard import Guard, guard_of_rewritten, is_usable
+from .guard import Guard, guard_of_rewritten, is_hooked, is_usable
 from .installed import switched
 from .probe import Mismatch, assert_same, compute_dtype, live_device, random
 from .reading import read
@@ -78,8 +78,12 @@ def prove(module: nn.Module) -> Proof | Refusal:
     try:
         guard = guard_of_rotation(own, names[0], original)
         # Full and partial width: a function that treats the rest otherwise is not half-split.
-        prove_function(original, replacement_formula(parameters == PAIR), size, size)
-        prove_function(original, replacement_formula(parameters == PAIR), size, size // 4 * 2)
+        takes_part(original, parameters == PAIR)
+        formula = replacement_formula(parameters == PAIR)
+        for rotated in (size, size // 4 * 2):
+            for dtype in (torch.float32, torch.bfloat16, torch.float16):
+                prove_function(original, formula, size, rotated, dtype=dtype)
+            prove_function(original, formula, size, rotated, tokens=37)
     except Mismatch as mismatch:
         return Refusal(f"{names[0]}: {mismatch}")
     forward = rewritten(own, names[0], replacement)
@@ -141,16 +145,24 @@ def parameter_names(function: Callable) -> tuple[str, ...]:
 @cache
 def rotary_function(original: Callable, pair: bool) -> Callable:
     """Our rotary function, with the original's signature and default of unsqueeze_dim."""
+    watched = original if isinstance(original, nn.Module) else None
+    kind = type(watched)
 
     def fits(x: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int) -> bool:
         if not is_usable(x) or x.dim() != 4 or unsqueeze_dim not in (1, 2):
+            return False
+        if cos.shape[-1] != x.shape[-1] and not takes_part(original, pair):
+            return False
+        if watched is not None and (type(watched) is not kind or is_hooked(watched)):
             return False
         # With cos in another dtype eager arithmetic promotes, which autocast then takes back.
         alike = x.dtype == cos.dtype or torch.is_autocast_enabled(x.device.type)
         return alike and are_angles(cos, sin, x.shape[0], x.shape[3 - unsqueeze_dim])
 
     def apply_pair(q, k, cos, sin, unsqueeze_dim=1):
-        both = q.dtype == k.dtype and is_usable(k)
+        both = q.dtype == k.dtype and is_usable(k) and k.dim() == 4
+        # Heads are where the tables have none, and may differ in number.
+        both = both and all(q.shape[i] == k.shape[i] for i in range(4) if i != unsqueeze_dim)
         if not both or not fits(q, cos, sin, unsqueeze_dim):
             return original(q, k, cos, sin, unsqueeze_dim)
         return functional.rope(q, k, cos, sin, unsqueeze_dim)
@@ -161,6 +173,17 @@ def rotary_function(original: Callable, pair: bool) -> Callable:
         return functional.rope(x, None, cos, sin, unsqueeze_dim)[0]
 
     return apply_pair if pair else apply_single
+
+
+@cache
+def takes_part(original: Callable, pair: bool) -> bool:
+    """Whether it rotates a part of each head where the tables are narrower than the heads."""
+    x, table = torch.zeros(1, 1, 2, 8, device="cpu"), torch.zeros(1, 2, 4, device="cpu")
+    try:
+        original(*[x] * (1 + pair), table, table)
+    except Exception:
+        return False
+    return True
 
 
 def are_angles(cos: Tensor, sin: Tensor, batch: int, tokens: int) -> bool:
@@ -195,10 +218,10 @@ def prove_function(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     heads: tuple[int, int] = (3, 1),
+    tokens: int = 5,
 ) -> None:
     """`Mismatch` unless both rotate alike; one that rejects a partial width need not be tried."""
     generator = torch.Generator().manual_seed(17)
-    tokens = 5
     angles = random((2, tokens, rotated // 2), generator)
     angles = torch.cat((angles, angles), dim=-1)
     cos, sin = (table.to(device, dtype) for table in (angles.cos(), angles.sin()))
