@@ -1,19 +1,12 @@
 """A head that is spread over ranks is left alone: losses and gradients are the unpatched ones."""
 
 import pytest
-import torch
-from ranks import launch
+from told import told_by
 
 pytest.importorskip("transformers")
 
 
-@pytest.fixture(scope="module", params=["gloo", "nccl"])
-def told(request, tmp_path_factory):
-    ranks = 2
-    if request.param == "nccl" and torch.cuda.device_count() < ranks:
-        pytest.skip("needs two GPUs in one machine")
-    folder = tmp_path_factory.mktemp(request.param) / "run"
-    return launch("head_rank.py", folder, request.param, ranks, torchrun=request.param == "nccl")
+told = told_by("head_rank.py")
 
 
 def test_losses_and_gradients_are_those_without_the_patch(told):

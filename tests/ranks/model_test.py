@@ -3,19 +3,12 @@
 import re
 
 import pytest
-import torch
-from ranks import launch
+from told import told_by
 
 pytest.importorskip("transformers")
 
 
-@pytest.fixture(scope="module", params=["gloo", "nccl"])
-def told(request, tmp_path_factory):
-    ranks = 2
-    if request.param == "nccl" and torch.cuda.device_count() < ranks:
-        pytest.skip("needs two GPUs in one machine")
-    folder = tmp_path_factory.mktemp(request.param) / "run"
-    return launch("model_rank.py", folder, request.param, ranks, torchrun=request.param == "nccl")
+told = told_by("model_rank.py")
 
 
 def test_losses_of_each_rank_are_those_without_the_patch(told):

@@ -1,22 +1,14 @@
 """Modules and patched models under tensor parallelism train as the whole ones do."""
 
 import pytest
-import torch
-from ranks import launch
+from told import told_by
 
 pytest.importorskip("transformers")
 
 CLOSE = 1e-5
 
 
-@pytest.fixture(scope="module", params=["gloo", "nccl"])
-def told(request, tmp_path_factory):
-    ranks = 2
-    if request.param == "nccl" and torch.cuda.device_count() < ranks:
-        pytest.skip("needs two GPUs in one machine")
-    folder = tmp_path_factory.mktemp(request.param) / "run"
-    arguments = ("parallel_rank.py", folder, request.param, ranks)
-    return launch(*arguments, torchrun=request.param == "nccl")
+told = told_by("parallel_rank.py")
 
 
 def assert_same_step(one, where):

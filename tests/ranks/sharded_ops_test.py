@@ -5,20 +5,12 @@ import subprocess
 import sys
 
 import pytest
-import torch
-from ranks import launch
+from told import told_by
 
 CLOSE = 1e-6  # of a sum over ranks in float32, which is made in another order
 
 
-@pytest.fixture(scope="module", params=["gloo", "nccl"])
-def told(request, tmp_path_factory):
-    ranks = 2
-    if request.param == "nccl" and torch.cuda.device_count() < ranks:
-        pytest.skip("needs two GPUs in one machine")
-    folder = tmp_path_factory.mktemp(request.param) / "run"
-    arguments = ("sharded_ops_rank.py", folder, request.param, ranks)
-    return launch(*arguments, torchrun=request.param == "nccl")
+told = told_by("sharded_ops_rank.py")
 
 
 def agrees(result):
