@@ -1,5 +1,6 @@
-// y = x * factor * multiplier, with one factor for all or one for each row, read on the device. In
-// place a product of 1 costs one read of it.
+// y = x * factor * multiplier, with one factor for all or one for each row, read on the device. What
+// is 0 stays 0: an ignored row has no gradient, though a loss divided by no item brings an infinite
+// factor. In place a product of 1 costs one read of it.
 #pragma once
 #include "device/row.h"
 
@@ -42,7 +43,8 @@ struct Scale {
       if (!active || (S.in_place && scale == A(1))) return;
       Row::each(thread, [&](int, int pack) {
         const auto v = load_pack<S.width, S.align_bytes, !S.in_place>(x + row * x_stride, pack);
-        store_pack<S.width, S.align_bytes>(y + row * y_stride, pack, v * scale);
+        const auto scaled = map([scale](A one) { return one == A(0) ? one : one * scale; }, v);
+        store_pack<S.width, S.align_bytes>(y + row * y_stride, pack, scaled);
       });
     });
   }

@@ -79,6 +79,42 @@ def test_an_ignored_row_may_hold_anything(device):
     assert not result["gradient of logits"][1].any()
 
 
+def gradients_of_both(op, device, dtype, target, upstream, **options):
+    """Of the input and, for the linear loss, of the head."""
+    x = torch.randn(len(target), 64, device=device).to(dtype).requires_grad_()
+    head = torch.randn(64, 64, device=device).to(dtype).requires_grad_()
+    if op == "cross_entropy":
+        leaves, loss = [x], cross_entropy(x, target, **options)
+    else:
+        leaves, loss = [x, head], fused_linear_cross_entropy(x, head, target, **options)
+    return torch.autograd.grad(loss, leaves, torch.full_like(loss, upstream))
+
+
+@pytest.mark.parametrize("upstream", [1.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@both_losses
+def test_what_is_ignored_has_no_gradient_whatever_comes_from_above(device, op, reduction, upstream):
+    """A sum over no label, divided by a count of zero, is such a loss: torch's gradients are 0."""
+    for dtype in DTYPES:
+        ignored = torch.full((5,), -100, device=device)
+        for gradient in gradients_of_both(
+            op, device, dtype, ignored, upstream, reduction=reduction
+        ):
+            assert not gradient.any()
+        some = torch.tensor([3, -100, 0, -100, 63], device=device)
+        gradient = gradients_of_both(op, device, dtype, some, upstream, reduction=reduction)[0]
+        assert not gradient[some == -100].any()
+        assert gradient[some != -100].isfinite().all() == (upstream == 1.0)
+
+
+@both_losses
+def test_a_count_of_no_items_gives_the_nan_of_torch_and_no_gradient(device, op):
+    ignored = torch.full((5,), -100, device=device)
+    for dtype in DTYPES:
+        for gradient in gradients_of_both(op, device, dtype, ignored, 1.0, num_items=0):
+            assert not gradient.any()
+
+
 @both_losses
 @pytest.mark.parametrize("label", [64, -1, 1 << 40])
 def test_a_label_out_of_range_on_the_cpu_is_an_error_that_names_row_and_value(op, label):

@@ -81,6 +81,19 @@ def test_num_items_in_batch():
         assert_same_step(found, expected)
 
 
+def test_a_batch_without_labels_of_a_step_without_items_has_no_gradient():
+    """Its loss is 0 / 0 and so NaN; a step that takes in its gradients must not become NaN."""
+    model = build()
+    for head in (True, False):
+        with patch(model, fused_linear_cross_entropy=head):
+            for number in (0, torch.tensor(0)):
+                inputs = batch() | {"num_items_in_batch": number}
+                inputs["labels"] = torch.full_like(inputs["labels"], -100)
+                loss, gradients = loss_and_gradients(model, **inputs)
+                assert loss.isnan() and gradients
+                assert not any(gradient.any() for gradient in gradients.values())
+
+
 def test_shifted_labels_and_labels_by_position():
     model = build()
     inputs = batch()
