@@ -1,6 +1,6 @@
-// y = x * factor * multiplier, with one factor for all or one for each row, read on the device. What
-// is 0 stays 0: an ignored row has no gradient, though a loss divided by no item brings an infinite
-// factor. In place a product of 1 costs one read of it.
+// y = x * factor * multiplier, with one factor for all or one for each row, read on the device.
+// What is 0 stays 0: an ignored row has no gradient, though a loss divided by no item brings an
+// infinite factor. In place a product of 1 costs one read of it.
 #pragma once
 #include "device/row.h"
 

@@ -5,6 +5,9 @@ import torch
 from liger_jit.patch import patch
 from tiny_models import assert_same_step, batch, counted, error, loss_and_gradients
 from tiny_models import build as build_layers
+from torch.nn import functional as F
+from transformers import LlamaForCausalLM
+from transformers.modeling_outputs import CausalLMOutput
 
 
 def build(family="Llama", **settings):
@@ -87,3 +90,69 @@ def test_gradient_checkpointing():
     patch(model)
     model.gradient_checkpointing_enable({"use_reentrant": False})
     assert_same_step(loss_and_gradients(compiled(model)), with_prefix(expected))
+
+
+class InParts(LlamaForCausalLM):
+    """Its head and loss are a method of their own."""
+
+    def forward(self, input_ids=None, labels=None, **kwargs):
+        return CausalLMOutput(self.part(self.model(input_ids).last_hidden_state, labels))
+
+    def part(self, states, labels):
+        rows = self.lm_head(states).view(-1, self.config.vocab_size)
+        return F.cross_entropy(rows, labels.view(-1))
+
+
+def compile_head(model):
+    model.lm_head.compile(backend="aot_eager")
+
+
+def replace_head(model):
+    model.lm_head = torch.compile(model.lm_head, backend="aot_eager")
+
+
+def compile_children(model):
+    for child in model.children():
+        child.compile(backend="aot_eager")
+
+
+def compile_part(model):
+    model.__class__ = InParts
+    model.part = torch.compile(model.part, backend="aot_eager")
+
+
+@pytest.mark.parametrize("change", [compile_head, replace_head, compile_children, compile_part])
+def test_parts_that_are_compiled_by_themselves(change):
+    found = []
+    for patched in (False, True):
+        torch._dynamo.reset()
+        model = build()
+        if change is compile_part:
+            model.__class__ = InParts
+        if patched:
+            patch(model)
+        change(model)
+        found.append(loss_and_gradients(model))
+    assert_same_step(found[1], found[0])
+
+
+def test_a_graph_that_breaks_between_head_and_loss():
+    class Broken(LlamaForCausalLM):
+        def forward(self, input_ids=None, labels=None, **kwargs):
+            logits = self.lm_head(self.model(input_ids).last_hidden_state)
+            torch._dynamo.graph_break()
+            rows = logits.view(-1, self.config.vocab_size)
+            return CausalLMOutput(F.cross_entropy(rows, labels.view(-1)))
+
+    model = build()
+    model.__class__ = Broken
+    expected = loss_and_gradients(model)
+    patch(model)
+    torch._dynamo.reset()
+    step = torch.compile(model, backend="aot_eager")
+    for _ in range(2):
+        model.zero_grad()
+        loss = step(**batch()).loss
+        loss.backward()
+        gradients = {name: p.grad for name, p in model.named_parameters()}
+        assert_same_step((loss.detach(), gradients), expected)

@@ -8,6 +8,8 @@ nothing suspends it half-way.
 
 import threading
 
+import torch
+
 from .loss_call import LossCall
 
 
@@ -20,15 +22,24 @@ class Entered:
 
 
 class _Thread(threading.local):
-    innermost: Entered | None = None
+    def __init__(self):
+        # Not a default of the class, which torch.compile would take for a constant.
+        self.innermost: Entered | None = None
 
 
 here = _Thread()
+# Of forwards that are being traced. A module that is compiled by itself sees nothing here of the
+# forward that calls it, which runs as Python: its graph must not hold what one call asked for.
+traced = _Thread()
+
+
+def place() -> _Thread:
+    return traced if torch.compiler.is_compiling() else here
 
 
 def call_of(owner: object) -> LossCall | None:
     """What the innermost forward of that owner in this thread has to fuse."""
-    entered = here.innermost
+    entered = place().innermost
     while entered is not None and entered.owner is not owner:
         entered = entered.outer
     return None if entered is None else entered.call

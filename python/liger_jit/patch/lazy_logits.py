@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
+from .autocasting import autocast_dtype, without_autocast
 from .lazy_source import STEPS, Source
 from .loss_call import loss_of_logits, loss_of_states
 
@@ -343,7 +344,7 @@ def _cross_entropy(
     source = _open(input)
     if source is None or size_average is not None or reduce is not None:
         return NotImplemented
-    indices = target.dim() == 1 and not target.is_floating_point() and input.dim() == 2
+    indices = target.dim() == 1 and target.dtype == torch.int64 and input.dim() == 2
     shape = source.scale_and_softcap()
     if not indices or target.shape[0] != input.shape[0] or shape is None:
         return NotImplemented
@@ -357,17 +358,30 @@ def _cross_entropy(
         tensors[0] = tensors[0] * scale
         if tensors[-1] is not None and len(tensors) == 3:
             tensors[-1] = tensors[-1] * scale
-    loss = loss_of(
-        source.call,
-        *tensors,
-        target=target.long(),
-        ce_weight=weight,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        label_smoothing=label_smoothing,
-        softcap=softcap,
+    with without_autocast(input.device):  # the head's, which may have been off, is in its dtype
+        loss = loss_of(
+            source.call,
+            *tensors,
+            target=target,
+            ce_weight=weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            softcap=softcap,
+        )
+    # Under autocast torch takes the logits of a cross entropy as float32.
+    return loss.to(input.dtype) if autocast_dtype(input.device) is None else loss
+
+
+def _gradient(outputs, inputs, *rest, **options):
+    """torch.autograd.grad. A loss made from states has no logits in its graph."""
+    leaves = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
+    if all(_open(leaf) is None for leaf in leaves):
+        return NotImplemented
+    raise RuntimeError(
+        "liger_jit: the gradient of logits is asked for, but this step's loss comes from the "
+        "hidden states and never had logits. Call the model with skip_logits=False for this step."
     )
-    return loss.to(input.dtype)
 
 
 def _named(owner, *names: str) -> list:
@@ -389,6 +403,7 @@ _METADATA = {
 
 _FOLDS: dict[Callable, Callable] = {
     F.cross_entropy: _cross_entropy,
+    torch.autograd.grad: _gradient,
     torch.Tensor.float: _float,
     torch.Tensor.to: _to,
     torch.Tensor.type_as: lambda logits, other: _to(logits, other),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .autocasting import without_autocast
 from .loss_call import LossCall
 
 # Steps that are written down: ("mul" | "div", number), ("cast", dtype), ("tanh" | "copy", None).
@@ -89,7 +90,7 @@ class Source:
         logits = self.states
         if self.weight is not None:
             bias = None if self.bias is None else self.bias.to(self.dtype)
-            with torch.autocast(logits.device.type, enabled=False):
+            with without_autocast(logits.device):
                 logits = F.linear(logits.to(self.dtype), self.weight.to(self.dtype), bias)
         elif not self.steps:
             logits = logits.view_as(logits)  # not the tensor itself, which others may hold

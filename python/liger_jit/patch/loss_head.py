@@ -7,16 +7,19 @@ sees that they are what the head made. So no code between the two, whoever wrote
 ever gets anything but logits.
 """
 
+import copy
 import functools
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, make_dataclass
 
 import torch
 from torch import Tensor, nn
 
+from .autocasting import autocast_dtype
 from .causal_loss import is_causal_loss, labels_of_causal_loss
-from .entered import Entered, call_of, here
+from .entered import Entered, call_of, place
 from .guard import is_hooked
 from .handle import InstanceValue
 from .installed import replaced_by
@@ -264,9 +267,13 @@ def is_compiled(function) -> bool:
 
 
 def product_dtype(states: Tensor, weight: Tensor) -> torch.dtype:
-    """The dtype that the head's matrix product has here, autocast included."""
-    kind = states.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    """Of the head's matrix product."""
+    return autocast_dtype(states.device) or weight.dtype
+
+
+OF_A_METHOD = frozenset(
+    ("__code__", "__annotations__", "__qualname__", "__globals__", "__defaults__", "__kwdefaults__")
+)
 
 
 class AroundForward:
@@ -285,9 +292,27 @@ class AroundForward:
 
     @property
     def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.own)
+
+    @property
+    def __self__(self) -> nn.Module:
+        return self.loss_head.model
+
+    @property
+    def __func__(self) -> "AroundForward":
+        """What a trainer wraps and binds again."""
+        return self
+
+    def __getattr__(self, name: str):
+        """Of a method: what callers read of a forward, such as its code and its annotations."""
+        if name == "loss_head" or name not in OF_A_METHOD:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.own, name)
+
+    @property
+    def own(self) -> Callable:
         model = self.loss_head.model
-        bound = type(model).forward.__get__(model)
-        return inspect.signature(bound if self.trainers is None else self.trainers)
+        return type(model).forward.__get__(model) if self.trainers is None else self.trainers
 
     def __call__(self, *args, **kwargs):
         loss_head = self.loss_head
@@ -296,6 +321,7 @@ class AroundForward:
         if not loss_head.applied:
             return self.original(*args, **kwargs)
         call, args, kwargs = loss_head.begin(args, kwargs)
+        here = place()
         outer = here.innermost
         try:
             here.innermost = Entered(loss_head, call, outer)
@@ -315,25 +341,46 @@ class AroundForward:
 
 
 def finished(output, call: LossCall):
-    """The model's output with no lazy logits left in it."""
+    """The model's output with no lazy logits left in it: the very one if it had none, else a copy,
+    which has all else that its class or the model's code has put there."""
     extra = {"token_accuracy": call.found_accuracy, "predicted_tokens": call.found_tokens}
     extra = extra if call.token_accuracy or call.predicted_tokens else {}
     if isinstance(output, tuple):
-        return (*(settled(value, call) for value in output), *extra.values())
+        return finished_tuple(output, extra, call)
     if not isinstance(output, dict):
         return settled(output, call)
-    values = {name: settled(value, call) for name, value in output.items()}
     if torch.compiler.is_compiling():
-        if call.unused_logits and not call.keep_logits:
-            values.pop("logits", None)
-        output = type(output)(**values)
-        for name, value in extra.items():
-            setattr(output, name, value)
+        return finished_while_traced(output, extra, call)
+    changed = {
+        name: settled(value, call) for name, value in output.items() if type(value) is LazyLogits
+    }
+    if not changed and not extra:
         return output
-    output_class = type(output)
+    output = copy.copy(output)
     if extra and is_dataclass(output):
-        output_class = with_token_fields(output_class)
-    return output_class(**values, **extra)
+        output.__class__ = with_token_fields(type(output))
+    for name, value in (changed | extra).items():
+        output[name] = value
+        if value is None and is_dataclass(output):  # such a field is no item
+            OrderedDict.__delitem__(output, name)
+    return output
+
+
+def finished_tuple(output: tuple, extra: dict, call: LossCall) -> tuple:
+    values = [settled(value, call) for value in output]
+    if not extra and all(value is given for value, given in zip(values, output, strict=True)):
+        return output
+    if not extra and hasattr(output, "_make"):
+        return output._make(values)
+    return (*values, *extra.values())
+
+
+def finished_while_traced(output: dict, extra: dict, call: LossCall) -> dict:
+    if call.unused_logits and not call.keep_logits:
+        output = type(output)(**{k: v for k, v in output.items() if k != "logits"})
+    for name, value in extra.items():
+        setattr(output, name, value)
+    return output
 
 
 def settled(value, call: LossCall):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .. import functional
 from . import norms, rotary
+from .autocasting import autocast_dtype
 from .guard import is_usable
 from .installed import install, standing, switched
 from .probe import (
@@ -74,7 +75,7 @@ def fits(
     if not (norm.takes(q_norm, q) and norm.takes(k_norm, k)):
         return False
     # As for a rotation alone: eager arithmetic promotes, which autocast takes back.
-    alike = q.dtype == cos.dtype or torch.is_autocast_enabled(q.device.type)
+    alike = q.dtype == cos.dtype or autocast_dtype(q.device) is not None
     return alike and rotary.are_angles(cos, sin, q.shape[0], q.shape[2])
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
+from .autocasting import autocast_dtype
 from .guard import Guard, guard_of_rewritten, is_hooked, is_usable
 from .installed import switched
 from .probe import Mismatch, assert_same, compute_dtype, live_device, random
@@ -156,7 +157,7 @@ def rotary_function(original: Callable, pair: bool) -> Callable:
         if watched is not None and (type(watched) is not kind or is_hooked(watched)):
             return False
         # With cos in another dtype eager arithmetic promotes, which autocast then takes back.
-        alike = x.dtype == cos.dtype or torch.is_autocast_enabled(x.device.type)
+        alike = x.dtype == cos.dtype or autocast_dtype(x.device) is not None
         return alike and are_angles(cos, sin, x.shape[0], x.shape[3 - unsqueeze_dim])
 
     def apply_pair(q, k, cos, sin, unsqueeze_dim=1):

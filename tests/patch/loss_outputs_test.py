@@ -1,0 +1,193 @@
+"""What a training step of a patched model returns is what its forward made, logits apart."""
+
+import copy
+import types
+import typing
+from collections import defaultdict
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from liger_jit.patch import patch
+from tiny_models import batch, build
+from torch.nn import functional as F
+from transformers import LlamaForCausalLM
+
+
+class Named(NamedTuple):
+    loss: Any
+    logits: Any
+
+
+class WithConstructor(dict):
+    def __init__(self, output):
+        super().__init__(loss=output.loss, logits=output.logits)
+
+
+def with_attribute(output):
+    output.aux = torch.ones(1)
+    return output
+
+
+def with_item(output):
+    output["aux"] = torch.ones(1)
+    return output
+
+
+def with_number_as_key(output):
+    return {"loss": output.loss, "logits": output.logits, 0: "kept"}
+
+
+def with_default(output):
+    made = defaultdict(list)
+    made["loss"], made["logits"] = output.loss, output.logits
+    return made
+
+
+RESULTS = {
+    "an attribute": (with_attribute, lambda output: output.aux),
+    "a further item": (with_item, lambda output: output["aux"]),
+    "a named tuple": (lambda output: Named(output.loss, output.logits), lambda found: found.loss),
+    "a number as a key": (with_number_as_key, lambda found: found[0]),
+    "a class with a constructor": (WithConstructor, lambda found: found["loss"]),
+    "a default": (with_default, lambda found: found["others"]),
+}
+
+
+def changed(model, change):
+    class Changed(LlamaForCausalLM):
+        def forward(self, input_ids=None, labels=None, **kwargs):
+            return change(super().forward(input_ids=input_ids, labels=labels, **kwargs))
+
+    model.__class__ = Changed
+    return model
+
+
+@pytest.mark.parametrize("with_tokens", [False, True])
+@pytest.mark.parametrize("kind", RESULTS)
+def test_what_a_forward_puts_into_its_output_is_there(kind, with_tokens):
+    change, read = RESULTS[kind]
+    model = changed(build(), change)
+    expected = read(model(**batch()))
+    patch(model)
+    output = model(**batch(), **({"return_predicted_tokens": True} if with_tokens else {}))
+    if with_tokens and kind == "a named tuple":
+        assert len(output) == 4  # what was asked for has no name in it
+        return
+    found = read(output)
+    assert type(found) is type(expected)
+    if torch.is_tensor(found):
+        torch.testing.assert_close(found, expected)
+    else:
+        assert found == expected
+
+
+def test_an_output_without_logits_is_returned_itself():
+    made = []
+    model = changed(build(), lambda output: made.append({"loss": output.loss}) or made[-1])
+    patch(model)
+    assert model(**batch()) is made[0]
+
+
+def test_an_output_that_the_forward_keeps_is_not_written():
+    kept = []
+    model = changed(build(), lambda output: kept.append(output) or output)
+    expected = model(**batch()).logits
+    patch(model)
+    assert model(**batch()).logits is None
+    torch.testing.assert_close(kept[-1].logits, expected)
+
+
+def own_loss(reduction="mean", dtype=torch.int64):
+    class OwnLoss(LlamaForCausalLM):
+        def forward(self, input_ids=None, labels=None, **kwargs):
+            logits = self.lm_head(self.model(input_ids).last_hidden_state)[:, :-1]
+            labels = labels[:, 1:].reshape(-1).to(dtype)
+            rows = logits.reshape(-1, logits.shape[-1])
+            return F.cross_entropy(rows, labels, reduction=reduction)
+
+    return OwnLoss
+
+
+def with_loss(model, own):
+    model.__class__ = own
+    return model, copy.deepcopy(model)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_under_autocast_a_loss_has_the_dtype_of_torch(reduction):
+    model, plain = with_loss(build(), own_loss(reduction))
+    patch(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = model(**batch()), plain(**batch())
+    assert found.dtype == expected.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0.01, atol=0.01)
+
+
+def test_labels_that_torch_refuses_are_refused():
+    model, plain = with_loss(build(), own_loss(dtype=torch.int32))
+    patch(model)
+    for one in (plain, model):
+        with pytest.raises(RuntimeError, match="Long|long|Int"):
+            one(**batch())
+
+
+def test_a_gradient_of_logits_that_never_were_is_an_error_that_says_what_to_do():
+    class Asks(LlamaForCausalLM):
+        def forward(self, input_ids=None, labels=None, **kwargs):
+            logits = self.lm_head(self.model(input_ids).last_hidden_state)
+            loss = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.flatten())
+            self.found = torch.autograd.grad(loss, logits, retain_graph=True)[0]
+            return loss
+
+    model, plain = with_loss(build(), Asks)
+    patch(model)
+    plain(**batch())
+    with pytest.raises(RuntimeError, match="skip_logits=False"):
+        model(**batch())
+    model(**batch(), skip_logits=False)
+    torch.testing.assert_close(model.found, plain.found)
+
+
+@pytest.mark.parametrize("around", ["head", "loss"])
+def test_the_head_has_the_autocast_of_its_own_call(around):
+    class Partly(LlamaForCausalLM):
+        def forward(self, input_ids=None, labels=None, **kwargs):
+            states = self.model(input_ids).last_hidden_state
+            with torch.autocast("cpu", torch.bfloat16, enabled=around == "head"):
+                logits = self.lm_head(states)
+            with torch.autocast("cpu", torch.bfloat16, enabled=around == "loss"):
+                return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1))
+
+    model, plain = with_loss(build(), Partly)
+    patch(model)
+    found, expected = model(**batch()), plain(**batch())
+    assert found.dtype == expected.dtype
+    exact = around == "loss"
+    torch.testing.assert_close(
+        found, expected, rtol=1e-6 if exact else 0.01, atol=1e-6 if exact else 0.01
+    )
+
+
+def test_a_step_on_meta_tensors_is_one():
+    model = build()
+    patch(model)
+    model.to("meta")
+    inputs = {name: tensor.to("meta") for name, tensor in batch().items()}
+    loss = model(**inputs).loss
+    assert loss.is_meta
+    loss.backward()
+    assert all(weight.grad.is_meta for weight in model.parameters())
+
+
+def test_a_patched_models_forward_is_read_like_a_method():
+    model = build()
+    plain = copy.deepcopy(model)
+    patch(model)
+    assert model.forward.__self__ is model
+    for name in ("__code__", "__qualname__", "__annotations__", "__defaults__"):
+        assert getattr(model.forward, name) == getattr(plain.forward, name)
+    assert typing.get_type_hints(model.forward) == typing.get_type_hints(plain.forward)
+    bound_again = types.MethodType(model.forward.__func__, model)
+    torch.testing.assert_close(bound_again(**batch()).loss, plain(**batch()).loss)
+    assert not hasattr(model.forward, "anything_else")
