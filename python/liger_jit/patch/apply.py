@@ -64,6 +64,11 @@ def patch(
     classes. `copy.copy` of a module runs the forward of the module that was copied.
     `nn.DataParallel` is not supported: its replicas would use the first device's modules.
 
+    What raises in a patched model and not in the one before: a second derivative or a forward-mode
+    one through an operator of ours; the gradient of logits that a step never had (call it with
+    skip_logits=False); a write in place into a norm's input after the norm, which keeps that very
+    tensor for its backward, where torch's norm of a 16-bit type keeps a copy in float32.
+
     Args:
         model: a transformers model, or a PEFT, DistributedDataParallel, FSDP or torch.compile
             wrapper of one. Weights may be on any device, on meta, quantised or adapted. Patch
