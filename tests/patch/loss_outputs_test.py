@@ -1,6 +1,7 @@
 """What a training step of a patched model returns is what its forward made, logits apart."""
 
 import copy
+import io
 import types
 import typing
 from collections import defaultdict
@@ -191,3 +192,61 @@ def test_a_patched_models_forward_is_read_like_a_method():
     bound_again = types.MethodType(model.forward.__func__, model)
     torch.testing.assert_close(bound_again(**batch()).loss, plain(**batch()).loss)
     assert not hasattr(model.forward, "anything_else")
+    exported = torch.export.export(
+        model.lm_head, (torch.randn(2, model.config.hidden_size),), strict=False
+    )
+    assert exported.module()(torch.zeros(2, model.config.hidden_size)).eq(0).all()
+
+
+def test_what_a_step_makes_of_its_logits_is_in_its_output():
+    class Many(LlamaForCausalLM):
+        def forward(self, input_ids=None, labels=None, as_tuple=False, **kwargs):
+            logits = self.lm_head(self.model(input_ids).last_hidden_state)
+            loss = self.loss_function(logits, labels, self.config.vocab_size)
+            if as_tuple:
+                return loss, logits, logits[:, -1]
+            return {"loss": loss, "logits": logits, "last": logits[:, -1], "half": logits / 2}
+
+    model, plain = with_loss(build(), Many)
+    patch(model)
+    found, expected = model(**batch()), plain(**batch())
+    assert found["logits"] is None
+    for name in ("loss", "last", "half"):
+        assert type(found[name]) is torch.Tensor
+        torch.testing.assert_close(found[name], expected[name])
+    found, expected = model(**batch(), as_tuple=True), plain(**batch(), as_tuple=True)
+    assert found[1] is None
+    torch.testing.assert_close(found[2], expected[2])
+
+
+def saved_and_loaded(module):
+    stored = io.BytesIO()
+    torch.save(module, stored)
+    size = stored.tell()
+    stored.seek(0)
+    return size, torch.load(stored, weights_only=False)
+
+
+def test_a_copy_of_the_head_takes_nothing_else_along():
+    model = build()
+    size = saved_and_loaded(model.lm_head)[0]
+    patch(model)
+    model.kept = model(**batch()).loss  # which no deep copy takes
+    saved, loaded = saved_and_loaded(model.lm_head)
+    assert saved < 1.5 * size
+    states = torch.randn(2, model.config.hidden_size)
+    for head in (copy.deepcopy(model.lm_head), loaded):
+        assert head.forward.__func__ is torch.nn.Linear.forward
+        assert head.forward.__self__ is head
+        torch.testing.assert_close(head(states), model.lm_head(states))
+
+
+def test_a_saved_model_has_the_forward_of_its_class():
+    model = build()
+    expected = model(**batch()).logits
+    for fused in (True, False):  # without it, something stands in for skip_logits
+        handle = patch(model, fused_linear_cross_entropy=fused)
+        loaded = saved_and_loaded(model)[1]
+        handle.unpatch()
+        assert loaded.forward.__func__ is type(model).forward
+        torch.testing.assert_close(loaded(**batch()).logits, expected)

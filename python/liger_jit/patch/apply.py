@@ -59,10 +59,10 @@ def patch(
     is probed numerically against its own forward first; what does not match stays as it was, and
     the handle's report says why. What is changed after the patch counts: where a module is no
     longer what was probed, it takes its own forward, and the report counts that. A module's new
-    forward goes with it through deepcopy, `to`, `train` and torch.compile. In a model that was
-    pickled the loss head alone is still patched, and the modules have the forwards of their
-    classes. `copy.copy` of a module runs the forward of the module that was copied.
-    `nn.DataParallel` is not supported: its replicas would use the first device's modules.
+    forward goes with it through deepcopy, `to`, `train` and torch.compile. A model that was
+    pickled, or a head that was copied without its model, has the forwards of its classes.
+    `copy.copy` of a module runs the forward of the module that was copied. `nn.DataParallel` is
+    not supported: its replicas would use the first device's modules.
 
     What raises in a patched model and not in the one before: a second derivative or a forward-mode
     one through an operator of ours; the gradient of logits that a step never had (call it with

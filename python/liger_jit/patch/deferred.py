@@ -4,7 +4,6 @@ A model is patched when its weights are there: at the end of from_pretrained, or
 forward.
 """
 
-import inspect
 import weakref
 from collections.abc import Callable
 
@@ -13,6 +12,7 @@ from torch import nn
 
 from .class_hooks import listen, stop_listening
 from .handle import Handle
+from .stand_in import StandIn
 
 
 class FamilyHandle:
@@ -113,26 +113,19 @@ class FirstForward:
         return FirstForward, (None,)
 
 
-class ForwardOfNow:
+class ForwardOfNow(StandIn):
     """The forward of a model that waits: its class's own, or the one that a patch gives it.
 
     `nn.Module.__call__` looks its forward up before it calls hooks, one of which patches.
     """
 
-    __name__ = "forward"
-
     def __init__(self, model: nn.Module):
-        self.model = model
+        super().__init__(model)
         self.now = None
 
-    @property
-    def __signature__(self) -> inspect.Signature:
-        return inspect.signature(type(self.model).forward.__get__(self.model))
-
     def __call__(self, *args, **kwargs):
-        if self.now is not None:
-            return self.now(*args, **kwargs)
-        return type(self.model).forward(self.model, *args, **kwargs)
+        args = self.without_module(args)
+        return self.original(*args, **kwargs) if self.now is None else self.now(*args, **kwargs)
 
 
 def stop_waiting(model: nn.Module) -> None:

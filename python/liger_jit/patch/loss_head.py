@@ -29,6 +29,7 @@ from .lazy_source import Source
 from .loss_call import OPTIONS, LossCall, next_token_loss
 from .probe import compute_dtype
 from .rule import SHARDED_AWAY, MetaCall, Refusal, is_sharded
+from .stand_in import HeadForward, LossFunction, StandIn
 
 # Of the tensors that a head may have; a set, as one lookup is all that a call pays.
 PLAIN = frozenset({nn.Parameter, Tensor})
@@ -38,8 +39,8 @@ PLAIN_OR_NONE = PLAIN | {type(None)}
 class LossHead:
     """What a patched model and its head share: the head's forward and the model's, its loss.
 
-    All of them are methods of this object or hold it, so that a deep copy of the model gets its
-    own. What one forward of the model asked for is not here: see `entered`.
+    What stands in their places holds this object, so that a deep copy of the model gets its own.
+    What one forward of the model asked for is not here: see `entered`.
     """
 
     def __init__(self, model: nn.Module, head: nn.Linear, fused: bool):
@@ -112,8 +113,10 @@ class LossHead:
         of its own or of all modules, and no other forward over ours; and whether what comes after
         it runs as Python, which lazy logits need."""
         head = self.head
+        forward = head.__dict__.get("forward")
         return (
-            getattr(head.__dict__.get("forward"), "__self__", None) is self
+            type(forward) is HeadForward  # a wrapper may have its attributes
+            and forward.loss_head is self
             and type(head) is self.head_class
             and self.head_class.forward is self.head_forward
             and not is_hooked(head)
@@ -191,10 +194,11 @@ class LossHead:
     def changes(self) -> list:
         own = [
             self,
-            InstanceValue(self.head, "forward", self.forward),
+            InstanceValue(self.head, "forward", HeadForward(self)),
             InstanceValue(self.model, "forward", AroundForward(self)),
         ]
-        return own + ([InstanceValue(self.model, "_loss_function", self.loss)] * self.causal)
+        loss = [InstanceValue(self.model, "_loss_function", LossFunction(self))] * self.causal
+        return own + loss
 
     def apply(self) -> None:
         self.applied = True
@@ -213,7 +217,7 @@ def find(model: nn.Module, fused: bool) -> LossHead | Refusal:
         return Refusal("the model has no output head")
     if type(head).forward is not nn.Linear.forward:
         return Refusal(f"the head is {type(head).__name__}, not a plain nn.Linear")
-    if getattr(head.__dict__.get("forward"), "__func__", None) is LossHead.forward:
+    if type(head.__dict__.get("forward")) is HeadForward:
         return Refusal("already patched")
     # A parametrised weight is left alone: reading it may change it.
     weight = head._parameters.get("weight")
@@ -271,53 +275,15 @@ def product_dtype(states: Tensor, weight: Tensor) -> torch.dtype:
     return autocast_dtype(states.device) or weight.dtype
 
 
-OF_A_METHOD = frozenset(
-    ("__code__", "__annotations__", "__qualname__", "__globals__", "__defaults__", "__kwdefaults__")
-)
-
-
-class AroundForward:
-    """In place of the model's forward: the same one, entered before and left after.
-
-    An object, so that a deep copy of the model gets one that calls the copy; known as ours by its
-    class, which no wrapper copies.
-    """
-
-    __name__ = "forward"
+class AroundForward(StandIn):
+    """In place of the model's forward: the same one, entered before and left after."""
 
     def __init__(self, loss_head: LossHead):
+        super().__init__(loss_head.model)
         self.loss_head = loss_head
-        # Trainers put forwards of their own on the instance, which must go on being called.
-        self.trainers = loss_head.model.__dict__.get("forward")
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        return inspect.signature(self.own)
-
-    @property
-    def __self__(self) -> nn.Module:
-        return self.loss_head.model
-
-    @property
-    def __func__(self) -> "AroundForward":
-        """What a trainer wraps and binds again."""
-        return self
-
-    def __getattr__(self, name: str):
-        """Of a method: what callers read of a forward, such as its code and its annotations."""
-        if name == "loss_head" or name not in OF_A_METHOD:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self.own, name)
-
-    @property
-    def own(self) -> Callable:
-        model = self.loss_head.model
-        return type(model).forward.__get__(model) if self.trainers is None else self.trainers
 
     def __call__(self, *args, **kwargs):
-        loss_head = self.loss_head
-        if args and args[0] is loss_head.model:  # accelerate binds what it finds as a method
-            args = args[1:]
+        loss_head, args = self.loss_head, self.without_module(args)
         if not loss_head.applied:
             return self.original(*args, **kwargs)
         call, args, kwargs = loss_head.begin(args, kwargs)
@@ -333,12 +299,6 @@ class AroundForward:
         finally:
             here.innermost = outer
 
-    def original(self, *args, **kwargs):
-        if self.trainers is not None:
-            return self.trainers(*args, **kwargs)
-        model = self.loss_head.model
-        return type(model).forward(model, *args, **kwargs)
-
 
 def finished(output, call: LossCall):
     """The model's output with no lazy logits left in it: the very one if it had none, else a copy,
@@ -348,11 +308,13 @@ def finished(output, call: LossCall):
     if isinstance(output, tuple):
         return finished_tuple(output, extra, call)
     if not isinstance(output, dict):
-        return settled(output, call)
+        return output.real() if isinstance(output, LazyLogits) else output
     if torch.compiler.is_compiling():
         return finished_while_traced(output, extra, call)
+    lazy = {name: value for name, value in output.items() if isinstance(value, LazyLogits)}
     changed = {
-        name: settled(value, call) for name, value in output.items() if type(value) is LazyLogits
+        name: settled(value, call) if name == "logits" else value.real()
+        for name, value in lazy.items()
     }
     if not changed and not extra:
         return output
@@ -367,7 +329,13 @@ def finished(output, call: LossCall):
 
 
 def finished_tuple(output: tuple, extra: dict, call: LossCall) -> tuple:
-    values = [settled(value, call) for value in output]
+    """The first lazy ones of a tuple are its logits."""
+    values, logits = [], True
+    for value in output:
+        if isinstance(value, LazyLogits):
+            value = settled(value, call) if logits else value.real()
+            logits = False
+        values.append(value)
     if not extra and all(value is given for value, given in zip(values, output, strict=True)):
         return output
     if not extra and hasattr(output, "_make"):
@@ -383,12 +351,11 @@ def finished_while_traced(output: dict, extra: dict, call: LossCall) -> dict:
     return output
 
 
-def settled(value, call: LossCall):
-    if not isinstance(value, LazyLogits):
-        return value
-    # Logits that were computed for the loss cost nothing more to return.
-    dense = value.source.weight is None
-    return value.real() if call.keep_logits or dense else None
+def settled(logits: LazyLogits, call: LossCall) -> Tensor | None:
+    """What an output has for logits: None in a training step, for which they are not computed."""
+    # Those that were computed for the loss cost nothing more to return.
+    dense = logits.source.weight is None
+    return logits.real() if call.keep_logits or dense else None
 
 
 @functools.cache

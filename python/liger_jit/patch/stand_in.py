@@ -1,0 +1,125 @@
+"""What stands in place of a forward in a module's `__dict__`.
+
+Objects and not functions: a deep copy of the module gets one that calls the copy. Known as ours by
+their class, which no wrapper copies. What is saved is what they stand for.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable
+
+from torch import nn
+
+# What callers read of a forward beside its signature.
+OF_A_METHOD = frozenset(
+    ("__code__", "__annotations__", "__qualname__", "__globals__", "__defaults__", "__kwdefaults__")
+)
+
+
+def class_forward(module: nn.Module) -> Callable:
+    return type(module).forward.__get__(module)
+
+
+def itself(value):
+    return value
+
+
+class LikeMethod:
+    """What is read of a forward is that of `own`, the one it stands for, which subclasses give."""
+
+    __name__ = "forward"
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.own)
+
+    @property
+    def __func__(self) -> "LikeMethod":
+        """What a wrapper binds again."""
+        return self
+
+    def __getattr__(self, name: str):
+        if name not in OF_A_METHOD:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.own, name)
+
+    def without_module(self, args: tuple) -> tuple:
+        """The arguments. A wrapper that binds what it found hands the module on as the first."""
+        return args[1:] if args and args[0] is self.__self__ else args
+
+
+class StandIn(LikeMethod):
+    """Base of what stands in a model's `__dict__`; `trainers` is the forward that was there, which
+    a trainer put on the instance and which must go on being called."""
+
+    def __init__(self, model: nn.Module):
+        self.__self__ = model
+        self.trainers = model.__dict__.get("forward")
+
+    @property
+    def own(self) -> Callable:
+        return class_forward(self.__self__) if self.trainers is None else self.trainers
+
+    def original(self, *args, **kwargs):
+        if self.trainers is not None:
+            return self.trainers(*args, **kwargs)
+        model = self.__self__
+        return type(model).forward(model, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict) -> "StandIn":
+        memo[id(self)] = twin = object.__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
+
+    def __reduce__(self):
+        if self.trainers is None:
+            return class_forward, (self.__self__,)
+        return itself, (self.trainers,)
+
+
+class HeadForward(LikeMethod):
+    """In place of the forward of a model's head. A copy of the head without its model has its
+    class's."""
+
+    def __init__(self, loss_head):
+        self.loss_head = loss_head
+
+    def __call__(self, *inputs, **named):
+        return self.loss_head.forward(*self.without_module(inputs), **named)
+
+    @property
+    def __self__(self) -> nn.Module:
+        return self.loss_head.head
+
+    @property
+    def own(self) -> Callable:
+        return class_forward(self.__self__)
+
+    def __deepcopy__(self, memo: dict):
+        if id(self.loss_head.model) in memo:
+            return HeadForward(copy.deepcopy(self.loss_head, memo))
+        return class_forward(copy.deepcopy(self.loss_head.head, memo))
+
+    def __reduce__(self):
+        return class_forward, (self.loss_head.head,)
+
+
+class LossFunction:
+    """In place of a model's loss function."""
+
+    def __init__(self, loss_head):
+        self.loss_head = loss_head
+        self.__name__ = getattr(loss_head.original_loss, "__name__", "loss_function")
+
+    def __call__(self, *args, **kwargs):
+        return self.loss_head.loss(*args, **kwargs)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.loss_head.original_loss)
+
+    def __deepcopy__(self, memo: dict) -> "LossFunction":
+        return LossFunction(copy.deepcopy(self.loss_head, memo))
+
+    def __reduce__(self):
+        return itself, (self.loss_head.original_loss,)
