@@ -2,12 +2,13 @@
 
 Candidates of calls drawn at random are compiled by tests/ops/candidates_test.cpp; the counts become
 the table in docs/compatibility.md. What one compiler did for one GPU is kept in build/nvrtc/results
-until the tests are built anew, so a run that was stopped goes on. Arguments: other versions.
+under the hash of what it was made from, so a run that was stopped goes on. Arguments: versions.
 """
 
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
 import subprocess
@@ -29,10 +30,23 @@ NO_OPS = {"name", "value_param", "file", "line", "status", "result", "timestamp"
 NO_OPS |= {"classname", "failures", "made_for"}
 
 
+def sources() -> str:
+    """A hash of all that decides what is compiled and how."""
+    folders = [path for name in ("templates", "ops") for path in (ROOT / name).rglob("*.*")]
+    files = [
+        ROOT / "runtime" / "compiler_nvrtc.cpp",
+        ROOT / "tests" / "ops" / "candidates_test.cpp",
+    ]
+    digest = hashlib.sha256(CANDIDATES.encode())
+    for path in sorted(folders + files):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def tried(version: str, target: str) -> dict:
-    """The test's record, from an earlier run of the same tests if there was one."""
-    kept = nvrtc.FOLDER / "results" / f"{version}-{target}.json"
-    if not kept.exists() or kept.stat().st_mtime < TESTS.stat().st_mtime:
+    """The test's record, from an earlier run of the same sources if there was one."""
+    kept = nvrtc.FOLDER / "results" / f"{version}-{target}-{sources()}.json"
+    if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
         made = kept.with_suffix(".new")
         with tempfile.TemporaryDirectory() as cache:
