@@ -4,7 +4,8 @@
 # Targets link against libraries that have only the old symbols of the system's own (old_symbols.py).
 # What libstdc++ has learned since then is taken from libstdc++.a and stays inside the target. Not all
 # of libstdc++ is: exceptions, strings and streams cross to torch, so both must use one, the system's.
-# What glibc has learned since is in old_glibc.cpp. Anything else that is new is an undefined symbol.
+# So the archive is without its parts that keep something for the whole process. What else today's
+# headers call is in old_system.cpp. Anything that remains is an undefined symbol of the linker.
 
 option(LIGER_JIT_PORTABLE "Build for manylinux_2_28, also on a newer system" OFF)
 
@@ -13,7 +14,7 @@ function(make_portable target)
   if(NOT LIGER_JIT_PORTABLE)
     return()
   endif()
-  target_sources(${target} PRIVATE $<TARGET_OBJECTS:liger_old_glibc>)
+  target_sources(${target} PRIVATE $<TARGET_OBJECTS:liger_old_system>)
   # Not a link directory of CMake, which would be in the run path too. The system's other libraries may
   # need what is new; old systems have threads and dlopen in libraries of their own.
   target_link_options(${target} BEFORE PRIVATE -L${LIGER_JIT_OLD_LIBRARIES} -Wl,--no-undefined
@@ -51,17 +52,23 @@ function(make_old_libraries folder)
                       COMMAND_ERROR_IS_FATAL ANY)
     endif()
   endforeach()
+  execute_process(COMMAND ${CMAKE_AR} t ${libstdc++.a} OUTPUT_VARIABLE parts COMMAND_ERROR_IS_FATAL ANY)
+  string(REGEX MATCHALL "(eh_|new_|globals_|ios_init|locale_init)[^\n]*[.]o" of_process "${parts}")
+  list(FILTER of_process EXCLUDE REGEX "^eh_ptr[.]")
+  file(COPY_FILE ${libstdc++.a} ${folder}/libstdc++.a)
+  execute_process(COMMAND ${CMAKE_AR} d ${folder}/libstdc++.a ${of_process}
+                  COMMAND_ERROR_IS_FATAL ANY)
   # As the system's own scripts: some functions are in an archive only.
-  file(WRITE ${folder}/libc.so "GROUP(${folder}/libc.so.6 ${libc_nonshared.a} "
+  file(WRITE ${folder}/libc.so "GROUP(\"${folder}/libc.so.6\" \"${libc_nonshared.a}\" "
        "AS_NEEDED(-l:ld-linux-x86-64.so.2))\n")
-  file(WRITE ${folder}/libm.so "INPUT(${folder}/libm.so.6)\n")
+  file(WRITE ${folder}/libm.so "INPUT(\"${folder}/libm.so.6\")\n")
   file(WRITE ${folder}/libstdc++.so
-       "INPUT(${folder}/libstdc++.so.6 ${libstdc++.a})\n")
+       "INPUT(\"${folder}/libstdc++.so.6\" \"${folder}/libstdc++.a\")\n")
 endfunction()
 
 if(LIGER_JIT_PORTABLE)
   find_package(Python 3.10 REQUIRED COMPONENTS Interpreter)
   set(LIGER_JIT_OLD_LIBRARIES ${CMAKE_CURRENT_BINARY_DIR}/old_libraries)
   make_old_libraries(${LIGER_JIT_OLD_LIBRARIES})
-  add_library(liger_old_glibc OBJECT ${CMAKE_CURRENT_LIST_DIR}/old_glibc.cpp)
+  add_library(liger_old_system OBJECT ${CMAKE_CURRENT_LIST_DIR}/old_system.cpp)
 endif()

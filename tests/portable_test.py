@@ -25,18 +25,26 @@ endforeach()
 """
 
 # Of each kind one: constructors, a copied variable with two names, old defaults, what only the
-# archive has, what only old_glibc.cpp has, and an exception of the archive caught as the system's.
+# archive has, what only old_system.cpp has, an exception of the archive caught as the system's, and
+# one with two owners.
 WORKS = r"""
 #include <dlfcn.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <charconv>
 #include <cmath>
+#include <exception>
 #include <filesystem>
 #include <iostream>
 #include <sstream>
 #include <thread>
 struct Early { Early() { value = 42; } static inline int value = 0; } early;
+struct Counted {
+  Counted() { ++alive; }
+  Counted(const Counted&) { ++alive; }
+  ~Counted() { --alive; }
+  static inline int alive = 0;
+};
 int main(int, char** words) {
   double number = 0;
   const std::string text = "2.5";
@@ -51,8 +59,18 @@ int main(int, char** words) {
   try {
     told << std::filesystem::file_size("/absent");
   } catch (const std::system_error& error) {
-    told << error.code().value();
+    told << error.code().value() << ' ';
   }
+  std::exception_ptr first = std::make_exception_ptr(Counted());
+  std::exception_ptr second = first;
+  first = nullptr;
+  try {
+    std::rethrow_exception(second);
+  } catch (const Counted&) {
+    told << Counted::alive;
+  }
+  second = nullptr;
+  told << Counted::alive;
   std::cout << told.str() << '\n';
 }
 """
@@ -128,7 +146,7 @@ def run(folder, target):
 
 
 def test_a_program_works_with_what_an_old_system_has(folder):
-    assert run(folder, "works") == "42 5.5 1 1 1 1 1 2\n"
+    assert run(folder, "works") == "42 5.5 1 1 1 1 1 2 10\n"
 
 
 def test_a_wait_on_another_clock_takes_its_time(folder):

@@ -1,8 +1,8 @@
-// What the headers of a newer glibc call and glibc 2.28 has not, for LIGER_JIT_PORTABLE: hidden, so
+// What today's headers call and an old system's libraries have not, for LIGER_JIT_PORTABLE: hidden, so
 // it serves only the library that it is linked into.
 #include <dlfcn.h>
 #include <pthread.h>
-#include <signal.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -57,6 +57,13 @@ LIGER_HIDDEN int pthread_cond_clockwait(pthread_cond_t* condition, pthread_mutex
   here.tv_sec += here.tv_nsec >= second ? 1 : here.tv_nsec < 0 ? -1 : 0;
   here.tv_nsec += here.tv_nsec >= second ? -second : here.tv_nsec < 0 ? second : 0;
   return pthread_cond_timedwait(condition, mutex, &here);
+}
+
+// std::exception_ptr of the archive keeps nothing, but calls this of a part that does.
+extern "C" void end_by(void (*handler)()) noexcept __asm__("_ZN10__cxxabiv111__terminateEPFvvE");
+LIGER_HIDDEN void end_by(void (*handler)()) noexcept {
+  handler();
+  abort();
 }
 
 // With --wrap, in programs only. Start-up code of glibc 2.34 and later gives no function that runs
