@@ -3,6 +3,7 @@
 # make bench    times ops beside other libraries; BENCH_OPTIONS="rms_norm --peers eager,liger"
 # make build    the native library, for use in place
 # make torture  the long versions of the fault tests; make sanitize, make fuzz: docs/reliability.md
+# make nvrtc-table  kernels of all ops with an old and a new NVRTC: docs/compatibility.md
 # make seed     kernels of SmolLM2 for NVIDIA's GPUs, found beside the library; for wheels to ship
 # make format   put all code into its form
 # make clean    remove what was built; the environment in .venv stays
@@ -10,7 +11,7 @@
 # Each does its own set-up, once: Debian packages, a Python environment in .venv, the build.
 
 .DEFAULT_GOAL := build
-.PHONY: demo test bench build tests-build seed format clean debian sanitize fuzz torture
+.PHONY: demo test bench build tests-build seed format clean debian sanitize fuzz torture nvrtc-table
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -103,6 +104,10 @@ torture: tests-build
 	TORTURE_ROUNDS=100 TORTURE_FLIPS=10000 $(NATIVE)/liger_tests \
 		--gtest_filter='ManyWriters.*:DamagedEntry.*:*InterruptedPublish*'
 	TORTURE_CANDIDATES=25 LIGER_JIT_NVRTC="$$(cd setup && ../$(BIN)/python -c \
-		'from run_tests import nvrtc; print(*nvrtc().values())')" \
+		'from run_tests import packaged; print(packaged()["LIGER_JIT_NVRTC"])')" \
 		$(NATIVE)/liger_tests --gtest_filter='*CandidatesTest*'
 	TORTURE_LONG=1 $(BIN)/python -m pytest -q tests/cache tests/patch/every_family_test.py
+
+# NVRTC="12.4.99 12.8.93" names other versions.
+nvrtc-table: tests-build
+	@$(BIN)/python setup/nvrtc_table.py $(NVRTC)

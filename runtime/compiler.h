@@ -43,6 +43,11 @@ class Compiler {
   // Canonical options; part of the key as well.
   virtual std::string options(const Target& target) = 0;
 
+  // For a GPU newer than the compiler: the architecture of the code that is made for it instead,
+  // compute_90, and that its driver turns into machine code as it loads it. Empty where this makes
+  // machine code itself, or nothing at all. Raises as identity() does.
+  virtual std::string intermediate(const Target&) { return {}; }
+
   // Thread safe. Raises Error(compile) with the compiler's own words and the unit's text, or
   // Error(unsupported) for an architecture that this compiler does not know.
   virtual Binary compile(const Unit& unit, const Target& target) = 0;

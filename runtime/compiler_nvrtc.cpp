@@ -1,10 +1,12 @@
-// NVRTC in this process, straight to machine code for one exact architecture.
+// NVRTC in this process, straight to machine code for one exact architecture. For a GPU that it
+// does not know yet it makes intermediate code (PTX), which that GPU's driver finishes.
 #include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <cstdlib>
 #include <mutex>
 
+#include "base/log.h"
 #include "base/process_state.h"
 #include "base/text.h"
 #include "runtime/backends.h"
@@ -46,6 +48,13 @@ bool refuses_architecture(std::string_view log) {
          log.find("no value specified with --nv_arch") != std::string_view::npos;
 }
 
+constexpr std::string_view newer_nvrtc =
+    "Install a newer NVRTC (`pip install --upgrade nvidia-cuda-nvrtc`, for CUDA 12 "
+    "nvidia-cuda-nvrtc-cu12) or name its libnvrtc.so with LIGER_JIT_NVRTC";
+constexpr std::string_view older_nvrtc =
+    "Install one that still knows it (`pip install nvidia-cuda-nvrtc-cu12`) and name its "
+    "libnvrtc.so with LIGER_JIT_NVRTC";
+
 class NvrtcCompiler final : public Compiler {
  public:
   CompilerState state() override {
@@ -68,8 +77,18 @@ class NvrtcCompiler final : public Compiler {
     return search.identity;
   }
 
+  std::string intermediate(const Target& target) override {
+    const std::vector<int> known = library().architectures();
+    const int number = compute_capability(target);
+    if (target.backend != Backend::cuda || std::ranges::find(known, number) != known.end())
+      return {};
+    const std::optional<int> other = stand_in_for(number, known);
+    return other ? fmt::format("compute_{}", *other) : std::string();
+  }
+
   std::string options(const Target& target) override {
-    std::string options = fmt::format("{}", fmt::join(code_options(library(), target), " "));
+    warn_of_intermediate(target);
+    std::string options = fmt::format("{}", fmt::join(code_options(target), " "));
     // A name in NVRTC 13 for options from the environment of its process, which is not ours to
     // change.
     const char* const appended = std::getenv("NVRTC_APPEND_FLAGS");
@@ -79,8 +98,9 @@ class NvrtcCompiler final : public Compiler {
 
   Binary compile(const Unit& unit, const Target& target) override {
     const NvrtcLibrary& nvrtc = library();
-    check_known(nvrtc, target);
-    std::vector<std::string> options = code_options(nvrtc, target);
+    const bool to_intermediate = !intermediate(target).empty();
+    if (!to_intermediate) check_known(nvrtc, unit, target);
+    std::vector<std::string> options = code_options(target);
     options.push_back("--ptxas-options=-v");
     // One cache is enough, and its own would start the driver on a compiling thread.
     if (nvrtc.at_least(12, 9)) options.push_back("--no-cache");
@@ -90,11 +110,11 @@ class NvrtcCompiler final : public Compiler {
     const int result = program.compile(options);
     const std::string log = program.log();
     if (result != nvrtc_success) {
-      if (refuses_architecture(log)) throw unknown_target(nvrtc, target);
+      if (refuses_architecture(log)) throw unknown_target(nvrtc, unit, target);
       throw compile_error(unit, target, fmt::format("{}\n{}", nvrtc.error_text(result), log));
     }
     Binary binary;
-    binary.bytes = program.cubin();
+    binary.bytes = to_intermediate ? program.ptx() : program.cubin();
     if (binary.bytes.empty()) throw compile_error(unit, target, "NVRTC gave no code\n" + log);
     binary.resources = resources_of(log, entry_symbol(unit.kernel));
     binary.compile_ms =
@@ -119,14 +139,17 @@ class NvrtcCompiler final : public Compiler {
       for (const std::string& option : options) pointers.push_back(option.c_str());
       return nvrtc_.compile(handle_, static_cast<int>(pointers.size()), pointers.data());
     }
-    std::string log() const {
-      std::string text = sized(nvrtc_.log_size, nvrtc_.log);
-      while (text.ends_with('\0')) text.pop_back();
-      return text;
-    }
+    std::string log() const { return text(nvrtc_.log_size, nvrtc_.log); }
+    std::string ptx() const { return text(nvrtc_.ptx_size, nvrtc_.ptx); }
     std::string cubin() const { return sized(nvrtc_.cubin_size, nvrtc_.cubin); }
 
    private:
+    // NVRTC counts the zero at its end.
+    std::string text(int (*size_of)(NvrtcProgram, size_t*), int (*get)(NvrtcProgram, char*)) const {
+      std::string read = sized(size_of, get);
+      while (read.ends_with('\0')) read.pop_back();
+      return read;
+    }
     std::string sized(int (*size_of)(NvrtcProgram, size_t*),
                       int (*get)(NvrtcProgram, char*)) const {
       size_t size_bytes = 0;
@@ -149,32 +172,45 @@ class NvrtcCompiler final : public Compiler {
 
   // Contraction is off: kernels spell their fmaf, so that all variants give the same bits. The
   // number of parts that a program is split into changes the code, hence it is fixed.
-  static std::vector<std::string> code_options(const NvrtcLibrary& nvrtc, const Target& target) {
-    std::vector<std::string> options = {"--gpu-architecture=" + target.arch, "-std=c++20",
-                                        "--fmad=false"};
+  std::vector<std::string> code_options(const Target& target) {
+    const NvrtcLibrary& nvrtc = library();
+    const std::string other = intermediate(target);
+    std::vector<std::string> options = {
+        "--gpu-architecture=" + (other.empty() ? target.arch : other), "-std=c++20",
+        "--fmad=false"};
     if (nvrtc.at_least(12, 4)) options.push_back("--minimal");
     if (nvrtc.at_least(12, 9)) options.push_back("--split-compile=1");
     return options;
   }
 
-  static Error unknown_target(const NvrtcLibrary& nvrtc, const Target& target) {
-    std::vector<std::string> known;
-    for (const int number : nvrtc.architectures()) known.push_back(fmt::format("sm_{}", number));
-    return Error(ErrorKind::unsupported,
-                 fmt::format("NVRTC {} ({}) cannot make code for {}; it knows {}. Install a newer "
-                             "NVRTC or name it with LIGER_JIT_NVRTC",
-                             nvrtc.version_text(), nvrtc.library.path(), target.arch,
-                             fmt::join(known, ", ")));
+  void warn_of_intermediate(const Target& target) {
+    const std::string other = intermediate(target);
+    if (other.empty()) return;
+    const NvrtcLibrary& nvrtc = library();
+    warn_once("intermediate " + target.arch,
+              fmt::format("NVRTC {} ({}) does not know {}: it makes code for {}, which the driver "
+                          "compiles again when it loads it, and which uses nothing that is new in "
+                          "{}. {}",
+                          nvrtc.version_text(), nvrtc.library.path(), target.arch, other,
+                          target.arch, newer_nvrtc));
   }
 
-  static void check_known(const NvrtcLibrary& nvrtc, const Target& target) {
-    int number = 0;
-    const char* const digits = target.arch.data() + std::min<size_t>(3, target.arch.size());
-    std::from_chars(digits, target.arch.data() + target.arch.size(), number);
+  static Error unknown_target(const NvrtcLibrary& nvrtc, const Unit& unit, const Target& target) {
+    const std::vector<int> known = nvrtc.architectures();
+    const bool is_older = !known.empty() && compute_capability(target) < std::ranges::min(known);
+    std::vector<std::string> names;
+    for (const int number : known) names.push_back(fmt::format("sm_{}", number));
+    return Error(ErrorKind::unsupported,
+                 fmt::format("{}: NVRTC {} ({}) cannot make code for {}; it knows {}. {}",
+                             unit.kernel, nvrtc.version_text(), nvrtc.library.path(), target.arch,
+                             fmt::join(names, ", "), is_older ? older_nvrtc : newer_nvrtc));
+  }
+
+  static void check_known(const NvrtcLibrary& nvrtc, const Unit& unit, const Target& target) {
     const std::vector<int> known = nvrtc.architectures();
     if (target.backend != Backend::cuda ||
-        std::find(known.begin(), known.end(), number) == known.end())
-      throw unknown_target(nvrtc, target);
+        std::ranges::find(known, compute_capability(target)) == known.end())
+      throw unknown_target(nvrtc, unit, target);
   }
 
   struct Search {

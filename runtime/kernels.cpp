@@ -157,10 +157,30 @@ std::shared_ptr<const Made> obtained(const Key& key, const Unit& unit, const Tar
   });
 }
 
+// Of intermediate code that it does not take a driver says no more than that.
+Error with_words_of_compiler(const Error& error, const Unit& unit, const Target& target) {
+  Compiler& compiler = compiler_for(target.backend);
+  const std::string other = compiler.intermediate(target);
+  if (other.empty() || error.kind() != ErrorKind::device) return error;
+  const CompilerState state = compiler.state();
+  return Error(ErrorKind::device,
+               fmt::format("{} for {}: {}. The code was made for {}, because {} ({}) does not know "
+                           "{}, and this driver cannot finish it. Install a compiler that does "
+                           "(`pip install --upgrade nvidia-cuda-nvrtc`, for CUDA 12 "
+                           "nvidia-cuda-nvrtc-cu12) or name it with LIGER_JIT_NVRTC",
+                           unit.kernel, target.arch, error.what(), other, state.version, state.path,
+                           target.arch));
+}
+
 Function* load(const Binary& binary, const Unit& unit, Device& device) {
   const ProfileRange range("load", unit.kernel);
   const auto begin = std::chrono::steady_clock::now();
-  Function* const function = device.load(binary, entry_symbol(unit.kernel));
+  Function* function = nullptr;
+  try {
+    function = device.load(binary, entry_symbol(unit.kernel));
+  } catch (const Error& error) {
+    throw with_words_of_compiler(error, unit, device.properties().target);
+  }
   const auto spent = std::chrono::steady_clock::now() - begin;
   counters().load_microseconds +=
       static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(spent).count());

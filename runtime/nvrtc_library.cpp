@@ -30,6 +30,17 @@ void bind(const SharedLibrary& library, const char* name, Function*& function) {
 
 }  // namespace
 
+std::optional<int> stand_in_for(int wanted, const std::vector<int>& known) {
+  std::optional<int> best;
+  for (const int number : known) {
+    if (number > wanted) continue;
+    const bool is_newer = best && number / 10 > *best / 10;
+    const bool is_first = best && number / 10 == *best / 10 && number < *best;
+    if (!best || is_newer || is_first) best = number;
+  }
+  return best;
+}
+
 NvrtcLibrary::NvrtcLibrary() : library(candidates()) {
   if (!library.found())
     throw Error(ErrorKind::compile,
@@ -45,6 +56,8 @@ NvrtcLibrary::NvrtcLibrary() : library(candidates()) {
   bind(library, "nvrtcGetProgramLog", log);
   bind(library, "nvrtcGetCUBINSize", cubin_size);
   bind(library, "nvrtcGetCUBIN", cubin);
+  bind(library, "nvrtcGetPTXSize", ptx_size);
+  bind(library, "nvrtcGetPTX", ptx);
   bind(library, "nvrtcGetErrorString", error_text);
   bind(library, "nvrtcVersion", version);
   bind(library, "nvrtcGetNumSupportedArchs", architecture_count);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,11 @@ namespace liger {
 
 using NvrtcProgram = void*;  // nvrtcProgram
 constexpr int nvrtc_success = 0;
+
+// The architecture of the intermediate code (PTX) that serves a GPU which is not among `known`: the
+// first of the newest generation up to its own, because later ones may be cut down and not be
+// followed by others. Nothing where all that are known are newer.
+std::optional<int> stand_in_for(int wanted, const std::vector<int>& known);
 
 struct NvrtcLibrary {
   // Raises Error(compile) that lists where it was looked for and what to install.
@@ -34,6 +40,8 @@ struct NvrtcLibrary {
   int (*log)(NvrtcProgram, char*);
   int (*cubin_size)(NvrtcProgram, size_t*);
   int (*cubin)(NvrtcProgram, char*);
+  int (*ptx_size)(NvrtcProgram, size_t*);
+  int (*ptx)(NvrtcProgram, char*);
   const char* (*error_text)(int);
   int (*version)(int* major, int* minor);
   int (*architecture_count)(int*);

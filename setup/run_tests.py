@@ -25,13 +25,17 @@ def environment(folder: str) -> dict[str, str]:
     return kept
 
 
-def nvrtc() -> dict[str, str]:
-    """The C++ tests do not load torch, beside which the library finds NVRTC."""
+def packaged() -> dict[str, str]:
+    """NVIDIA's compilers: the C++ tests do not load torch, beside which the library finds them."""
+    names = {"LIGER_JIT_NVRTC": "libnvrtc.so.1[23]", "TORTURE_NVJITLINK": "libnvJitLink.so.1[3-9]"}
     spec = find_spec("nvidia")
-    for folder in spec.submodule_search_locations if spec else ():
-        for path in sorted(Path(folder).rglob("libnvrtc.so.1[23]")):
-            return {"LIGER_JIT_NVRTC": str(path)}
-    return {}
+    folders = [Path(folder) for folder in spec.submodule_search_locations] if spec else []
+    found = {}
+    for variable, name in names.items():
+        paths = sorted(path for folder in folders for path in folder.rglob(name))
+        if paths:
+            found[variable] = str(paths[0])
+    return found
 
 
 def run(title: str, command: list, variables: dict[str, str]) -> int:
@@ -50,7 +54,7 @@ def main() -> int:
         check = [sys.executable, "setup/format.py", "--check"]
         summary.add("format", run("form of the code", check, variables) == 0)
         tests = ["build/native/liger_tests", f"--gtest_output=xml:{cpp}", "--gtest_brief=1"]
-        summary.add_xml("C++ tests", cpp, run("C++ tests", tests, variables | nvrtc()))
+        summary.add_xml("C++ tests", cpp, run("C++ tests", tests, variables | packaged()))
         pytest = [sys.executable, "-m", "pytest", "-q", f"--junitxml={python}", *sys.argv[1:]]
         summary.add_xml("Python tests", python, run("Python tests", pytest, variables))
     summary.show()

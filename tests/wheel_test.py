@@ -1,6 +1,7 @@
 """The wheel: built once, installed into an empty folder, and used from there."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -43,7 +44,7 @@ def wheel(tmp_path_factory):
     """Built beside the tree's own build, in a folder that is kept: only the first time is slow."""
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--skip-dependency-check"]
-    run([*build, "--outdir", folder, ROOT])
+    run([*build, "--outdir", folder, "-Ccmake.define.LIGER_JIT_PORTABLE=ON", ROOT])
     (made,) = folder.glob("*.whl")
     return made
 
@@ -67,6 +68,45 @@ def test_library_does_not_link_python_and_finds_torch_beside_it(wheel, tmp_path)
     absent = ("python", "cuda", "hip", "nvrtc", "hiredis")  # the last is inside the library
     assert not any(word in line for line in needed for word in absent)
     assert "$ORIGIN/../../torch/lib" in told
+
+
+# What manylinux_2_28 lets a library ask for, of families that grew since.
+NEWEST = {"GLIBC": (2, 28), "GLIBCXX": (3, 4, 24), "CXXABI": (1, 3, 11), "GCC": (7, 0, 0)}
+
+
+def programs(wheel, folder):
+    """The libraries and programs of a wheel, unpacked."""
+    zipfile.ZipFile(wheel).extractall(folder)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in files if path.read_bytes()[:4] == b"\x7fELF"]
+
+
+def test_the_wheel_asks_for_no_newer_system_than_manylinux_2_28(wheel, tmp_path):
+    found = programs(wheel, tmp_path)
+    assert {"libliger_jit.so", "liger-hiprtc-helper"} <= {path.name for path in found}
+    for path in found:
+        told = run(["readelf", "--wide", "--version-info", path])
+        wanted = re.findall(r"Name: (GLIBC|GLIBCXX|CXXABI|GCC)_([\d.]+) ", told)
+        assert wanted
+        for family, version in wanted:
+            number = tuple(map(int, version.split(".")))
+            assert number <= NEWEST[family], f"{path.name} asks for {family}_{version}"
+
+
+def test_what_is_newer_than_the_systems_libstdcxx_stays_inside_and_the_rest_is_the_systems(
+    wheel, tmp_path
+):
+    for path in programs(wheel, tmp_path):
+        rows = run(["readelf", "--wide", "--dyn-syms", path]).splitlines()
+        symbols = [row.split()[4:8] for row in rows if len(row.split()) > 7]
+        taken = [name.split("@")[0] for _, _, section, name in symbols if section == "UND"]
+        # Templates of headers are weak, and everybody has those that he uses.
+        given = [name for binding, _, section, name in symbols if binding == "GLOBAL"]
+        given = [name for name in given if name.split("@")[0] not in taken]
+        assert not [name for name in given if re.match(r"_ZN?K?St|_ZT[IVS]N?St", name)]
+        assert "__cxa_throw" in taken and "_ZNSt9exceptionD2Ev" in taken
+        # Torch's libraries have some of it too, which is theirs.
+        assert not [name for name in taken if "10filesystem" in name]
 
 
 def test_an_installed_wheel_computes(wheel, tmp_path):

@@ -3,11 +3,15 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cstdlib>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <optional>
 #include <random>
 #include <set>
+#include <sstream>
+#include <string>
 #include <thread>
 
 #include "base/error.h"
@@ -20,6 +24,7 @@
 #include "ops/registry.h"
 #include "runtime/backends.h"
 #include "tests/repeats.h"
+#include "tests/runtime/ptx_linker.h"
 #include "tests/runtime/sample_unit.h"
 
 namespace liger {
@@ -165,25 +170,52 @@ std::string told(const Chosen& chosen, const Target& target, const std::string& 
                      target.arch, chosen.unit.text, words.substr(0, 2000));
 }
 
-void expect_all_compile(const std::vector<Chosen>& chosen, const Target& target) {
+// Of each op how many were tried and failed.
+struct Count {
+  std::set<std::string> kernels;
+  int tried = 0;
+  int failed = 0;
+};
+
+std::map<std::string, Count> expect_all_compile(const std::vector<Chosen>& chosen,
+                                                const Target& target) {
+  Compiler& compiler = compiler_for(target.backend);
+  const auto linker = compiler.intermediate(target).empty() ? std::nullopt : PtxLinker::named();
+  std::map<std::string, Count> counts;
   std::atomic<size_t> next = 0;
   std::mutex mutex;
   const auto work = [&] {
     for (size_t i = next++; i < chosen.size(); i = next++) {
+      std::string problem;
       try {
-        compiler_for(target.backend).compile(chosen[i].unit, target);
+        const Binary binary = compiler.compile(chosen[i].unit, target);
+        if (linker) linker->finish(binary.bytes, target.arch);
       } catch (const Error& error) {
-        const std::lock_guard lock(mutex);
-        ADD_FAILURE() << told(chosen[i], target, error.what());
+        problem = error.what();
       }
+      const std::lock_guard lock(mutex);
+      Count& count = counts[chosen[i].op];
+      count.kernels.insert(chosen[i].unit.kernel);
+      ++count.tried;
+      if (problem.empty()) continue;
+      ++count.failed;
+      ADD_FAILURE() << told(chosen[i], target, problem);
     }
   };
   std::vector<std::thread> threads;
   for (unsigned i = 0; i < std::thread::hardware_concurrency(); ++i) threads.emplace_back(work);
   for (std::thread& thread : threads) thread.join();
+  return counts;
 }
 
-class CandidatesTest : public ::testing::TestWithParam<const char*> {
+// `make nvrtc-table` names others.
+std::vector<std::string> targets() {
+  const char* const named = std::getenv("TORTURE_TARGETS");
+  std::stringstream words(named ? named : "sm_80 sm_90a sm_120a gfx90a gfx1030 cpu");
+  return {std::istream_iterator<std::string>(words), {}};
+}
+
+class CandidatesTest : public ::testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
     set_hiprtc_helper(own_folder() + "/liger-hiprtc-helper");
@@ -196,13 +228,13 @@ class CandidatesTest : public ::testing::TestWithParam<const char*> {
 TEST_P(CandidatesTest, every_candidate_that_is_drawn_compiles) {
   const auto chosen = drawn_units(target_, repeats("TORTURE_CANDIDATES", 1));
   EXPECT_GT(chosen.size(), 20u);
-  expect_all_compile(chosen, target_);
+  for (const auto& [op, count] : expect_all_compile(chosen, target_))
+    RecordProperty(op, fmt::format("{} {} {}", count.kernels.size(), count.tried, count.failed));
+  RecordProperty("made_for", compiler_for(target_.backend).intermediate(target_));
 }
 
-INSTANTIATE_TEST_SUITE_P(Targets, CandidatesTest,
-                         ::testing::Values("sm_80", "sm_90a", "sm_120a", "gfx90a", "gfx1030",
-                                           "cpu"),
-                         [](const auto& named) { return std::string(named.param); });
+INSTANTIATE_TEST_SUITE_P(Targets, CandidatesTest, ::testing::ValuesIn(targets()),
+                         [](const auto& named) { return named.param; });
 
 // Rows of few classes, overwritten and not held: a wavefront of 64 threads has barriers in its
 // reductions as two warps have.

@@ -2,7 +2,10 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "runtime/compiler.h"
+#include "runtime/nvrtc_library.h"
+#include "tests/runtime/ptx_linker.h"
 #include "tests/runtime/sample_unit.h"
 
 namespace liger {
@@ -83,15 +86,58 @@ TEST_F(NvrtcTest, wrong_source_gives_the_words_of_the_compiler_and_the_unit) {
 }
 
 TEST_F(NvrtcTest, unknown_architecture_is_unsupported_and_the_known_ones_are_listed) {
-  for (const char* arch : {"sm_999", "sm_80a"}) {
+  struct Case {
+    const char* arch;
+    const char* advice;
+  };
+  for (const Case& one : {Case{"sm_20", "nvidia-cuda-nvrtc-cu12"}, {"sm_80a", "newer NVRTC"}}) {
     try {
-      compiler_.compile(scale_unit(2), parse_target(arch));
-      FAIL() << arch;
+      compiler_.compile(scale_unit(2), parse_target(one.arch));
+      FAIL() << one.arch;
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::unsupported) << error.what();
-      EXPECT_NE(std::string(error.what()).find("sm_80, "), std::string::npos) << error.what();
+      const std::string words = error.what();
+      for (const std::string& part :
+           {std::string("Scale: "), compiler_.state().version, std::string(one.arch),
+            std::string("sm_80, "), std::string(one.advice), std::string("LIGER_JIT_NVRTC")})
+        EXPECT_NE(words.find(part), std::string::npos) << part << " is not in: " << words;
     }
   }
+}
+
+TEST_F(NvrtcTest, a_gpu_newer_than_the_compiler_gets_code_that_its_driver_finishes) {
+  const Target target = parse_target("sm_999");
+  const std::string other = compiler_.intermediate(target);
+  ASSERT_TRUE(other.starts_with("compute_")) << other;
+  const std::string number = other.substr(std::string("compute_").size());
+  EXPECT_NE(compiler_.options(target).find("--gpu-architecture=" + other + " "), std::string::npos);
+
+  const Binary binary = compiler_.compile(scale_unit(2), target);
+  EXPECT_NE(binary.bytes.find(".target sm_" + number), std::string::npos) << binary.bytes;
+  EXPECT_NE(binary.bytes.find(".entry liger_Scale"), std::string::npos) << binary.bytes;
+  EXPECT_EQ(binary.resources.registers, -1);
+  if (const auto linker = PtxLinker::named()) {
+    EXPECT_EQ(linker->finish(binary.bytes, "sm_" + number).substr(1, 3), "ELF");
+  }
+  bool told = false;
+  for (const std::string& warning : recent_warnings())
+    told |= warning.find("sm_999") != std::string::npos && warning.find(other) != std::string::npos;
+  EXPECT_TRUE(told);
+
+  const std::string exact = compiler_.intermediate(parse_target("sm_90a"));
+  EXPECT_EQ(exact, "") << "it knows this one";
+}
+
+TEST(NvrtcStandIn, is_the_first_of_the_newest_generation_up_to_that_of_the_gpu) {
+  const std::vector<int> of_12_4 = {50, 52, 60, 70, 72, 75, 80, 86, 87, 89, 90};
+  const std::vector<int> of_12_8 = {75, 80, 86, 87, 89, 90, 100, 101, 120};
+  EXPECT_EQ(stand_in_for(100, of_12_4), 90);
+  EXPECT_EQ(stand_in_for(120, of_12_4), 90);
+  EXPECT_EQ(stand_in_for(103, of_12_8), 100);
+  EXPECT_EQ(stand_in_for(121, of_12_8), 120);
+  EXPECT_EQ(stand_in_for(110, of_12_8), 100);
+  EXPECT_EQ(stand_in_for(70, of_12_8), std::nullopt);
+  EXPECT_EQ(stand_in_for(90, {}), std::nullopt);
 }
 
 TEST_F(NvrtcTest, identity_names_version_and_builds_but_no_path) {

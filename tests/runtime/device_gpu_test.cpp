@@ -99,6 +99,22 @@ TEST_P(GpuTest, what_cannot_be_is_refused) {
   EXPECT_EQ(results(scale->function)[3], 28);  // nothing of this harms the next launch
 }
 
+// For a GPU that NVRTC does not know it makes code that may be newer than this GPU, or not.
+TEST_P(GpuTest, code_that_the_driver_finishes_computes_unless_it_is_for_newer_gpus) {
+  if (GetParam() != Backend::cuda) GTEST_SKIP() << "hipRTC makes machine code only";
+  Compiler& compiler = compiler_for(Backend::cuda);
+  const Target newer = parse_target("sm_999");
+  const std::string other = compiler.intermediate(newer);
+  ASSERT_TRUE(other.starts_with("compute_")) << other;
+  const Binary binary = compiler.compile(scale_unit(7), newer);
+  if (std::stoi(other.substr(8)) <= compute_capability(device_->properties().target)) {
+    const std::vector<float> expected = {7, 14, 21, 28};
+    EXPECT_EQ(results(device_->load(binary, "liger_Scale")), expected);
+  } else {
+    EXPECT_THROW(device_->load(binary, "liger_Scale"), Error);
+  }
+}
+
 // The strictest mode of capture: other threads' and the same thread's careless calls would end it.
 TEST_P(GpuTest, loading_leaves_a_capture_on_another_stream_alone) {
   if (GetParam() != Backend::cuda) GTEST_SKIP() << "streams are made through the CUDA driver";

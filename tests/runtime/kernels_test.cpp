@@ -190,5 +190,49 @@ TEST_F(KernelsTest, process_that_ends_while_compiling_ends_well) {
       ::testing::ExitedWithCode(0), "");
 }
 
+// A GPU newer than NVRTC, with a driver that does not finish intermediate code.
+class RefusingDevice final : public Device {
+ public:
+  RefusingDevice() { properties_.target = parse_target("sm_999"); }
+  const DeviceProperties& properties() const override { return properties_; }
+  Function* load(const Binary&, const std::string&) override {
+    throw Error(ErrorKind::device, "loading a kernel failed: words of the driver");
+  }
+  void allow_shared(Function*, int) override {}
+  void launch(Function*, int64_t, int, const void*, size_t, Stream, int) override {}
+  uint64_t capture(Stream) override { return 0; }
+  void synchronize() override {}
+  void* allocate(size_t) override { return nullptr; }
+  void release(void*) override {}
+  bool write(void*, const void*, size_t) override { return false; }
+  bool copy(void*, const void*, size_t) override { return false; }
+  double time_ms(Stream, const std::function<void()>&) override { return 0; }
+  Fault* fault() override { return nullptr; }
+  void* fault_pointer() override { return nullptr; }
+
+ private:
+  DeviceProperties properties_;
+};
+
+TEST(IntermediateCodeTest, that_a_driver_refuses_is_told_with_what_to_install) {
+  Compiler& compiler = compiler_for(Backend::cuda);
+  if (const CompilerState state = compiler.state(); !state.found) GTEST_SKIP() << state.problem;
+  static RefusingDevice device;  // kernels of a device are kept for the life of the process
+  for (const char* time : {"compiled", "from the cache"}) {
+    try {
+      kernel(scale_unit(104), device);
+      FAIL() << time;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::device);
+      const std::string words = error.what();
+      for (const std::string& part :
+           {std::string("Scale for sm_999: "), std::string("words of the driver"),
+            compiler.intermediate(device.properties().target), compiler.state().version,
+            std::string("pip install --upgrade nvidia-cuda-nvrtc")})
+        EXPECT_NE(words.find(part), std::string::npos) << part << " is not in: " << words;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace liger
