@@ -1,12 +1,19 @@
 """Residual sums that go into the norm after them: which layers do, and what keeps them apart."""
 
+import inspect
 import linecache
 
 import pytest
 import torch
 from liger_jit import functional
 from liger_jit.patch import patch
-from liger_jit.patch.add_norm import rewritten, rewritten_code
+from liger_jit.patch.add_norm import add_and_norm
+from liger_jit.patch.add_norm_source import (
+    norms_after_sums,
+    norms_in,
+    rewritten,
+    rewritten_definition,
+)
 from liger_jit.patch.installed import standing
 from liger_jit.patch.source import innermost
 from tiny_models import FAMILIES, assert_same_step, batch, build, counted, loss_and_gradients
@@ -136,36 +143,47 @@ def test_what_else_a_layer_does_stays_its_own(monkeypatch):
     assert_same_step(found, expected)
 
 
-def test_a_forward_without_the_three_statements_is_not_looked_at():
+def test_a_layer_that_fuses_nothing_says_why():
     model = build()
     model.model.layers[1].__class__ = OtherLayer
-    assert [row.path for row in patch(model).report() if row.role == "fused_add_rms_norm"] == [
-        "model.layers.0"
+    assert [(row.path, row.role, row.status) for row in layer_rows(patch(model))] == [
+        ("model.layers.0", "fused_add_rms_norm", "patched"),
     ]
+    rows = {row.path: row for row in patch(model).report()}
+    row = rows["model.layers.1"]
+    assert (row.role, row.status) == (
+        "add_norm",
+        "no norm in its forward is called on a sum made there",
+    )
 
 
 def test_a_source_that_is_not_that_of_the_code_is_not_used(monkeypatch):
     own = LlamaDecoderLayer.forward
     path = innermost(own).__code__.co_filename
     lines = [line.replace("residual + hidden", "residual - hidden") for line in open(path)]
-    rewritten_code.cache_clear()
     size, time, _, name = linecache.cache.get(path) or (0, None, None, path)
     monkeypatch.setattr(linecache, "checkcache", lambda filename=None: None)
     monkeypatch.setitem(linecache.cache, path, (size, time, lines, name))
-    assert rewritten(own) is None
+    forget()
+    assert norms_after_sums(own) == ()
+    rows = [row for row in patch(build()).report() if row.module == "LlamaDecoderLayer"]
+    assert {row.status for row in rows} == {"its forward has no source that is surely its own"}
     monkeypatch.undo()
-    rewritten_code.cache_clear()
-    assert rewritten(own)[1] == ("post_attention_layernorm",)
+    forget()
+    assert norms_after_sums(own) == ("post_attention_layernorm",)
+
+
+def forget():
+    norms_in.cache_clear()
+    rewritten_definition.cache_clear()
 
 
 def test_the_forward_keeps_its_signature_and_no_global_is_written():
-    import inspect
-
     from transformers.models.llama import modeling_llama
 
     before = set(vars(modeling_llama))
-    rewritten_code.cache_clear()
-    ours = rewritten(LlamaDecoderLayer.forward)[0]
+    forget()
+    ours = rewritten(LlamaDecoderLayer.forward, ("post_attention_layernorm",), add_and_norm)
     assert inspect.signature(ours) == inspect.signature(LlamaDecoderLayer.forward)
     assert set(vars(modeling_llama)) == before
 

@@ -115,8 +115,10 @@ def patch(
         patched = isinstance(answer, Proof)
         if patched:
             changes.append(Installation(one.module, answer))
-        role, status = (answer.role, "patched") if patched else (one.rule.name, answer.reason)
-        rows.append(Row(one.path, type(one.module).__name__, role, status))
+        told = [(answer.role, "patched")] if patched else [(one.rule.name, answer.reason)]
+        if patched and answer.missed:
+            told.append(answer.missed)
+        rows += [Row(one.path, type(one.module).__name__, *each) for each in told]
     if head is not None:
         rows.append(row_of_loss(model, head, fused))
         changes += [] if isinstance(head, Refusal) else head.changes()
@@ -241,7 +243,8 @@ def judge(rule: Rule, module: nn.Module, asked: set, hub: bool) -> Hashable | Re
     if hub:
         return Refusal("hub kernels own it")
     if not asked.intersection(rule.flags):
-        return Refusal(f"turned off ({rule.flags[0]}=False)")
+        off = [flag for flag in ROLES[rule.flags[0]] if flag not in asked]
+        return Refusal(f"turned off ({off[0]}=False)")
     reason = replaced_by(module)
     if reason:
         return Refusal(reason)

@@ -6,7 +6,7 @@ weights and hooks on them keep working.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,8 @@ from .whole_mlp import check_whole, is_whole, whole_meta_call, whole_run
 # Names of (gate, up, down), or of (both in one, down), that gated MLPs give their projections.
 APART = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"), ("linear_1", "linear_v", "w2"))
 TOGETHER = (("gate_up_proj", "down_proj"), ("fc1", "fc2"), ("up_gate_proj", "down_proj"))
+# The role of an MLP that is one node.
+WHOLE = "gated_mlp"
 PROBE_SHAPES = ((1, 3), (2, 37), (5,))
 
 
@@ -108,8 +110,9 @@ def prove(module: nn.Module) -> Proof | Refusal:
         return Refusal(f"no known gate computes what it does (activation: {activation_of(others)})")
     run = glu_run(names, gate, up_first, order)
     proof = Proof(gate.role, guarded(run, guard), guard, run, meta_call(module, names, gate))
-    # In one weight, gate comes first.
-    return proof if up_first else as_one_node(module, names, gate, proof)
+    if up_first:
+        return replace(proof, missed=(WHOLE, "in its one weight up comes before gate"))
+    return as_one_node(module, names, gate, proof)
 
 
 def as_one_node(module: nn.Module, names: tuple[str, ...], gate: Gate, apart: Proof) -> Proof:
@@ -138,8 +141,8 @@ def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:
     width = widths_of(module._modules[names[-1]])[0]
     try:
         check_whole(module, names, width, proof.run, device, dtype)
-    except Mismatch:
-        return apart
+    except Mismatch as mismatch:
+        return replace(apart, missed=(WHOLE, str(mismatch)))
     return proof
 
 

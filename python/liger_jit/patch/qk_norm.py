@@ -7,6 +7,7 @@ answer is that of the rotary rule, and norms and rotation stay operators of thei
 
 import inspect
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from functools import cache
 from types import CodeType, FunctionType
 
@@ -29,7 +30,7 @@ from .probe import (
 )
 from .qk_norm_source import Rewritten, rewrite
 from .rule import MetaCall, Proof, Refusal, Rule, group_of, own_class_forward
-from .source import definition_of, innermost
+from .source import NO_SOURCE, definition_of, innermost
 
 ROLE = "qk_norm_rope"
 LARGEST_HEAD = 1024
@@ -99,32 +100,53 @@ def norm_and_rope(rotate: Callable) -> Callable:
     return finish
 
 
-def found(forward: FunctionType, rotary_name: str) -> Rewritten | None:
-    return found_in(forward, rotary_name, getattr(innermost(forward), "__code__", None))
+def rewritten(module: nn.Module) -> Rewritten:
+    """Of its class's forward; `Mismatch` that says what that lacks."""
+    names = rotary.rotary_names(module)
+    if len(names) != 1:
+        raise Mismatch(f"its forward calls {len(names)} rotary functions")
+    own = own_class_forward(module)
+    source = found_in(own, names[0], getattr(innermost(own), "__code__", None))
+    if isinstance(source, str):
+        raise Mismatch(source)
+    for name in source.norms:
+        child = module._modules.get(name)
+        if child is None or not norms.is_norm(child):
+            raise Mismatch(f"{name} is no norm")
+    return source
 
 
 @cache
-def found_in(forward: FunctionType, rotary_name: str, code: CodeType | None) -> Rewritten | None:
-    """`code` is the forward's, which may be replaced in place."""
+def found_in(forward: FunctionType, rotary_name: str, code: CodeType | None) -> Rewritten | str:
+    """Or what is not there. `code` is the forward's, which may be replaced in place."""
     definition = definition_of(forward)
-    return None if definition is None else rewrite(definition, rotary_name)
-
-
-def rewritten(module: nn.Module) -> Rewritten | None:
-    names = rotary.rotary_names(module)
-    own = found(own_class_forward(module), names[0]) if len(names) == 1 else None
-    if own is None or not all(name in module._modules for name in own.norms):
-        return None
-    return own if all(norms.is_norm(module._modules[name]) for name in own.norms) else None
+    if definition is None:
+        return NO_SOURCE
+    try:
+        return rewrite(definition, rotary_name)
+    except Mismatch as mismatch:
+        return str(mismatch)
 
 
 def matches(module: nn.Module) -> bool:
-    return rotary.is_rotary_attention(module) and rewritten(module) is not None
+    """Attention with norms of its own, of q and k or of what these are made of."""
+    count, linear = len(norms_in(module)), projections(module)
+    if not count or len(linear) < 2:
+        return False
+    if rotary.is_rotary_attention(module):
+        return True
+    # A layer may have projections as well, beside parts that are made of something.
+    made = [name for name, child in module.named_children() if next(child.children(), None)]
+    return count > 1 and linear.keys() >= set(made)
+
+
+def norms_in(module: nn.Module) -> list[nn.Module]:
+    return [child for child in module.children() if norms.is_norm(child)]
 
 
 def group(module: nn.Module) -> Hashable:
     widths = tuple(projections(module).items())
-    return rotary.group(module), widths, *(group_of(child) for child in children_of(module))
+    return rotary.group(module), widths, *(group_of(child) for child in norms_in(module))
 
 
 def projections(module: nn.Module) -> dict[str, tuple[int, int]]:
@@ -137,22 +159,33 @@ def projections(module: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def prove(module: nn.Module) -> Proof | Refusal:
+    if not rotary.is_rotary_attention(module):
+        return Refusal("its forward calls no rotary function")
     rotation = rotary.prove(module)
     if isinstance(rotation, Refusal):
         return rotation
-    children = children_of(module)
-    proved = {getattr(norms.prove(one), "norm", None) for one in children}
-    original = original_of(module)
-    if len(proved) != 1 or None in proved or rotary.parameter_names(original) != rotary.PAIR:
-        return rotation
     try:
-        check_formula(module, *proved)
-    except Mismatch:
-        return rotation
-    forward = rewritten(module).forward(own_class_forward(module), functions_for(original))
-    if forward is None:
-        return rotation
-    meta, guard = meta_call(module, children, *proved), rotation.guard
+        return with_norms(module, rotation)
+    except Mismatch as mismatch:
+        return replace(rotation, missed=(ROLE, str(mismatch)))
+
+
+def with_norms(module: nn.Module, rotation: Proof) -> Proof:
+    """The proof of norms and rotation in one, for which that of the rotation alone stands in."""
+    source, proved = rewritten(module), set()
+    for name in source.norms:
+        answer = norms.prove(module._modules[name])
+        if isinstance(answer, Refusal):
+            raise Mismatch(f"{name}: {answer.reason}")
+        proved.add(answer.norm)
+    if len(proved) != 1 or None in proved:
+        raise Mismatch("its norms are not two of one kind that a rotation takes")
+    original = original_of(module)
+    if rotary.parameter_names(original) != rotary.PAIR:
+        raise Mismatch("its rotary function takes q and k apart")
+    check_formula(module, *proved)
+    forward = source.forward(own_class_forward(module), functions_for(original))
+    meta, guard = meta_call(module, children_of(module), *proved), rotation.guard
     return Proof(ROLE, switched(forward, guard), guard, forward, meta, otherwise=rotation)
 
 
@@ -164,8 +197,8 @@ def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:
     proofs = [norms.prove(child) for child in children_of(module)]
     try:
         check(module, functions_for(original_of(module)), *where, proofs)
-    except Mismatch:
-        return rotation
+    except Mismatch as mismatch:
+        return replace(rotation, missed=(ROLE, str(mismatch)))
     return proof
 
 

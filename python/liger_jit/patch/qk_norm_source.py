@@ -22,7 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType
 
-from .source import compiled, decorated, innermost, statement_at
+from .probe import Mismatch
+from .source import compiled, innermost, rebuilt, statement_at
 
 # Names that no forward has.
 WAITS = "_liger_jit_waits"
@@ -41,11 +42,10 @@ class Rewritten:
     pair: tuple[str, str]
     norms: tuple[str, str]
 
-    def forward(self, own: FunctionType, functions: tuple[Callable, ...]) -> FunctionType | None:
-        """The whole forward, with (may_wait, normed, norm_and_rope); None if its decorators cannot
-        be rebuilt."""
-        inner = compiled(self.definition, innermost(own), self.named(functions))
-        return None if inner is None else decorated(own, inner)
+    def forward(self, own: FunctionType, functions: tuple[Callable, ...]) -> FunctionType:
+        """The whole forward, with (may_wait, normed, norm_and_rope); `Mismatch` if it cannot be
+        rebuilt."""
+        return rebuilt(self.definition, own, self.named(functions))
 
     def head(self, own: FunctionType, functions: tuple[Callable, ...] = ()) -> FunctionType:
         """The forward up to the rotation, returning q and k: the class's own without functions.
@@ -60,14 +60,14 @@ class Rewritten:
         return dict(zip((MAY_WAIT, NORMED, NORM_AND_ROPE), functions, strict=False))
 
 
-def rewrite(own: ast.FunctionDef, rotary: str) -> Rewritten | None:
-    """None unless the statements are there, in the function's own body."""
+def rewrite(own: ast.FunctionDef, rotary: str) -> Rewritten:
+    """Raises Mismatch unless the statements are there, in the function's own body."""
     definition = copy.deepcopy(own)
     body = definition.body
     rotations = [(i, rotated_pair(body[i], rotary)) for i in range(len(body))]
     rotations = [(i, names) for i, names in rotations if names]
     if len(rotations) != 1:
-        return None
+        raise Mismatch(f"it has no single statement `q, k = {rotary}(q, k, cos, sin)`")
     (end, (q, k, cos, sin)) = rotations[0]
     calls = {}
     for name in (q, k):
@@ -75,7 +75,7 @@ def rewrite(own: ast.FunctionDef, rotary: str) -> Rewritten | None:
         last = max((i for i in range(end) if name in names_in(body[i])), default=None)
         call = None if last is None else norm_call(body[last], name)
         if call is None:
-            return None
+            raise Mismatch(f"{name} is not what a norm gives when it is rotated")
         calls[name] = (last, call)
     norms = calls[q][1].func.attr, calls[k][1].func.attr
     text = f"{q}, {k} = {NORM_AND_ROPE}({WAITS}, self.{norms[0]}, self.{norms[1]}, {q}, {k}, "

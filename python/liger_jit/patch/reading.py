@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from .probe import Mismatch
-from .source import definition_of
+from .source import contents_of, definition_of
 
 # Compared by type and value. Functions are known by what they hold: see `Function`.
 COMPARED = (int, float, str, bool, torch.dtype, torch.device, type(None))
@@ -59,13 +59,6 @@ class Function:
         if (self.function.__kwdefaults__ or {}) != self.named_defaults:
             return True
         return any(contents_of(cell) is not value for cell, value in self.cells)
-
-
-def contents_of(cell: CellType) -> object:
-    try:
-        return cell.cell_contents
-    except ValueError:  # emptied
-        return cell
 
 
 def function_of(function: FunctionType) -> Function:

@@ -22,7 +22,7 @@ from .installed import switched
 from .probe import Mismatch, assert_same, compute_dtype, live_device, random
 from .reading import read
 from .rule import MetaCall, Proof, Refusal, Rule, own_class_forward
-from .source import compiled, decorated, definition_of, innermost
+from .source import NO_SOURCE, definition_of, innermost, rebuilt
 
 PAIR = ("q", "k", "cos", "sin", "unsqueeze_dim")
 SINGLE = ("x", "cos", "sin", "unsqueeze_dim")
@@ -39,9 +39,7 @@ def rotary_names(module: nn.Module) -> list[str]:
     return [
         name
         for name in code.co_names
-        if name.startswith("apply")
-        and "rotary" in name
-        and callable(function.__globals__.get(name))
+        if "apply" in name and "rotary" in name and callable(function.__globals__.get(name))
     ]
 
 
@@ -87,26 +85,26 @@ def prove(module: nn.Module) -> Proof | Refusal:
             prove_function(original, formula, size, rotated, tokens=37)
     except Mismatch as mismatch:
         return Refusal(f"{names[0]}: {mismatch}")
-    forward = rewritten(own, names[0], replacement)
-    if forward is None:
-        return Refusal("its forward cannot be rebuilt from its source and decorators")
+    try:
+        forward = rewritten(own, names[0], replacement)
+    except Mismatch as mismatch:
+        return Refusal(str(mismatch))
     return Proof("rope", switched(forward, guard), guard, forward, meta_call(module))
 
 
-def rewritten(own: FunctionType, name: str, replacement: Callable) -> FunctionType | None:
-    """The class's forward with `replacement` wherever it names that global; None if it cannot be
-    rebuilt."""
+def rewritten(own: FunctionType, name: str, replacement: Callable) -> FunctionType:
+    """The class's forward with `replacement` wherever it names that global; `Mismatch` if it cannot
+    be rebuilt."""
     definition = definition_of(own)
     if definition is None:
-        return None
+        raise Mismatch(NO_SOURCE)
     called = [node.func for node in ast.walk(definition) if isinstance(node, ast.Call)]
     for node in ast.walk(definition):
         if isinstance(node, ast.Name) and node.id == name:
             if node not in called:
-                return None  # it is more than called
+                raise Mismatch(f"its forward does more with {name} than call it")
             node.id = FUNCTION
-    function = compiled(definition, innermost(own), {FUNCTION: replacement})
-    return None if function is None else decorated(own, function)
+    return rebuilt(definition, own, {FUNCTION: replacement})
 
 
 def guard_of_rotation(own: FunctionType, name: str, original: Callable) -> Guard:

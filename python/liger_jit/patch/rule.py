@@ -63,6 +63,7 @@ class Proof:
     forward: what a module gets; it takes the module first, and takes the module's own forward where
     the guard is broken. run: the same without asking, for probes. norm: what a compound rule needs
     of a norm's proof. otherwise: a lesser proof, for a device where the operators of this one fail.
+    missed: the role of a larger fusion that this module looks fit for, and why it has the lesser.
     """
 
     role: str
@@ -72,6 +73,7 @@ class Proof:
     meta: MetaCall | None = None
     norm: "ProvedNorm | None" = None
     otherwise: "Proof | None" = None
+    missed: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,13 @@ import dis
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from itertools import zip_longest
-from types import CellType, CodeType, FunctionType
+from types import CellType, CodeType, FunctionType, MethodType
 
+from .probe import Mismatch
+
+NO_SOURCE = "its forward has no source that is surely its own"
 FEATURES = sum(getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
 
 
@@ -35,18 +39,23 @@ def definition_of(forward: Callable) -> ast.FunctionDef | None:
         file = "".join(inspect.findsource(forward)[0])
         lines, first = inspect.getsourcelines(forward)
         definition = ast.parse(textwrap.dedent("".join(lines))).body[0]
-        whole = compile(file, inspect.getfile(forward), "exec", dont_inherit=True)
+        codes = codes_of(file, inspect.getfile(forward))
     except (OSError, TypeError, SyntaxError):
         return None
     # Not if the file was changed since it was imported, or the function came from elsewhere. The
     # whole file is compiled, because what a module imports changes how calls are compiled.
-    if forward.__code__ not in codes_in(whole):
+    if forward.__code__ not in codes:
         return None
     if not isinstance(definition, ast.FunctionDef):
         return None
     definition.decorator_list = []
     ast.increment_lineno(definition, first - 1)
     return definition
+
+
+@lru_cache(maxsize=4)  # several functions of a file are asked for one after the other
+def codes_of(file: str, path: str) -> frozenset[CodeType]:
+    return frozenset(codes_in(compile(file, path, "exec", dont_inherit=True)))
 
 
 def codes_in(code: CodeType) -> Iterator[CodeType]:
@@ -57,20 +66,87 @@ def codes_in(code: CodeType) -> Iterator[CodeType]:
             yield from codes_in(constant)
 
 
-def decorated(forward: FunctionType, inner: FunctionType) -> FunctionType | None:
+def rebuilt(
+    definition: ast.FunctionDef, forward: Callable, names: dict[str, Callable]
+) -> FunctionType:
+    """A forward of that source, decorated as `forward` is, which finds `names` around it.
+
+    Raises Mismatch that says why there can be none.
+    """
+    inner = compiled(definition, innermost(forward), names)
+    if inner is None:
+        raise Mismatch("its forward's source means something else outside of its class")
+    function = decorated(forward, inner)
+    if function is None:
+        raise Mismatch("a decorator of its forward keeps what it wraps out of sight")
+    return function
+
+
+def decorated(forward: Callable, inner: FunctionType) -> FunctionType | None:
     """`inner` with copies of all decorators of `forward` around it, in place of the innermost
     function; None where one of them keeps the function that it wraps out of sight."""
     wrapped = getattr(forward, "__wrapped__", None)
     if wrapped is None:
         return inner
-    rebuilt = decorated(wrapped, inner)
-    cells = [cell for cell in forward.__closure__ or () if cell.cell_contents is wrapped]
-    if rebuilt is None or not cells:
+    rebuilt_inside = decorated(wrapped, inner)
+    if rebuilt_inside is None or not isinstance(forward, FunctionType):
         return None
-    closure = tuple(CellType(rebuilt) if cell in cells else cell for cell in forward.__closure__)
-    copied = function_like(forward, forward.__code__, closure)
-    copied.__wrapped__ = rebuilt
+    cells = forward.__closure__ or ()
+    kept = [cell for cell in cells if contents_of(cell) is not wrapped]
+    # Through what else it holds, the function that is to be replaced would still be called. It may
+    # hold itself, to ask whether its class has it: the answer stays the same.
+    others = [*map(contents_of, kept), forward.__defaults__, forward.__kwdefaults__]
+    if len(kept) == len(cells) or holds(others, wrapped, but=forward):
+        return None
+    closure = (CellType(rebuilt_inside) if contents_of(cell) is wrapped else cell for cell in cells)
+    copied = function_like(forward, forward.__code__, tuple(closure))
+    copied.__wrapped__ = rebuilt_inside
     return copied
+
+
+def contents_of(cell: CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # emptied
+        return cell
+
+
+def holds(values: list, function: Callable, but: Callable) -> bool:
+    """Whether one of these values, `but` left out, is or holds that function or one that it wraps:
+    in closures, defaults, containers, partial functions, methods or objects that are called."""
+    wanted = set()
+    while function is not None:
+        wanted.add(id(function))
+        function = getattr(function, "__wrapped__", None)
+    seen, left = {id(but)}, list(values)
+    while left:
+        value = left.pop()
+        if id(value) in wanted:
+            return True
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        left += parts_of(value)
+    return False
+
+
+def parts_of(value: object) -> list:
+    """What a value holds that it may call."""
+    if isinstance(value, FunctionType):
+        named = (value.__kwdefaults__ or {}).values()
+        cells = map(contents_of, value.__closure__ or ())
+        return [*cells, *(value.__defaults__ or ()), *named]
+    if isinstance(value, partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, MethodType):
+        return [value.__func__, value.__self__]
+    if isinstance(value, (tuple, list, set)):
+        return list(value)
+    if isinstance(value, dict):
+        return list(value.values())
+    if callable(value) and not isinstance(value, type):  # an object that is called
+        return list(getattr(value, "__dict__", {}).values())
+    return []
 
 
 def compiled(
