@@ -1,7 +1,8 @@
 # make demo     fine-tune SmolLM2-135M with and without liger_jit, and compare
 # make test     all that can be proved on this machine, C++ and Python
 # make bench    times ops beside other libraries; BENCH_OPTIONS="rms_norm --peers eager,liger"
-# make build    the native library, for use in place
+# make build    the native library for the installed torch, for use in place
+# make wheel    one wheel for every torch, into dist/; TORCH="2.11 2.15" chooses
 # make torture  the long versions of the fault tests; make sanitize, make fuzz: docs/reliability.md
 # make nvrtc-table  kernels of all ops with an old and a new NVRTC: docs/compatibility.md
 # make seed     kernels of SmolLM2 for NVIDIA's GPUs, found beside the library; for wheels to ship
@@ -11,7 +12,7 @@
 # Each does its own set-up, once: Debian packages, a Python environment in .venv, the build.
 
 .DEFAULT_GOAL := build
-.PHONY: demo test bench build tests-build seed format clean debian sanitize fuzz torture nvrtc-table
+.PHONY: demo test bench build tests-build wheel seed format clean debian sanitize fuzz torture nvrtc-table
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -48,12 +49,25 @@ debian:
 $(NATIVE)/build.ninja: .venv/run.stamp CMakeLists.txt $(wildcard cmake/*)
 	$(BIN)/cmake -S . -B $(NATIVE) -G Ninja -DLIGER_JIT_TESTS=ON \
 		-DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
-		-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
+		-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DLIGER_JIT_TORCHES=
 	@touch $@
 
 build: .venv/run.stamp $(NATIVE)/build.ninja
-	@$(BIN)/cmake --build $(NATIVE) -j $(JOBS) --target liger_jit liger-hiprtc-helper
+	@$(BIN)/cmake --build $(NATIVE) -j $(JOBS) --target native
 	@$(BIN)/python setup/use_in_place.py
+
+# Of each torch its headers and libraries alone, without what it would run with. The core is compiled
+# once, and for each torch a binding of some twenty files.
+TORCH ?= 2.11 2.12 2.13 2.14 2.15
+TORCH_FOLDERS := $(TORCH:%=$(CURDIR)/build/torch/%)
+build/torch/%/made.stamp: | .venv/run.stamp
+	$(BIN)/pip install --quiet --no-deps --target $(@D) "torch==$*.*"
+	@touch $@
+empty :=
+wheel: .venv/run.stamp $(TORCH:%=build/torch/%/made.stamp)
+	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(BIN)/python -m build --wheel --no-isolation --outdir dist \
+		-C cmake.define.LIGER_JIT_PORTABLE=ON \
+		-C "cmake.define.LIGER_JIT_TORCHES=$(subst $(empty) ,;,$(TORCH_FOLDERS))"
 
 tests-build: build
 	@$(BIN)/cmake --build $(NATIVE) -j $(JOBS)

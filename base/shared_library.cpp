@@ -35,12 +35,14 @@ void* SharedLibrary::symbol(const char* name) const {
   return found() ? ::dlsym(handle_, name) : nullptr;
 }
 
-std::string own_library() {
+std::string library_of(const void* code) {
   Dl_info place = {};
-  if (::dladdr(reinterpret_cast<void*>(&own_library), &place) == 0) return "";
+  if (::dladdr(code, &place) == 0) return "";
   std::error_code trouble;
   return std::filesystem::canonical(place.dli_fname, trouble).string();
 }
+
+std::string own_library() { return library_of(reinterpret_cast<const void*>(&own_library)); }
 
 std::string own_folder() { return std::filesystem::path(own_library()).parent_path().string(); }
 

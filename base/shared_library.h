@@ -30,7 +30,10 @@ class SharedLibrary {
   std::string trace_;
 };
 
-// The file that holds this code, liger_jit's own library, and its folder; "" if it is gone.
+// The file of the library that holds `code`; "" if it is gone.
+std::string library_of(const void* code);
+
+// The file that holds this code, liger_jit's core, and its folder.
 std::string own_library();
 std::string own_folder();
 

@@ -209,12 +209,13 @@ def test_a_seed_beside_the_library_is_the_last_layer(filled, run_json, tmp_path)
     """The library is copied with a seed beside it; this tree's own folder is left alone."""
     native = tmp_path / "liger_jit" / "native"
     native.mkdir(parents=True)
-    from liger_jit.library import LIBRARY
+    from liger_jit.library import BINDING, LIBRARY
 
     for path in LIBRARY.parent.parent.iterdir():
         if path.name != "native":
             (native.parent / path.name).symlink_to(path)
-    (native / LIBRARY.name).write_bytes(LIBRARY.read_bytes())
+    for part in (LIBRARY, BINDING):
+        (native / part.name).write_bytes(part.read_bytes())
     # Not a link: Python would find its way back to the source tree.
     (native.parent / "library.py").unlink()
     (native.parent / "library.py").write_text((LIBRARY.parent.parent / "library.py").read_text())

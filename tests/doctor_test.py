@@ -1,10 +1,14 @@
 """`liger-jit doctor`: what it finds on a sound machine, and each thing that can be broken."""
 
+import importlib.metadata
 import json
 import socket
 
 import pytest
+import torch
 from cli_test import needs
+from liger_jit import library, tried
+from liger_jit.cli import doctor
 from liger_jit.cli.doctor import file_system_of
 from liger_jit.library import ask
 from own_command import command
@@ -38,6 +42,7 @@ def test_a_sound_machine_is_0_and_all_is_looked_at(run):
     assert found["free space"]["found"].split()[1] in ("MiB", "GiB")
     assert found["file system of the cache"]["found"] == file_system_of(folder)
     assert {"GPUs", "library", "system", "cache entries", "compiler for cpu"} <= set(found)
+    assert {"torch", "transformers"} <= set(found)
     assert "remote cache" not in found
     code, out, _ = run("doctor")
     assert code == 0
@@ -62,6 +67,40 @@ def test_what_is_broken_is_1_and_has_advice(tmp_path):
     assert found["read-only bundle"]["state"] == "broken"
     assert "header is cut off" in found["read-only bundle"]["found"]
     assert found["read-only folder"]["state"] == "warning"
+
+
+def test_the_library_names_the_binding_and_those_that_are_there(run, monkeypatch, tmp_path):
+    needs("cpu")
+    for minor in ("2.11", "2.9", "2.13"):
+        (tmp_path / f"libliger_jit_torch{minor}.so").touch()
+    monkeypatch.setattr(library, "NATIVE_FOLDER", tmp_path)
+    found = findings(run, code=0)["library"]
+    assert str(library.BINDING) in found["found"]
+    assert f"built with torch {torch.__version__.split('+')[0]}" in found["found"]
+    assert "there are bindings for torch 2.9, 2.11, 2.13" in found["found"]
+
+
+@pytest.mark.parametrize("package, minors", [("torch", "TORCH"), ("transformers", "TRANSFORMERS")])
+def test_a_release_that_was_never_tried_is_a_warning(run, monkeypatch, package, minors):
+    needs("cpu")
+    running = importlib.metadata.version(package)
+    monkeypatch.setattr(tried, minors, (library.minor_of(running), "9.9"))
+    assert findings(run, code=0)[package]["state"] == "ok"
+    monkeypatch.setattr(tried, minors, ("9.8", "9.9"))
+    found = findings(run, code=0)[package]
+    assert found["state"] == "warning"
+    assert running.split("+")[0] in found["found"]
+    assert "9.8, 9.9" in found["advice"]
+
+
+def test_without_transformers_nothing_is_warned_of(run, monkeypatch):
+    needs("cpu")
+
+    def absent(package):
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(doctor, "version", absent)
+    assert findings(run, code=0)["transformers"]["state"] == "ok"
 
 
 def test_a_cache_that_is_off_is_a_warning(run):

@@ -62,6 +62,12 @@ def test_only_the_bindings_see_torch():
             assert not re.match(r"(torch|ATen|c10|Python\.h)", included), name(path)
 
 
+def test_releases_of_torch_differ_in_one_header():
+    for path in cpp(*LAYERS):
+        if name(path) != "torch_bindings/torch_version.h":
+            assert "TORCH_VERSION" not in path.read_text(), name(path)
+
+
 def test_debians_fmt_stays_out_of_headers_and_of_the_bindings():
     for path in cpp(*LAYERS):
         sees_fmt = {"base/text.h"} & set(includes(path)) or "#include <fmt/" in path.read_text()

@@ -1,39 +1,34 @@
-"""The wheel: built once, installed into an empty folder, and used from there."""
+"""The wheel: built once, installed into a new environment, and used from there.
 
+A wheel for several torches is tried with setup/try_wheel.py, in an environment of each.
+"""
+
+import json
 import os
 import re
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+import torch
+from liger_jit import library
 
 ROOT = Path(__file__).resolve().parent.parent
 pytest.importorskip("scikit_build_core")
 pytest.importorskip("build")
 
-ONE_OP = """
-import torch, liger_jit
-from liger_jit import library
-assert str(library.LIBRARY).startswith(FOLDER), library.LIBRARY
-x = torch.randn(3, 8, requires_grad=True)
-y = liger_jit.functional.rms_norm(x, torch.ones(8))
-y.sum().backward()
-torch.testing.assert_close(y, torch.nn.functional.rms_norm(x, (8,), eps=1e-6))
-assert x.grad is not None
-assert "hip" in {one["backend"] for one in library.ask("_environment")["compilers"]}
-print("works")
-"""
 
-
-def run(command, **variables):
+def run(command):
     done = subprocess.run(
         [str(part) for part in command],
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, **variables},
+        env={**os.environ, "PYTHONPATH": ""},
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return done.stdout
@@ -49,10 +44,25 @@ def wheel(tmp_path_factory):
     return made
 
 
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """(Python, folder) of an environment that sees this one's packages, torch for one, and has the
+    wheel; of the source tree it sees nothing."""
+    venv = tmp_path_factory.mktemp("installed") / "venv"
+    run([sys.executable, "-m", "venv", "--without-pip", venv])
+    (packages,) = venv.glob("lib/python*/site-packages")
+    # Of the added folder no .pth is read, and so not the one that leads to the source tree.
+    (packages / "shared.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    python = venv / "bin/python"
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
+    run([*pip, "--no-deps", "--no-index", wheel])
+    return python, packages
+
+
 def test_wheel_serves_every_python_and_holds_what_is_needed(wheel):
     assert "-py3-none-" in wheel.name
     names = zipfile.ZipFile(wheel).namelist()
-    for part in ("libliger_jit.so", "liger-hiprtc-helper", "torch_version.txt"):
+    for part in (library.LIBRARY.name, library.BINDING.name, "liger-hiprtc-helper"):
         assert names.count(f"liger_jit/native/{part}") == 1
     sources = (ROOT / "python" / "liger_jit").rglob("*.py")
     assert {str(path.relative_to(ROOT / "python")) for path in sources} <= set(names)
@@ -60,14 +70,16 @@ def test_wheel_serves_every_python_and_holds_what_is_needed(wheel):
         assert name.split("/")[0] in ("liger_jit", wheel.name.split("-py3")[0] + ".dist-info")
 
 
-def test_library_does_not_link_python_and_finds_torch_beside_it(wheel, tmp_path):
+def test_libraries_do_not_link_python_and_find_torch_beside_them(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path)
-    told = run(["readelf", "-d", tmp_path / "liger_jit/native/libliger_jit.so"])
-    needed = [line for line in told.splitlines() if "NEEDED" in line]
-    assert any("libtorch_cpu" in line for line in needed)
+    core = needed(tmp_path / "liger_jit/native" / library.LIBRARY.name)
+    binding = needed(tmp_path / "liger_jit/native" / library.BINDING.name)
+    assert not any("torch" in name or "c10" in name for name in core)
+    assert {library.LIBRARY.name, "libtorch_cpu.so", "libc10.so"} <= set(binding)
     absent = ("python", "cuda", "hip", "nvrtc", "hiredis")  # the last is inside the library
-    assert not any(word in line for line in needed for word in absent)
-    assert "$ORIGIN/../../torch/lib" in told
+    assert not any(word in name for name in core + binding for word in absent)
+    path = run(["readelf", "-d", tmp_path / "liger_jit/native" / library.BINDING.name])
+    assert "[$ORIGIN:$ORIGIN/../../torch/lib]" in path
 
 
 # What manylinux_2_28 lets a library ask for, of families that grew since.
@@ -109,13 +121,38 @@ def test_what_is_newer_than_the_systems_libstdcxx_stays_inside_and_the_rest_is_t
         assert not [name for name in taken if "10filesystem" in name]
 
 
-def test_an_installed_wheel_computes(wheel, tmp_path):
-    folder = tmp_path / "installed"
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
-    run([*pip, "--target", folder, wheel])
-    script = f"FOLDER = {str(folder)!r}\n{ONE_OP}"
-    # PYTHONPATH goes before what is installed in the environment, so before the source tree.
-    out = run([sys.executable, "-c", script], PYTHONPATH=str(folder))
-    assert "works" in out
-    command = [folder / "bin" / "liger-jit", "list", "--json"]
-    assert "rms_norm" in run(command, PYTHONPATH=str(folder))
+def needed(path):
+    return re.findall(r"NEEDED.*\[(.+)\]", run(["readelf", "-d", path]))
+
+
+def test_an_installed_wheel_computes(installed):
+    python, packages = installed
+    told = run([python, ROOT / "setup/try_wheel.py"])
+    assert f"of {packages}/liger_jit/native/{library.BINDING.name}" in told
+    assert told.splitlines()[-1] == "works"
+    told = run([python, "-m", "liger_jit", "env", "--json"])
+    assert "hip" in {one["backend"] for one in json.loads(told)["compilers"]}
+    assert "rms_norm" in run([python.parent / "liger-jit", "list", "--json"])
+
+
+def test_an_installed_wheel_refuses_an_unknown_torch(installed):
+    python, packages = installed
+    script = "import torch; torch.__version__ = '2.99.0'; import liger_jit"
+    done = subprocess.run([python, "-c", script], capture_output=True, text=True, cwd=packages)
+    assert done.returncode == 1
+    there = library.minor_of(torch.__version__)
+    assert f"{packages}/liger_jit/native has bindings for torch {there}." in done.stderr
+
+
+def test_a_source_archive_holds_all_that_a_build_needs(tmp_path):
+    build = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--skip-dependency-check"]
+    run([*build, "--outdir", tmp_path, ROOT])
+    (made,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(made) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    folders = ("base", "cache", "runtime", "autotune", "ops", "templates", "torch_bindings")
+    needs = [path for one in (*folders, "cmake", "python") for path in (ROOT / one).rglob("*.*")]
+    needs = {str(path.relative_to(ROOT)) for path in needs if path.suffix not in (".pyc", ".so")}
+    assert needs | {"CMakeLists.txt", "pyproject.toml", "README.md"} <= held
+    made_here = re.compile(r"(\.venv|build|dist)(/|$)|.*\.so$")
+    assert not [name for name in held if made_here.match(name)]

@@ -1,7 +1,6 @@
 // One node of the graph serves every op: what it saves and what it calls is in the declaration.
 #include <ATen/ops/new_zeros.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
-#include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/basic_ops.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/graph_task.h>
@@ -14,6 +13,7 @@
 #include "torch_bindings/kernels.h"
 #include "torch_bindings/place.h"
 #include "torch_bindings/tensor.h"
+#include "torch_bindings/torch_version.h"
 
 namespace liger::torch_bindings {
 
@@ -196,9 +196,8 @@ struct Gradients final : Node {
   // raise, not give zeros.
   at::Tensor refusing(const at::Tensor& gradient) const {
     at::Tensor alias = gradient.detach();
-    const std::shared_ptr<Node> refusal(
-        new torch::autograd::NotImplemented(name(), torch::autograd::edge_list(next_edges())),
-        torch::autograd::deleteNode);
+    const NodePointer<Node> refusal = make_node<torch::autograd::NotImplemented>(
+        name(), torch::autograd::edge_list(next_edges()));
     torch::autograd::set_history(alias, refusal);
     return alias;
   }
@@ -314,7 +313,7 @@ void AutogradKernel::operator()(const c10::OperatorHandle& handle, c10::Dispatch
   const bool ready = op.gradient.ready();
   if (wiring.asked_by >= 0) ask(wiring, inputs, (*stack)[base + wiring.asked_by]);
 
-  std::shared_ptr<Gradients> node(new Gradients(wiring), torch::autograd::deleteNode);
+  const auto node = make_node<Gradients>(wiring);
   node->set_next_edges(edges_to(wiring, inputs));
   if (ready && op.gradient.unit) node->unit = op.gradient.unit(call_of(op, inputs, {}));
   if (!ready) save_inputs(wiring, inputs, *node);

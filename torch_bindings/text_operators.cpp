@@ -11,6 +11,7 @@
 #include "runtime/kernels.h"
 #include "torch_bindings/process_group.h"
 #include "torch_bindings/tensor.h"
+#include "torch_bindings/torch_version.h"
 
 namespace liger::torch_bindings {
 
@@ -46,12 +47,18 @@ int64_t tune_on(const std::string& device_text) {
   return tune_prepared(backend_of(where), where.is_cpu() || !where.has_index() ? 0 : where.index());
 }
 
+// Of the core and of this binding.
+std::string build_of_both() {
+  const std::string binding = library_of(reinterpret_cast<const void*>(&build_of_both));
+  return build_identity(own_library()) + " " + build_identity(binding);
+}
+
 }  // namespace
 
 void register_text_operators(torch::Library& library) {
   library.def("_ops() -> str", [] { return with_torch_errors([] { return describe_ops(); }); });
-  library.def("_build() -> str",
-              [] { return with_torch_errors([] { return build_identity(own_library()); }); });
+  library.def("_build() -> str", [] { return with_torch_errors([] { return build_of_both(); }); });
+  library.def("_built_with() -> str", [] { return std::string(torch_version); });
   library.def("_environment() -> str",
               [] { return with_torch_errors([] { return describe_environment(); }); });
   library.def("_remote() -> str",

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 import torch
-from liger_jit.library import LIBRARY, native
+from liger_jit.library import BINDING, LIBRARY, native
 from samples import operator
 from torch._dynamo.utils import counters
 
@@ -35,8 +35,12 @@ def test_a_graph_of_another_build_is_compiled_anew(hits, monkeypatch, tmp_path):
     assert hits() == 0
 
 
-def test_the_build_is_that_of_the_library_in_use():
+def build_id(library):
     notes = subprocess.run(
-        ["readelf", "-n", os.fspath(LIBRARY)], capture_output=True, text=True, check=True
+        ["readelf", "-n", os.fspath(library)], capture_output=True, text=True, check=True
     ).stdout
-    assert native()._build() == "build-id:" + notes.split("Build ID:")[1].split()[0]
+    return "build-id:" + notes.split("Build ID:")[1].split()[0]
+
+
+def test_the_build_is_that_of_the_libraries_in_use():
+    assert native()._build() == f"{build_id(LIBRARY)} {build_id(BINDING)}"

@@ -1,8 +1,9 @@
 """Looks for what is wrong with this machine and its settings, and says what to do about it.
 
-Compilers, devices, libraries, the cache's folders with their owners, file systems and free space,
-read-only layers, and whether the server of LIGER_JIT_REMOTE reads and writes. Exit code 1
-if something is broken; what only costs speed is a warning.
+Compilers, devices, the library, whether it was tried with this torch and these transformers, the
+cache's folders with their owners, file systems and free space, read-only layers, and whether the
+server of LIGER_JIT_REMOTE reads and writes. Exit code 1 if something is broken; what only costs
+speed, or was never tried, is a warning.
 
 examples:
   liger-jit doctor
@@ -16,11 +17,12 @@ import os
 import platform
 import shutil
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-from .. import library
+from .. import library, tried
 from .output import print_json, print_table, size_text
 
 LEAST_FREE_BYTES = 256 << 20
@@ -49,6 +51,7 @@ def run(asked: argparse.Namespace) -> int:
     findings = [
         *_compilers(about),
         *_devices(about),
+        *_libraries(),
         *_folder(about["cache"]),
         *_layers(about["cache"]),
         *_remote(library.ask("_remote")),
@@ -106,18 +109,30 @@ def _devices(about: dict) -> list[Finding]:
         findings.append(Finding("GPUs", "ok", names))
     else:
         findings.append(Finding("GPUs", "ok", "none: kernels run on the CPU"))
-    built = library.built_with()
-    same = built.split("+")[0] == torch.__version__.split("+")[0]
-    findings.append(
-        Finding(
-            "library",
-            "ok" if same else "warning",
-            f"built with torch {built}, running with {torch.__version__}, {library.LIBRARY}",
-            "" if same else "install liger_jit again with this torch",
-        )
-    )
-    findings.append(Finding("system", "ok", f"{platform.platform()}, {os.cpu_count()} cores"))
     return findings
+
+
+def _libraries() -> list[Finding]:
+    """What was loaded, and whether this torch and these transformers were ever tried with it."""
+    built, there = library.built_with(), ", ".join(library.bindings())
+    found = f"{library.BINDING}, built with torch {built}; there are bindings for torch {there}"
+    findings = [
+        Finding("library", "ok", found),
+        _tried("torch", torch.__version__, tried.TORCH),
+        Finding("system", "ok", f"{platform.platform()}, {os.cpu_count()} cores"),
+    ]
+    try:
+        findings.append(_tried("transformers", version("transformers"), tried.TRANSFORMERS))
+    except PackageNotFoundError:  # only `patch` needs it
+        findings.append(Finding("transformers", "ok", "not installed"))
+    return findings
+
+
+def _tried(package: str, running: str, minors: tuple[str, ...]) -> Finding:
+    if library.minor_of(running) in minors:
+        return Finding(package, "ok", running)
+    advice = f"liger_jit was tried with {package} {', '.join(minors)}: run its tests with this one"
+    return Finding(package, "warning", f"{running} was never tried", advice)
 
 
 def _folder(cache: dict) -> list[Finding]:

@@ -24,13 +24,15 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(asked: argparse.Namespace) -> int:
     answer = {"versions": _versions(), "library": str(library.LIBRARY)}
+    answer["binding"] = str(library.BINDING)
     answer |= library.ask("_environment")
     none_found = not any(compiler["found"] for compiler in answer["compilers"])
     if asked.json:
         print_json(answer)
         return 1 if none_found else 0
     versions = [[name, text] for name, text in answer["versions"].items()]
-    print_table("versions", ["package", "version"], [*versions, ["library", answer["library"]]])
+    versions += [[name, answer[name]] for name in ("library", "binding")]
+    print_table("versions", ["package", "version"], versions)
     compilers = [
         [
             compiler["backend"],
