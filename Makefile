@@ -4,6 +4,7 @@
 # make build    the native library for the installed torch, for use in place
 # make wheel    one wheel for every torch, into dist/; TORCH="2.11 2.15" chooses
 # make torture  the long versions of the fault tests; make sanitize, make fuzz: docs/reliability.md
+# make matrix   the core tests with the wheel for each pair of torch and transformers, resumable
 # make nvrtc-table  kernels of all ops with an old and a new NVRTC: docs/compatibility.md
 # make seed     kernels of SmolLM2 for NVIDIA's GPUs, found beside the library; for wheels to ship
 # make format   put all code into its form
@@ -12,7 +13,7 @@
 # Each does its own set-up, once: Debian packages, a Python environment in .venv, the build.
 
 .DEFAULT_GOAL := build
-.PHONY: demo test bench build tests-build wheel seed format clean debian sanitize fuzz torture nvrtc-table
+.PHONY: demo test bench build tests-build wheel seed format clean debian sanitize fuzz torture matrix nvrtc-table
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -69,7 +70,19 @@ wheel: .venv/run.stamp $(TORCH:%=build/torch/%/made.stamp)
 		-C cmake.define.LIGER_JIT_PORTABLE=ON \
 		-C "cmake.define.LIGER_JIT_TORCHES=$(subst $(empty) ,;,$(TORCH_FOLDERS))"
 
-tests-build: build
+# The oldest torch and transformers that are supported: the core tests run with these too.
+OLDEST := build/oldest
+$(OLDEST)/made.stamp: setup/requirements_oldest.txt .venv/run.stamp
+	rm -rf $(OLDEST)
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install -r $<
+	@touch $@
+$(NATIVE)/two_torches.stamp: $(NATIVE)/build.ninja $(OLDEST)/made.stamp
+	$(BIN)/cmake -S . -B $(NATIVE) "-DLIGER_JIT_TORCHES=$$($(BIN)/python \
+		cmake/find_torch.py);$$($(OLDEST)/bin/python cmake/find_torch.py)"
+	@touch $@
+
+tests-build: $(NATIVE)/two_torches.stamp build
 	@$(BIN)/cmake --build $(NATIVE) -j $(JOBS)
 
 demo: build .venv/model.stamp
@@ -113,6 +126,12 @@ sanitize: .venv/run.stamp
 FUZZ_SECONDS ?= 600
 fuzz: .venv/run.stamp
 	@$(BIN)/python setup/fuzz.py --seconds $(FUZZ_SECONDS)
+
+.venv/matrix.stamp: setup/requirements_matrix.txt .venv/run.stamp
+	$(BIN)/pip install -r $<
+	@touch $@
+matrix: .venv/matrix.stamp wheel
+	@$(BIN)/python setup/matrix.py $(MATRIX_OPTIONS)
 
 torture: tests-build
 	TORTURE_ROUNDS=100 TORTURE_FLIPS=10000 $(NATIVE)/liger_tests \

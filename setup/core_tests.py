@@ -1,5 +1,5 @@
-"""The core tests: what must hold with each torch and transformers. `make test` runs all tests with the
-newest of both and these with the oldest; `make matrix` runs them with every pair."""
+"""The core tests: what must hold with each torch and transformers. `make test` runs all tests with
+the newest of both and these with the oldest; `make matrix` runs them with every pair."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """`make matrix`: the core tests from the wheel, for each pair of torch and transformers.
 
-One clean environment at a time, in build/matrix; what a pair gave with this wheel is kept there, and
-such a pair is not run again. Every torch meets the newest transformers, and every transformers the
-oldest and the newest torch. `--write` puts all that is kept into docs/compatibility.md.
+One clean environment at a time, in build/matrix; what a pair gave with this wheel is kept there,
+and such a pair is not run again. Every torch meets the newest transformers, and every transformers
+the oldest and the newest torch. `--write` puts all that is kept into docs/compatibility.md.
 """
 
 from __future__ import annotations

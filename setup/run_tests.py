@@ -1,4 +1,5 @@
-"""`make test`: the form of the code, the C++ tests, the Python tests, and one closing line.
+"""`make test`: the form of the code, the C++ tests, the Python tests, the core tests with the oldest
+torch and transformers, and one closing line.
 
 With a GPU the same tests also run there. Arguments go to pytest.
 """
@@ -12,10 +13,12 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+from core_tests import core_command
 from test_summary import Summary
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "build" / "tests"
+OLDEST = ROOT / "build" / "oldest" / "bin" / "python"
 
 
 def environment(folder: str) -> dict[str, str]:
@@ -45,8 +48,8 @@ def run(title: str, command: list, variables: dict[str, str]) -> int:
 
 def main() -> int:
     RESULTS.mkdir(parents=True, exist_ok=True)
-    cpp, python = RESULTS / "cpp.xml", RESULTS / "python.xml"
-    for old in (cpp, python):
+    cpp, python, oldest = (RESULTS / f"{name}.xml" for name in ("cpp", "python", "oldest"))
+    for old in (cpp, python, oldest):
         old.unlink(missing_ok=True)
     summary = Summary()
     with tempfile.TemporaryDirectory(prefix="liger_jit_tests_") as folder:
@@ -57,6 +60,9 @@ def main() -> int:
         summary.add_xml("C++ tests", cpp, run("C++ tests", tests, variables | packaged()))
         pytest = [sys.executable, "-m", "pytest", "-q", f"--junitxml={python}", *sys.argv[1:]]
         summary.add_xml("Python tests", python, run("Python tests", pytest, variables))
+        core = core_command(OLDEST, oldest, "-n", str(os.cpu_count()))
+        title = "core tests with the oldest torch and transformers"
+        summary.add_xml(title, oldest, run(title, core, variables | {"OMP_NUM_THREADS": "1"}))
     summary.show()
     return summary.exit_code
 
