@@ -1,4 +1,4 @@
-"""What is fused in each family, for each release of transformers: none is lost, none goes unsaid."""
+"""What is fused in each family for each release of transformers: no role is lost or goes unsaid."""
 
 import re
 
