@@ -2,6 +2,7 @@
 
 import re
 
+import fused_roles
 import pytest
 import transformers
 from fused_roles import RELEASE, TABLE, fused_in, installed_types, read_table, report_of
@@ -59,3 +60,12 @@ def test_the_table_has_each_release_and_a_later_one_fuses_what_an_earlier_one_di
                 if table[after].get(family, {}).get(role, 0) < count:
                     gone.add((after, family, role))
     assert gone == set(GONE)
+
+
+def test_a_release_is_added_to_the_table_and_leaves_the_others_as_they_were(tmp_path, monkeypatch):
+    before = read_table()
+    monkeypatch.setattr(fused_roles, "TABLE", tmp_path / "table.json")
+    fused_roles.write(before)
+    assert fused_roles.TABLE.read_text() == TABLE.read_text()
+    fused_roles.write(before | {"5.100": {"llama": {"rope": 2}}})
+    assert fused_roles.read_table() == {**before, "5.100": {"llama": {"rope": 2}}}

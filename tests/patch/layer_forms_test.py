@@ -326,6 +326,82 @@ def test_a_fusion_is_reached_through_all_decorators_or_not_made(decorate, status
     assert calls["fused_add_rms_norm"] == (2 if status == "patched" else 0)
 
 
+def test_a_class_that_a_layer_gets_later_may_decorate_its_forward_anew(monkeypatch):
+    """As the class that a module gets when it is sharded, whose bases see a new subclass."""
+
+    sharded = a_subclass(knowing_itself)
+    model = build()
+    expected = loss_and_gradients(model)
+    handle = patch(model)
+    in_class(model, sharded)
+    with counted(monkeypatch) as calls:
+        assert_same_step(loss_and_gradients(model), expected)
+    assert calls["fused_add_rms_norm"] == 2
+    assert not any(row.own_calls for row in handle.report())
+    # But not if it does something else.
+    for changed in (
+        by_another_door,
+        by_a_global,
+        lambda own: lambda self, *a, **k: own(self, *a, **k),
+    ):
+        sharded.forward = changed(LlamaDecoderLayer.forward)
+        with counted(monkeypatch) as calls:
+            assert_same_step(loss_and_gradients(model), expected)
+        assert calls["fused_add_rms_norm"] == 0
+    (row,) = {row.why for row in handle.report() if row.module == "Sharded" or row.own_calls}
+    assert row == "its class has another forward"
+
+
+@pytest.mark.parametrize("decorate", [plainly_wrapped, knowing_itself])
+def test_decorators_that_came_later_are_compiled(decorate, monkeypatch):
+    model = build()
+    expected = loss_and_gradients(model)
+    patch(model)
+    in_class(model, a_subclass(decorate))
+    loss_and_gradients(model)
+    torch._dynamo.reset()
+    step = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with counted(monkeypatch) as calls:
+        output = step(**batch())
+    assert calls["fused_add_rms_norm"] == 2
+    output.loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    assert_same_step((output.loss.detach(), gradients), expected)
+
+
+def a_subclass(decorate):
+    class Sharded(LlamaDecoderLayer):
+        pass
+
+    Sharded.forward = decorate(LlamaDecoderLayer.forward)
+    return Sharded
+
+
+def test_decorators_that_came_later_are_watched(monkeypatch):
+    model, sharded = build(), a_subclass(plainly_wrapped)
+    patch(model)
+    in_class(model, sharded)
+    loss_and_gradients(model)
+    sharded.forward.__code__ = twice(LlamaDecoderLayer.forward).__code__
+    with counted(monkeypatch) as calls:
+        found = loss_and_gradients(model)
+    assert calls["fused_add_rms_norm"] == 0
+    assert_same_step(found, loss_and_gradients(in_class(build(), sharded)))
+
+
+def twice(function):
+    def wrapper(self, *args, **kwargs):
+        return 2 * function(self, *args, **kwargs)
+
+    return wrapper
+
+
+def in_class(model, kind):
+    for layer in model.model.layers:
+        layer.__class__ = kind
+    return model
+
+
 def test_a_checkpointed_layer_is_computed_again_and_fused_again(monkeypatch):
     model = build()
     expected = loss_and_gradients(model)

@@ -35,15 +35,15 @@ def add_and_norm(norm: nn.Module, left: Tensor, right: Tensor) -> tuple[Tensor, 
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether its forward gives a sum to one of its children, or it looks as if it might: it has
-    norms and other children that are made of something."""
+    """Whether its forward gives a sum to one of its norms, or it looks as if it might: it has norms
+    and other children that are made of something."""
     children = module._modules
     if not children or own_class_forward(module) is nn.Module.forward:
         return False
-    names = norms_after_sums(own_class_forward(module))
-    if names and all(name in children for name in names):
-        return True
     parts = [child for child in children.values() if child is not None]
+    given = map(children.get, norms_after_sums(own_class_forward(module)))
+    if any(child is not None and norms.is_norm(child) for child in given):
+        return True
     larger = [one for one in parts if one._modules and not hasattr(one, "in_features")]
     linear = [one for one in parts if hasattr(one, "in_features")]
     normed = any(map(norms.is_norm, parts))
@@ -100,7 +100,8 @@ def prove(module: nn.Module) -> Proof | Refusal:
 def norms_that_take(module: nn.Module, proofs: dict) -> tuple[tuple[str, ...], str]:
     """Of the children that get a sum, those whose kernel takes it; and why there is none."""
     names, reasons = [], []
-    for name in norms_after_sums(own_class_forward(module)):
+    given = norms_after_sums(own_class_forward(module))
+    for name in given:
         proof = proofs.get(name)
         if proof is None:
             reasons.append(f"the sum goes to {name}, which is no norm")
@@ -110,9 +111,9 @@ def norms_that_take(module: nn.Module, proofs: dict) -> tuple[tuple[str, ...], s
             reasons.append(f"{name} is a norm whose kernel takes no sum")
         else:
             names.append(name)
-    return tuple(names), "; ".join(
-        reasons
-    ) or "no norm in its forward is called on a sum made there"
+    if not given:
+        reasons.append("no norm in its forward is called on a sum made there")
+    return tuple(names), "; ".join(reasons)
 
 
 def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:

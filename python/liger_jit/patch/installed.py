@@ -8,14 +8,17 @@ wrappers do, does not pass for ours, nor does what copies a module's. A deep cop
 import copy
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from functools import update_wrapper
 from types import FunctionType, MethodType
 
 import torch
 from torch import Tensor, nn
 
-from .guard import Guard, is_hooked, is_usable
+from .guard import Guard, is_hooked, is_usable, parts_of
+from .reading import function_of
 from .rule import Proof
+from .source import decorated, innermost
 
 # Of the entry in a patched module's __dict__.
 KEY = "_liger_jit"
@@ -174,15 +177,42 @@ def like_own(forward: FunctionType, own: Callable) -> FunctionType:
 
 def switched(rewritten: FunctionType, guard: Guard) -> FunctionType:
     """A rewritten forward, which takes what the class's own does, while the guard holds."""
+    again: dict[Callable, tuple[FunctionType, Guard]] = {}
 
     def forward(self, *inputs, **named):
         installed = installed_in(self)
         if installed is None or not installed.on:
             return type(self).forward(self, *inputs, **named)
-        reason = guard.broken(self)
+        run, reason = rewritten, guard.broken(self)
+        if reason is not None and type(self).forward is not guard.forward:
+            # What is compiled is not traced through this, and finds what a call before it made.
+            if type(self).forward not in again and not torch.compiler.is_compiling():
+                again[type(self).forward] = decorated_again(type(self).forward, rewritten, guard)
+            run, now = again.get(type(self).forward, (rewritten, guard))
+            reason = now.broken(self)
         if reason is not None:
             installed.stand_back(reason)
             return type(self).forward(self, *inputs, **named)
-        return rewritten(self, *inputs, **named)
+        return run(self, *inputs, **named)
 
     return like_own(forward, rewritten)
+
+
+def decorated_again(
+    now: Callable, rewritten: FunctionType, guard: Guard
+) -> tuple[FunctionType, Guard]:
+    """The rewritten forward in the decorators of `now`, and its guard, if that is the guarded one
+    with more decorators around it; else both as they are.
+
+    A module that is sharded gets a class of its own, whose bases may decorate what it inherits.
+    """
+    around, inner = [], now
+    while inner is not guard.forward and inner is not None:
+        around.append(inner)
+        inner = getattr(inner, "__wrapped__", None)
+    found = decorated(now, innermost(rewritten)) if inner is not None else None
+    if found is None:
+        return rewritten, guard
+    codes, functions = parts_of(map(function_of, around))
+    more = {"codes": guard.codes + codes, "functions": guard.functions + functions}
+    return found, replace(guard, forward=now, **more)

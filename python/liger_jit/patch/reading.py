@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from .probe import Mismatch
-from .source import contents_of, definition_of
+from .source import definition_of
 
 # Compared by type and value. Functions are known by what they hold: see `Function`.
 COMPARED = (int, float, str, bool, torch.dtype, torch.device, type(None))
@@ -46,19 +46,39 @@ def is_immutable(value: object) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Function:
-    """A Python function and all of it that can be replaced in place."""
+    """A Python function and all of it that can be replaced in place.
+
+    cells: what reads each cell of its closure, and what was in it.
+    """
 
     function: FunctionType
     code: CodeType
     defaults: tuple | None
     named_defaults: dict
-    cells: tuple[tuple[CellType, object], ...]
+    cells: tuple[tuple[Callable[[], object], object], ...]
 
     def is_changed(self) -> bool:
         """But for code and defaults, which a guard compares itself."""
         if (self.function.__kwdefaults__ or {}) != self.named_defaults:
             return True
-        return any(contents_of(cell) is not value for cell, value in self.cells)
+        return any(is_another(read, value) for read, value in self.cells)
+
+
+def reader_of(cell: CellType) -> Callable[[], object]:
+    """A function that has the cell in its closure. torch.compile takes a cell that it meets as an
+    object for no cell any more, in whatever closure it stands."""
+
+    def read(value: object = None) -> Callable[[], object]:
+        return lambda: value
+
+    return FunctionType(read().__code__, globals(), "read", None, (cell,))
+
+
+def is_another(read: Callable[[], object], value: object) -> bool:
+    try:
+        return read() is not value
+    except NameError:  # the cell was emptied
+        return True
 
 
 def function_of(function: FunctionType) -> Function:
@@ -68,7 +88,7 @@ def function_of(function: FunctionType) -> Function:
         function.__code__,
         function.__defaults__,
         dict(function.__kwdefaults__ or {}),
-        tuple((cell, value) for cell, value in cells if not isinstance(value, type)),
+        tuple((reader_of(cell), value) for cell, value in cells if not isinstance(value, type)),
     )
 
 
