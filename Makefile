@@ -65,10 +65,18 @@ build/torch/%/made.stamp: | .venv/run.stamp
 	$(BIN)/pip install --quiet --no-deps --target $(@D) "torch==$*.*"
 	@touch $@
 empty :=
-wheel: .venv/run.stamp $(TORCH:%=build/torch/%/made.stamp)
-	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(BIN)/python -m build --wheel --no-isolation --outdir dist \
-		-C cmake.define.LIGER_JIT_PORTABLE=ON \
+.venv/wheel.stamp: setup/requirements_wheel.txt .venv/run.stamp
+	$(BIN)/pip install -r $<
+	@touch $@
+# auditwheel looks at what the libraries ask for and names the system in the wheel's name. torch's own
+# are the environment's.
+wheel: .venv/wheel.stamp $(TORCH:%=build/torch/%/made.stamp)
+	rm -rf build/wheels
+	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(BIN)/python -m build --wheel --no-isolation \
+		--outdir build/wheels -C cmake.define.LIGER_JIT_PORTABLE=ON \
 		-C "cmake.define.LIGER_JIT_TORCHES=$(subst $(empty) ,;,$(TORCH_FOLDERS))"
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --plat manylinux_2_28_x86_64 \
+		--exclude 'libtorch*' --exclude libc10.so --wheel-dir dist build/wheels/*.whl
 
 # The oldest torch and transformers that are supported: the core tests run with these too.
 OLDEST := build/oldest
