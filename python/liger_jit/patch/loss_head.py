@@ -330,10 +330,18 @@ def finished(output, call: LossCall):
         for name, value in extra.items():
             setattr(output, name, value)
         return output
+    # What was set on it later need be none of its items: a field that was None, or another name.
+    attributes = getattr(output, "__dict__", {})
+    others = {name: settled(value, call) for name, value in attributes.items()}
     output_class = type(output)
-    if extra and is_dataclass(output):
-        output_class = with_token_fields(output_class)
-    return output_class(**values, **extra)
+    if is_dataclass(output):
+        for field in fields(output):
+            values.setdefault(field.name, others.get(field.name))
+        output_class = with_token_fields(output_class) if extra else output_class
+    made = output_class(**(values | extra))
+    for name in others.keys() - values.keys():
+        setattr(made, name, others[name])
+    return made
 
 
 def settled(value, call: LossCall):
