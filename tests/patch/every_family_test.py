@@ -44,7 +44,8 @@ def small_model(kind):
 
 def is_number(configuration, name):
     value = getattr(configuration, name, None)
-    return isinstance(value, int) and not isinstance(value, bool)
+    # A padding token some releases only give where it is set.
+    return name == "pad_token_id" or (isinstance(value, int) and not isinstance(value, bool))
 
 
 def step(model):

@@ -232,3 +232,24 @@ def test_logits_that_somebody_kept_are_real_when_the_forward_has_ended():
         model.lm_head.weight.zero_()
     assert type(kept[0]) is torch.Tensor
     assert error(kept[0].detach(), expected) <= 1e-5
+
+
+@pytest.mark.parametrize("asked", [{}, {"return_token_accuracy": True}])
+def test_what_a_forward_sets_on_its_output_later_is_there(asked, monkeypatch):
+    model = build(num_hidden_layers=1)
+    own = type(model).forward
+
+    def forward(self, input_ids, labels, **kwargs):
+        output = own(self, input_ids=input_ids, labels=labels, **kwargs)
+        output.attentions, output.note = labels, "kept"
+        return output
+
+    monkeypatch.setattr(type(model), "forward", forward)
+    expected = model(**batch())
+    patch(model)
+    found = model(**batch(), **asked)
+    assert error(found.loss, expected.loss) < 1e-5
+    assert torch.equal(found.attentions, expected.attentions)
+    assert found.note == "kept"
+    assert found.logits is None
+    assert ("token_accuracy" in found) == bool(asked)

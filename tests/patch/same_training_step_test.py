@@ -93,7 +93,7 @@ def test_layer_norm_and_biased_head():
     config = transformers.PhiConfig(
         vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
         num_attention_heads=4, max_position_embeddings=64, partial_rotary_factor=0.5,
-        resid_pdrop=0.0, attn_implementation="eager",
+        resid_pdrop=0.0, attn_implementation="eager", pad_token_id=0,
     )  # fmt: skip
     model = transformers.PhiForCausalLM(config).train()
     assert model.lm_head.bias is not None

@@ -345,7 +345,11 @@ def finished_tuple(output: tuple, extra: dict, call: LossCall) -> tuple:
 
 def finished_while_traced(output: dict, extra: dict, call: LossCall) -> dict:
     if call.unused_logits and not call.keep_logits:
-        output = type(output)(**{k: v for k, v in output.items() if k != "logits"})
+        values = dict(output.items())
+        if is_dataclass(output):  # what was set on a field later may be no item
+            values |= {field.name: getattr(output, field.name) for field in fields(output)}
+        values.pop("logits", None)
+        output = type(output)(**values)
     for name, value in extra.items():
         setattr(output, name, value)
     return output
