@@ -1,5 +1,5 @@
-"""`make test`: the form of the code, the C++ tests, the Python tests, the core tests with the oldest
-torch and transformers, and one closing line.
+"""`make test`: the form of the code, the C++ tests, the Python tests, the core tests with the
+oldest torch and transformers, and one closing line.
 
 With a GPU the same tests also run there. Arguments go to pytest.
 """

@@ -172,9 +172,13 @@ def test_the_head_has_the_autocast_of_its_own_call(around):
 
 def test_a_step_on_meta_tensors_is_one():
     model = build()
+    inputs = {name: tensor.to("meta") for name, tensor in batch().items()}
+    try:
+        copy.deepcopy(model).to("meta")(**inputs)
+    except RuntimeError as error:
+        pytest.skip(f"this release of transformers takes no meta tensors: {error}")
     patch(model)
     model.to("meta")
-    inputs = {name: tensor.to("meta") for name, tensor in batch().items()}
     loss = model(**inputs).loss
     assert loss.is_meta
     loss.backward()
