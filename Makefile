@@ -33,7 +33,7 @@ debian:
 
 # One stamp for each list of packages: a list that did not change costs nothing.
 .venv/made.stamp: | debian
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	$(PYTHON) -m venv .venv
 	@touch $@
 .venv/run.stamp: setup/requirements.txt setup/requirements_build.txt .venv/made.stamp
@@ -62,6 +62,7 @@ build: .venv/run.stamp $(NATIVE)/build.ninja
 TORCH ?= 2.11 2.12 2.13 2.14 2.15
 TORCH_FOLDERS := $(TORCH:%=$(CURDIR)/build/torch/%)
 build/torch/%/made.stamp: | .venv/run.stamp
+	rm -rf $(@D)
 	$(BIN)/pip install --quiet --no-deps --target $(@D) "torch==$*.*"
 	@touch $@
 empty :=
@@ -85,12 +86,12 @@ $(OLDEST)/made.stamp: setup/requirements_oldest.txt .venv/run.stamp
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/pip install -r $<
 	@touch $@
-$(NATIVE)/two_torches.stamp: $(NATIVE)/build.ninja $(OLDEST)/made.stamp
+$(NATIVE)/two_torches.stamp: $(NATIVE)/build.ninja $(OLDEST)/made.stamp | build
 	$(BIN)/cmake -S . -B $(NATIVE) "-DLIGER_JIT_TORCHES=$$($(BIN)/python \
 		cmake/find_torch.py);$$($(OLDEST)/bin/python cmake/find_torch.py)"
 	@touch $@
 
-tests-build: $(NATIVE)/two_torches.stamp build
+tests-build: $(NATIVE)/two_torches.stamp
 	@$(BIN)/cmake --build $(NATIVE) -j $(JOBS)
 
 demo: build .venv/model.stamp

@@ -3,6 +3,7 @@ the newest of both and these with the oldest; `make matrix` runs them with every
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 CORE = (
@@ -30,6 +31,12 @@ CORE = (
 )
 
 
+# A worker has a torch of its own in memory.
+MOST_WORKERS = 8
+
+
 def core_command(python: Path | str, results: Path, *options: str) -> list[str]:
     """Runs them with that Python; the JUnit XML goes to `results`."""
-    return [str(python), "-m", "pytest", "-q", f"--junitxml={results}", *options, *CORE]
+    workers = str(min(MOST_WORKERS, len(os.sched_getaffinity(0))))
+    runner = [str(python), "-m", "pytest", "-q", "-n", workers]
+    return [*runner, f"--junitxml={results}", *options, *CORE]

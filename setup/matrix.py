@@ -11,14 +11,16 @@ import argparse
 import datetime
 import hashlib
 import json
-import os
 import runpy
 import shutil
 import subprocess
 import sys
+import tempfile
+import zipfile
 from pathlib import Path
 
 from core_tests import core_command
+from run_tests import environment
 from test_summary import Summary
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,6 +57,15 @@ def kept(pair: tuple[str, str]) -> dict | None:
         return None
 
 
+def digest_of(wheel: Path) -> str:
+    """Of what is in it, not of when it was packed."""
+    whole = hashlib.sha256()
+    with zipfile.ZipFile(wheel) as archive:
+        for name in sorted(archive.namelist()):
+            whole.update(name.encode() + hashlib.sha256(archive.read(name)).digest())
+    return whole.hexdigest()[:16]
+
+
 def make_environment(uv: str, python: str, wheel: Path, pair: tuple[str, str]) -> Path:
     folder = FOLDER / "environment"
     shutil.rmtree(folder, ignore_errors=True)
@@ -79,10 +90,10 @@ def run_pair(uv: str, wheel: Path, digest: str, pair: tuple[str, str], python: s
     results = result_file(pair).with_suffix(".xml")
     results.unlink(missing_ok=True)
     # The package of the wheel and not the one that lies here.
-    options = ("-o", "pythonpath=", "-n", str(os.cpu_count()), "-p", "no:cacheprovider")
-    variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    options = ("-o", "pythonpath=", "-p", "no:cacheprovider")
     log = result_file(pair).with_suffix(".log")
-    with log.open("w") as output:
+    with log.open("w") as output, tempfile.TemporaryDirectory(prefix="liger_jit_") as folder:
+        variables = environment(folder) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
         command = core_command(made, results, *options)
         ended = subprocess.run(command, cwd=ROOT, env=variables, stdout=output, stderr=output)
     summary = Summary()
@@ -98,9 +109,9 @@ def run_pair(uv: str, wheel: Path, digest: str, pair: tuple[str, str], python: s
     return record
 
 
-def row_of(pair: tuple[str, str]) -> str:
+def row_of(pair: tuple[str, str], digest: str) -> str:
     record = kept(pair)
-    if record is None:
+    if record is None or record["wheel"] != digest:
         return f"| {pair[0]} | {pair[1]} | – | not run | | | |"
     return (
         f"| {record['torch'].split('+')[0]} | {record['transformers']} | {record['python']} "
@@ -108,12 +119,12 @@ def row_of(pair: tuple[str, str]) -> str:
     )
 
 
-def write() -> None:
+def write(digest: str) -> None:
     head = [
         "| torch | transformers | Python | run on | passed | failed | skipped |",
         "|---|---|---|---|--:|--:|--:|",
     ]
-    table = "\n".join([TABLE[0], *head, *map(row_of, pairs()), TABLE[1]])
+    table = "\n".join([TABLE[0], *head, *(row_of(pair, digest) for pair in pairs()), TABLE[1]])
     text = DOCUMENT.read_text()
     before, rest = text.split(TABLE[0])
     DOCUMENT.write_text(before + table + rest.split(TABLE[1])[1])
@@ -125,21 +136,26 @@ def main() -> int:
     parser.add_argument("--only", nargs=2, metavar=("TORCH", "TRANSFORMERS"), help="one pair, anew")
     parser.add_argument("--python", help="of all environments; else 3.10 to 3.13 take turns")
     options = parser.parse_args()
-    if options.write:
-        write()
-        return 0
     FOLDER.mkdir(parents=True, exist_ok=True)
     wheel = max((ROOT / "dist").glob("*.whl"), key=lambda path: path.stat().st_mtime)
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()[:16]
+    digest = digest_of(wheel)
+    if options.write:
+        write(digest)
+        return 0
     uv = str(Path(sys.executable).with_name("uv"))
     failed = 0
     for pair in [tuple(options.only)] if options.only else pairs():
         record = kept(pair)
         if options.only or record is None or record["wheel"] != digest:
-            record = run_pair(uv, wheel, digest, pair, options.python or python_of(pair))
+            try:
+                record = run_pair(uv, wheel, digest, pair, options.python or python_of(pair))
+            except subprocess.CalledProcessError as trouble:
+                print(f"torch {pair[0]}, transformers {pair[1]}: no environment: {trouble}")
+                failed += 1
+                continue
         failed += bool(record["failed"])
-        print(row_of(pair), *record["failed"], sep="\n  ", flush=True)
-    write()
+        print(row_of(pair, digest), *record["failed"], sep="\n  ", flush=True)
+    write(digest)
     return 1 if failed else 0
 
 

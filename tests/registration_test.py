@@ -12,6 +12,8 @@ from liger_jit import library
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = library.LIBRARY.resolve().parent
+if not (BUILD / "CMakeCache.txt").is_file():
+    pytest.skip("the library lies in no build that could be linked anew", allow_module_level=True)
 SAY = "import liger_jit.library as l; print(*sorted(op['name'] for op in l.ops()))"
 
 

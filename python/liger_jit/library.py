@@ -30,7 +30,8 @@ def minor_of(version: str) -> str:
 def bindings() -> dict[str, Path]:
     """The bindings that are there, by minor release of torch, oldest first."""
     name = f"{LIBRARY.stem}_torch"
-    found = {path.stem.removeprefix(name): path for path in NATIVE_FOLDER.glob(f"{name}*.so")}
+    paths = [path for path in NATIVE_FOLDER.glob(f"{name}[0-9]*.[0-9]*.so") if path.is_file()]
+    found = {path.stem.removeprefix(name): path for path in paths}
     return dict(sorted(found.items(), key=lambda one: [int(part) for part in one[0].split(".")]))
 
 

@@ -113,6 +113,11 @@ def test_a_count_of_no_items_gives_the_nan_of_torch_and_no_gradient(device, op):
     for dtype in DTYPES:
         for gradient in gradients_of_both(op, device, dtype, ignored, 1.0, num_items=0):
             assert not gradient.any()
+    logits = torch.randn(5, 64, device=device)
+    if op == "cross_entropy":
+        assert cross_entropy(logits, ignored, num_items=0).isnan()
+    else:
+        assert fused_linear_cross_entropy(logits, logits, ignored, num_items=0).isnan()
 
 
 @both_losses

@@ -220,3 +220,21 @@ def test_labels_do_not_reach_a_later_call():
     patch(model)
     model(**batch())
     assert type(model(input_ids=batch()["input_ids"]).logits) is torch.Tensor
+
+
+def test_a_forward_put_on_between_undo_and_the_next_apply_is_called():
+    model = build()
+    handle = patch(model)
+    handle.unpatch()
+    calls, own = [], model.forward
+
+    def wrapper(*args, **kwargs):
+        calls.append(1)
+        return own(*args, **kwargs)
+
+    model.forward = wrapper
+    handle.apply()
+    model(**batch())
+    assert calls == [1]
+    handle.unpatch()
+    assert model.forward is wrapper

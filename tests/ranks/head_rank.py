@@ -4,6 +4,7 @@ For each way to spread it, losses and gradients of a short training without a pa
 came before and with one that came after.
 """
 
+import dataclasses
 import os
 
 import liger_jit
@@ -44,6 +45,11 @@ def columns_of_a_sequence(model, mesh):
 
 
 WAYS = (columns, rows, columns_of_a_sequence)
+def takes_plans():
+    """Whether from_pretrained spreads a model by a plan that it is given; older releases do not."""
+    return "tp_plan" in {field.name for field in dataclasses.fields(DistributedConfig)}
+
+
 PLANS = {"head": {"lm_head": "colwise_gather_output"}, "auto": "auto"}
 
 
@@ -82,7 +88,8 @@ def run(rank, folder, device):
     made("cpu").save_pretrained(saved)
     torch.distributed.barrier()
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(mesh.size()))
-    for name, plan in PLANS.items():
+    plans = PLANS if takes_plans() else {}
+    for name, plan in plans.items():
         plain, late = (
             transformers.LlamaForCausalLM.from_pretrained(
                 saved,
@@ -97,7 +104,7 @@ def run(rank, folder, device):
             "patched late": step(late, device),
             "status": status,
         }
-    return {"calls": fused.calls, "ways": told}
+    return {"calls": fused.calls, "ways": told, "plans": sorted(plans)}
 
 
 def made(device):

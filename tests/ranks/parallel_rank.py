@@ -4,6 +4,7 @@ Tells for each of them how far the loss and all gradients are from those of the 
 """
 
 import dataclasses
+import inspect
 from functools import partial
 
 import liger_jit
@@ -234,7 +235,9 @@ def head_alone(model, mesh):
 def plan_of_transformers(model, mesh):
     from transformers.distributed.tensor_parallel import apply_tensor_parallelism
 
-    return apply_tensor_parallelism(model, mesh)
+    if "tp_plan" not in inspect.signature(apply_tensor_parallelism).parameters:
+        return apply_tensor_parallelism(model, mesh)
+    return apply_tensor_parallelism(model, mesh, model._expand_parallel_plan(dict(model.tp_plan)))
 
 
 def with_layers_sharded(model, mesh):

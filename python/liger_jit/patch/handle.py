@@ -9,6 +9,7 @@ from torch import nn
 
 from .installed import installed_in
 from .rule import MetaCall, replay_of
+from .stand_in import StandIn
 
 
 class _Absent:
@@ -89,6 +90,8 @@ class InstanceValue:
         if now is self.value or (self.covered and now is not self.before):
             return  # what is over ours goes on calling it
         self.before, self.covered = now, False
+        if isinstance(self.value, StandIn):
+            self.value.trainers = None if now is _Absent else now
         self.owner.__dict__[self.name] = self.value
 
     def undo(self) -> None:
