@@ -59,7 +59,8 @@ build: .venv/run.stamp $(NATIVE)/build.ninja
 
 # Of each torch its headers and libraries alone, without what it would run with. The core is compiled
 # once, and for each torch a binding of some twenty files.
-TORCH ?= 2.11 2.12 2.13 2.14 2.15
+TORCH ?= $(shell $(PYTHON) -c 'import runpy; \
+	print(*runpy.run_path("python/liger_jit/tried.py")["TORCH"])')
 TORCH_FOLDERS := $(TORCH:%=$(CURDIR)/build/torch/%)
 build/torch/%/made.stamp: | .venv/run.stamp
 	rm -rf $(@D)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from liger_jit import library
+from liger_jit.tried import TORCH, TRANSFORMERS
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = (library.LIBRARY, library.BINDING)
@@ -93,3 +94,16 @@ def test_an_unknown_torch_is_told_what_is_there():
     assert "LibraryMissing: liger_jit: torch 2.99.1+cu999 is running" in said
     assert f"has bindings for torch {', '.join(library.bindings())}." in said
     assert "pip install --no-deps --force-reinstall ." in said
+
+
+def test_a_build_is_for_the_releases_of_torch_that_were_tried():
+    text = (ROOT / "cmake/find_torch.cmake").read_text()
+    assert f"torch_minor VERSION_LESS {TORCH[0]})" in text
+    assert f"torch_minor VERSION_GREATER {TORCH[-1]})" in text
+    after = f"2.{int(TORCH[-1].split('.')[1]) + 1}"
+    assert f'"torch>={TORCH[0]},<{after}"' in (ROOT / "pyproject.toml").read_text()
+    document = (ROOT / "docs/compatibility.md").read_text()
+    for torch in TORCH:
+        assert f"| {torch}" in document
+    for transformers in TRANSFORMERS:
+        assert f"| {transformers}" in document

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import pickle
 import types
 import typing
 from collections import defaultdict
@@ -251,6 +252,7 @@ def test_a_saved_model_has_the_forward_of_its_class():
     for fused in (True, False):  # without it, something stands in for skip_logits
         handle = patch(model, fused_linear_cross_entropy=fused)
         loaded = saved_and_loaded(model)[1]
+        assert b"liger_jit." not in pickle.dumps(model)  # it loads without this library
         handle.unpatch()
         assert loaded.forward.__func__ is type(model).forward
         torch.testing.assert_close(loaded(**batch()).logits, expected)

@@ -6,6 +6,7 @@ their class, which no wrapper copies. What is saved is what they stand for.
 
 import copy
 import inspect
+import operator
 from collections.abc import Callable
 
 from torch import nn
@@ -20,8 +21,8 @@ def class_forward(module: nn.Module) -> Callable:
     return type(module).forward.__get__(module)
 
 
-def itself(value):
-    return value
+# What is saved is rebuilt by these alone, so it loads where liger_jit is not installed.
+THE_ONE_IN_IT = operator.itemgetter(0)
 
 
 class LikeMethod:
@@ -73,8 +74,8 @@ class StandIn(LikeMethod):
 
     def __reduce__(self):
         if self.trainers is None:
-            return class_forward, (self.__self__,)
-        return itself, (self.trainers,)
+            return getattr, (self.__self__, "forward")
+        return THE_ONE_IN_IT, ((self.trainers,),)
 
 
 class HeadForward(LikeMethod):
@@ -101,7 +102,7 @@ class HeadForward(LikeMethod):
         return class_forward(copy.deepcopy(self.loss_head.head, memo))
 
     def __reduce__(self):
-        return class_forward, (self.loss_head.head,)
+        return getattr, (self.loss_head.head, "forward")
 
 
 class LossFunction:
@@ -122,4 +123,4 @@ class LossFunction:
         return LossFunction(copy.deepcopy(self.loss_head, memo))
 
     def __reduce__(self):
-        return itself, (self.loss_head.original_loss,)
+        return THE_ONE_IN_IT, ((self.loss_head.original_loss,),)
