@@ -36,6 +36,9 @@ def as_ranks(run):
     folder, ranks = Path(folder), int(ranks)
     if "RANK" in os.environ:
         serve(run, int(os.environ["RANK"]), folder, backend, ranks, more)
+        # Not through the interpreter's end, during which a thread of torch 2.15's Gloo may let go
+        # of its last work, asks for the interpreter's lock, and aborts the process.
+        os._exit(0)
     else:
         sys.exit(min(1, fork_ranks(run, folder, backend, ranks, more)))
 
