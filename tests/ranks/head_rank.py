@@ -45,6 +45,8 @@ def columns_of_a_sequence(model, mesh):
 
 
 WAYS = (columns, rows, columns_of_a_sequence)
+
+
 def takes_plans():
     """Whether from_pretrained spreads a model by a plan that it is given; older releases do not."""
     return "tp_plan" in {field.name for field in dataclasses.fields(DistributedConfig)}
