@@ -125,7 +125,7 @@ class ForwardOfNow(StandIn):
 
     def __call__(self, *args, **kwargs):
         args = self.without_module(args)
-        return self.own(*args, **kwargs) if self.now is None else self.now(*args, **kwargs)
+        return self.original(*args, **kwargs) if self.now is None else self.now(*args, **kwargs)
 
 
 def stop_waiting(model: nn.Module) -> None:

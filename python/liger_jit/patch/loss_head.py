@@ -285,13 +285,13 @@ class AroundForward(StandIn):
     def __call__(self, *args, **kwargs):
         loss_head, args = self.loss_head, self.without_module(args)
         if not loss_head.applied:
-            return self.own(*args, **kwargs)
+            return self.original(*args, **kwargs)
         call, args, kwargs = loss_head.begin(args, kwargs)
         here = place()
         outer = here.innermost
         try:
             here.innermost = Entered(loss_head, call, outer)
-            output = self.own(*args, **kwargs)
+            output = self.original(*args, **kwargs)
             if call is not None:
                 output = None if output is None else finished(output, call)
                 call.end()

@@ -16,7 +16,7 @@ class WithoutSkipLogits(StandIn, Covered):
 
     def __call__(self, *args, **kwargs):
         kwargs.pop("skip_logits", None)
-        return self.own(*self.without_module(args), **kwargs)
+        return self.original(*self.without_module(args), **kwargs)
 
 
 def changes(model: nn.Module) -> list[InstanceValue]:

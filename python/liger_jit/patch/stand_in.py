@@ -61,6 +61,13 @@ class StandIn(LikeMethod):
     def own(self) -> Callable:
         return class_forward(self.__self__) if self.trainers is None else self.trainers
 
+    def original(self, *args, **kwargs):
+        # Not through `own`: torch.compile does not trace the binding of a method in all releases.
+        if self.trainers is not None:
+            return self.trainers(*args, **kwargs)
+        model = self.__self__
+        return type(model).forward(model, *args, **kwargs)
+
     def __deepcopy__(self, memo: dict) -> "StandIn":
         memo[id(self)] = twin = object.__new__(type(self))
         twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
