@@ -2,7 +2,8 @@
 
 One clean environment at a time, in build/matrix; what a pair gave with this wheel is kept there,
 and such a pair is not run again. Every torch meets the newest transformers, and every transformers
-the oldest and the newest torch. `--write` puts all that is kept into docs/compatibility.md.
+the oldest and the newest torch. `--write` puts all that is kept into docs/compatibility.md, each
+row with the digest of the wheel that gave it.
 """
 
 from __future__ import annotations
@@ -109,22 +110,23 @@ def run_pair(uv: str, wheel: Path, digest: str, pair: tuple[str, str], python: s
     return record
 
 
-def row_of(pair: tuple[str, str], digest: str) -> str:
+def row_of(pair: tuple[str, str]) -> str:
     record = kept(pair)
-    if record is None or record["wheel"] != digest:
-        return f"| {pair[0]} | {pair[1]} | – | not run | | | |"
+    if record is None:
+        return f"| {pair[0]} | {pair[1]} | – | not run | | | | |"
     return (
         f"| {record['torch'].split('+')[0]} | {record['transformers']} | {record['python']} "
-        f"| {record['date']} | {record['passed']} | {len(record['failed'])} | {record['skipped']} |"
+        f"| {record['date']} | `{record['wheel'][:8]}` "
+        f"| {record['passed']} | {len(record['failed'])} | {record['skipped']} |"
     )
 
 
-def write(digest: str) -> None:
+def write() -> None:
     head = [
-        "| torch | transformers | Python | run on | passed | failed | skipped |",
-        "|---|---|---|---|--:|--:|--:|",
+        "| torch | transformers | Python | run on | wheel | passed | failed | skipped |",
+        "|---|---|---|---|---|--:|--:|--:|",
     ]
-    table = "\n".join([TABLE[0], *head, *(row_of(pair, digest) for pair in pairs()), TABLE[1]])
+    table = "\n".join([TABLE[0], *head, *(row_of(pair) for pair in pairs()), TABLE[1]])
     text = DOCUMENT.read_text()
     before, rest = text.split(TABLE[0])
     DOCUMENT.write_text(before + table + rest.split(TABLE[1])[1])
@@ -140,7 +142,7 @@ def main() -> int:
     wheel = max((ROOT / "dist").glob("*.whl"), key=lambda path: path.stat().st_mtime)
     digest = digest_of(wheel)
     if options.write:
-        write(digest)
+        write()
         return 0
     uv = str(Path(sys.executable).with_name("uv"))
     failed = 0
@@ -154,8 +156,8 @@ def main() -> int:
                 failed += 1
                 continue
         failed += bool(record["failed"])
-        print(row_of(pair, digest), *record["failed"], sep="\n  ", flush=True)
-    write(digest)
+        print(row_of(pair), *record["failed"], sep="\n  ", flush=True)
+    write()
     return 1 if failed else 0
 
 
