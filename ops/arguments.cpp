@@ -77,20 +77,20 @@ Launch launch_of(const KernelOf& kernel, const Call& call, const Knobs& knobs) {
           ? static_cast<int>(kernel.threads(knobs))
           : static_cast<int>(value_of(knobs, "threads", 1) * value_of(knobs, "rows", 1));
   if (kernel.shared_bytes) launch.shared_bytes = kernel.shared_bytes(call, knobs);
-  for (const Argument& argument : kernel.arguments) {
+  for (const auto& [member, source] : kernel.arguments) {
     const auto word = static_cast<uint16_t>(launch.words.size());
-    if (const auto* compute = std::get_if<std::function<int64_t(const Call&)>>(&argument)) {
+    if (const auto* compute = std::get_if<std::function<int64_t(const Call&)>>(&source)) {
       launch.words.push_back(static_cast<uint64_t>((*compute)(call)));
       continue;
     }
-    if (const auto* tiles = std::get_if<TilesOf>(&argument)) {
+    if (const auto* tiles = std::get_if<TilesOf>(&source)) {
       if (word * sizeof(uint64_t) % alignof(TileMap) != 0) wrong_declaration(op, tiles->tensor);
       launch.tiles.push_back(
           {word, static_cast<uint16_t>(slot_of(op, tiles->tensor)), tiled(call, *tiles)});
       launch.words.resize(word + sizeof(TileMap) / sizeof(uint64_t));
       continue;
     }
-    const auto& name = std::get<std::string>(argument);
+    const auto& name = std::get<std::string>(source);
     if (name == "fault") {
       launch.pointers.push_back({word, fault_slot});
       launch.words.push_back(0);
@@ -113,6 +113,10 @@ Spec full_spec(const KernelOf& kernel, const Call& call, const Knobs& knobs) {
   Spec spec = kernel.spec(call);
   for (const Knob& knob : knobs) spec.push_back({knob.name, knob.value});
   return spec;
+}
+
+Unit unit_of(const KernelOf& kernel, const Call& call, const Knobs& knobs) {
+  return make_unit(kernel.made_from(), full_spec(kernel, call, knobs));
 }
 
 std::vector<Knobs> candidates_of(const KernelOf& kernel, const Call& call) {

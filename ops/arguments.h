@@ -15,6 +15,9 @@ Launch launch_of(const KernelOf& kernel, const Call& call, const Knobs& knobs);
 // Constants and knobs: the whole Spec of one candidate.
 Spec full_spec(const KernelOf& kernel, const Call& call, const Knobs& knobs);
 
+// What is compiled for one candidate.
+Unit unit_of(const KernelOf& kernel, const Call& call, const Knobs& knobs);
+
 // Empty candidates stand for one without knobs.
 std::vector<Knobs> candidates_of(const KernelOf& kernel, const Call& call);
 

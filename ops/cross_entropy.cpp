@@ -176,8 +176,13 @@ KernelOf totals_kernel(std::function<bool(const Call&)> when,
           .candidates = one_block_candidates,
           .blocks = one_block,
           .threads = [](const Knobs& knobs) { return value_of(knobs, "threads", 1); },
-          .arguments = {"target", "weight", "num_items", "totals", "target.size0",
-                        std::move(classes), "ignore_index"}};
+          .arguments = {"target",
+                        {"class_weight", "weight"},
+                        "num_items",
+                        "totals",
+                        {"rows", "target.size0"},
+                        {"classes", std::move(classes)},
+                        "ignore_index"}};
 }
 
 KernelOf mean_kernel(std::function<bool(const Call&)> when, std::function<Dtype(const Call&)> dtype,
@@ -192,8 +197,15 @@ KernelOf mean_kernel(std::function<bool(const Call&)> when, std::function<Dtype(
           .candidates = one_block_candidates,
           .blocks = one_block,
           .threads = [](const Knobs& knobs) { return value_of(knobs, "threads", 1); },
-          .arguments = {std::move(row_loss), std::move(row_z_loss), "predicted", "target", "totals",
-                        std::move(loss), std::move(z_loss), "token_accuracy", "target.size0",
+          .arguments = {{"row_loss", std::move(row_loss)},
+                        {"row_z_loss", std::move(row_z_loss)},
+                        "predicted",
+                        "target",
+                        "totals",
+                        {"loss", std::move(loss)},
+                        {"z_loss", std::move(z_loss)},
+                        "token_accuracy",
+                        {"rows", "target.size0"},
                         "ignore_index"}};
 }
 
@@ -208,24 +220,26 @@ KernelOf rows_kernel(bool joined, std::string loss, std::string z_loss) {
   kernel.spec = [joined](const Call& call) {
     return rows_spec(call, false, true, call.flag("with_gradient"), reduced(call), false, joined);
   };
-  kernel.arguments = {"logits",
-                      "target",
-                      "weight",
-                      "totals",
-                      [](const Call&) { return int64_t{0}; },  // no upstream
-                      std::move(loss),
-                      std::move(z_loss),
-                      "predicted",
-                      "dlogits",
-                      "fault",
-                      "logits.rows",
-                      "logits.stride",
-                      [](const Call& call) { return call["logits"].last_size(); },
-                      "ignore_index",
-                      [](const Call&) { return int64_t{0}; },  // first row
-                      "label_smoothing",
-                      "lse_square_scale",
-                      "softcap"};
+  const auto none = [](const Call&) { return int64_t{0}; };
+  kernel.arguments = {
+      "logits",
+      "target",
+      {"class_weight", "weight"},
+      "totals",
+      {"upstream", none},
+      {"loss", std::move(loss)},
+      {"z_loss", std::move(z_loss)},
+      "predicted",
+      "dlogits",
+      "fault",
+      {"rows", "logits.rows"},
+      {"logits_stride", "logits.stride"},
+      {"dlogits_stride", [](const Call& call) { return call["logits"].last_size(); }},
+      "ignore_index",
+      {"first_row", none},
+      "label_smoothing",
+      "lse_square_scale",
+      "softcap"};
   return kernel;
 }
 
@@ -265,8 +279,10 @@ KernelOf at_once_kernel(const KernelOf& count, const KernelOf& each, const Kerne
         return {{{"threads", threads_at_once(call)}, {"cluster", blocks_at_once(call)}}};
       },
       .blocks = [](const Call& call, const Knobs&) { return blocks_at_once(call); }};
-  for (const KernelOf* part : {&count, &each, &sum}) {
-    kernel.arguments.insert(kernel.arguments.end(), part->arguments.begin(), part->arguments.end());
+  for (const auto& [member, part] :
+       {std::pair{"count.", &count}, {"each.", &each}, {"sum.", &sum}}) {
+    for (const Argument& argument : part->arguments)
+      kernel.arguments.emplace_back(member + argument.member, argument.source);
   }
   return kernel;
 }
@@ -382,11 +398,24 @@ KernelOf rows_of_chunk() {
     return rows_spec(call, call.has("upstream"), call.has("loss"), call.flag("with_gradient"),
                      call.has("totals"), true, !reduced(call));
   };
-  kernel.arguments = {"logits",           "target",       "weight",      "totals",
-                      "upstream",         "loss",         "z_loss",      "predicted",
-                      "logits",           "fault",        "logits.rows", "logits.stride",
-                      "logits.stride",    "ignore_index", "first_row",   "label_smoothing",
-                      "lse_square_scale", "softcap"};
+  kernel.arguments = {"logits",
+                      "target",
+                      {"class_weight", "weight"},
+                      "totals",
+                      "upstream",
+                      "loss",
+                      "z_loss",
+                      "predicted",
+                      {"dlogits", "logits"},
+                      "fault",
+                      {"rows", "logits.rows"},
+                      {"logits_stride", "logits.stride"},
+                      {"dlogits_stride", "logits.stride"},
+                      "ignore_index",
+                      "first_row",
+                      "label_smoothing",
+                      "lse_square_scale",
+                      "softcap"};
   return kernel;
 }
 

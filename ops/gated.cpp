@@ -47,14 +47,18 @@ Op gated_op(std::string name, std::string doc, std::string source, std::vector<I
   op.sharding = Sharding::elements;
   op.check = check_gated;
   for (const GatedKernel& variant : variants) {
-    op.kernels.push_back(
-        {.name = variant.kernel + "Forward",
-         .source = source,
-         .when = variant.when,
-         .spec = gated_spec,
-         .candidates = gated_candidates,
-         .blocks = gated_blocks,
-         .arguments = {"gate", "up", "y", "gate.rows", "gate.stride", "up.stride"}});
+    op.kernels.push_back({.name = variant.kernel + "Forward",
+                          .source = source,
+                          .when = variant.when,
+                          .spec = gated_spec,
+                          .candidates = gated_candidates,
+                          .blocks = gated_blocks,
+                          .arguments = {"gate",
+                                        "up",
+                                        "y",
+                                        {"rows", "gate.rows"},
+                                        {"gate_stride", "gate.stride"},
+                                        {"up_stride", "up.stride"}}});
   }
   op.example = [flags](const Extent& e) {
     return with_flags(
@@ -88,8 +92,15 @@ Op gated_backward_op(std::string name, std::string source, std::vector<Input> fl
                           .spec = gated_spec,
                           .candidates = gated_candidates,
                           .blocks = gated_blocks,
-                          .arguments = {"dy", "gate", "up", "dgate", "dup", "gate.rows",
-                                        "dy.stride", "gate.stride", "up.stride"}});
+                          .arguments = {"dy",
+                                        "gate",
+                                        "up",
+                                        "dgate",
+                                        "dup",
+                                        {"rows", "gate.rows"},
+                                        {"dy_stride", "dy.stride"},
+                                        {"gate_stride", "gate.stride"},
+                                        {"up_stride", "up.stride"}}});
   }
   op.example = [flags](const Extent& e) {
     auto samples = with_flags({{.input = "dy", .shape = {e.rows, e.size}},

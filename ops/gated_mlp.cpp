@@ -137,8 +137,17 @@ KernelOf middle_kernel(std::string name, int activation) {
           [](const Call& call) { return row_candidates(call, call["gate"].last_size(), 0); },
       .blocks = [](const Call& call,
                    const Knobs& knobs) { return row_blocks(call["gate"].rows(), knobs); },
-      .arguments = {"product", "gate", "up", "dgate", "dup", "gate.rows", "product.stride",
-                    "gate.stride", "up.stride", "dgate.stride", "dup.stride"}};
+      .arguments = {"product",
+                    "gate",
+                    "up",
+                    "dgate",
+                    "dup",
+                    {"rows", "gate.rows"},
+                    {"product_stride", "product.stride"},
+                    {"gate_stride", "gate.stride"},
+                    {"up_stride", "up.stride"},
+                    {"dgate_stride", "dgate.stride"},
+                    {"dup_stride", "dup.stride"}}};
 }
 
 // The kernel between the products; it writes into buffers of the composite.

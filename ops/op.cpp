@@ -1,8 +1,13 @@
 #include "ops/op.h"
 
 #include "base/text.h"
+#include "runtime/device.h"
 
 namespace liger {
+
+int Argument::bytes() const {
+  return std::holds_alternative<TilesOf>(source) ? sizeof(TileMap) : sizeof(uint64_t);
+}
 
 namespace {
 

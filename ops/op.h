@@ -9,6 +9,7 @@
 
 #include "ops/call.h"
 #include "runtime/spec.h"
+#include "runtime/unit.h"
 
 namespace liger {
 
@@ -79,11 +80,25 @@ struct TilesOf {
   int tile_columns;
 };
 
-// A kernel argument: eight bytes, or the 128 of a TileMap. A name stands for a tensor's pointer, or
-// a scalar input's value (integers as int64, reals as double); `x.rows`, `x.stride` (of rows),
+// Where the value of a kernel's member comes from. A name stands for a tensor's pointer, or a
+// scalar input's value (integers as int64, reals as double); `x.rows`, `x.stride` (of rows),
 // `x.size1`, `x.stride0` for what they say of an input or an output; `fault` for the device's fault
 // record. A function gives any other integer.
-using Argument = std::variant<std::string, std::function<int64_t(const Call&)>, TilesOf>;
+using Source = std::variant<std::string, std::function<int64_t(const Call&)>, TilesOf>;
+
+// A member of the kernel's struct and its source: eight bytes, or the 128 of a TileMap. A unit
+// whose struct has other members, or in another order, does not compile.
+struct Argument {
+  std::string member;
+  Source source;
+
+  Argument(const char* member_and_source) : Argument(member_and_source, member_and_source) {}
+  Argument(std::string member, const char* source)
+      : Argument(std::move(member), std::string(source)) {}
+  Argument(std::string member, Source source)
+      : member(std::move(member)), source(std::move(source)) {}
+  int bytes() const;
+};
 
 struct Knob {
   std::string name;
@@ -104,6 +119,9 @@ struct KernelOf {
   std::function<int(const Call&, const Knobs&)>
       shared_bytes;                 // of a block, beyond what the kernel declares; empty: none
   std::vector<Argument> arguments;  // the struct's members, in order
+  std::string layout = {};          // of the members; made when the op is registered
+
+  KernelTemplate made_from() const { return {source, name, layout}; }
 };
 
 // How an op's gradient is found. Either another op of the registry computes it:

@@ -148,8 +148,8 @@ std::shared_ptr<const Plan> make_plan(const Call& call, Device& device, Stream s
     if (kernel_of.blocks(call, first) == 0) continue;
     const auto [knobs, provisional] = choose_knobs(kernel_of, call, device, stream, !capturing);
     plan->provisional |= provisional;
-    const Kernel* loaded = kernel(kernel_of.source, kernel_of.name,
-                                  full_spec(kernel_of, call, knobs), device, !capturing);
+    const Kernel* loaded =
+        kernel(kernel_of.made_from(), full_spec(kernel_of, call, knobs), device, !capturing);
     if (!loaded) refuse_capture(op, kernel_of);
     Launch launch = launch_of(kernel_of, call, knobs);
     launch.function = loaded->function;
@@ -207,9 +207,7 @@ std::vector<PlannedUnit> units_of(const Call& call, bool all_candidates) {
     std::vector<Knobs> candidates = candidates_of(kernel_of, call);
     if (!all_candidates) candidates.resize(1);
     for (const Knobs& knobs : candidates) {
-      units.push_back(
-          {make_unit(kernel_of.source, kernel_of.name, full_spec(kernel_of, call, knobs)), knobs,
-           &knobs == &candidates.front()});
+      units.push_back({unit_of(kernel_of, call, knobs), knobs, &knobs == &candidates.front()});
     }
   }
   return units;

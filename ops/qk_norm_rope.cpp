@@ -94,10 +94,20 @@ void check(const Call& call) {
 bool has_tokens(const Call& call) { return call["q"].rows() > 0; }
 
 KernelOf forward_kernel() {
-  std::vector<Argument> arguments = {"q",      "k",      "weight_q", "weight_k",
-                                     "cos",    "sin",    "q_out",    "k_out",
-                                     "rstd_q", "rstd_k", "q.size0",  "q.size2"};
-  for (const char* tensor : {"q", "k", "q_out", "k_out"}) add_head_strides(arguments, tensor);
+  std::vector<Argument> arguments = {"q",
+                                     "k",
+                                     {"q_weight", "weight_q"},
+                                     {"k_weight", "weight_k"},
+                                     "cos",
+                                     "sin",
+                                     "q_out",
+                                     "k_out",
+                                     {"q_rstd", "rstd_q"},
+                                     {"k_rstd", "rstd_k"},
+                                     {"batch", "q.size0"},
+                                     {"tokens", "q.size2"}};
+  for (const char* tensor : {"q", "k", "q_out", "k_out"})
+    add_head_strides(arguments, tensor, tensor);
   add_angle_strides(arguments);
   arguments.insert(arguments.end(), {"eps", "offset"});
   return {
@@ -124,12 +134,26 @@ bool wants_dweight(const Call& call) { return call.masked("wants", 2) || call.ma
 
 KernelOf backward_kernel() {
   const auto rows = [](const char* x) { return [x](const Call& call) { return call[x].rows(); }; };
-  std::vector<Argument> arguments = {"dq_out",   "dk_out",  "q",          "k",          "weight_q",
-                                     "weight_k", "cos",     "sin",        "rstd_q",     "rstd_k",
-                                     "dq",       "dk",      "partials_q", "partials_k", "q.size2",
-                                     rows("q"),  rows("k"), partials_of};
+  std::vector<Argument> arguments = {"dq_out",
+                                     "dk_out",
+                                     "q",
+                                     "k",
+                                     {"q_weight", "weight_q"},
+                                     {"k_weight", "weight_k"},
+                                     "cos",
+                                     "sin",
+                                     {"q_rstd", "rstd_q"},
+                                     {"k_rstd", "rstd_k"},
+                                     "dq",
+                                     "dk",
+                                     {"q_partials", "partials_q"},
+                                     {"k_partials", "partials_k"},
+                                     {"tokens", "q.size2"},
+                                     {"q_rows", rows("q")},
+                                     {"k_rows", rows("k")},
+                                     {"partial_rows", partials_of}};
   for (const char* tensor : {"dq_out", "dk_out", "q", "k", "dq", "dk"})
-    add_head_strides(arguments, tensor);
+    add_head_strides(arguments, tensor, tensor);
   add_angle_strides(arguments);
   arguments.emplace_back("offset");
   return {

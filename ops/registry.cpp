@@ -33,7 +33,15 @@ std::deque<Op>& registry() {
   return *ops;
 }
 
-Register::Register(Op op) { registry().push_back(std::move(op)); }
+Register::Register(Op op) {
+  for (KernelOf& kernel : op.kernels) {
+    std::vector<Member> members;
+    for (const Argument& argument : kernel.arguments)
+      members.push_back({argument.member, argument.bytes()});
+    kernel.layout = layout_of(kernel.name, members);
+  }
+  registry().push_back(std::move(op));
+}
 
 std::string registry_problem() {
   const int found = static_cast<int>(registry().size());

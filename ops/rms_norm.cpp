@@ -76,7 +76,14 @@ const Register rms_norm{Op{
                      },
                  .blocks = [](const Call& call,
                               const Knobs& knobs) { return row_blocks(call["x"].rows(), knobs); },
-                 .arguments = {"x", "weight", "y", "rstd", "x.rows", "x.stride", "eps", "offset"}}},
+                 .arguments = {"x",
+                               "weight",
+                               "y",
+                               "rstd",
+                               {"rows", "x.rows"},
+                               {"x_stride", "x.stride"},
+                               "eps",
+                               "offset"}}},
     .gradient = {.backward = "rms_norm_backward",
                  .saved = {"x", "weight", "rstd"},
                  .of = {{"x", "dx"}, {"weight", "dweight"}},
@@ -158,12 +165,22 @@ Op rms_norm_backward_op(std::string name, bool with_dsum) {
            [](const Call& call, const Knobs& knobs) {
              return row_blocks(partial_rows(call, call["x"].rows(), call["x"].last_size()), knobs);
            },
-       .arguments = {"dy", with_dsum ? "dsum" : "x", "x", "weight", "rstd", "dx", "partials",
-                     "x.rows",
-                     [](const Call& call) {
-                       return partial_rows(call, call["x"].rows(), call["x"].last_size());
-                     },
-                     "dy.stride", with_dsum ? "dsum.stride" : "x.stride", "x.stride", "offset"}},
+       .arguments = {"dy",
+                     {"dsum", with_dsum ? "dsum" : "x"},
+                     "x",
+                     "weight",
+                     "rstd",
+                     "dx",
+                     "partials",
+                     {"rows", "x.rows"},
+                     {"partial_rows",
+                      [](const Call& call) {
+                        return partial_rows(call, call["x"].rows(), call["x"].last_size());
+                      }},
+                     {"dy_stride", "dy.stride"},
+                     {"dsum_stride", with_dsum ? "dsum.stride" : "x.stride"},
+                     {"x_stride", "x.stride"},
+                     "offset"}},
       column_sum(
           {{"partials", "dweight", [](const Call& call) { return weight_dtype(call, "x"); }}}, "x",
           wants_dweight)};

@@ -37,8 +37,18 @@ std::vector<Knobs> rope_candidates(const Call& call, std::string_view q) {
 
 KernelOf rope_kernel(bool inverse, std::string q, std::string k, std::string q_out,
                      std::string k_out) {
-  std::vector<Argument> arguments = {q, k, "cos", "sin", q_out, k_out, q + ".size0", q + ".size2"};
-  for (const std::string& tensor : {q, k, q_out, k_out}) add_head_strides(arguments, tensor);
+  std::vector<Argument> arguments = {{"q", q},
+                                     {"k", k},
+                                     "cos",
+                                     "sin",
+                                     {"q_out", q_out},
+                                     {"k_out", k_out},
+                                     {"batch", q + ".size0"},
+                                     {"tokens", q + ".size2"}};
+  for (const auto& [member, tensor] :
+       {std::pair{"q", q}, {"k", k}, {"q_out", q_out}, {"k_out", k_out}}) {
+    add_head_strides(arguments, member, tensor);
+  }
   add_angle_strides(arguments);
   return {
       .name = "Rope",

@@ -33,19 +33,21 @@ void check_rotary(const Call& call, std::string_view q, std::string_view k) {
   }
 }
 
-void add_head_strides(std::vector<Argument>& arguments, const std::string& tensor) {
-  for (const char* stride : {".stride0", ".stride1", ".stride2"}) {
-    arguments.emplace_back(tensor + stride);
+void add_head_strides(std::vector<Argument>& arguments, const std::string& member,
+                      const std::string& tensor) {
+  for (const auto& [field, stride] :
+       {std::pair{".batch", ".stride0"}, {".head", ".stride1"}, {".token", ".stride2"}}) {
+    arguments.emplace_back(member + "_strides" + field, tensor + stride);
   }
 }
 
 void add_angle_strides(std::vector<Argument>& arguments) {
   for (const std::string table : {"cos", "sin"}) {
     // A batch of one is read for every batch.
-    arguments.push_back([table](const Call& call) -> int64_t {
+    arguments.emplace_back(table + "_strides[0]", [table](const Call& call) -> int64_t {
       return call[table].sizes[0] == 1 ? 0 : call[table].strides[0];
     });
-    arguments.push_back(table + ".stride1");
+    arguments.emplace_back(table + "_strides[1]", table + ".stride1");
   }
 }
 

@@ -117,10 +117,14 @@ KernelOf column_sum(std::vector<Partials> matrices, std::string sized_by,
                     const Call& call,
                     const Knobs&) { return count * ((call[sized_by].last_size() + 31) / 32); },
       .threads = [](const Knobs& knobs) { return 4 * value_of(knobs, "groups", 1); },
-      .arguments = {first.partials, first.out, second.partials, second.out,
-                    [sized_by](const Call& call) {
-                      return partial_rows(call, call[sized_by].rows(), call[sized_by].last_size());
-                    }},
+      .arguments = {{"partials", first.partials},
+                    {"out", first.out},
+                    {"second_partials", second.partials},
+                    {"second_out", second.out},
+                    {"partial_rows",
+                     [sized_by](const Call& call) {
+                       return partial_rows(call, call[sized_by].rows(), call[sized_by].last_size());
+                     }}},
   };
 }
 

@@ -42,11 +42,18 @@ KernelOf scale_kernel(bool in_place) {
             const int64_t turns = turns_of_block(call, in_place);
             return (row_blocks(call["x"].rows(), knobs) + turns - 1) / turns;
           },
-      .arguments = {"x", "factor", "multiplier", in_place ? "x" : "y", "x.rows", "x.stride",
-                    [in_place](const Call& call) {
-                      return in_place ? call["x"].row_stride() : call["x"].last_size();
-                    },
-                    [in_place](const Call& call) { return turns_of_block(call, in_place); }}};
+      .arguments = {"x",
+                    "factor",
+                    "multiplier",
+                    {"y", in_place ? "x" : "y"},
+                    {"rows", "x.rows"},
+                    {"x_stride", "x.stride"},
+                    {"y_stride",
+                     [in_place](const Call& call) {
+                       return in_place ? call["x"].row_stride() : call["x"].last_size();
+                     }},
+                    {"turns",
+                     [in_place](const Call& call) { return turns_of_block(call, in_place); }}}};
 }
 
 std::vector<Sample> scale_example(const Extent& e) {

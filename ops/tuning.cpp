@@ -228,8 +228,7 @@ Knobs agreed_pick(Group* group, const Key& key, const std::string& kernel, const
 void prefetch_all(const KernelOf& kernel, const Call& call,
                   const std::vector<Candidate>& candidates, const Target& target, Urgency urgency) {
   for (const Candidate& candidate : candidates) {
-    prefetch(make_unit(kernel.source, kernel.name, full_spec(kernel, call, candidate.knobs)),
-             target, urgency);
+    prefetch(unit_of(kernel, call, candidate.knobs), target, urgency);
   }
 }
 
@@ -274,9 +273,7 @@ struct Search {
     bool any = false;
     for (Candidate& candidate : candidates) {
       try {
-        const Unit unit =
-            make_unit(kernel.source, kernel.name, full_spec(kernel, call, candidate.knobs));
-        candidate.kernel = liger::kernel(unit, device);
+        candidate.kernel = liger::kernel(unit_of(kernel, call, candidate.knobs), device);
         any = true;
         // A spill costs memory traffic that no size of block wins back.
         if (candidate.kernel && candidate.kernel->resources.spill_bytes > 0)
@@ -321,7 +318,7 @@ Knobs searched_in(Group& group, const Search& search, std::vector<Candidate>& ca
 }  // namespace
 
 std::string family_of(const KernelOf& kernel, const Call& call) {
-  return source_hash(kernel.source, kernel.name, kernel.spec(call)).hex();
+  return source_hash(kernel.made_from(), kernel.spec(call)).hex();
 }
 
 bool worth_measuring(const Call& call) {

@@ -263,10 +263,10 @@ const Kernel* kernel(const Unit& unit, Device& device, bool may_load) {
   return kernel_of_source(hash128(unit.expanded), device, may_load, [&] { return unit; });
 }
 
-const Kernel* kernel(std::string_view template_file, std::string_view kernel, const Spec& spec,
-                     Device& device, bool may_load) {
-  return kernel_of_source(source_hash(template_file, kernel, spec), device, may_load,
-                          [&] { return make_unit(template_file, kernel, spec); });
+const Kernel* kernel(const KernelTemplate& made_from, const Spec& spec, Device& device,
+                     bool may_load) {
+  return kernel_of_source(source_hash(made_from, spec), device, may_load,
+                          [&] { return make_unit(made_from, spec); });
 }
 
 }  // namespace liger

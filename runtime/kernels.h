@@ -46,10 +46,9 @@ struct Kernel {
 // Where it may not load, as in a capture, null is returned for a kernel not yet loaded.
 const Kernel* kernel(const Unit& unit, Device& device, bool may_load = true);
 
-// The same for make_unit(template_file, kernel, spec). The unit is not made where its kernel is
-// loaded.
-const Kernel* kernel(std::string_view template_file, std::string_view kernel, const Spec& spec,
-                     Device& device, bool may_load = true);
+// The same for make_unit(made_from, spec). The unit is not made where its kernel is loaded.
+const Kernel* kernel(const KernelTemplate& made_from, const Spec& spec, Device& device,
+                     bool may_load = true);
 
 enum class Urgency { awaited, soon, later };
 

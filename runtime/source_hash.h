@@ -2,14 +2,13 @@
 // is what a call with a new shape would spend its time on.
 #pragma once
 
-#include <string_view>
-
 #include "base/hash.h"
 #include "runtime/spec.h"
+#include "runtime/unit.h"
 
 namespace liger {
 
-// hash128 of make_unit(template_file, kernel, spec).expanded. Thread safe. Raises as make_unit.
-Hash128 source_hash(std::string_view template_file, std::string_view kernel, const Spec& spec);
+// hash128 of make_unit(made_from, spec).expanded. Thread safe. Raises as make_unit.
+Hash128 source_hash(const KernelTemplate& made_from, const Spec& spec);
 
 }  // namespace liger

@@ -109,8 +109,20 @@ const std::string& first_line_expanded(std::string_view template_file) {
 
 }  // namespace
 
-Unit make_unit(std::string_view template_file, std::string_view kernel, const Spec& spec) {
-  resolve(template_file, "unit");
+std::string layout_of(std::string_view kernel, const std::vector<Member>& members) {
+  std::string lines;
+  int offset = 0;
+  for (const Member& member : members) {
+    lines += fmt::format("LIGER_MEMBER({}, spec, {}, {}, {})\n", kernel, member.name, offset,
+                         member.bytes);
+    offset += member.bytes;
+  }
+  return lines + fmt::format("LIGER_SIZE({}, spec, {})\n", kernel, offset);
+}
+
+Unit make_unit(const KernelTemplate& made_from, const Spec& spec) {
+  const auto [file, kernel, layout] = made_from;
+  resolve(file, "unit");
   Unit unit;
   unit.kernel = kernel;
   unit.spec = initialiser(spec);
@@ -118,10 +130,10 @@ Unit make_unit(std::string_view template_file, std::string_view kernel, const Sp
   const std::string lines = fmt::format(
       "using namespace liger;\n"
       "constexpr {}Spec spec = {{\n    {}}};\n"
-      "LIGER_ENTRY({}, spec)\n",
-      kernel, fields, kernel);
-  unit.text = fmt::format("#include \"{}\"\n{}", template_file, lines);
-  unit.expanded = first_line_expanded(template_file) + lines;
+      "{}LIGER_ENTRY({}, spec)\n",
+      kernel, fields, layout, kernel);
+  unit.text = fmt::format("#include \"{}\"\n{}", file, lines);
+  unit.expanded = first_line_expanded(file) + lines;
   counters().units_expanded += 1;
   return unit;
 }

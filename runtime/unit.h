@@ -17,9 +17,24 @@ struct Unit {
   std::string expanded;  // the same with every include put in place: one self-contained source
 };
 
-// `template_file` as in templates/, for example "rms_norm.h". Raises Error(invalid_argument) for a
-// file that is not embedded in the library.
-Unit make_unit(std::string_view template_file, std::string_view kernel, const Spec& spec);
+// What units are instances of.
+struct KernelTemplate {
+  std::string_view file;    // in templates/, for example "rms_norm.h"
+  std::string_view kernel;  // the struct in it
+  // What its members are, as `layout_of` says; the same wherever the kernel is named.
+  std::string_view layout = {};
+};
+
+// A member of a kernel's struct, in order.
+struct Member {
+  std::string name;  // x, q_strides[1], count.target
+  int bytes = 8;
+};
+// The lines of a unit by which a struct with other members, or in another order, does not compile.
+std::string layout_of(std::string_view kernel, const std::vector<Member>& members);
+
+// Raises Error(invalid_argument) for a file that is not embedded in the library.
+Unit make_unit(const KernelTemplate& made_from, const Spec& spec);
 
 // The function of the binary that is launched, by which profilers know it: liger_RmsNormForward.
 std::string entry_symbol(std::string_view kernel);

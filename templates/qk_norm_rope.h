@@ -3,15 +3,10 @@
 // sums.
 #pragma once
 #include "device/half_split.h"
+#include "device/head_strides.h"
 #include "device/weight_gradient.h"
 
 namespace liger {
-
-struct HeadStrides {
-  long long batch;
-  long long head;
-  long long token;
-};
 
 // Head `head` of a token.
 struct HeadPlace {

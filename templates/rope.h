@@ -3,6 +3,7 @@
 //   out[i + r] = x[i + r] * cos[i + r] + x[i] * sin[i + r]
 // and columns from `rotary` on are copied. The inverse is the transpose of that map: its gradient.
 #pragma once
+#include "device/head_strides.h"
 #include "device/row.h"
 
 namespace liger {
@@ -57,10 +58,10 @@ struct Rope {
   T* k_out;
   long long batch;
   long long tokens;
-  long long q_strides[3];  // of batch, head, token
-  long long k_strides[3];
-  long long q_out_strides[3];
-  long long k_out_strides[3];
+  HeadStrides q_strides;
+  HeadStrides k_strides;
+  HeadStrides q_out_strides;
+  HeadStrides k_out_strides;
   long long cos_strides[2];  // of batch, token
   long long sin_strides[2];
 
@@ -99,15 +100,16 @@ struct Rope {
   LIGER_DEVICE RopeHeads<T> heads_of(int group, long long b, long long t, int column) const {
     if (group < q_groups) {
       const int first = group * S.heads;
-      return {
-          q + b * q_strides[0] + first * q_strides[1] + t * q_strides[2] + column,
-          q_out + b * q_out_strides[0] + first * q_out_strides[1] + t * q_out_strides[2] + column,
-          q_strides[1], q_out_strides[1], smaller(S.heads, S.q_heads - first)};
+      return {q + b * q_strides.batch + first * q_strides.head + t * q_strides.token + column,
+              q_out + b * q_out_strides.batch + first * q_out_strides.head +
+                  t * q_out_strides.token + column,
+              q_strides.head, q_out_strides.head, smaller(S.heads, S.q_heads - first)};
     }
     const int first = (group - q_groups) * S.heads;
-    return {k + b * k_strides[0] + first * k_strides[1] + t * k_strides[2] + column,
-            k_out + b * k_out_strides[0] + first * k_out_strides[1] + t * k_out_strides[2] + column,
-            k_strides[1], k_out_strides[1], smaller(S.heads, S.k_heads - first)};
+    return {k + b * k_strides.batch + first * k_strides.head + t * k_strides.token + column,
+            k_out + b * k_out_strides.batch + first * k_out_strides.head + t * k_out_strides.token +
+                column,
+            k_strides.head, k_out_strides.head, smaller(S.heads, S.k_heads - first)};
   }
   static LIGER_DEVICE int smaller(int a, int b) { return a < b ? a : b; }
 

@@ -10,6 +10,20 @@
 #define LIGER_HOST 1
 #endif
 
+// A member of a kernel stands where a launch writes it. NVRTC before CUDA 13 knows no offsets.
+#if __has_builtin(__builtin_offsetof)
+#define LIGER_STANDS_AT(KERNEL, MEMBER, OFFSET) (__builtin_offsetof(KERNEL, MEMBER) == (OFFSET))
+#else
+#define LIGER_STANDS_AT(KERNEL, MEMBER, OFFSET) true
+#endif
+#define LIGER_MEMBER(KERNEL, SPEC, MEMBER, OFFSET, BYTES)                                  \
+  static_assert(LIGER_STANDS_AT(liger::KERNEL<SPEC>, MEMBER, OFFSET) &&                    \
+                    sizeof(static_cast<liger::KERNEL<SPEC>*>(nullptr)->MEMBER) == (BYTES), \
+                "the arguments of " #KERNEL " are declared otherwise at its member " #MEMBER);
+#define LIGER_SIZE(KERNEL, SPEC, BYTES)                                               \
+  static_assert(sizeof(liger::KERNEL<SPEC>) - (BYTES) < alignof(liger::KERNEL<SPEC>), \
+                "the arguments of " #KERNEL " are declared fewer or more than its members");
+
 #if defined(LIGER_HOST)
 
 #define LIGER_DEVICE inline __attribute__((always_inline))

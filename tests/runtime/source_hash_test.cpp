@@ -17,13 +17,13 @@ Spec column_sum(int64_t columns) {
 }
 
 TEST(SourceHash, is_that_of_the_expanded_source_and_is_made_once) {
-  const Hash128 wanted = hash128(make_unit("column_sum.h", "ColumnSum", column_sum(24)).expanded);
+  const Hash128 wanted = hash128(make_unit({"column_sum.h", "ColumnSum"}, column_sum(24)).expanded);
   const uint64_t before = counters().units_expanded;
-  EXPECT_EQ(source_hash("column_sum.h", "ColumnSum", column_sum(24)), wanted);
+  EXPECT_EQ(source_hash({"column_sum.h", "ColumnSum"}, column_sum(24)), wanted);
   EXPECT_EQ(counters().units_expanded, before + 1);
-  EXPECT_EQ(source_hash("column_sum.h", "ColumnSum", column_sum(24)), wanted);
+  EXPECT_EQ(source_hash({"column_sum.h", "ColumnSum"}, column_sum(24)), wanted);
   EXPECT_EQ(counters().units_expanded, before + 1);
-  EXPECT_NE(source_hash("column_sum.h", "ColumnSum", column_sum(25)), wanted);
+  EXPECT_NE(source_hash({"column_sum.h", "ColumnSum"}, column_sum(25)), wanted);
 }
 
 TEST(SourceHash, whatever_differs_in_a_spec_differs_in_its_bytes) {
@@ -51,13 +51,13 @@ TEST(SourceHash, whatever_differs_in_a_spec_differs_in_its_bytes) {
 TEST(SourceHash, a_kernel_that_is_loaded_is_found_without_its_source) {
   Device& device = liger::device(Backend::cpu, 0);
   const Spec spec = column_sum(40);
-  EXPECT_EQ(kernel("column_sum.h", "ColumnSum", spec, device, false), nullptr);
-  const Kernel* loaded = kernel("column_sum.h", "ColumnSum", spec, device);
+  EXPECT_EQ(kernel({"column_sum.h", "ColumnSum"}, spec, device, false), nullptr);
+  const Kernel* loaded = kernel({"column_sum.h", "ColumnSum"}, spec, device);
   const uint64_t before = counters().units_expanded;
-  EXPECT_EQ(kernel("column_sum.h", "ColumnSum", spec, device), loaded);
-  EXPECT_EQ(kernel("column_sum.h", "ColumnSum", spec, device, false), loaded);
+  EXPECT_EQ(kernel({"column_sum.h", "ColumnSum"}, spec, device), loaded);
+  EXPECT_EQ(kernel({"column_sum.h", "ColumnSum"}, spec, device, false), loaded);
   EXPECT_EQ(counters().units_expanded, before);
-  EXPECT_EQ(kernel(make_unit("column_sum.h", "ColumnSum", spec), device), loaded);
+  EXPECT_EQ(kernel(make_unit({"column_sum.h", "ColumnSum"}, spec), device), loaded);
 }
 
 }  // namespace

@@ -26,7 +26,7 @@ TEST(SpecTest, field_may_be_the_spec_of_a_part) {
 
 TEST(UnitTest, text_is_the_few_lines_that_a_person_would_write) {
   const Spec spec = {{"x", Dtype::bf16}, {"hidden", int64_t{4096}}};
-  const Unit unit = make_unit("device/target.h", "RmsNormForward", spec);
+  const Unit unit = make_unit({"device/target.h", "RmsNormForward"}, spec);
   EXPECT_EQ(unit.kernel, "RmsNormForward");
   EXPECT_EQ(unit.text,
             "#include \"device/target.h\"\n"
@@ -38,7 +38,19 @@ TEST(UnitTest, text_is_the_few_lines_that_a_person_would_write) {
   EXPECT_NE(unit.expanded.find("#line 1 \"templates/device/target.h\"\n"), std::string::npos);
   EXPECT_NE(unit.expanded.find("#line 2 \"unit\"\nusing namespace liger;"), std::string::npos);
   EXPECT_EQ(unit.expanded, expand_includes(unit.text));
-  EXPECT_EQ(make_unit("device/target.h", "RmsNormForward", spec).expanded, unit.expanded);
+  EXPECT_EQ(make_unit({"device/target.h", "RmsNormForward"}, spec).expanded, unit.expanded);
+}
+
+TEST(UnitTest, layout_says_where_each_member_stands) {
+  const std::string layout = layout_of("Scale", {{"map", 128}, {"x"}, {"strides[1]"}});
+  EXPECT_EQ(layout,
+            "LIGER_MEMBER(Scale, spec, map, 0, 128)\n"
+            "LIGER_MEMBER(Scale, spec, x, 128, 8)\n"
+            "LIGER_MEMBER(Scale, spec, strides[1], 136, 8)\n"
+            "LIGER_SIZE(Scale, spec, 144)\n");
+  const Unit unit = make_unit({"device/target.h", "Scale", layout}, {});
+  EXPECT_NE(unit.text.find(layout + "LIGER_ENTRY(Scale, spec)\n"), std::string::npos);
+  EXPECT_EQ(unit.expanded, expand_includes(unit.text));
 }
 
 TEST(UnitTest, function_that_is_launched_bears_the_name_of_the_kernel) {
@@ -47,7 +59,7 @@ TEST(UnitTest, function_that_is_launched_bears_the_name_of_the_kernel) {
 
 TEST(UnitTest, file_that_is_not_embedded_is_named) {
   try {
-    make_unit("no_such.h", "RmsNormForward", {});
+    make_unit({"no_such.h", "RmsNormForward"}, {});
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::invalid_argument);
