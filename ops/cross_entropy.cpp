@@ -7,11 +7,17 @@
 
 namespace liger {
 
+Input reduction_choice() { return choice("reduction", {"none", "mean", "sum"}, "mean"); }
+
 std::vector<Input> cross_entropy_options() {
-  return {integer("ignore_index", -100),   real("label_smoothing", "0.0"),
-          real("lse_square_scale", "0.0"), real("softcap", "0.0"),
-          integer("reduction", 1),         flag("token_scaling"),
-          flag("want_accuracy"),           flag("want_predicted")};
+  return {integer("ignore_index", -100),
+          real("label_smoothing", "0.0"),
+          real("lse_square_scale", "0.0"),
+          real("softcap", "0.0"),
+          reduction_choice(),
+          flag("token_scaling"),
+          flag("want_accuracy"),
+          flag("want_predicted")};
 }
 
 Reduction reduction_of(const Call& call) {
@@ -33,9 +39,6 @@ void check_cross_entropy(const Call& call, int64_t rows, int64_t classes, Dtype 
   }
   if (const double cap = call.real("softcap"); !(cap >= 0.0)) {
     call.refuse("softcap", "is " + text(cap), "a positive number, or 0 for none");
-  }
-  if (const int64_t r = call.integer("reduction"); r < 0 || r > 2) {
-    call.refuse("reduction", "is " + text(r), "0 (none), 1 (mean), 2 (sum)");
   }
   for (const std::string_view weight : {"weight", "ce_weight"}) {
     if (call.op().input_index(weight) < 0 ||
@@ -449,7 +452,7 @@ const Register cross_entropy_totals{Op{
     .internal = true,
     .inputs = {dense("target", {Dtype::i64}), optional(dense("weight")),
                optional(dense("num_items", {Dtype::f32})), written(dense("totals")),
-               integer("classes", 1), integer("ignore_index", -100), integer("reduction", 1)},
+               integer("classes", 1), integer("ignore_index", -100), reduction_choice()},
     .kernels = {totals_kernel({}, totals_dtype,
                               [](const Call& call) { return call.integer("classes"); })},
     .example = [](const Extent& e) -> std::vector<Sample> {

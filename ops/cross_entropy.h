@@ -18,6 +18,7 @@ void check_cross_entropy(const Call& call, int64_t rows, int64_t classes, Dtype 
 // arrives: p / rows alone is below what float16 holds. 1 for other types and reductions.
 double gradient_unit(Dtype dtype, Reduction reduction);
 
+Input reduction_choice();
 Reduction reduction_of(const Call& call);
 
 }  // namespace liger

@@ -104,7 +104,8 @@ std::string describe_ops() {
                         {"kind", kind_text(input.kind)},
                         {"layout", layout_text(input.layout)},
                         {"written", input.written},
-                        {"default", input.default_text}});
+                        {"default", input.default_text},
+                        {"choices", input.choices}});
     }
     json outputs = json::array();
     for (const Output& output : op.outputs) outputs.push_back(output.name);

@@ -26,10 +26,6 @@ void check_linear(const Call& call) {
     call.refuse("chunk_tokens", "is " + std::to_string(chunk),
                 "a positive number of tokens, 0 to choose from the sizes, -1 for the least memory");
   }
-  if (const int64_t accumulate = call.integer("accumulate"); accumulate < 0 || accumulate > 2) {
-    call.refuse("accumulate", "is " + std::to_string(accumulate),
-                "0 (automatic), 1 (in the weight's type), 2 (float32)");
-  }
   check_cross_entropy(call, input.rows(), weight.sizes[0], input.dtype);
 }
 
@@ -41,7 +37,7 @@ std::vector<Input> linear_inputs(bool with_num_items) {
     if (!with_num_items && option.name == "reduction") option.default_text = "0";
     inputs.push_back(std::move(option));
   }
-  inputs.push_back(integer("accumulate", 0));
+  inputs.push_back(choice("accumulate", {"automatic", "weight_dtype", "float32"}, "automatic"));
   inputs.push_back(integer("chunk_tokens", 0));
   if (with_num_items) inputs.push_back(integer("counted_tokens", -1));
   return inputs;

@@ -4,15 +4,7 @@
 namespace liger {
 namespace {
 
-constexpr int activations = 3;  // 0: SiLU, 1: GELU in its tanh form, 2: exact GELU
-
-void check_activation(const Call& call) {
-  const int64_t activation = call.integer("activation");
-  if (activation < 0 || activation >= activations) {
-    call.refuse("activation", "is " + std::to_string(activation),
-                "0 (SiLU), 1 (GELU, tanh), 2 (GELU, exact)");
-  }
-}
+Input activation() { return choice("activation", {"silu", "gelu_tanh", "gelu"}, "silu"); }
 
 void require_columns(const Call& call, std::string_view weight, int64_t columns,
                      const std::string& meaning) {
@@ -24,7 +16,6 @@ void require_columns(const Call& call, std::string_view weight, int64_t columns,
 }
 
 void check_mlp(const Call& call) {
-  check_activation(call);
   if (call["x"].dims == 0) call.refuse("x", "has no dimensions", "[..., in]");
   const int64_t width = call["x"].last_size();
   require_columns(call, "gate_weight", width, "the last size of 'x'");
@@ -70,7 +61,7 @@ Op forward_op() {
       "y = (act(x @ gate.T) * (x @ up.T)) @ down.T; keeps gate and up, and not their product. "
       "Without up_weight the rows of gate_weight are those of both";
   op.inputs = mlp_inputs();
-  op.inputs.push_back(integer("activation", 0));
+  op.inputs.push_back(activation());
   op.outputs = {
       {"y", [](const Call&) { return linear("x", "down_weight"); }, x_dtype},
       {"gate", [](const Call&) { return linear("x", "gate_weight"); }, x_dtype, false},
@@ -104,7 +95,7 @@ Op backward_op(bool in_place) {
   for (Input& input : mlp_inputs()) op.inputs.push_back(std::move(input));
   op.inputs.push_back(kept(dense("gate")));
   op.inputs.push_back(kept(optional(dense("up"))));
-  op.inputs.push_back(integer("activation", 0));
+  op.inputs.push_back(activation());
   op.inputs.push_back(mask("wants", 4));
   op.outputs = {gradient_output("dx", "x", 0), gradient_output("dgate_weight", "gate_weight", 1),
                 gradient_output("dup_weight", "up_weight", 2),
@@ -156,11 +147,9 @@ Op middle_op() {
   op.name = "gated_mlp_middle_";
   op.doc = "from the gradient of act(gate) * up those of gate and up; the product overwrites it";
   op.internal = true;
-  op.inputs = {written(rows("product")), rows("gate"),         rows("up"),
-               written(rows("dgate")),   written(rows("dup")), integer("activation", 0),
-               flag("want_product")};
+  op.inputs = {written(rows("product")), rows("gate"), rows("up"),          written(rows("dgate")),
+               written(rows("dup")),     activation(), flag("want_product")};
   op.check = [](const Call& call) {
-    check_activation(call);
     for (const char* name : {"product", "up", "dgate", "dup"}) {
       require_same_shape(call, "gate", name);
       require_same_dtype(call, "gate", name);

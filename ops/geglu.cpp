@@ -4,16 +4,19 @@
 namespace liger {
 namespace {
 
+// As torch.nn.functional.gelu spells it.
+Input approximate() { return choice("approximate", {"tanh", "none"}, "tanh"); }
+
 const std::vector<GatedKernel> variants = {
-    {"GegluTanh", [](const Call& call) { return !call.flag("exact"); }},
-    {"GegluErf", [](const Call& call) { return call.flag("exact"); }},
+    {"GegluTanh", [](const Call& call) { return call.integer("approximate") == 0; }},
+    {"GegluErf", [](const Call& call) { return call.integer("approximate") == 1; }},
 };
 
-const Register geglu{
-    gated_op("geglu", "y = gelu(gate) * up, GELU in its tanh form, or with erf when `exact`",
-             "geglu.h", {flag("exact")}, variants)};
+const Register geglu{gated_op(
+    "geglu", "y = gelu(gate) * up, GELU in its tanh form, or with erf where it is not approximate",
+    "geglu.h", {approximate()}, variants)};
 const Register geglu_backward{
-    gated_backward_op("geglu_backward", "geglu.h", {flag("exact")}, variants)};
+    gated_backward_op("geglu_backward", "geglu.h", {approximate()}, variants)};
 
 }  // namespace
 }  // namespace liger

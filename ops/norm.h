@@ -12,6 +12,7 @@ enum class CastingMode : int64_t {
   none = 2,   // as gemma
 };
 
+Input casting_mode();
 bool round_early(const Call& call);
 // A flag of the forward: its statistics are outputs. Only a backward reads them.
 Input keeps_statistics();
@@ -22,7 +23,6 @@ Dtype norm_output_dtype(const Call& call);  // of x, or the wider of x and weigh
 Dtype weight_dtype(const Call& call,
                    std::string_view like);  // that of `like` when there is no weight
 void check_norm(const Call& call);
-void check_casting_mode(const Call& call);
 
 // The backward of both norms: dy, x (or the sum), weight, rstd and, where there is one, dsum.
 Op rms_norm_backward_op(std::string name, bool with_dsum);

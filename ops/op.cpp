@@ -1,5 +1,8 @@
 #include "ops/op.h"
 
+#include <algorithm>
+#include <cstdlib>
+
 #include "base/text.h"
 #include "runtime/device.h"
 
@@ -67,6 +70,13 @@ Input integer(std::string name, int64_t default_value) {
 }
 Input real(std::string name, std::string default_text) {
   return scalar_input(std::move(name), InputKind::real, std::move(default_text));
+}
+Input choice(std::string name, std::vector<std::string> choices, std::string_view default_choice) {
+  const auto found = std::find(choices.begin(), choices.end(), default_choice);
+  if (found == choices.end()) std::abort();  // a defect of the declaration
+  Input input = integer(std::move(name), found - choices.begin());
+  input.choices = std::move(choices);
+  return input;
 }
 Input flag(std::string name, bool default_value) {
   return scalar_input(std::move(name), InputKind::flag, default_value ? "True" : "False");

@@ -31,6 +31,7 @@ struct Input {
   std::string
       default_text;  // in schema spelling; empty: none. Counts only if all later inputs have one
   int mask_length = 0;
+  std::vector<std::string> choices;  // of an integer that counts them; empty: any number
 
   bool is_tensor() const { return kind == InputKind::tensor || kind == InputKind::optional_tensor; }
 };
@@ -42,6 +43,8 @@ Input optional(Input input);      // the same, may be None
 Input written(Input input);       // the same, overwritten by the op
 Input integer(std::string name, int64_t default_value);
 Input real(std::string name, std::string default_text);
+// One of these, in the schema as its number from 0 on. Other numbers are refused for all ops alike.
+Input choice(std::string name, std::vector<std::string> choices, std::string_view default_choice);
 Input flag(std::string name, bool default_value = false);
 Input mask(std::string name, int length);  // bool[length]
 

@@ -9,6 +9,7 @@
 #include "ops/arguments.h"
 #include "ops/output_layout.h"
 #include "ops/tuning.h"
+#include "runtime/source_hash.h"
 
 namespace liger {
 
@@ -53,6 +54,17 @@ void check_written(const Call& call, const Input& input, const Tensor& tensor) {
   }
 }
 
+void check_choice(const Call& call, int index) {
+  const Input& input = call.op().inputs[index];
+  const int64_t number = call.scalar(index).integer;
+  if (number >= 0 && number < static_cast<int64_t>(input.choices.size())) return;
+  std::vector<std::string> allowed;
+  for (const std::string& choice : input.choices)
+    allowed.push_back(fmt::format("{} ({})", allowed.size(), choice));
+  call.refuse(input.name, fmt::format("is {}", number),
+              fmt::format("{}", fmt::join(allowed, ", ")));
+}
+
 }  // namespace
 
 void check_call(const Call& call) {
@@ -63,6 +75,7 @@ void check_call(const Call& call) {
     if (input.kind == InputKind::tensor && !tensor.defined) {
       call.refuse(input.name, "is None", "a Tensor");
     }
+    if (!input.choices.empty()) check_choice(call, static_cast<int>(i));
     if (!input.is_tensor() || !tensor.defined) continue;
     if (!allowed(input, tensor.dtype)) {
       call.refuse(input.name, fmt::format("has dtype {}", name_of(tensor.dtype)),
@@ -199,7 +212,7 @@ void raise_fault(const Op& op, Fault& fault) {
           op.name, row, value, limit - 1));
 }
 
-std::vector<PlannedUnit> units_of(const Call& call, bool all_candidates) {
+std::vector<PlannedUnit> units_of(const Call& call, bool all_candidates, KnownUnits* known) {
   check_call(call);
   std::vector<PlannedUnit> units;
   for (const KernelOf& kernel_of : call.op().kernels) {
@@ -207,6 +220,11 @@ std::vector<PlannedUnit> units_of(const Call& call, bool all_candidates) {
     std::vector<Knobs> candidates = candidates_of(kernel_of, call);
     if (!all_candidates) candidates.resize(1);
     for (const Knobs& knobs : candidates) {
+      if (known) {
+        const Hash128 source =
+            source_hash(kernel_of.made_from(), full_spec(kernel_of, call, knobs));
+        if (!known->insert(source).second) continue;
+      }
       units.push_back({unit_of(kernel_of, call, knobs), knobs, &knobs == &candidates.front()});
     }
   }

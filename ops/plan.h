@@ -5,8 +5,10 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <unordered_set>
 #include <vector>
 
+#include "base/hash.h"
 #include "ops/op.h"
 #include "runtime/device.h"
 #include "runtime/kernels.h"
@@ -76,7 +78,10 @@ struct PlannedUnit {
   Knobs knobs;
   bool first = true;  // of the candidates
 };
-std::vector<PlannedUnit> units_of(const Call& call, bool all_candidates);
+// `known`, if given: hashes of sources; what is in it is left out, and what is returned is added.
+using KnownUnits = std::unordered_set<Hash128, Hash128Hasher>;
+std::vector<PlannedUnit> units_of(const Call& call, bool all_candidates,
+                                  KnownUnits* known = nullptr);
 
 // Sizes of a call's outputs, for callers that have no device.
 std::vector<OutputPlan> plan_outputs(const Call& call);

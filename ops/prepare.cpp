@@ -2,12 +2,10 @@
 
 #include <optional>
 #include <set>
-#include <unordered_set>
 #include <vector>
 
 #include "base/counters.h"
 #include "base/environment.h"
-#include "base/hash.h"
 #include "cache/entry.h"
 #include "ops/plan.h"
 #include "ops/plan_table.h"
@@ -24,7 +22,7 @@ struct Recorded {
 
 struct Recorder {
   Target target;
-  std::unordered_set<Hash128, Hash128Hasher> units;
+  KnownUnits units;
   std::vector<Unit> other_candidates;
   std::vector<Recorded> calls;
   bool tunes = true;
@@ -67,8 +65,7 @@ void prepare(const Call& call, bool spare) {
   Recorder& recorder = *open_recorder;
   const bool tuned = recorder.tunes && !spare && tunes(call, recorder.target);
   bool is_new = false;
-  for (PlannedUnit& planned : units_of(call, tuned)) {
-    if (!recorder.units.insert(hash128(planned.unit.expanded)).second) continue;
+  for (PlannedUnit& planned : units_of(call, tuned, &recorder.units)) {
     is_new = true;
     if (planned.first && !spare) {
       prefetch(std::move(planned.unit), recorder.target, Urgency::soon);

@@ -77,7 +77,6 @@ void check(const Call& call) {
   require_vector(call, "weight_k", "k");
   require_same_dtype(call, "weight_q", "weight_k");
   require_eps(call);
-  check_casting_mode(call);
   for (const char* tensor : {"q", "k"}) {
     const Tensor& x = call[tensor];
     if (x.sizes[1] < 1) call.refuse(tensor, "has shape " + shape_text(x), "1 head or more");
@@ -213,8 +212,7 @@ const Register qk_norm_rope{Op{
     .name = "qk_norm_rope",
     .doc = "rms_norm of each head of q and k, then rope of both",
     .inputs = {strided("q"), strided("k"), dense("weight_q"), dense("weight_k"), strided("cos"),
-               strided("sin"), real("eps", "1e-06"), real("offset", "0.0"),
-               integer("casting_mode", 0)},
+               strided("sin"), real("eps", "1e-06"), real("offset", "0.0"), casting_mode()},
     .outputs = {made_like("q_out", "q", nullptr, true), made_like("k_out", "k", nullptr, true),
                 rstd_of("rstd_q", "q"), rstd_of("rstd_k", "k")},
     .check = check,
@@ -234,8 +232,7 @@ const Register qk_norm_rope_backward{Op{
     .internal = true,
     .inputs = {strided("dq_out"), strided("dk_out"), strided("q"), strided("k"), dense("weight_q"),
                dense("weight_k"), strided("cos"), strided("sin"), dense("rstd_q"), dense("rstd_k"),
-               real("eps", "1e-06"), real("offset", "0.0"), integer("casting_mode", 0),
-               mask("wants", 4)},
+               real("eps", "1e-06"), real("offset", "0.0"), casting_mode(), mask("wants", 4)},
     .outputs = {made_like("dq", "q", wants_dx, true), made_like("dk", "k", wants_dx, true),
                 made_like("dweight_q", "weight_q", wants_dweight, false),
                 made_like("dweight_k", "weight_k", wants_dweight, false)},

@@ -34,15 +34,9 @@ Dtype norm_output_dtype(const Call& call) {
 void check_norm(const Call& call) {
   require_vector(call, "weight", "x");
   require_eps(call);
-  check_casting_mode(call);
 }
 
-void check_casting_mode(const Call& call) {
-  const int64_t mode = call.integer("casting_mode");
-  if (mode < 0 || mode > 2) {
-    call.refuse("casting_mode", "is " + std::to_string(mode), "0 (llama), 1 (gemma), 2 (none)");
-  }
-}
+Input casting_mode() { return choice("casting_mode", {"llama", "gemma", "none"}, "llama"); }
 
 namespace {
 
@@ -61,7 +55,7 @@ const Register rms_norm{Op{
     .name = "rms_norm",
     .doc = "y = x * rsqrt(mean(x^2) + eps) * (offset + weight), over the last dimension",
     .inputs = {rows("x"), optional(dense("weight")), real("eps", "1e-06"), real("offset", "0.0"),
-               integer("casting_mode", 0), flag("promote"), keeps_statistics()},
+               casting_mode(), flag("promote"), keeps_statistics()},
     .outputs = {{"y", [](const Call&) { return like("x"); }, norm_output_dtype},
                 {"rstd", statistics_shape,
                  [](const Call& call) { return arithmetic(call["x"].dtype); }, false}},
@@ -115,10 +109,9 @@ Op rms_norm_backward_op(std::string name, bool with_dsum) {
   op.sharding = Sharding::rows;
   op.inputs = {rows("dy")};
   if (with_dsum) op.inputs.push_back(rows("dsum"));
-  op.inputs.insert(
-      op.inputs.end(),
-      {rows("x"), optional(dense("weight")), dense("rstd"), real("eps", "1e-06"),
-       real("offset", "0.0"), integer("casting_mode", 0), flag("promote"), mask("wants", 2)});
+  op.inputs.insert(op.inputs.end(),
+                   {rows("x"), optional(dense("weight")), dense("rstd"), real("eps", "1e-06"),
+                    real("offset", "0.0"), casting_mode(), flag("promote"), mask("wants", 2)});
   op.outputs = {
       {"dx", [wants_dx](const Call& call) { return wants_dx(call) ? like("x") : empty(); },
        [](const Call& call) { return call["x"].dtype; }},

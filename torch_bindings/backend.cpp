@@ -86,11 +86,7 @@ void MetaKernel::operator()(const c10::OperatorHandle&, c10::DispatchKeySet, Sta
                  outputs.push_back(meta_output(op, output, call, inputs, c10::kMeta));
                }
                if (records) {
-                 if (const CompositeParts parts = composite_parts_of(op)) {
-                   parts(op, inputs);
-                 } else {
-                   prepare(call);
-                 }
+                 op.kernels.empty() ? void(composite_of(op)(op, inputs)) : prepare(call);
                }
                return outputs;
              }));

@@ -68,16 +68,9 @@ void read_inputs(const Op& op, c10::ArrayRef<c10::IValue> inputs, Place place, P
   }
 }
 
-template <class Function>
-std::map<std::string, Function>& table_of() {
-  static auto* table = new std::map<std::string, Function>();
+std::map<std::string, Composite>& composites() {
+  static auto* table = new std::map<std::string, Composite>();
   return *table;
-}
-
-template <class Function>
-Function look_up(const Op& op) {
-  const auto found = table_of<Function>().find(op.name);
-  return found == table_of<Function>().end() ? nullptr : found->second;
 }
 
 }  // namespace
@@ -148,13 +141,11 @@ Call call_of(const Op& op, c10::ArrayRef<c10::IValue> inputs, Place place) {
 }
 
 RegisterComposite::RegisterComposite(const char* op, Composite composite) {
-  table_of<Composite>()[op] = composite;
+  composites()[op] = composite;
 }
-Composite composite_of(const Op& op) { return look_up<Composite>(op); }
-
-RegisterCompositeParts::RegisterCompositeParts(const char* op, CompositeParts parts) {
-  table_of<CompositeParts>()[op] = parts;
+Composite composite_of(const Op& op) {
+  const auto found = composites().find(op.name);
+  return found == composites().end() ? nullptr : found->second;
 }
-CompositeParts composite_parts_of(const Op& op) { return look_up<CompositeParts>(op); }
 
 }  // namespace liger::torch_bindings

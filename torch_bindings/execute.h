@@ -25,20 +25,13 @@ Place place_of(c10::Device where);
 // is, and to bring it there would wait.
 c10::Device device_of(const Op& op, c10::ArrayRef<c10::IValue> inputs);
 
-// An op without kernels of its own is made of others; it runs here. Found by the op's name.
+// An op without kernels of its own is made of others; it runs here, also on meta tensors where a
+// recorder is open (composite_call.h). Found by the op's name.
 using Composite = Tensors (*)(const Op& op, c10::ArrayRef<c10::IValue> inputs);
 struct RegisterComposite {
   RegisterComposite(const char* op, Composite composite);
 };
 Composite composite_of(const Op& op);
-
-// The parts that an op on meta tensors would run, for ahead-of-time compiling: a composite names
-// its own.
-using CompositeParts = void (*)(const Op& op, c10::ArrayRef<c10::IValue> inputs);
-struct RegisterCompositeParts {
-  RegisterCompositeParts(const char* op, CompositeParts parts);
-};
-CompositeParts composite_parts_of(const Op& op);
 
 // The call that the values stand for, at a place; for meta tensors.
 Call call_of(const Op& op, c10::ArrayRef<c10::IValue> inputs, Place place);

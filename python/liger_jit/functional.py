@@ -13,9 +13,23 @@ from torch import Tensor
 
 from . import ops
 
-# Of the options that are left out as one, and not of the flags that autograd sets.
-_NORM_DEFAULTS = ops.defaults("rms_norm")[1:-1]
-_LOSS_DEFAULTS = ops.defaults("cross_entropy")[:-1]
+_CASTING_MODES = ops.choices("rms_norm", "casting_mode")
+_GELU_FORMS = ops.choices("geglu", "approximate")
+_ACTIVATIONS = ops.choices("gated_mlp", "activation")
+_REDUCTIONS = ops.choices("cross_entropy", "reduction")
+# Options that are left out as one.
+_NORM_DEFAULTS = ops.defaults("rms_norm", "offset", "casting_mode", "promote")
+_LOSS_OPTIONS = (
+    "ignore_index",
+    "label_smoothing",
+    "lse_square_scale",
+    "softcap",
+    "reduction",
+    "token_scaling",
+    "want_accuracy",
+    "want_predicted",
+)
+_LOSS_DEFAULTS = ops.defaults("cross_entropy", *_LOSS_OPTIONS)
 
 
 def rms_norm(
@@ -48,7 +62,7 @@ def rms_norm(
         ValueError: casting_mode is not one of the three, dtype not supported, weight not [H], or
             tensors on different devices.
     """
-    mode = ops.choice("rms_norm", "casting_mode", casting_mode, ops.CASTING_MODES)
+    mode = ops.choice("rms_norm", "casting_mode", casting_mode, _CASTING_MODES)
     options = (offset, mode, promote)
     if options == _NORM_DEFAULTS:
         return ops.rms_norm(x, weight, eps)[0]
@@ -75,7 +89,7 @@ def fused_add_rms_norm(
     Returns (y, sum), both of x's shape and dtype; gradients of both flow to x and residual alike.
     Raises as `rms_norm`, and ValueError if x and residual differ in shape or dtype.
     """
-    mode = ops.choice("fused_add_rms_norm", "casting_mode", casting_mode, ops.CASTING_MODES)
+    mode = ops.choice("fused_add_rms_norm", "casting_mode", casting_mode, _CASTING_MODES)
     options = (offset, mode, False)
     if options == _NORM_DEFAULTS:
         return ops.fused_add_rms_norm(x, residual, weight, eps)[:2]
@@ -132,8 +146,8 @@ def geglu(gate: Tensor, up: Tensor, approximate: str = "tanh") -> Tensor:
 
     Returns and raises as `swiglu`; ValueError if approximate is neither.
     """
-    exact = ops.choice("geglu", "approximate", approximate, ops.GELU_FORMS)
-    return ops.geglu(gate, up, exact)
+    form = ops.choice("geglu", "approximate", approximate, _GELU_FORMS)
+    return ops.geglu(gate, up, form)
 
 
 def gated_mlp(
@@ -160,7 +174,7 @@ def gated_mlp(
     Raises:
         ValueError: activation is none of these, or shapes, dtypes or devices do not fit.
     """
-    number = ops.choice("gated_mlp", "activation", activation, ops.ACTIVATIONS)
+    number = ops.choice("gated_mlp", "activation", activation, _ACTIVATIONS)
     return ops.gated_mlp(x, gate_weight, up_weight, down_weight, number)[0]
 
 
@@ -231,7 +245,7 @@ def qk_norm_rope(
     Returns (q, k), of the inputs' shapes, dtypes and layouts.
     Raises ValueError as `rms_norm` and `rope`.
     """
-    mode = ops.choice("qk_norm_rope", "casting_mode", casting_mode, ops.CASTING_MODES)
+    mode = ops.choice("qk_norm_rope", "casting_mode", casting_mode, _CASTING_MODES)
     if unsqueeze_dim != 1 and unsqueeze_dim != 2:
         raise ops.refuse("qk_norm_rope", "unsqueeze_dim", unsqueeze_dim, (1, 2))
     cos = ops.without_heads("qk_norm_rope", "cos", cos, unsqueeze_dim)
@@ -326,7 +340,7 @@ def cross_entropy(
             not fit. On the CPU also a label out of range, naming row and value; on a GPU such a
             row's loss is NaN, it has no gradient, and `liger_jit.check()` raises the error.
     """
-    mode = ops.choice("cross_entropy", "reduction", reduction, ops.REDUCTIONS)
+    mode = ops.choice("cross_entropy", "reduction", reduction, _REDUCTIONS)
     if num_items is not None:
         num_items = ops.as_num_items("cross_entropy", num_items, reduction, logits)
     options = (
@@ -404,7 +418,7 @@ def fused_linear_cross_entropy(
     Raises:
         ValueError: as `cross_entropy`, and for an accum_dtype or memory that is none of these.
     """
-    mode = ops.choice("fused_linear_cross_entropy", "reduction", reduction, ops.REDUCTIONS)
+    mode = ops.choice("fused_linear_cross_entropy", "reduction", reduction, _REDUCTIONS)
     least = ops.choice("fused_linear_cross_entropy", "memory", memory, ops.MEMORY)
     sums = {None: 0, weight.dtype: 1, torch.float32: 2}
     accumulate = ops.choice("fused_linear_cross_entropy", "accum_dtype", accum_dtype, sums)

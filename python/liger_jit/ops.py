@@ -13,11 +13,14 @@ globals().update(
     {op["name"]: getattr(native(), op["name"]).default for op in ops() if not op["internal"]}
 )
 
-CASTING_MODES = {"llama": 0, "gemma": 1, "none": 2}
-GELU_FORMS = {"tanh": False, "none": True}
-ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2}
-REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 MEMORY = {"auto": 0, "min": -1}
+
+_CHOICES = {
+    (op["name"], one["name"]): {choice: number for number, choice in enumerate(one["choices"])}
+    for op in ops()
+    for one in op["inputs"]
+    if one["choices"]
+}
 
 
 def refuse(op: str, argument: str, value, allowed) -> ValueError:
@@ -26,11 +29,15 @@ def refuse(op: str, argument: str, value, allowed) -> ValueError:
     return ValueError(f"liger_jit::{op}: argument '{argument}' is {value!r}; allowed: {listed}")
 
 
-def defaults(op: str) -> tuple:
-    """What the schema has for options that are left out: to leave one out costs less than to pass
-    it."""
-    arguments = globals()[op]._schema.arguments
-    return tuple(a.default_value for a in arguments if "Tensor" not in str(a.type))
+def defaults(op: str, *options: str) -> tuple:
+    """What the schema has for these where they are left out, which costs less than to pass them."""
+    values = {a.name: a.default_value for a in globals()[op]._schema.arguments}
+    return tuple(values[option] for option in options)
+
+
+def choices(op: str, option: str) -> dict[str, int]:
+    """The names that the op's declaration gives the values of an option, and their numbers."""
+    return _CHOICES[op, option]
 
 
 def choice(op: str, argument: str, value, allowed: dict):

@@ -13,12 +13,9 @@
 #include <cmath>
 
 #include "ops/cross_entropy.h"
-#include "ops/prepare.h"
 #include "ops/registry.h"
 #include "torch_bindings/composites/linear_exponentials.h"
 #include "torch_bindings/composites/linear_loss.h"
-#include "torch_bindings/execute.h"
-#include "torch_bindings/tensor.h"
 
 namespace liger::torch_bindings {
 namespace {
@@ -27,12 +24,13 @@ namespace {
 // number is known without waiting for a GPU.
 class Tokens {
  public:
-  static Tokens all(const Inputs& in) {
+  static Tokens all(const CompositeCall& in) {
     return Tokens(in.tensor("input").contiguous(), in.tensor("target").contiguous());
   }
 
-  static Tokens labelled(const Inputs& in) {
+  static Tokens labelled(const CompositeCall& in) {
     Tokens tokens = all(in);
+    if (in.records()) return tokens;
     const int64_t total = tokens.target.size(0);
     const int64_t ignored = in["ignore_index"].toInt();
     int64_t counted = in["counted_tokens"].toInt();
@@ -86,7 +84,7 @@ class Tokens {
 
 class Loop {
  public:
-  Loop(const Inputs& inputs, const Tokens& tokens, Wanted wanted)
+  Loop(const CompositeCall& inputs, const Tokens& tokens, Wanted wanted)
       : in_(inputs), wanted_(std::move(wanted)), input_(tokens.input), target_(tokens.target) {
     weight_ = in_.tensor("weight").contiguous();
     bias_ = in_.tensor("bias");
@@ -103,11 +101,11 @@ class Loop {
     sum_dtype_ = accumulates_wide(sizes, asked, accumulate) ? exact_.dtype() : options_.dtype();
     results_ = results_of(in_, input_, wanted_);
     const LinearLoss loss{in_, input_, weight_, target_, wanted_.totals};
-    if (LinearExponentials::serve(loss, place_of(input_.device()), chunk)) {
-      exponentials_.emplace(loss, chunk, wanted_.gradient(),
-                            [this](const Op& op, const std::vector<c10::IValue>& values) {
-                              execute(op, values, in_.op);
-                            });
+    if (LinearExponentials::serve(loss, chunk)) {
+      exponentials_.emplace(loss, chunk, wanted_.gradient());
+      // Too few tokens make logits: those that have a label, or another batch's.
+      if (in_.records())
+        loss_and_gradient(at::empty({chunk, sizes.classes}, options_), 0, chunk, true);
     }
     at::Tensor buffer =
         exponentials_ ? exponentials_->buffer() : at::empty({chunk, sizes.classes}, options_);
@@ -154,23 +152,22 @@ class Loop {
     add_product(results_.dweight, dlogits.t(), x, is_first);
   }
 
-  void loss_and_gradient(const at::Tensor& logits, int64_t first, int64_t count) {
+  void loss_and_gradient(const at::Tensor& logits, int64_t first, int64_t count,
+                         bool spare = false) {
     static const Op& chunk_op = op_named("cross_entropy_chunk_");
-    const auto part = [&](const at::Tensor& whole) {
-      return whole.defined() ? c10::IValue(whole.narrow(0, first, count)) : c10::IValue();
-    };
-    c10::SmallVector<c10::IValue, 20> values = {logits,
-                                                target_.narrow(0, first, count),
-                                                in_["ce_weight"],
-                                                or_none(wanted_.totals),
-                                                part(wanted_.upstream),
-                                                part(results_.row_loss),
-                                                part(results_.row_z_loss),
-                                                part(results_.predicted),
-                                                first};
-    append_options(values, in_);
-    values.push_back(wanted_.gradient());
-    execute(chunk_op, values, in_.op);
+    const auto part = [&](const at::Tensor& whole) { return rows_of(whole, first, count); };
+    in_.run(chunk_op,
+            {{"logits", logits},
+             {"target", target_.narrow(0, first, count)},
+             {"weight", in_["ce_weight"]},
+             {"totals", wanted_.totals},
+             {"upstream", part(wanted_.upstream)},
+             {"loss", part(results_.row_loss)},
+             {"z_loss", part(results_.row_z_loss)},
+             {"predicted", part(results_.predicted)},
+             {"first_row", first},
+             {"with_gradient", wanted_.gradient()}},
+            spare);
   }
 
   void finish(int64_t tokens) {
@@ -184,7 +181,7 @@ class Loop {
     }
   }
 
-  const Inputs& in_;
+  const CompositeCall& in_;
   Wanted wanted_;
   Results results_;
   at::Tensor input_, target_, weight_, bias_;
@@ -195,7 +192,7 @@ class Loop {
 
 // By chunks of tokens, or by tiles of classes where the weight's gradient alone would make that
 // slow.
-Results loss_of(const Inputs& in, const Tokens& tokens, Wanted wanted) {
+Results loss_of(const CompositeCall& in, const Tokens& tokens, Wanted wanted) {
   const LinearLossSizes sizes = sizes_of(tokens.input, in["weight"].toTensor());
   const auto tiles = two_passes_of(sizes, in["chunk_tokens"].toInt());
   if (wanted.dweight && tiles) {
@@ -204,25 +201,32 @@ Results loss_of(const Inputs& in, const Tokens& tokens, Wanted wanted) {
   return Loop(in, tokens, std::move(wanted)).run();
 }
 
-at::Tensor count_targets(const Inputs& in, const Tokens& tokens, const at::TensorOptions& exact) {
+at::Tensor count_targets(const CompositeCall& in, const Tokens& tokens,
+                         const at::TensorOptions& exact) {
   static const Op& totals_op = op_named("cross_entropy_totals_");
   at::Tensor totals = at::empty({3}, exact);
-  const bool has_num_items = in.op.input_index("num_items") >= 0;
-  execute(totals_op,
-          {tokens.target, in["ce_weight"], has_num_items ? in["num_items"] : c10::IValue(), totals,
-           in["weight"].toTensor().size(0), in["ignore_index"], in["reduction"]},
-          in.op);
+  in.run(totals_op, {{"target", tokens.target},
+                     {"weight", in["ce_weight"]},
+                     {"num_items", in.tensor("num_items")},
+                     {"totals", totals},
+                     {"classes", in["weight"].toTensor().size(0)}});
   return totals;
 }
 
 // Loss and accuracy from rows; `loss` and `z_loss` are overwritten.
-void add_rows(const Inputs& in, const Tokens& tokens, const Results& rows, const at::Tensor& totals,
-              at::Tensor loss, at::Tensor z_loss, const at::Tensor& accuracy) {
+void add_rows(const CompositeCall& in, const Tokens& tokens, const Results& rows,
+              const at::Tensor& totals, at::Tensor loss, at::Tensor z_loss,
+              const at::Tensor& accuracy) {
   static const Op& mean_op = op_named("cross_entropy_mean_");
-  execute(mean_op,
-          {rows.row_loss, rows.row_z_loss, or_none(rows.predicted), tokens.target, totals, loss,
-           z_loss, or_none(accuracy), in["ignore_index"], accuracy.defined()},
-          in.op);
+  in.run(mean_op, {{"row_loss", rows.row_loss},
+                   {"row_z_loss", rows.row_z_loss},
+                   {"predicted", rows.predicted},
+                   {"target", tokens.target},
+                   {"totals", totals},
+                   {"loss", loss},
+                   {"z_loss", z_loss},
+                   {"token_accuracy", accuracy},
+                   {"want_accuracy", accuracy.defined()}});
 }
 
 at::Tensor or_empty(const at::Tensor& tensor, const at::TensorOptions& options) {
@@ -230,7 +234,7 @@ at::Tensor or_empty(const at::Tensor& tensor, const at::TensorOptions& options) 
 }
 
 Tensors reduced_loss(const Op& op, c10::ArrayRef<c10::IValue> values) {
-  const Inputs in = checked_inputs(op, values);
+  const CompositeCall in(op, values);
   const at::Tensor input = in.tensor("input");
   const auto exact = exact_options(input.options());
   const auto asked = in["with_gradient"].toBoolList();
@@ -258,7 +262,7 @@ Tensors reduced_loss(const Op& op, c10::ArrayRef<c10::IValue> values) {
 }
 
 Tensors each_loss(const Op& op, c10::ArrayRef<c10::IValue> values) {
-  const Inputs in = checked_inputs(op, values);
+  const CompositeCall in(op, values);
   const auto exact = exact_options(in.tensor("input").options());
   const Tokens tokens = Tokens::all(in);
   const Results rows = Loop(in, tokens, {}).run();
@@ -273,7 +277,7 @@ Tensors each_loss(const Op& op, c10::ArrayRef<c10::IValue> values) {
 }
 
 Tensors each_gradient(const Op& op, c10::ArrayRef<c10::IValue> values) {
-  const Inputs in = checked_inputs(op, values);
+  const CompositeCall in(op, values);
   const auto wants = in["wants"].toBoolList();
   const bool dbias = wants[2] && in.has("bias");
   Wanted wanted{.loss = false,
@@ -288,85 +292,9 @@ Tensors each_gradient(const Op& op, c10::ArrayRef<c10::IValue> values) {
           or_empty(rows.dbias, options)};
 }
 
-void parts_of_exponentials(const LinearLoss& loss, const Place& place, int64_t count,
-                           bool gradient) {
-  const auto record = [&](const Op& op, const std::vector<c10::IValue>& arguments) {
-    prepare(call_of(op, arguments, place));
-  };
-  const LinearExponentials exponentials(loss, count, gradient, record);
-  const at::Tensor row_loss = at::empty({count}, loss.totals.options());
-  exponentials.chunk(0, count, exponentials.buffer(), row_loss, row_loss);
-}
-
-// What the loop would run on meta tensors: the same kernels at one chunk's shape.
-void parts(const Op& op, c10::ArrayRef<c10::IValue> values) {
-  const Inputs in{op, values};
-  const at::Tensor input = in.tensor("input");
-  const auto exact = exact_options(input.options());
-  const bool each = op.input_index("with_gradient") < 0;
-  const bool backward = op.input_index("dloss") >= 0;
-  const int64_t classes = in.tensor("weight").size(0);
-  const LinearLossSizes layer = sizes_of(input, in.tensor("weight"));
-  const int64_t count = chunk_tokens_of(layer, in["chunk_tokens"].toInt());
-  const auto tiles = two_passes_of(layer, in["chunk_tokens"].toInt());
-  const Place place = place_on(prepare_target());
-  const auto meta = [&](at::IntArrayRef sizes, const at::TensorOptions& options) {
-    return at::empty(sizes, options);
-  };
-  const bool predicts =
-      !backward && (in["want_accuracy"].toBool() || in["want_predicted"].toBool());
-  bool gradient = backward;
-  if (!each) {
-    for (const bool bit : in["with_gradient"].toBoolList()) gradient |= bit;
-  }
-  const bool dweight =
-      (!each && in["with_gradient"].toBoolList()[1]) || (backward && in["wants"].toBoolList()[1]);
-  const auto record = [&](const char* name, const std::vector<c10::IValue>& arguments,
-                          bool spare = false) {
-    prepare(call_of(op_named(name), arguments, place), spare);
-  };
-  const c10::IValue none;
-  const LinearLoss plain{in, input.contiguous(), in.tensor("weight").contiguous(),
-                         in.tensor("target").contiguous(), each ? at::Tensor() : meta({3}, exact)};
-  if (dweight && tiles) {
-    parts_of_two_passes(in, *tiles, place, !each, backward);
-  } else {
-    // Of exponentials too few tokens make logits: those that have a label, or another batch's.
-    const bool spare = LinearExponentials::serve(plain, place, count);
-    if (spare) parts_of_exponentials(plain, place, std::min(count, input.size(0)), gradient);
-    const c10::IValue loss = backward ? none : c10::IValue(meta({count}, exact));
-    std::vector<c10::IValue> values = {
-        meta({count, classes}, input.options()),
-        meta({count}, exact.dtype(at::kLong)),
-        in["ce_weight"],
-        each ? none : c10::IValue(meta({3}, exact)),
-        backward ? c10::IValue(meta({count}, exact)) : none,
-        loss,
-        loss,
-        predicts ? c10::IValue(meta({count}, exact.dtype(at::kLong))) : none,
-        int64_t{0}};
-    append_options(values, in);
-    values.push_back(gradient);
-    record("cross_entropy_chunk_", values, spare);
-  }
-  const bool accuracy = !backward && in["want_accuracy"].toBool();
-  if (each && !accuracy) return;
-  const at::Tensor totals = meta({3}, exact);
-  record("cross_entropy_totals_", {in["target"], in["ce_weight"], each ? none : in["num_items"],
-                                   totals, classes, in["ignore_index"], in["reduction"]});
-  const at::Tensor rows = meta({input.size(0)}, exact);
-  record("cross_entropy_mean_",
-         {rows, rows, accuracy ? c10::IValue(meta({input.size(0)}, exact.dtype(at::kLong))) : none,
-          in["target"], totals, meta({}, exact), meta({}, exact),
-          accuracy ? c10::IValue(meta({}, exact)) : none, in["ignore_index"], accuracy});
-}
-
 const RegisterComposite reduced("fused_linear_cross_entropy", reduced_loss);
 const RegisterComposite each("linear_cross_entropy_each", each_loss);
 const RegisterComposite each_backward("linear_cross_entropy_each_backward", each_gradient);
-const RegisterCompositeParts reduced_parts("fused_linear_cross_entropy", parts);
-const RegisterCompositeParts each_parts("linear_cross_entropy_each", parts);
-const RegisterCompositeParts each_backward_parts("linear_cross_entropy_each_backward", parts);
 
 }  // namespace
 }  // namespace liger::torch_bindings

@@ -5,11 +5,8 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 
-#include "ops/prepare.h"
 #include "ops/registry.h"
-#include "torch_bindings/execute.h"
-#include "torch_bindings/inputs.h"
-#include "torch_bindings/tensor.h"
+#include "torch_bindings/composite_call.h"
 
 namespace liger::torch_bindings {
 namespace {
@@ -51,31 +48,23 @@ struct Pair {
   }
 };
 
-struct GatedCall {
-  const Op& op;
-  std::vector<c10::IValue> values;
-};
-
-// The op of the registry that multiplies act(gate) with up.
-GatedCall gated_call(int64_t activation, const Pair& pair) {
+// act(gate) * up
+at::Tensor gated(const CompositeCall& in, const Pair& pair) {
   static const Op &swiglu = op_named("swiglu"), &geglu = op_named("geglu");
-  if (activation == 0) return {swiglu, {pair.gate, pair.up}};
-  return {geglu, {pair.gate, pair.up, activation == 2}};
-}
-
-at::Tensor gated(int64_t activation, const Pair& pair, const Op& blamed) {
-  const GatedCall call = gated_call(activation, pair);
-  return execute(call.op, call.values, blamed)[0];
+  const int64_t activation = in["activation"].toInt();
+  if (activation == 0) return in.run(swiglu, {{"gate", pair.gate}, {"up", pair.up}})[0];
+  const int64_t approximate = activation == 1 ? 0 : 1;
+  return in.run(geglu, {{"gate", pair.gate}, {"up", pair.up}, {"approximate", approximate}})[0];
 }
 
 Tensors forward(const Op& op, c10::ArrayRef<c10::IValue> values) {
-  const Inputs in = checked_inputs(op, values);
+  const CompositeCall in(op, values);
   const at::Tensor x = in.tensor("x");
   const at::Tensor rows = by_rows(x);
   const at::Tensor up_weight = in.tensor("up_weight");
   const at::Tensor gate = product_of(rows, in.tensor("gate_weight").t());
   const at::Tensor up = up_weight.defined() ? product_of(rows, up_weight.t()) : at::Tensor();
-  const at::Tensor middle = gated(in["activation"].toInt(), Pair::given(gate, up), op);
+  const at::Tensor middle = gated(in, Pair::given(gate, up));
   const at::Tensor y = product_of(middle, in.tensor("down_weight").t());
   return {with_leading_dims_of(x, y), with_leading_dims_of(x, gate),
           up.defined() ? with_leading_dims_of(x, up) : at::empty({0}, x.options())};
@@ -85,7 +74,7 @@ Tensors forward(const Op& op, c10::ArrayRef<c10::IValue> values) {
 class Gradients {
  public:
   // `in_place`: those of gate and up overwrite them.
-  Gradients(const Inputs& in, bool in_place)
+  Gradients(const CompositeCall& in, bool in_place)
       : in_(in),
         in_place_(in_place),
         dy_(by_rows(in.tensor("dy"))),
@@ -110,19 +99,19 @@ class Gradients {
  private:
   bool packed() const { return pair_.both.defined(); }
   at::Tensor nothing() const { return at::empty({0}, x_.options()); }
-  at::Tensor product() const {
-    return wants_[3] ? gated(in_["activation"].toInt(), pair_, in_.op) : at::Tensor();
-  }
+  at::Tensor product() const { return wants_[3] ? gated(in_, pair_) : at::Tensor(); }
 
   // Fills the gradients of gate and up; returns their product if it is wanted.
   at::Tensor through_middle() {
     static const Op& middle_op = op_named("gated_mlp_middle_");
     at::Tensor middle = product_of(dy_, in_.tensor("down_weight"));
     gradients_ = in_place_ ? pair_ : pair_.like_it();
-    execute(middle_op,
-            {middle, pair_.gate, pair_.up, gradients_.gate, gradients_.up, in_["activation"],
-             wants_[3]},
-            in_.op);
+    in_.run(middle_op, {{"product", middle},
+                        {"gate", pair_.gate},
+                        {"up", pair_.up},
+                        {"dgate", gradients_.gate},
+                        {"dup", gradients_.up},
+                        {"want_product", wants_[3]}});
     return middle;
   }
 
@@ -134,7 +123,7 @@ class Gradients {
     return dx;
   }
 
-  const Inputs& in_;
+  const CompositeCall& in_;
   const bool in_place_;
   at::Tensor dy_, x_;
   Pair pair_, gradients_;
@@ -142,39 +131,13 @@ class Gradients {
 };
 
 Tensors backward(const Op& op, c10::ArrayRef<c10::IValue> values) {
-  const Inputs in = checked_inputs(op, values);
+  const CompositeCall in(op, values);
   return Gradients(in, op.inputs[op.input_index("gate")].written).run();
-}
-
-// The kernels that the products meet on meta tensors.
-void parts(const Op& op, c10::ArrayRef<c10::IValue> values) {
-  static const Op& middle_op = op_named("gated_mlp_middle_");
-  const Inputs in{op, values};
-  const Place place = place_on(prepare_target());
-  const at::Tensor x = by_rows(in.tensor("x"));
-  const at::Tensor gate = at::empty({x.size(0), in.tensor("gate_weight").size(0)}, x.options());
-  const Pair pair = Pair::given(gate, in.tensor("up_weight").defined() ? gate : at::Tensor());
-  const bool is_backward = op.input_index("wants") >= 0;
-  const auto wants = is_backward ? in["wants"].toBoolList() : c10::List<bool>();
-  const int64_t activation = in["activation"].toInt();
-  if (is_backward && (wants[0] || wants[1] || wants[2])) {
-    const Pair gradients = pair.like_it();
-    const at::Tensor middle = at::empty(pair.gate.sizes(), x.options());
-    const std::vector<c10::IValue> arguments = {
-        middle, pair.gate, pair.up, gradients.gate, gradients.up, activation, bool{wants[3]}};
-    prepare(call_of(middle_op, arguments, place));
-  } else if (!is_backward || wants[3]) {
-    const GatedCall call = gated_call(activation, pair);
-    prepare(call_of(call.op, call.values, place));
-  }
 }
 
 const RegisterComposite forward_composite("gated_mlp", forward);
 const RegisterComposite backward_composite("gated_mlp_backward", backward);
 const RegisterComposite last_backward_composite("gated_mlp_backward_", backward);
-const RegisterCompositeParts forward_parts("gated_mlp", parts);
-const RegisterCompositeParts backward_parts("gated_mlp_backward", parts);
-const RegisterCompositeParts last_backward_parts("gated_mlp_backward_", parts);
 
 }  // namespace
 }  // namespace liger::torch_bindings

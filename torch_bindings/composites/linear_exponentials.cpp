@@ -1,7 +1,6 @@
 #include "torch_bindings/composites/linear_exponentials.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/zeros.h>
 
@@ -19,7 +18,7 @@ bool aligned(const at::Tensor& tensor) {
   return tensor.is_meta() || reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0;
 }
 
-bool plain(const Inputs& in) {
+bool plain(const CompositeCall& in) {
   for (const char* tensor : {"bias", "ce_weight"}) {
     if (in.has(tensor)) return false;
   }
@@ -34,17 +33,16 @@ bool plain(const Inputs& in) {
 
 }  // namespace
 
-bool LinearExponentials::serve(const LinearLoss& loss, const Place& place, int64_t chunk) {
+bool LinearExponentials::serve(const LinearLoss& loss, int64_t chunk) {
   const at::Tensor& input = loss.input;
   return loss.totals.defined() && input.scalar_type() == at::kBFloat16 && plain(loss.in) &&
          aligned(input) && aligned(loss.weight) &&
-         linear_exponentials_pay(place, std::min(chunk, input.size(0)), input.size(1),
+         linear_exponentials_pay(loss.in.place(), std::min(chunk, input.size(0)), input.size(1),
                                  loss.weight.size(0));
 }
 
-LinearExponentials::LinearExponentials(const LinearLoss& loss, int64_t chunk, bool with_gradient,
-                                       Run run)
-    : loss_(loss), run_(std::move(run)), chunk_(chunk) {
+LinearExponentials::LinearExponentials(const LinearLoss& loss, int64_t chunk, bool with_gradient)
+    : loss_(loss), chunk_(chunk) {
   const int64_t tokens = loss_.input.size(0);
   const auto floats = loss_.input.options().dtype(at::kFloat);
   score_ = at::empty({tokens}, floats);
@@ -61,8 +59,11 @@ LinearExponentials::LinearExponentials(const LinearLoss& loss, int64_t chunk, bo
   }
   wanted_ = at::zeros({(tokens + chunk - 1) / chunk}, floats.dtype(at::kLong));
   static const Op& reference = op_named("linear_reference_");
-  run_(reference,
-       {loss_.input, loss_.weight, loss_.target, score_, reference_, loss_.in["ignore_index"]});
+  loss_.in.run(reference, {{"input", loss_.input},
+                           {"weight", loss_.weight},
+                           {"target", loss_.target},
+                           {"score", score_},
+                           {"reference", reference_}});
 }
 
 at::Tensor LinearExponentials::buffer() const {
@@ -76,22 +77,35 @@ at::Tensor LinearExponentials::chunk(int64_t first, int64_t count, const at::Ten
                                      const at::Tensor& row_z_loss) const {
   static const Op& product = op_named("linear_exponentials_");
   static const Op& rows = op_named("linear_exponentials_rows_");
-  const auto head = [count](const at::Tensor& whole) {
-    return whole.defined() ? whole.narrow(0, 0, count) : whole;
-  };
   const at::Tensor x = loss_.input.narrow(0, first, count);
   const at::Tensor reference = reference_.narrow(0, first, count);
-  const at::Tensor sums = head(sums_), maxima = head(maxima_);
+  const at::Tensor sums = rows_of(sums_, 0, count), maxima = rows_of(maxima_, 0, count);
   const at::Tensor wanted = wanted_.narrow(0, first / chunk_, 1);
-  const at::Tensor scaled_input = head(scaled_input_);
+  const at::Tensor scaled_input = rows_of(scaled_input_, 0, count);
   // The second time does nothing where the first was right, which nobody waits to hear.
   for (const bool again : {false, true}) {
-    run_(product, {x, loss_.weight, reference, or_none(e), sums, maxima,
-                   again ? c10::IValue(wanted) : c10::IValue()});
-    run_(rows,
-         {x, loss_.target.narrow(0, first, count), score_.narrow(0, first, count), sums, maxima,
-          loss_.totals, reference, or_none(e), row_loss, row_z_loss, or_none(head(factor_)),
-          or_none(scaled_input), wanted, loss_.weight.size(0), loss_.in["ignore_index"], again});
+    loss_.in.run(product, {{"input", x},
+                           {"weight", loss_.weight},
+                           {"reference", reference},
+                           {"exponentials", e},
+                           {"sums", sums},
+                           {"maxima", maxima},
+                           {"wanted", again ? wanted : at::Tensor()}});
+    loss_.in.run(rows, {{"input", x},
+                        {"target", loss_.target.narrow(0, first, count)},
+                        {"score", score_.narrow(0, first, count)},
+                        {"sums", sums},
+                        {"maxima", maxima},
+                        {"totals", loss_.totals},
+                        {"reference", reference},
+                        {"exponentials", e},
+                        {"row_loss", row_loss},
+                        {"row_z_loss", row_z_loss},
+                        {"factor", rows_of(factor_, 0, count)},
+                        {"scaled_input", scaled_input},
+                        {"wanted", wanted},
+                        {"classes", loss_.weight.size(0)},
+                        {"again", again}});
   }
   return scaled_input;
 }
@@ -105,7 +119,7 @@ void LinearExponentials::gradient(const at::Tensor& e, const at::Tensor& dx) con
   for (int64_t first = 0; first < dx.size(0); first += rows) {
     const int64_t count = std::min(rows, dx.size(0) - first);
     at::Tensor product = wide.narrow(0, 0, count * hidden).view({count, hidden});
-    at::mm_out(product, e.narrow(0, first, count), loss_.weight, at::kFloat);
+    add_product(product, e.narrow(0, first, count), loss_.weight, true);
     at::Tensor of_rows = dx.narrow(0, first, count);
     at::mul_out(of_rows, product, factor_.narrow(0, first, count).unsqueeze(1));
   }

@@ -3,20 +3,16 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <functional>
-
 #include "torch_bindings/composites/linear_loss.h"
 
 namespace liger::torch_bindings {
 
 class LinearExponentials {
  public:
-  // Whether the loss is a plain one, at a place and of sizes for which this pays.
-  static bool serve(const LinearLoss& loss, const Place& place, int64_t chunk);
+  // Whether the loss is a plain one, of sizes for which this pays where it runs.
+  static bool serve(const LinearLoss& loss, int64_t chunk);
 
-  // Runs an op, or registers it.
-  using Run = std::function<void(const Op& op, const std::vector<c10::IValue>& values)>;
-  LinearExponentials(const LinearLoss& loss, int64_t chunk, bool with_gradient, Run run);
+  LinearExponentials(const LinearLoss& loss, int64_t chunk, bool with_gradient);
 
   // e of a chunk, in rows that the product can write; undefined where no gradient is wanted.
   at::Tensor buffer() const;
@@ -31,7 +27,6 @@ class LinearExponentials {
 
  private:
   const LinearLoss loss_;
-  const Run run_;
   const int64_t chunk_;
   at::Tensor score_, reference_, sums_, maxima_, factor_, scratch_, scaled_input_, wanted_;
 };

@@ -10,7 +10,7 @@ at::TensorOptions exact_options(const at::TensorOptions& options) {
   return options.dtype(options.dtype() == at::kDouble ? at::kDouble : at::kFloat);
 }
 
-Results results_of(const Inputs& in, const at::Tensor& input, const Wanted& wanted) {
+Results results_of(const CompositeCall& in, const at::Tensor& input, const Wanted& wanted) {
   Results results;
   const at::TensorOptions exact = exact_options(input.options());
   const int64_t tokens = input.size(0);
@@ -26,6 +26,7 @@ Results results_of(const Inputs& in, const at::Tensor& input, const Wanted& want
 }
 
 void add_product(at::Tensor& sum, const at::Tensor& left, const at::Tensor& right, bool is_first) {
+  if (sum.is_meta()) return;  // not every product has a kernel there
   const auto wide = sum.scalar_type();
   if (wide == left.scalar_type()) {
     is_first ? at::mm_out(sum, left, right) : sum.addmm_(left, right);

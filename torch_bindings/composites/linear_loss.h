@@ -4,7 +4,7 @@
 
 #include "ops/chunk_law.h"
 #include "ops/cross_entropy.h"
-#include "torch_bindings/inputs.h"
+#include "torch_bindings/composite_call.h"
 
 namespace liger::torch_bindings {
 
@@ -24,7 +24,7 @@ struct Results {
 };
 
 struct LinearLoss {
-  const Inputs& in;
+  const CompositeCall& in;
   at::Tensor input;   // [tokens, hidden]
   at::Tensor weight;  // [classes, hidden]
   at::Tensor target;  // [tokens]
@@ -35,32 +35,23 @@ struct LinearLoss {
 at::TensorOptions exact_options(const at::TensorOptions& options);
 
 // Room for what each token has of its own.
-Results results_of(const Inputs& in, const at::Tensor& input, const Wanted& wanted);
-
-inline c10::IValue or_none(const at::Tensor& tensor) {
-  return tensor.defined() ? c10::IValue(tensor) : c10::IValue();
-}
+Results results_of(const CompositeCall& in, const at::Tensor& input, const Wanted& wanted);
 
 inline LinearLossSizes sizes_of(const at::Tensor& input, const at::Tensor& weight) {
   return {input.size(0), input.size(1), weight.size(0), static_cast<int64_t>(input.element_size())};
 }
 
-// The loss's options, as all of its parts take them after their own inputs.
-template <class Values>
-void append_options(Values& values, const Inputs& in) {
-  static const std::vector<Input> options = cross_entropy_options();
-  for (const Input& option : options) values.push_back(in[option.name]);
+// Of a tensor that may be undefined.
+inline at::Tensor rows_of(const at::Tensor& whole, int64_t first, int64_t count) {
+  return whole.defined() ? whole.narrow(0, first, count) : whole;
 }
 
 // sum = left @ right, or sum += left @ right; the sum may be of a wider type.
 void add_product(at::Tensor& sum, const at::Tensor& left, const at::Tensor& right, bool is_first);
 
 // Loss and gradients of these tokens by tiles of the classes, each taken twice.
-Results loss_in_two_passes(const Inputs& in, const at::Tensor& input, const at::Tensor& target,
-                           const Wanted& wanted, const VocabularyTiles& tiles);
-
-// The kernels of it, for ahead-of-time compiling.
-void parts_of_two_passes(const Inputs& in, const VocabularyTiles& tiles, Place place, bool reduced,
-                         bool backward);
+Results loss_in_two_passes(const CompositeCall& in, const at::Tensor& input,
+                           const at::Tensor& target, const Wanted& wanted,
+                           const VocabularyTiles& tiles);
 
 }  // namespace liger::torch_bindings

@@ -21,7 +21,7 @@ at::TensorOptions so_far_of(const at::TensorOptions& options) {
 
 class TwoPasses {
  public:
-  TwoPasses(const Inputs& in, const at::Tensor& input, const at::Tensor& target,
+  TwoPasses(const CompositeCall& in, const at::Tensor& input, const at::Tensor& target,
             const Wanted& wanted, const VocabularyTiles& tiles)
       : in_(in), wanted_(wanted), tiles_(tiles), input_(input), target_(target) {
     weight_ = in_.tensor("weight").contiguous();
@@ -108,35 +108,35 @@ class TwoPasses {
   void fold(const Group& group, const Tile& tile) {
     static const Op& fold_op = op_named("cross_entropy_fold_");
     const auto part = [&](const at::Tensor& whole) {
-      return whole.defined() ? c10::IValue(whole.narrow(0, group.first, group.count))
-                             : c10::IValue();
+      return rows_of(whole, group.first, group.count);
     };
     // Rows are named where faults are found, with the last tile: all groups share the other plans.
     const bool is_last = tile.first + tile.count == weight_.size(0);
-    c10::SmallVector<c10::IValue, 22> values = {tile.whole,
-                                                group.target,
-                                                in_["ce_weight"],
-                                                or_none(wanted_.totals),
-                                                part(wanted_.upstream),
-                                                part(results_.row_loss),
-                                                part(results_.row_z_loss),
-                                                part(results_.predicted),
-                                                group.so_far,
-                                                group.gradient,
-                                                tile.first,
-                                                tile.count,
-                                                weight_.size(0),
-                                                is_last ? group.first : 0};
-    append_options(values, in_);
-    execute(fold_op, values, in_.op);
+    in_.run(fold_op, {{"logits", tile.whole},
+                      {"target", group.target},
+                      {"weight", in_["ce_weight"]},
+                      {"totals", wanted_.totals},
+                      {"upstream", part(wanted_.upstream)},
+                      {"loss", part(results_.row_loss)},
+                      {"z_loss", part(results_.row_z_loss)},
+                      {"predicted", part(results_.predicted)},
+                      {"so_far", group.so_far},
+                      {"gradient", group.gradient},
+                      {"first_column", tile.first},
+                      {"columns", tile.count},
+                      {"classes", weight_.size(0)},
+                      {"first_row", is_last ? group.first : 0}});
   }
 
   void add_gradients(const Group& group, const Tile& tile) {
     static const Op& gradient_op = op_named("cross_entropy_tile_gradient_");
-    execute(gradient_op,
-            {tile.whole, group.target, in_["ce_weight"], group.gradient, tile.first, tile.count,
-             weight_.size(0), in_["ignore_index"], in_["label_smoothing"], in_["softcap"]},
-            in_.op);
+    in_.run(gradient_op, {{"logits", tile.whole},
+                          {"target", group.target},
+                          {"weight", in_["ce_weight"]},
+                          {"gradient", group.gradient},
+                          {"first_column", tile.first},
+                          {"columns", tile.count},
+                          {"classes", weight_.size(0)}});
     if (wanted_.dinput) {
       at::Tensor sum = group.dinput;
       add_product(sum, tile.logits, tile.weight, tile.first == 0);
@@ -158,7 +158,7 @@ class TwoPasses {
     if (wanted_.dbias) results_.dbias = results_.dbias.to(options_.dtype());
   }
 
-  const Inputs& in_;
+  const CompositeCall& in_;
   const Wanted& wanted_;
   const VocabularyTiles tiles_;
   Results results_;
@@ -169,48 +169,10 @@ class TwoPasses {
 
 }  // namespace
 
-Results loss_in_two_passes(const Inputs& in, const at::Tensor& input, const at::Tensor& target,
-                           const Wanted& wanted, const VocabularyTiles& tiles) {
+Results loss_in_two_passes(const CompositeCall& in, const at::Tensor& input,
+                           const at::Tensor& target, const Wanted& wanted,
+                           const VocabularyTiles& tiles) {
   return TwoPasses(in, input, target, wanted, tiles).run();
-}
-
-void parts_of_two_passes(const Inputs& in, const VocabularyTiles& tiles, Place place, bool reduced,
-                         bool backward) {
-  const at::TensorOptions options = in.tensor("input").options();
-  const at::TensorOptions exact = exact_options(options);
-  const int64_t classes = in.tensor("weight").size(0);
-  const c10::IValue none;
-  const auto of_rows = [&](const at::TensorOptions& of) {
-    return c10::IValue(at::empty({tiles.tokens}, of));
-  };
-  const auto numbers = [&](int64_t count, const at::TensorOptions& of) {
-    return at::empty({tiles.tokens, count}, of);
-  };
-  const bool predicts =
-      !backward && (in["want_accuracy"].toBool() || in["want_predicted"].toBool());
-  const c10::IValue loss = backward ? none : of_rows(exact);
-  const at::Tensor logits = numbers(tiles.classes, options);
-  const c10::IValue target = of_rows(exact.dtype(at::kLong));
-  std::vector<c10::IValue> fold = {logits,
-                                   target,
-                                   in["ce_weight"],
-                                   reduced ? c10::IValue(at::empty({3}, exact)) : none,
-                                   backward ? of_rows(exact) : none,
-                                   loss,
-                                   loss,
-                                   predicts ? of_rows(exact.dtype(at::kLong)) : none,
-                                   numbers(5, so_far_of(options)),
-                                   numbers(4, exact),
-                                   int64_t{0},
-                                   tiles.classes,
-                                   classes,
-                                   int64_t{0}};
-  append_options(fold, in);
-  prepare(call_of(op_named("cross_entropy_fold_"), fold, place));
-  prepare(call_of(op_named("cross_entropy_tile_gradient_"),
-                  {logits, target, in["ce_weight"], numbers(4, exact), int64_t{0}, tiles.classes,
-                   classes, in["ignore_index"], in["label_smoothing"], in["softcap"]},
-                  place));
 }
 
 }  // namespace liger::torch_bindings

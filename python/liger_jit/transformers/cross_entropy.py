@@ -2,15 +2,16 @@
 
 from torch import nn
 
-from ..ops import REDUCTIONS
+from ..ops import choices
 from .functional import liger_cross_entropy
 
 
 def check_loss_options(module, reduction, label_smoothing, softcap):
     """Raises ValueError, naming the module, for an option that no input could make right."""
     name = type(module).__name__
-    if reduction not in REDUCTIONS:
-        allowed = ", ".join(repr(choice) for choice in REDUCTIONS)
+    reductions = choices("cross_entropy", "reduction")
+    if reduction not in reductions:
+        allowed = ", ".join(repr(choice) for choice in reductions)
         raise ValueError(f"{name}: reduction={reduction!r} is not supported; allowed: {allowed}")
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"{name}: label_smoothing={label_smoothing}; allowed: from 0.0 to 1.0")

@@ -3,7 +3,7 @@
 from torch import nn
 
 from ..functional import fused_add_rms_norm
-from ..ops import CASTING_MODES, refuse
+from ..ops import choice, choices
 from .rms_norm import initial_weight
 
 
@@ -23,8 +23,12 @@ class LigerFusedAddRMSNorm(nn.Module):
         in_place=False,
     ):
         super().__init__()
-        if casting_mode not in CASTING_MODES:
-            raise refuse("fused_add_rms_norm", "casting_mode", casting_mode, CASTING_MODES)
+        choice(
+            "fused_add_rms_norm",
+            "casting_mode",
+            casting_mode,
+            choices("fused_add_rms_norm", "casting_mode"),
+        )
         self.weight = initial_weight(self, hidden_size, init_fn)
         self.hidden_size = hidden_size
         self.variance_epsilon = eps

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..functional import rms_norm
-from ..ops import CASTING_MODES, refuse
+from ..ops import choice, choices
 
 _INITIAL = {"ones": torch.ones, "zeros": torch.zeros}
 
@@ -36,8 +36,7 @@ class LigerRMSNorm(nn.Module):
         elementwise_affine=True,
     ):
         super().__init__()
-        if casting_mode not in CASTING_MODES:
-            raise refuse("rms_norm", "casting_mode", casting_mode, CASTING_MODES)
+        choice("rms_norm", "casting_mode", casting_mode, choices("rms_norm", "casting_mode"))
         weight = initial_weight(self, hidden_size, init_fn) if elementwise_affine else None
         self.register_parameter("weight", weight)
         self.hidden_size = hidden_size
