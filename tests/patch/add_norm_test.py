@@ -10,9 +10,9 @@ from liger_jit.patch import patch
 from liger_jit.patch.add_norm import add_and_norm
 from liger_jit.patch.add_norm_source import (
     norms_after_sums,
-    norms_in,
     rewritten,
     rewritten_definition,
+    sums_of_code,
 )
 from liger_jit.patch.installed import standing
 from liger_jit.patch.source import innermost
@@ -174,7 +174,7 @@ def test_a_source_that_is_not_that_of_the_code_is_not_used(monkeypatch):
 
 
 def forget():
-    norms_in.cache_clear()
+    sums_of_code.cache_clear()
     rewritten_definition.cache_clear()
 
 

@@ -2,7 +2,8 @@
 
 The layer's forward stays its own, but for the statements that make a sum and norm it, which become
 one call of `add_and_norm` (`add_norm_source`). At each call the sum goes into the norm's kernel if
-the norm is patched and nothing else is hooked to it; if not, both are done as they were.
+the norm is patched and nothing else is hooked to it; if not, both are done as they were. So are
+those that one node could not give: a sum without history, or in another order in memory.
 """
 
 from collections.abc import Hashable
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import norms
-from .add_norm_source import norms_after_sums, rewritten
+from .add_norm_source import norms_after_sums, rewritten, shown_sums
 from .guard import guard_of_rewritten, is_plain, is_usable
 from .installed import standing, switched
 from .layer_probe import LayerProbe
@@ -28,10 +29,19 @@ def add_and_norm(norm: nn.Module, left: Tensor, right: Tensor) -> tuple[Tensor, 
     alike = is_plain(left) and is_plain(right) and left.dtype == right.dtype
     proof = standing(norm) if alike and left.shape == right.shape else None
     norm_of = None if proof is None else proof.norm
-    if norm_of is None or not is_usable(left) or not norm_of.takes(norm, left):
+    usable = norm_of is not None and is_usable(left) and norm_of.takes(norm, left)
+    if not usable or not is_one_node(left, right, norm.weight):
         total = left + right
         return norm(total), total
     return norm_of.after_add(norm, left, right)
+
+
+def is_one_node(left: Tensor, right: Tensor, weight: Tensor) -> bool:
+    """Whether the sum has a history if the norm has one, and lies in memory as the operator's."""
+    if not (left.is_contiguous() and right.is_contiguous()):
+        return False
+    needed = left.requires_grad or right.requires_grad or not weight.requires_grad
+    return needed or not torch.is_grad_enabled()
 
 
 def is_layer(module: nn.Module) -> bool:
@@ -101,6 +111,7 @@ def norms_that_take(module: nn.Module, proofs: dict) -> tuple[tuple[str, ...], s
     """Of the children that get a sum, those whose kernel takes it; and why there is none."""
     names, reasons = [], []
     given = norms_after_sums(own_class_forward(module))
+    uses = shown_sums(own_class_forward(module))
     for name in given:
         proof = proofs.get(name)
         if proof is None:
@@ -109,6 +120,8 @@ def norms_that_take(module: nn.Module, proofs: dict) -> tuple[tuple[str, ...], s
             reasons.append(f"{name}: {proof.reason}")
         elif proof.norm is None:
             reasons.append(f"{name} is a norm whose kernel takes no sum")
+        elif name in uses:
+            reasons.append(f"the sum before {name} is more than a term after it: `{uses[name]}`")
         else:
             names.append(name)
     if not given:

@@ -67,7 +67,10 @@ def patch(
     What raises in a patched model and not in the one before: a second derivative or a forward-mode
     one through an operator of ours; the gradient of logits that a step never had (call it with
     skip_logits=False); a write in place into a norm's input after the norm, which keeps that very
-    tensor for its backward, where torch's norm of a 16-bit type keeps a copy in float32.
+    tensor for its backward, where torch's norm keeps a copy in float32 of a 16-bit one, and nothing
+    of one without a gradient. What differs and does not raise: a weight, or a k beside its q, whose
+    part of a fused result nobody uses has a gradient of zeros, not None; heads of which a part is
+    rotated stay in the order in memory in which they came, and are not made contiguous.
 
     Args:
         model: a transformers model, or a PEFT, DistributedDataParallel, FSDP or torch.compile

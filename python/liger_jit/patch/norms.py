@@ -2,11 +2,13 @@
 
 Which form a module computes is found by trying all of them on its own forward: float32 settles the
 formula, bfloat16 settles where it rounds, mixed dtypes settle what it returns, and float16 whether
-large values overflow on the way.
+large values overflow on the way. A permuted input settles whether the result lies in memory as that
+does.
 """
 
 import itertools
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from .. import functional
 from .guard import Guard, guard_of
 from .installed import guarded
+from .memory_order import has_order, in_order_of
 from .probe import (
     OUTPUT_ERROR,
     Mismatch,
@@ -90,7 +93,8 @@ def prove(module: nn.Module) -> Proof | Refusal:
     try:
         # Read before it is run: what has effects would have them on what it shares with a twin.
         guard = guard_of(module, tensors=("weight",))
-        return rms_proof(module, find_form(module, weight, guard), weight, guard)
+        form = find_form(module, weight, guard)
+        return rms_proof(module, form, keeps_order(module, weight), weight, guard)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
 
@@ -164,11 +168,22 @@ def check_gradients(module: nn.Module, form: RmsForm, width: int, has_weight: bo
         )
 
 
+def keeps_order(module: nn.Module, weight: Tensor | None) -> bool:
+    """Whether its result lies in memory as a permuted input does, as that of arithmetic."""
+    generator = torch.Generator().manual_seed(9)
+    width = 64 if weight is None else weight.shape[0]
+    own = None if weight is None else {"weight": nn.Parameter(random((width,), generator))}
+    x = random((4, 3, 2, width), generator).permute(2, 0, 1, 3)
+    return run_own(module, twin_of(module, own), x).stride() == x.stride()
+
+
 @dataclass(frozen=True)
 class ProvedNorm:
-    """A norm with a weight, for a rule that takes the norm into something larger."""
+    """A norm with a weight, for a rule that takes the norm into something larger. `keeps_order`:
+    whether its result lies in memory as its input."""
 
     form: RmsForm
+    keeps_order: bool
 
     def eps(self, module: nn.Module) -> float:
         return getattr(module, self.form.epsilon)
@@ -181,7 +196,17 @@ class ProvedNorm:
         tried = x.dtype in DTYPES and weight.dtype in DTYPES
         return tried or x.dtype == weight.dtype == torch.float64
 
+    def takes_alone(self, module: nn.Module, x: Tensor) -> bool:
+        """Whether it is the module's forward for that x, with a result as that lies in memory."""
+        ordered = x.is_contiguous() or (self.keeps_order and has_order(x))
+        return ordered and self.takes(module, x)
+
     def __call__(self, module: nn.Module, x: Tensor) -> Tensor:
+        if x.is_contiguous():
+            return self.of_rows(module, x)
+        return in_order_of(x, partial(self.of_rows, module))
+
+    def of_rows(self, module: nn.Module, x: Tensor) -> Tensor:
         form = self.form
         return functional.rms_norm(
             x, module.weight, self.eps(module), form.offset, form.mode, form.promote
@@ -198,26 +223,29 @@ class ProvedNorm:
         )
 
 
-def rms_proof(module: nn.Module, form: RmsForm, weight: Tensor | None, guard: Guard) -> Proof:
+def rms_proof(
+    module: nn.Module, form: RmsForm, ordered: bool, weight: Tensor | None, guard: Guard
+) -> Proof:
     eps = getattr(module, form.epsilon)
     if weight is None:
 
         def run(self, x):
-            return functional.rms_norm(x, None, getattr(self, form.epsilon))
+            epsilon = getattr(self, form.epsilon)
+            return in_order_of(x, lambda x: functional.rms_norm(x, None, epsilon))
 
-        return Proof("rms_norm", guarded(run, guard, is_of_tried_dtype), guard, run)
+        def takes(self, x):
+            tried = x.dtype in DTYPES or x.dtype == torch.float64
+            return tried and (x.is_contiguous() or (ordered and has_order(x)))
+
+        return Proof("rms_norm", guarded(run, guard, takes), guard, run)
 
     def call(x: Tensor, weight: Tensor) -> Tensor:
         return functional.rms_norm(x, weight, eps, form.offset, form.mode, form.promote)
 
-    norm = ProvedNorm(form)
+    norm = ProvedNorm(form, ordered)
     meta = norm_meta_call("rms_norm", call, (weight,), (form.mode, form.offset))
-    forward = guarded(norm.__call__, guard, norm.takes)
+    forward = guarded(norm.__call__, guard, norm.takes_alone)
     return Proof("rms_norm", forward, guard, norm, meta, norm)
-
-
-def is_of_tried_dtype(module: nn.Module, x: Tensor) -> bool:
-    return x.dtype in DTYPES or x.dtype == torch.float64
 
 
 def prove_layer_norm(module: nn.LayerNorm) -> Proof | Refusal:

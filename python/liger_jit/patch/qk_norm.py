@@ -69,6 +69,8 @@ def fits(
     if not (is_usable(q) and is_usable(k)) or q.dim() != 4 or q.shape[-1] > LARGEST_HEAD:
         return False
     q_weight, k_weight = q_norm.weight, k_norm.weight
+    if not have_one_history(q, k, q_weight, k_weight):
+        return False
     if q.dtype != k.dtype or q_weight.dtype != k_weight.dtype:
         return False
     if norm.form.promote and q_weight.dtype != q.dtype:
@@ -78,6 +80,14 @@ def fits(
     # As for a rotation alone: eager arithmetic promotes, which autocast takes back.
     alike = q.dtype == cos.dtype or autocast_dtype(q.device) is not None
     return alike and rotary.are_angles(cos, sin, q.shape[0], q.shape[2])
+
+
+def have_one_history(q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor) -> bool:
+    """As of a rotation alone, with what the norms add."""
+    if q.requires_grad and k.requires_grad or not torch.is_grad_enabled():
+        return True
+    ours, theirs = q.requires_grad or q_weight.requires_grad, k.requires_grad
+    return ours == (theirs or k_weight.requires_grad)
 
 
 @cache

@@ -19,6 +19,7 @@ from .. import functional
 from .autocasting import autocast_dtype
 from .guard import Guard, guard_of_rewritten, is_hooked, is_usable
 from .installed import switched
+from .memory_order import has_rows
 from .probe import Mismatch, assert_same, compute_dtype, live_device, random
 from .reading import read
 from .rule import MetaCall, Proof, Refusal, Rule, own_class_forward
@@ -150,6 +151,8 @@ def rotary_function(original: Callable, pair: bool) -> Callable:
     def fits(x: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int) -> bool:
         if not is_usable(x) or x.dim() != 4 or unsqueeze_dim not in (1, 2):
             return False
+        if not has_rows(x):
+            return False
         if cos.shape[-1] != x.shape[-1] and not takes_part(original, pair):
             return False
         if watched is not None and (type(watched) is not kind or is_hooked(watched)):
@@ -159,11 +162,14 @@ def rotary_function(original: Callable, pair: bool) -> Callable:
         return alike and are_angles(cos, sin, x.shape[0], x.shape[3 - unsqueeze_dim])
 
     def apply_pair(q, k, cos, sin, unsqueeze_dim=1):
-        both = q.dtype == k.dtype and is_usable(k) and k.dim() == 4
+        both = q.dtype == k.dtype and is_usable(k) and k.dim() == 4 and has_rows(k)
         # Heads are where the tables have none, and may differ in number.
         both = both and all(q.shape[i] == k.shape[i] for i in range(4) if i != unsqueeze_dim)
         if not both or not fits(q, cos, sin, unsqueeze_dim):
             return original(q, k, cos, sin, unsqueeze_dim)
+        if not have_one_history(q, k):
+            rotated = (functional.rope(x, None, cos, sin, unsqueeze_dim)[0] for x in (q, k))
+            return tuple(rotated)
         return functional.rope(q, k, cos, sin, unsqueeze_dim)
 
     def apply_single(x, cos, sin, unsqueeze_dim=1):
@@ -172,6 +178,11 @@ def rotary_function(original: Callable, pair: bool) -> Callable:
         return functional.rope(x, None, cos, sin, unsqueeze_dim)[0]
 
     return apply_pair if pair else apply_single
+
+
+def have_one_history(q: Tensor, k: Tensor) -> bool:
+    """Whether both results have a history, or none has: those of one node have it together."""
+    return q.requires_grad == k.requires_grad or not torch.is_grad_enabled()
 
 
 @cache

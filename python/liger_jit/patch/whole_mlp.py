@@ -32,9 +32,13 @@ def is_plain(projection: nn.Module) -> bool:
     )
 
 
-def keeps_less(down: nn.Module) -> bool:
-    """A frozen projection keeps no input, so there eager has nothing to save, and x to gain."""
-    return down.weight.requires_grad or not torch.is_grad_enabled()
+def keeps_less(gate: nn.Module, up: nn.Module | None, down: nn.Module) -> bool:
+    """Whether the node keeps less than the modules would. A frozen projection keeps no input: with
+    down frozen they have no product to save, and with gate and up frozen they do not keep x."""
+    if not torch.is_grad_enabled():
+        return True
+    inner = gate.weight.requires_grad or (up is not None and up.weight.requires_grad)
+    return inner and down.weight.requires_grad
 
 
 def whole_run(
@@ -51,7 +55,8 @@ def whole_run(
         gate, down = getattr(self, gate_name), getattr(self, down_name)
         up = getattr(self, up_name) if up_name else None
         plain = type(x) is Tensor and is_plain(gate) and is_plain(down)
-        if not plain or not (up is None or is_plain(up)) or not keeps_less(down):
+        plain = plain and (up is None or is_plain(up))
+        if not plain or not keeps_less(gate, up, down):
             return otherwise(self, x)
         up_weight = None if up is None else up.weight
         if up is not None and up_weight.shape != gate.weight.shape:
@@ -63,8 +68,10 @@ def whole_run(
 
 def is_whole(module: nn.Module, names: tuple[str, ...]) -> bool:
     """True if the module as it is now would take the one node in training."""
-    projections = [getattr(module, name) for name in names]
-    return all(map(is_plain, projections)) and projections[-1].weight.requires_grad
+    *inner, down = [getattr(module, name) for name in names]
+    if not all(map(is_plain, (*inner, down))):
+        return False
+    return down.weight.requires_grad and any(one.weight.requires_grad for one in inner)
 
 
 def check_whole(
