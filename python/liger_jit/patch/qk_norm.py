@@ -86,8 +86,8 @@ def have_one_history(q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor) -
     """As of a rotation alone, with what the norms add."""
     if q.requires_grad and k.requires_grad or not torch.is_grad_enabled():
         return True
-    ours, theirs = q.requires_grad or q_weight.requires_grad, k.requires_grad
-    return ours == (theirs or k_weight.requires_grad)
+    of_q = q.requires_grad or q_weight.requires_grad
+    return of_q == (k.requires_grad or k_weight.requires_grad)
 
 
 @cache

@@ -168,8 +168,8 @@ def rotary_function(original: Callable, pair: bool) -> Callable:
         if not both or not fits(q, cos, sin, unsqueeze_dim):
             return original(q, k, cos, sin, unsqueeze_dim)
         if not have_one_history(q, k):
-            rotated = (functional.rope(x, None, cos, sin, unsqueeze_dim)[0] for x in (q, k))
-            return tuple(rotated)
+            (q, _), (k, _) = (functional.rope(x, None, cos, sin, unsqueeze_dim) for x in (q, k))
+            return q, k
         return functional.rope(q, k, cos, sin, unsqueeze_dim)
 
     def apply_single(x, cos, sin, unsqueeze_dim=1):
