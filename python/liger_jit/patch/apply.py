@@ -67,7 +67,16 @@ def patch(
     What raises in a patched model and not in the one before: a second derivative or a forward-mode
     one through an operator of ours; the gradient of logits that a step never had (call it with
     skip_logits=False); a write in place into a norm's input after the norm, which keeps that very
-    tensor for its backward, where torch's norm of a 16-bit type keeps a copy in float32.
+    tensor for its backward, where torch's norm of a 16-bit type keeps a copy in float32; a
+    checkpoint without reentry around modules that run their own forwards in only one of its two
+    runs, as under a hook or a mode that is taken away before the backward: the second run must keep
+    the tensors that the first kept, torch tells nobody which run is on, and a choice that was
+    remembered would pass by what is hooked by then.
+
+    Under a mode of torch (`TorchFunctionMode`, `TorchDispatchMode`) modules run their own forwards.
+    Operators stay under a default device, fake tensors, tracing, and selective checkpoints, whose
+    policy then decides on an operator of ours as a whole. A mode that comes on for the backward
+    alone sees the operators of the forward before it.
 
     Args:
         model: a transformers model, or a PEFT, DistributedDataParallel, FSDP or torch.compile

@@ -19,6 +19,7 @@ from .. import functional
 from .autocasting import autocast_dtype
 from .guard import Guard, guard_of_rewritten, is_hooked, is_usable
 from .installed import switched
+from .modes import is_watched
 from .probe import Mismatch, assert_same, compute_dtype, live_device, random
 from .reading import read
 from .rule import MetaCall, Proof, Refusal, Rule, own_class_forward
@@ -148,7 +149,7 @@ def rotary_function(original: Callable, pair: bool) -> Callable:
     kind = type(watched)
 
     def fits(x: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int) -> bool:
-        if not is_usable(x) or x.dim() != 4 or unsqueeze_dim not in (1, 2):
+        if is_watched() or not is_usable(x) or x.dim() != 4 or unsqueeze_dim not in (1, 2):
             return False
         if cos.shape[-1] != x.shape[-1] and not takes_part(original, pair):
             return False
