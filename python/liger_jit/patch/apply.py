@@ -68,9 +68,19 @@ def patch(
     one through an operator of ours; the gradient of logits that a step never had (call it with
     skip_logits=False); a write in place into a norm's input after the norm, which keeps that very
     tensor for its backward, where torch's norm keeps a copy in float32 of a 16-bit one, and nothing
-    of one without a gradient. What differs and does not raise: a weight, or a k beside its q, whose
-    part of a fused result nobody uses has a gradient of zeros, not None; heads of which a part is
-    rotated stay in the order in memory in which they came, and are not made contiguous.
+    of one without a gradient; a checkpoint without reentry around modules that run their own
+    forwards in only one of its two runs, as under a hook or a mode that is taken away before the
+    backward: the second run must keep the tensors that the first kept, torch tells nobody which run
+    is on, and a choice that was remembered would pass by what is hooked by then.
+
+    What differs and does not raise: a weight, or a k beside its q, whose part of a fused result
+    nobody uses has a gradient of zeros, not None; heads of which a part is rotated stay in the
+    order in memory in which they came, and are not made contiguous.
+
+    Under a mode of torch (`TorchFunctionMode`, `TorchDispatchMode`) modules run their own forwards.
+    Operators stay under a default device, fake tensors, tracing, and selective checkpoints, whose
+    policy then decides on an operator of ours as a whole. A mode that comes on for the backward
+    alone sees the operators of the forward before it.
 
     Args:
         model: a transformers model, or a PEFT, DistributedDataParallel, FSDP or torch.compile

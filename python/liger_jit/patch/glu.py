@@ -28,6 +28,7 @@ from .probe import (
     twin_of,
 )
 from .rule import MetaCall, Proof, Refusal, Rule, group_of, own_class_forward
+from .torchs_own import replaced_linear
 from .whole_mlp import check_whole, is_whole, whole_meta_call, whole_run
 
 # Names of (gate, up, down), or of (both in one, down), that gated MLPs give their projections.
@@ -117,6 +118,8 @@ def prove(module: nn.Module) -> Proof | Refusal:
 
 def as_one_node(module: nn.Module, names: tuple[str, ...], gate: Gate, apart: Proof) -> Proof:
     """The proof of act(gate) * up alone, taken for the whole MLP."""
+    if reason := replaced_linear():
+        return replace(apart, missed=(WHOLE, reason))
     run = whole_run(names, gate.name, apart.run)
     inputs = widths_of(module._modules[names[0]])[0]
     width, outputs = widths_of(module._modules[names[-1]])

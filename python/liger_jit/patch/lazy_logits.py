@@ -22,6 +22,8 @@ from torch.utils._pytree import tree_map_only
 from .autocasting import autocast_dtype, without_autocast
 from .lazy_source import STEPS, Source
 from .loss_call import loss_of_logits, loss_of_states
+from .modes import is_watched, unwatched
+from .recomputed import checkpoint_here, outside_of_checkpoint
 
 # A view that was taken: (function, its arguments after the tensor, whether gradients were on).
 View = tuple[Callable, tuple, bool]
@@ -42,7 +44,8 @@ class Block:
 
     def compute(self) -> None:
         """Computes the tensor if it is not yet, and makes its lazy tensors plain ones."""
-        with torch._C.DisableTorchFunctionSubclass():
+        off = torch._C.DisableTorchFunctionSubclass()
+        with off, outside_of_checkpoint(), unwatched():
             if self.tensor is None:
                 with torch.set_grad_enabled(self.source.with_grad):
                     self.tensor = self.source.compute()
@@ -168,8 +171,12 @@ class LazyLogits(torch.Tensor):
         # It may be held no longer, but others have seen what stands beside it: a view of that.
         computed = self.computed
         with torch._C.DisableTorchFunctionSubclass():
-            with torch.set_grad_enabled(self.source.with_grad):
-                view = computed.view_as(computed)
+            if self.grad_fn is not self.node:  # C++ code has written to it
+                with torch.enable_grad():
+                    view = _Follow.apply(self, computed)
+            else:
+                with torch.set_grad_enabled(self.source.with_grad):
+                    view = computed.view_as(computed)
             return self if self._swap(view) else computed
 
     @classmethod
@@ -189,10 +196,25 @@ class LazyLogits(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         """Operations of C++ code, below autograd, which has recorded them with this tensor."""
-        if func._schema.is_mutable:
-            raise NotImplementedError(f"{func} would write into logits that are not computed yet")
-        args, kwargs = tree_map_only(LazyLogits, LazyLogits._values, (args, kwargs or {}))
-        return func(*args, **kwargs)
+        lazies: dict[int, LazyLogits] = {}
+        stays = any(result.alias_info is not None for result in func._schema.returns)
+
+        def values(lazy: LazyLogits) -> Tensor:
+            if stays or func._schema.is_mutable:
+                lazy._stay()
+            found = lazy._values()
+            lazies[id(found)] = lazy
+            return found
+
+        args, kwargs = tree_map_only(LazyLogits, values, (args, kwargs or {}))
+        # What writes returns what it has written.
+        return tree_map_only(Tensor, lambda t: lazies.get(id(t), t), func(*args, **kwargs))
+
+    def _stay(self) -> None:
+        """Computes logits that C++ code writes, or has an alias of: they must be there for all."""
+        if self.computed is None:
+            with torch.overrides.enable_reentrant_dispatch():  # their own history is recorded
+                self.block.compute()
 
     def _values(self) -> Tensor:
         """The logits without a history, and without becoming plain: C++ code holds this tensor."""
@@ -209,6 +231,8 @@ class LazyLogits(torch.Tensor):
 def _open(logits) -> Source | None:
     """The source of logits that can still be folded."""
     if not isinstance(logits, LazyLogits) or logits.block.tensor is not None:
+        return None
+    if is_watched() or checkpoint_here() is not logits.source.call.checkpoint:
         return None
     # What is done to logits under no_grad has no gradient, nor must its fused form have one.
     if logits.source.with_grad != torch.is_grad_enabled() or logits.grad_fn is not logits.node:

@@ -12,13 +12,14 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 
 import torch
 from torch import nn
 
 from .probe import Mismatch
 from .source import definition_of
+from .torchs_own import is_torchs, torchs_name
 
 # Compared by type and value. Functions are known by what they hold: see `Function`.
 COMPARED = (int, float, str, bool, torch.dtype, torch.device, type(None))
@@ -59,7 +60,7 @@ class Function:
 
     def is_changed(self) -> bool:
         """But for code and defaults, which a guard compares itself."""
-        if (self.function.__kwdefaults__ or {}) != self.named_defaults:
+        if not is_same(self.function.__kwdefaults__ or {}, self.named_defaults):
             return True
         return any(is_another(read, value) for read, value in self.cells)
 
@@ -90,6 +91,21 @@ def function_of(function: FunctionType) -> Function:
         dict(function.__kwdefaults__ or {}),
         tuple((reader_of(cell), value) for cell, value in cells if not isinstance(value, type)),
     )
+
+
+def is_same(found: object, value: object) -> bool:
+    """By type and value, in tuples and dicts as well. What was read is all of kinds that compare to
+    one truth; what stands in its place now may be of any."""
+    if found is value:
+        return True
+    if type(found) is not type(value):
+        return False
+    if type(value) is tuple:
+        return len(found) == len(value) and all(map(is_same, found, value))
+    if type(value) is dict:
+        same_names = found.keys() == value.keys()
+        return same_names and all(is_same(found[name], value[name]) for name in value)
+    return found == value
 
 
 def essence(function: object) -> object:
@@ -289,10 +305,18 @@ class _Body:
             value = getattr(library, node.attr, None)
             if not is_immutable(value) and node.attr not in OPERATIONS:
                 self.refuse(f"uses {ast.unparse(node)}")
+            if not is_immutable(value) and not isinstance(value, type):
+                self.torchs(value, node)
             return
         if node.attr not in FACTS and node.attr not in OPERATIONS:
             self.refuse(f"uses .{node.attr}")
+        if callable(method := getattr(torch.Tensor, node.attr, None)):
+            self.torchs(method, node)
         self.value(base)
+
+    def torchs(self, function: object, node: ast.Attribute) -> None:
+        if not is_torchs(function, node.attr):
+            self.refuse(f"uses {ast.unparse(node)}, which is not torch's own")
 
     def library(self, node: ast.expr) -> ModuleType | None:
         """The module of torch or of Python's mathematics that a dotted name stands for."""
@@ -370,9 +394,10 @@ class _Body:
             if not all(map(is_immutable, (*value.args, *value.keywords.values()))):
                 self.refuse(f"calls {name} with values that may change")
             return self.call_of(value.func, name)
-        if isinstance(value, FunctionType) and not is_of_torch(value):
+        own = torchs_name(value)
+        if isinstance(value, FunctionType) and own is None:
             return self.reader.function(value, bound)
-        if is_of_torch(value) and value.__name__ in OPERATIONS:
+        if own in OPERATIONS:
             return
         if name not in BUILTINS or value is not getattr(builtins, name):
             self.refuse(f"calls {name}")
@@ -404,16 +429,6 @@ class _Body:
             if found is not None:
                 break
         self.refuse(f"calls super().{name}")
-
-
-def is_of_torch(function: object) -> bool:
-    """Whether torch itself defines this function: not one that only says so, as what wraps one of
-    torch's does, nor a method of some object."""
-    if isinstance(function, FunctionType):
-        return function.__globals__.get("__name__", "").split(".")[0] == "torch"
-    owner = getattr(function, "__self__", None)
-    builtin = isinstance(function, BuiltinFunctionType)
-    return builtin and (owner is None or isinstance(owner, (ModuleType, type)))
 
 
 def asks_for_none(test: ast.expr) -> bool:

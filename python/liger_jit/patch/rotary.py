@@ -20,6 +20,7 @@ from .autocasting import autocast_dtype
 from .guard import Guard, guard_of_rewritten, is_hooked, is_usable
 from .installed import switched
 from .memory_order import has_rows
+from .modes import is_watched
 from .probe import Mismatch, assert_same, compute_dtype, live_device, random
 from .reading import read
 from .rule import MetaCall, Proof, Refusal, Rule, own_class_forward
@@ -149,7 +150,7 @@ def rotary_function(original: Callable, pair: bool) -> Callable:
     kind = type(watched)
 
     def fits(x: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int) -> bool:
-        if not is_usable(x) or x.dim() != 4 or unsqueeze_dim not in (1, 2):
+        if is_watched() or not is_usable(x) or x.dim() != 4 or unsqueeze_dim not in (1, 2):
             return False
         if not has_rows(x):
             return False

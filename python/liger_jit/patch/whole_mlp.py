@@ -8,14 +8,15 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .. import functional
 from .guard import is_hooked
 from .probe import assert_same, random, run_own, set_mode, twin_of
 from .rule import MetaCall
+from .torchs_own import LINEAR, LINEAR_FORWARD
 
 PROBE_TOKENS, PROBE_HIDDEN = 3, 8
-LINEAR = nn.Linear.forward
 A_LINEAR = nn.Linear(1, 1, bias=False, device="meta")
 
 
@@ -24,7 +25,7 @@ def is_plain(projection: nn.Module) -> bool:
     parameters = projection.__dict__["_parameters"]  # reading an attribute takes a microsecond
     return (
         type(projection) is nn.Linear
-        and nn.Linear.forward is LINEAR
+        and nn.Linear.forward is LINEAR_FORWARD
         and parameters.get("bias") is None
         and type(parameters.get("weight")) in (nn.Parameter, Tensor)
         and "forward" not in projection.__dict__
@@ -54,7 +55,7 @@ def whole_run(
     def run(self, x):
         gate, down = getattr(self, gate_name), getattr(self, down_name)
         up = getattr(self, up_name) if up_name else None
-        plain = type(x) is Tensor and is_plain(gate) and is_plain(down)
+        plain = type(x) is Tensor and F.linear is LINEAR and is_plain(gate) and is_plain(down)
         plain = plain and (up is None or is_plain(up))
         if not plain or not keeps_less(gate, up, down):
             return otherwise(self, x)
@@ -69,7 +70,7 @@ def whole_run(
 def is_whole(module: nn.Module, names: tuple[str, ...]) -> bool:
     """True if the module as it is now would take the one node in training."""
     *inner, down = [getattr(module, name) for name in names]
-    if not all(map(is_plain, (*inner, down))):
+    if F.linear is not LINEAR or not all(map(is_plain, (*inner, down))):
         return False
     return down.weight.requires_grad and any(one.weight.requires_grad for one in inner)
 
