@@ -65,7 +65,8 @@ def patch(
     not supported: its replicas would use the first device's modules.
 
     What raises in a patched model and not in the one before: a second derivative or a forward-mode
-    one through an operator of ours; the gradient of logits that a step never had (call it with
+    one through an operator of ours; the gradient of logits that a step never had, and logits that a
+    step returns though their hidden states were written to after the head (call it with
     skip_logits=False); a write in place into a norm's input after the norm, which keeps that very
     tensor for its backward, where torch's norm keeps a copy in float32 of a 16-bit one, and nothing
     of one without a gradient; a checkpoint without reentry around modules that run their own
@@ -73,7 +74,9 @@ def patch(
     backward: the second run must keep the tensors that the first kept, torch tells nobody which run
     is on, and a choice that was remembered would pass by what is hooked by then.
 
-    What differs and does not raise: a weight, or a k beside its q, whose part of a fused result
+    What differs and does not raise: a training step's logits are of a subclass of `Tensor` until
+    something computes them, so `type(logits) is Tensor` is False; what is written between head and
+    loss in ways that torch does not count (`weight.data.copy_`, numpy memory) counts for the loss; a weight, or a k beside its q, whose part of a fused result
     nobody uses has a gradient of zeros, not None; heads of which a part is rotated stay in the
     order in memory in which they came, and are not made contiguous.
 

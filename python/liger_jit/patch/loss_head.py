@@ -25,7 +25,7 @@ from .guard import is_hooked
 from .handle import InstanceValue
 from .installed import replaced_by
 from .label_count import LabelCount
-from .lazy_logits import LazyLogits
+from .lazy_logits import LazyLogits, are_computed, lazy_logits, real_logits
 from .lazy_source import Source
 from .loss_call import OPTIONS, LossCall, next_token_loss
 from .modes import is_watched
@@ -102,13 +102,15 @@ class LossHead:
         if call is None or not self.stands() or checkpoint_here() is not call.checkpoint:
             return type(self.head).forward(self.head, *inputs, **named)
         states = inputs[0] if inputs else next(iter(named.values()))
-        weight, bias = self.head.weight, self.head.bias
+        weight, bias = held(self.head, "weight"), held(self.head, "bias")
         if not (type(states) is Tensor and self.stays_whole(weight, bias)):
             return type(self.head).forward(self.head, *inputs, **named)
         if not self.fused:
             logits = type(self.head).forward(self.head, states)
-            return LazyLogits.of(Source(logits, None, None, logits.dtype, (), call))
-        return LazyLogits.of(Source(states, weight, bias, product_dtype(states, weight), (), call))
+            return lazy_logits(Source(logits, None, None, logits.dtype, (), call))
+        # Views: whether a parameter is trained is settled here, as a product would settle it.
+        head = (weight.view_as(weight), None if bias is None else bias.view_as(bias))
+        return lazy_logits(Source(states, *head, product_dtype(states, weight), (), call))
 
     def traced_forward(self, call: LossCall, *inputs, **named) -> Tensor:
         """Under torch.compile, which cannot trace a lazy tensor: real logits, and a note of what
@@ -118,7 +120,7 @@ class LossHead:
 
         states = inputs[0] if inputs else next(iter(named.values()))
         logits = type(self.head).forward(self.head, *inputs, **named)
-        weight, bias = self.head.weight, self.head.bias
+        weight, bias = held(self.head, "weight"), held(self.head, "bias")
         if self.fused and self.is_as_found() and self.stays_whole(weight, bias):
             made(logits)
             call.traced = (logits, states, weight, bias)
@@ -275,6 +277,17 @@ def find(model: nn.Module, fused: bool) -> LossHead | Refusal:
     return Refusal(reason) if reason else LossHead(model, head, fused)
 
 
+NOT_HELD = object()
+
+
+def held(module: nn.Module, name: str) -> object:
+    """A tensor that a module holds, or NOT_HELD: to read one that is made when it is read, as a
+    parametrised one is, may change it."""
+    if name in module._parameters:
+        return module._parameters[name]
+    return module.__dict__.get(name, NOT_HELD)
+
+
 def path_of(model: nn.Module, head: nn.Module | None) -> str:
     return next((path for path, module in model.named_modules() if module is head), "")
 
@@ -323,7 +336,9 @@ def is_compiled(function) -> bool:
 
 
 def product_dtype(states: Tensor, weight: Tensor) -> torch.dtype:
-    """Of the head's matrix product."""
+    """Of the head's matrix product. Autocast leaves float64 as it is."""
+    if torch.float64 in (states.dtype, weight.dtype):
+        return weight.dtype
     return autocast_dtype(states.device) or weight.dtype
 
 
@@ -360,12 +375,12 @@ def finished(output, call: LossCall):
     if isinstance(output, tuple):
         return finished_tuple(output, extra, call)
     if not isinstance(output, dict):
-        return output.real() if isinstance(output, LazyLogits) else output
+        return real_logits(output)
     if torch.compiler.is_compiling():
         return finished_while_traced(output, extra, call)
     lazy = {name: value for name, value in output.items() if isinstance(value, LazyLogits)}
     changed = {
-        name: settled(value, call) if name == "logits" else value.real()
+        name: settled(value, call) if name == "logits" else real_logits(value)
         for name, value in lazy.items()
     }
     if not changed and not extra:
@@ -385,7 +400,7 @@ def finished_tuple(output: tuple, extra: dict, call: LossCall) -> tuple:
     values, logits = [], True
     for value in output:
         if isinstance(value, LazyLogits):
-            value = settled(value, call) if logits else value.real()
+            value = settled(value, call) if logits else real_logits(value)
             logits = False
         values.append(value)
     if not extra and all(value is given for value, given in zip(values, output, strict=True)):
@@ -409,9 +424,7 @@ def finished_while_traced(output: dict, extra: dict, call: LossCall) -> dict:
 
 def settled(logits: LazyLogits, call: LossCall) -> Tensor | None:
     """What an output has for logits: None in a training step, for which they are not computed."""
-    # Those that were computed for the loss cost nothing more to return.
-    dense = logits.source.weight is None
-    return logits.real() if call.keep_logits or dense else None
+    return real_logits(logits) if call.keep_logits or are_computed(logits) else None
 
 
 @functools.cache
