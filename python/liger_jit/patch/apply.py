@@ -76,9 +76,10 @@ def patch(
 
     What differs and does not raise: a training step's logits are of a subclass of `Tensor` until
     something computes them, so `type(logits) is Tensor` is False; what is written between head and
-    loss in ways that torch does not count (`weight.data.copy_`, numpy memory) counts for the loss; a weight, or a k beside its q, whose part of a fused result
-    nobody uses has a gradient of zeros, not None; heads of which a part is rotated stay in the
-    order in memory in which they came, and are not made contiguous.
+    loss in ways that torch does not count (`weight.data.copy_`, numpy memory) counts for the loss;
+    a weight, or a k beside its q, whose part of a fused result nobody uses has a gradient of zeros,
+    not None; heads of which a part is rotated stay in the order in memory in which they came, and
+    are not made contiguous.
 
     Under a mode of torch (`TorchFunctionMode`, `TorchDispatchMode`) modules run their own forwards.
     Operators stay under a default device, fake tensors, tracing, and selective checkpoints, whose
