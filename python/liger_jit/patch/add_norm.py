@@ -11,13 +11,15 @@ from types import FunctionType
 import torch
 from torch import Tensor, nn
 
+from ..meta_calls import MetaCall
 from . import norms
 from .add_norm_source import norms_after_sums, rewritten
 from .guard import guard_of_rewritten, is_plain, is_usable
-from .installed import standing, switched
+from .installed import switched
 from .layer_probe import LayerProbe
 from .probe import Mismatch, assert_same, compute_dtype, live_device, twin_of
-from .rule import MetaCall, Proof, Refusal, Rule, group_of, own_class_forward
+from .proved_norm import ProvedNorm, norm_of
+from .rule import Proof, Refusal, Rule, group_of, own_class_forward
 from .source import NO_SOURCE, definition_of
 
 ROLE = "fused_add_rms_norm"
@@ -26,12 +28,11 @@ ROLE = "fused_add_rms_norm"
 def add_and_norm(norm: nn.Module, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """(norm(left + right), left + right)."""
     alike = is_plain(left) and is_plain(right) and left.dtype == right.dtype
-    proof = standing(norm) if alike and left.shape == right.shape else None
-    norm_of = None if proof is None else proof.norm
-    if norm_of is None or not is_usable(left) or not norm_of.takes(norm, left):
+    ours = norm_of(norm) if alike and left.shape == right.shape else None
+    if ours is None or not is_usable(left) or not ours.takes(norm, left):
         total = left + right
         return norm(total), total
-    return norm_of.after_add(norm, left, right)
+    return ours.after_add(norm, left, right)
 
 
 def is_layer(module: nn.Module) -> bool:
@@ -158,7 +159,7 @@ def check(
     )
 
 
-def meta_call(norm: nn.Module, proved: norms.ProvedNorm) -> MetaCall:
+def meta_call(norm: nn.Module, proved: ProvedNorm) -> MetaCall:
     width, dtype = norm.weight.shape[0], norm.weight.dtype
     twin = twin_of(norm, {"weight": nn.Parameter(torch.empty(width, dtype=dtype, device="meta"))})
 

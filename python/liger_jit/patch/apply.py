@@ -8,19 +8,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from ..warmup import remember, start_background_compile
+from ..compile_ahead import start_background_compile
+from ..meta_calls import MetaCall
 from . import loss_head, skip_logits
 from .add_norm import ADD_NORM
 from .deferred import stop_waiting
 from .experts import EXPERTS
 from .glu import GLU
-from .handle import Handle, Row
+from .handle import Handle, Row, remember
 from .installed import Installation, replaced_by
 from .norms import NORM
 from .probe import live_device, quietly
 from .qk_norm import QK_NORM
 from .rotary import ROTARY
-from .rule import MetaCall, Proof, Refusal, Rule
+from .rule import Proof, Refusal, Rule
 
 # Parsing sources on two threads at once fails in Python itself.
 ONE_AT_A_TIME = threading.Lock()

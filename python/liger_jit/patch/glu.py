@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import functional
+from ..meta_calls import MetaCall
 from .guard import guard_of, is_hooked, is_usable
 from .installed import guarded
 from .probe import (
@@ -27,7 +28,7 @@ from .probe import (
     tensor_inputs,
     twin_of,
 )
-from .rule import MetaCall, Proof, Refusal, Rule, group_of, own_class_forward
+from .rule import Proof, Refusal, Rule, group_of, own_class_forward
 from .whole_mlp import check_whole, is_whole, whole_meta_call, whole_run
 
 # Names of (gate, up, down), or of (both in one, down), that gated MLPs give their projections.

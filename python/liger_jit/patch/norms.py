@@ -6,12 +6,12 @@ large values overflow on the way.
 """
 
 import itertools
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from .. import functional
+from ..meta_calls import MetaCall
 from .guard import Guard, guard_of
 from .installed import guarded
 from .probe import (
@@ -27,32 +27,10 @@ from .probe import (
     tensor_inputs,
     twin_of,
 )
-from .rule import MetaCall, Proof, Refusal, Rule, group_of, own_class_forward, taken_away
+from .proved_norm import DTYPES, NormProof, ProvedNorm, RmsForm
+from .rule import Refusal, Rule, group_of, own_class_forward, taken_away
 
 LARGEST_EPSILON = 1e-2
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-@dataclass(frozen=True)
-class RmsForm:
-    """y = x / rms(x) * (offset + weight); `mode` is where it rounds, `promote` what it returns."""
-
-    mode: str
-    offset: float
-    promote: bool
-    epsilon: str
-
-    def reference(self, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-        scaled = x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)
-        out = x.dtype
-        if weight is not None:
-            if self.mode == "llama":
-                scaled = (weight + self.offset if self.offset else weight) * scaled.to(x.dtype)
-            else:
-                scaled = scaled * (self.offset + weight.float())
-            if self.promote:
-                out = torch.promote_types(x.dtype, weight.dtype)
-        return scaled.to(out)
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -75,7 +53,7 @@ def epsilons(module: nn.Module) -> list[str]:
     ]
 
 
-def prove(module: nn.Module) -> Proof | Refusal:
+def prove(module: nn.Module) -> NormProof | Refusal:
     if reason := taken_away(module):
         return Refusal(reason)
     if own_class_forward(module) is nn.LayerNorm.forward:
@@ -164,48 +142,14 @@ def check_gradients(module: nn.Module, form: RmsForm, width: int, has_weight: bo
         )
 
 
-@dataclass(frozen=True)
-class ProvedNorm:
-    """A norm with a weight, for a rule that takes the norm into something larger."""
-
-    form: RmsForm
-
-    def eps(self, module: nn.Module) -> float:
-        return getattr(module, self.form.epsilon)
-
-    def takes(self, module: nn.Module, x: Tensor) -> bool:
-        """Whether x and the weight are of a width and of dtypes that were proved."""
-        weight = module._parameters["weight"]
-        if weight.dim() != 1 or weight.shape[0] != x.shape[-1]:
-            return False
-        tried = x.dtype in DTYPES and weight.dtype in DTYPES
-        return tried or x.dtype == weight.dtype == torch.float64
-
-    def __call__(self, module: nn.Module, x: Tensor) -> Tensor:
-        form = self.form
-        return functional.rms_norm(
-            x, module.weight, self.eps(module), form.offset, form.mode, form.promote
-        )
-
-    def after_add(self, module: nn.Module, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        """(the norm of the sum, the sum): see `add_norm`."""
-        form, weight = self.form, module.weight
-        if form.promote and left.dtype != weight.dtype:
-            total = left + right
-            return self(module, total), total
-        return functional.fused_add_rms_norm(
-            left, right, weight, self.eps(module), form.offset, form.mode
-        )
-
-
-def rms_proof(module: nn.Module, form: RmsForm, weight: Tensor | None, guard: Guard) -> Proof:
+def rms_proof(module: nn.Module, form: RmsForm, weight: Tensor | None, guard: Guard) -> NormProof:
     eps = getattr(module, form.epsilon)
     if weight is None:
 
         def run(self, x):
             return functional.rms_norm(x, None, getattr(self, form.epsilon))
 
-        return Proof("rms_norm", guarded(run, guard, is_of_tried_dtype), guard, run)
+        return NormProof("rms_norm", guarded(run, guard, is_of_tried_dtype), guard, run)
 
     def call(x: Tensor, weight: Tensor) -> Tensor:
         return functional.rms_norm(x, weight, eps, form.offset, form.mode, form.promote)
@@ -213,14 +157,14 @@ def rms_proof(module: nn.Module, form: RmsForm, weight: Tensor | None, guard: Gu
     norm = ProvedNorm(form)
     meta = norm_meta_call("rms_norm", call, (weight,), (form.mode, form.offset))
     forward = guarded(norm.__call__, guard, norm.takes)
-    return Proof("rms_norm", forward, guard, norm, meta, norm)
+    return NormProof("rms_norm", forward, guard, norm, meta, norm=norm)
 
 
 def is_of_tried_dtype(module: nn.Module, x: Tensor) -> bool:
     return x.dtype in DTYPES or x.dtype == torch.float64
 
 
-def prove_layer_norm(module: nn.LayerNorm) -> Proof | Refusal:
+def prove_layer_norm(module: nn.LayerNorm) -> NormProof | Refusal:
     if len(module.normalized_shape) != 1:
         return Refusal("normalises over more than one dimension")
 
@@ -244,10 +188,10 @@ def prove_layer_norm(module: nn.LayerNorm) -> Proof | Refusal:
         kinds = {x.dtype, *(self._parameters[name].dtype for name in tensors)}
         return len(kinds) == 1 and x.shape[-1:] == self.normalized_shape
 
-    return Proof("layer_norm", guarded(run, guard, takes), guard, run, meta)
+    return NormProof("layer_norm", guarded(run, guard, takes), guard, run, meta)
 
 
-def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:
+def confirm(module: nn.Module, proof: NormProof) -> NormProof | Refusal:
     """The operator itself against the module's own forward, on its device and in its dtype."""
     device, dtype = live_device(module), compute_dtype(module)
     generator = torch.Generator().manual_seed(5)

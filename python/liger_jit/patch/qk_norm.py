@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
+from ..meta_calls import MetaCall
 from . import norms, rotary
 from .autocasting import autocast_dtype
 from .guard import is_usable
-from .installed import install, standing, switched
+from .installed import install, switched
 from .probe import (
     Mismatch,
     SparseLinear,
@@ -28,8 +29,9 @@ from .probe import (
     random,
     twin_of,
 )
+from .proved_norm import ProvedNorm, norm_of
 from .qk_norm_source import Rewritten, rewrite
-from .rule import MetaCall, Proof, Refusal, Rule, group_of, own_class_forward
+from .rule import Proof, Refusal, Rule, group_of, own_class_forward
 from .source import NO_SOURCE, definition_of, innermost
 
 ROLE = "qk_norm_rope"
@@ -38,13 +40,7 @@ PROBE_BATCH, PROBE_TOKENS = 2, 5
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-def norm_of(module: nn.Module) -> norms.ProvedNorm | None:
-    """What a norm that is patched and nothing more computes."""
-    proof = standing(module)
-    return None if proof is None else proof.norm
-
-
-def may_wait(q_norm: nn.Module, k_norm: nn.Module) -> norms.ProvedNorm | None:
+def may_wait(q_norm: nn.Module, k_norm: nn.Module) -> ProvedNorm | None:
     """What both norms compute, if they can be left to the rotation's kernel."""
     ours = norm_of(q_norm)
     if ours is None or ours != norm_of(k_norm) or ours.eps(q_norm) != ours.eps(k_norm):
@@ -57,7 +53,7 @@ def normed(waits: object, norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def fits(
-    norm: norms.ProvedNorm,
+    norm: ProvedNorm,
     q_norm: nn.Module,
     k_norm: nn.Module,
     q: Tensor,
@@ -216,7 +212,7 @@ def functions_for(original: Callable) -> tuple[Callable, ...]:
     return may_wait, normed, norm_and_rope(rotary.rotary_function(original, True))
 
 
-def check_formula(module: nn.Module, proved: norms.ProvedNorm) -> None:
+def check_formula(module: nn.Module, proved: ProvedNorm) -> None:
     """`Mismatch` unless the rewritten statements give q and k as the class's own do, in plain torch
     and float32, with norms that wait and with norms that do not."""
     reference = proved.form.reference
@@ -294,7 +290,7 @@ def arguments(
     return {**needed, "hidden_states": x, "position_embeddings": tables}
 
 
-def meta_call(module: nn.Module, children: list[nn.Module], proved: norms.ProvedNorm) -> MetaCall:
+def meta_call(module: nn.Module, children: list[nn.Module], proved: ProvedNorm) -> MetaCall:
     heads, keys, size, rotated = rotary.sizes_of(module)
     dtype, weight_dtype = compute_dtype(module), children[0].weight.dtype
     mode, offset = proved.form.mode, proved.form.offset

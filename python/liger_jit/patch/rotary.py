@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
+from ..meta_calls import MetaCall
 from .autocasting import autocast_dtype
 from .guard import Guard, guard_of_rewritten, is_hooked, is_usable
 from .installed import switched
 from .probe import Mismatch, assert_same, compute_dtype, live_device, random
 from .reading import read
-from .rule import MetaCall, Proof, Refusal, Rule, own_class_forward
+from .rule import Proof, Refusal, Rule, own_class_forward
 from .source import NO_SOURCE, definition_of, innermost, rebuilt
 
 PAIR = ("q", "k", "cos", "sin", "unsqueeze_dim")

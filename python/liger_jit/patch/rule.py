@@ -8,52 +8,14 @@ the CPU, then beside the operator where the module lives. Modules of one group s
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from types import FunctionType
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from ..library import native
-
-if TYPE_CHECKING:
-    from .guard import Guard
-    from .norms import ProvedNorm
+from ..meta_calls import MetaCall
+from .guard import Guard
 
 SHARDED_AWAY = "its weight is sharded away: patch before the model is sharded"
-
-
-@dataclass(frozen=True)
-class MetaCall:
-    """One operator call as the patched model makes it, to be replayed on meta tensors.
-
-    `key` holds what makes two calls the same kernel; `run(batch, tokens)` makes the call and its
-    backward. A spare one is not part of a step: it is tried, and stands in where a better one
-    cannot be used, so its kernels are compiled and not tuned.
-    """
-
-    op: str
-    key: tuple
-    run: Callable[[int, int], None]
-    spare: bool = False
-
-
-def replay_of(calls: list[MetaCall], batch: int, tokens: int) -> Callable[[], None]:
-    """A function that makes each distinct one of these calls once, on meta tensors.
-
-    It runs forward and backward, holds no weights and needs no context, so whoever records
-    operator calls can learn from it which kernels a training step of that size will ask for.
-    """
-    distinct: dict[tuple, MetaCall] = {}
-    # The product of a linear loss takes longest to compile, so it begins first.
-    for call in sorted(calls, key=lambda call: (call.spare, "linear" not in call.op)):
-        distinct.setdefault((call.op, call.key), call)
-
-    def replay() -> None:
-        for call in distinct.values():
-            native()._prepare_tunes(not call.spare)
-            call.run(batch, tokens)
-
-    return replay
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,17 +23,16 @@ class Proof:
     """A replacement that was shown equal to the original. Nothing of it changes.
 
     forward: what a module gets; it takes the module first, and takes the module's own forward where
-    the guard is broken. run: the same without asking, for probes. norm: what a compound rule needs
-    of a norm's proof. otherwise: a lesser proof, for a device where the operators of this one fail.
-    missed: the role of a larger fusion that this module looks fit for, and why it has the lesser.
+    the guard is broken. run: the same without asking, for probes. otherwise: a lesser proof, for a
+    device where the operators of this one fail. missed: the role of a larger fusion that this
+    module looks fit for, and why it has the lesser.
     """
 
     role: str
     forward: FunctionType
-    guard: "Guard"
+    guard: Guard
     run: Callable
     meta: MetaCall | None = None
-    norm: "ProvedNorm | None" = None
     otherwise: "Proof | None" = None
     missed: tuple[str, str] | None = None
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
+from ..meta_calls import MetaCall
 from .guard import is_hooked
 from .probe import assert_same, random, run_own, set_mode, twin_of
-from .rule import MetaCall
 
 PROBE_TOKENS, PROBE_HIDDEN = 3, 8
 LINEAR = nn.Linear.forward
