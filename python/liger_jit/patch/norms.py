@@ -227,4 +227,4 @@ def norm_meta_call(op: str, call, vectors: tuple, details: tuple) -> MetaCall:
     return MetaCall(op, (width, dtype, count, *details), run)
 
 
-NORM = Rule("norm", ("rms_norm", "layer_norm"), is_norm, group_of, prove, confirm)
+NORM: Rule[NormProof] = Rule("norm", ("rms_norm", "layer_norm"), is_norm, group_of, prove, confirm)

@@ -68,7 +68,7 @@ class ProvedNorm:
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class NormProof(Proof):
     """norm: what a larger kernel needs of it; None for a norm that none takes."""
 
