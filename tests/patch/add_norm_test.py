@@ -15,6 +15,7 @@ from liger_jit.patch.add_norm_source import (
     sums_of_code,
 )
 from liger_jit.patch.installed import standing
+from liger_jit.patch.proved_norm import norm_of
 from liger_jit.patch.source import innermost
 from tiny_models import FAMILIES, assert_same_step, batch, build, counted, loss_and_gradients
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -106,7 +107,7 @@ def test_a_norm_that_promotes_gives_the_dtype_it_gave(monkeypatch):
     handle = patch(model)
     norm = model.model.layers[0].post_attention_layernorm
     x = torch.randn(2, 5, 32, dtype=torch.bfloat16)
-    y, total = standing(norm).norm.after_add(norm, x, x)
+    y, total = norm_of(norm).after_add(norm, x, x)
     assert y.dtype == torch.float32
     assert torch.equal(y, norm(x + x))
     assert torch.equal(total, x + x)

@@ -7,13 +7,13 @@ does.
 """
 
 import itertools
-from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from .. import functional
+from ..meta_calls import MetaCall
+from .autocasting import autocast_dtype
 from .guard import Guard, guard_of
 from .installed import guarded
 from .memory_order import has_order, in_order_of
@@ -30,33 +30,11 @@ from .probe import (
     tensor_inputs,
     twin_of,
 )
-from .rule import MetaCall, Proof, Refusal, Rule, group_of, own_class_forward, taken_away
+from .proved_norm import DTYPES, NormProof, ProvedNorm, RmsForm
+from .rule import Refusal, Rule, group_of, own_class_forward, taken_away
 from .torchs_own import torchs_name
 
 LARGEST_EPSILON = 1e-2
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-@dataclass(frozen=True)
-class RmsForm:
-    """y = x / rms(x) * (offset + weight); `mode` is where it rounds, `promote` what it returns."""
-
-    mode: str
-    offset: float
-    promote: bool
-    epsilon: str
-
-    def reference(self, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-        scaled = x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)
-        out = x.dtype
-        if weight is not None:
-            if self.mode == "llama":
-                scaled = (weight + self.offset if self.offset else weight) * scaled.to(x.dtype)
-            else:
-                scaled = scaled * (self.offset + weight.float())
-            if self.promote:
-                out = torch.promote_types(x.dtype, weight.dtype)
-        return scaled.to(out)
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -79,7 +57,7 @@ def epsilons(module: nn.Module) -> list[str]:
     ]
 
 
-def prove(module: nn.Module) -> Proof | Refusal:
+def prove(module: nn.Module) -> NormProof | Refusal:
     if reason := taken_away(module):
         return Refusal(reason)
     if torchs_name(own_class_forward(module)) == "LayerNorm.forward":
@@ -178,55 +156,9 @@ def keeps_order(module: nn.Module, weight: Tensor | None) -> bool:
     return run_own(module, twin_of(module, own), x).stride() == x.stride()
 
 
-@dataclass(frozen=True)
-class ProvedNorm:
-    """A norm with a weight, for a rule that takes the norm into something larger. `keeps_order`:
-    whether its result lies in memory as its input."""
-
-    form: RmsForm
-    keeps_order: bool
-
-    def eps(self, module: nn.Module) -> float:
-        return getattr(module, self.form.epsilon)
-
-    def takes(self, module: nn.Module, x: Tensor) -> bool:
-        """Whether x and the weight are of a width and of dtypes that were proved."""
-        weight = module._parameters["weight"]
-        if weight.dim() != 1 or weight.shape[0] != x.shape[-1]:
-            return False
-        tried = x.dtype in DTYPES and weight.dtype in DTYPES
-        return tried or x.dtype == weight.dtype == torch.float64
-
-    def takes_alone(self, module: nn.Module, x: Tensor) -> bool:
-        """Whether it is the module's forward for that x, with a result as that lies in memory."""
-        ordered = x.is_contiguous() or (self.keeps_order and has_order(x))
-        return ordered and self.takes(module, x)
-
-    def __call__(self, module: nn.Module, x: Tensor) -> Tensor:
-        if x.is_contiguous():
-            return self.of_rows(module, x)
-        return in_order_of(x, partial(self.of_rows, module))
-
-    def of_rows(self, module: nn.Module, x: Tensor) -> Tensor:
-        form = self.form
-        return functional.rms_norm(
-            x, module.weight, self.eps(module), form.offset, form.mode, form.promote
-        )
-
-    def after_add(self, module: nn.Module, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        """(the norm of the sum, the sum): see `add_norm`."""
-        form, weight = self.form, module.weight
-        if form.promote and left.dtype != weight.dtype:
-            total = left + right
-            return self(module, total), total
-        return functional.fused_add_rms_norm(
-            left, right, weight, self.eps(module), form.offset, form.mode
-        )
-
-
 def rms_proof(
     module: nn.Module, form: RmsForm, ordered: bool, weight: Tensor | None, guard: Guard
-) -> Proof:
+) -> NormProof:
     eps = getattr(module, form.epsilon)
     if weight is None:
 
@@ -238,7 +170,7 @@ def rms_proof(
             tried = x.dtype in DTYPES or x.dtype == torch.float64
             return tried and (x.is_contiguous() or (ordered and has_order(x)))
 
-        return Proof("rms_norm", guarded(run, guard, takes), guard, run)
+        return NormProof("rms_norm", guarded(run, guard, takes), guard, run)
 
     def call(x: Tensor, weight: Tensor) -> Tensor:
         return functional.rms_norm(x, weight, eps, form.offset, form.mode, form.promote)
@@ -246,10 +178,10 @@ def rms_proof(
     norm = ProvedNorm(form, ordered)
     meta = norm_meta_call("rms_norm", call, (weight,), (form.mode, form.offset))
     forward = guarded(norm.__call__, guard, norm.takes_alone)
-    return Proof("rms_norm", forward, guard, norm, meta, norm)
+    return NormProof("rms_norm", forward, guard, norm, meta, norm=norm)
 
 
-def prove_layer_norm(module: nn.LayerNorm) -> Proof | Refusal:
+def prove_layer_norm(module: nn.LayerNorm) -> NormProof | Refusal:
     if len(module.normalized_shape) != 1:
         return Refusal("normalises over more than one dimension")
 
@@ -271,12 +203,15 @@ def prove_layer_norm(module: nn.LayerNorm) -> Proof | Refusal:
 
     def takes(self, x):
         kinds = {x.dtype, *(self._parameters[name].dtype for name in tensors)}
-        return len(kinds) == 1 and x.shape[-1:] == self.normalized_shape
+        if len(kinds) != 1 or x.shape[-1:] != self.normalized_shape:
+            return False
+        # Under CUDA's autocast torch normalises in float32, and its result is of that type.
+        return x.dtype == torch.float32 or not x.is_cuda or autocast_dtype(x.device) is None
 
-    return Proof("layer_norm", guarded(run, guard, takes), guard, run, meta)
+    return NormProof("layer_norm", guarded(run, guard, takes), guard, run, meta)
 
 
-def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:
+def confirm(module: nn.Module, proof: NormProof) -> NormProof | Refusal:
     """The operator itself against the module's own forward, on its device and in its dtype."""
     device, dtype = live_device(module), compute_dtype(module)
     generator = torch.Generator().manual_seed(5)
@@ -312,4 +247,4 @@ def norm_meta_call(op: str, call, vectors: tuple, details: tuple) -> MetaCall:
     return MetaCall(op, (width, dtype, count, *details), run)
 
 
-NORM = Rule("norm", ("rms_norm", "layer_norm"), is_norm, group_of, prove, confirm)
+NORM: Rule[NormProof] = Rule("norm", ("rms_norm", "layer_norm"), is_norm, group_of, prove, confirm)

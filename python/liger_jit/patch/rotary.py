@@ -9,6 +9,7 @@ globals are those of the file, as they are at each call.
 import ast
 import inspect
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from functools import cache
 from types import FunctionType
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
+from ..meta_calls import MetaCall
 from .autocasting import autocast_dtype
 from .guard import Guard, guard_of_rewritten, is_hooked, is_usable
 from .installed import switched
@@ -23,7 +25,7 @@ from .memory_order import has_rows
 from .modes import is_watched
 from .probe import Mismatch, assert_same, compute_dtype, live_device, random
 from .reading import read
-from .rule import MetaCall, Proof, Refusal, Rule, own_class_forward
+from .rule import CompoundRule, Parts, Proof, Refusal, Rule, own_class_forward
 from .source import NO_SOURCE, definition_of, innermost, rebuilt
 
 PAIR = ("q", "k", "cos", "sin", "unsqueeze_dim")
@@ -65,33 +67,98 @@ def group(module: nn.Module) -> Hashable:
     return (own_class_forward(module), sizes_of(module), compute_dtype(module), str(device))
 
 
-def prove(module: nn.Module) -> Proof | Refusal:
-    names = rotary_names(module)
-    if len(names) > 1:
-        return Refusal(f"its forward calls several rotary functions: {', '.join(names)}")
-    original = innermost(own_class_forward(module)).__globals__[names[0]]
-    parameters = parameter_names(original)
-    if parameters not in (PAIR, SINGLE):
-        return Refusal(f"{names[0]} takes ({', '.join(parameters)})")
-    size = sizes_of(module)[2]
-    replacement = rotary_function(original, parameters == PAIR)
-    own = own_class_forward(module)
+@dataclass(frozen=True)
+class RotaryFunction:
+    """The rotary function of a file, by this name. pair: whether it takes q and k."""
+
+    name: str
+    original: Callable
+    pair: bool
+
+    @property
+    def replacement(self) -> Callable:
+        return rotary_function(self.original, self.pair)
+
+
+def function_of_forward(module: nn.Module) -> RotaryFunction:
+    """The first that the class's forward calls."""
+    name = rotary_names(module)[0]
+    original = innermost(own_class_forward(module)).__globals__[name]
+    return RotaryFunction(name, original, parameter_names(original) == PAIR)
+
+
+def group_of_function(module: nn.Module) -> Hashable:
+    """Several forwards of a file may call one function."""
+    places = compute_dtype(module), str(live_device(module))
+    return function_of_forward(module), sizes_of(module), places
+
+
+def prove_formula(module: nn.Module) -> RotaryFunction | Refusal:
+    """Of a function that was read before: see `guard_of_rotation`."""
+    function, size = function_of_forward(module), sizes_of(module)[2]
+    original, formula = function.original, replacement_formula(function.pair)
+    # Full and partial width: a function that treats the rest otherwise is not half-split.
+    takes_part(original, function.pair)
     try:
-        guard = guard_of_rotation(own, names[0], original)
-        # Full and partial width: a function that treats the rest otherwise is not half-split.
-        takes_part(original, parameters == PAIR)
-        formula = replacement_formula(parameters == PAIR)
         for rotated in (size, size // 4 * 2):
             for dtype in (torch.float32, torch.bfloat16, torch.float16):
                 prove_function(original, formula, size, rotated, dtype=dtype)
             prove_function(original, formula, size, rotated, tokens=37)
     except Mismatch as mismatch:
-        return Refusal(f"{names[0]}: {mismatch}")
+        return Refusal(f"{function.name}: {mismatch}")
+    return function
+
+
+def confirm_operator(module: nn.Module, function: RotaryFunction) -> RotaryFunction | Refusal:
+    heads, keys, size, rotated = sizes_of(module)
+    where = live_device(module), compute_dtype(module)
+    candidate = function.replacement
     try:
-        forward = rewritten(own, names[0], replacement)
+        prove_function(function.original, candidate, size, rotated, *where, (heads, keys))
+    except Mismatch as mismatch:
+        return Refusal(f"{function.name}: {mismatch}")
+    return function
+
+
+ROTARY_FUNCTION: Rule[RotaryFunction] = Rule(
+    "rotary_function", (), is_rotary_attention, group_of_function, prove_formula, confirm_operator
+)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RotationProof(Proof):
+    """Of an attention's forward that calls this function."""
+
+    function: RotaryFunction
+
+
+def prove(module: nn.Module, proved: Parts) -> RotationProof | Refusal:
+    names = rotary_names(module)
+    if len(names) > 1:
+        return Refusal(f"its forward calls several rotary functions: {', '.join(names)}")
+    function, own = function_of_forward(module), own_class_forward(module)
+    parameters = parameter_names(function.original)
+    if parameters not in (PAIR, SINGLE):
+        return Refusal(f"{function.name} takes ({', '.join(parameters)})")
+    try:
+        # Read before it is run: what has effects would have them on what it shares with others.
+        guard = guard_of_rotation(own, function.name, function.original)
+    except Mismatch as mismatch:
+        return Refusal(f"{function.name}: {mismatch}")
+    function = proved(ROTARY_FUNCTION, module)
+    if isinstance(function, Refusal):
+        return function
+    try:
+        forward = rewritten(own, function.name, function.replacement)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
-    return Proof("rope", switched(forward, guard), guard, forward, meta_call(module))
+    meta = meta_call(module)
+    return RotationProof("rope", switched(forward, guard), guard, forward, meta, function=function)
+
+
+def confirm(module: nn.Module, proof: RotationProof, confirmed: Parts) -> RotationProof | Refusal:
+    function = confirmed(ROTARY_FUNCTION, module)
+    return function if isinstance(function, Refusal) else proof
 
 
 def rewritten(own: FunctionType, name: str, replacement: Callable) -> FunctionType:
@@ -123,19 +190,6 @@ def guard_of_rotation(own: FunctionType, name: str, original: Callable) -> Guard
     if found.values or found.callables or found.tensors or found.called:
         raise Mismatch("it reads attributes of an object")
     return guard_of_rewritten(own, (*names, *found.names.values()), found.functions.values())
-
-
-def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:
-    name = rotary_names(module)[0]
-    original = innermost(own_class_forward(module)).__globals__[name]
-    replacement = rotary_function(original, parameter_names(original) == PAIR)
-    heads, keys, size, rotated = sizes_of(module)
-    where = live_device(module), compute_dtype(module)
-    try:
-        prove_function(original, replacement, size, rotated, *where, (heads, keys))
-    except Mismatch as mismatch:
-        return Refusal(f"{name}: {mismatch}")
-    return proof
 
 
 def parameter_names(function: Callable) -> tuple[str, ...]:
@@ -272,4 +326,6 @@ def meta_call(module: nn.Module) -> MetaCall:
     return MetaCall("rope", (heads, keys, size, rotated, dtype), run)
 
 
-ROTARY = Rule("rotary", ("rope",), is_rotary_attention, group, prove, confirm)
+ROTARY: CompoundRule[RotationProof] = CompoundRule(
+    "rotary", ("rope",), is_rotary_attention, group, prove, confirm
+)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import functional
+from ..meta_calls import MetaCall
 from .guard import is_hooked
 from .probe import assert_same, random, run_own, set_mode, twin_of
-from .rule import MetaCall
 from .torchs_own import LINEAR, LINEAR_FORWARD
 
 PROBE_TOKENS, PROBE_HIDDEN = 3, 8
