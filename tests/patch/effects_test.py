@@ -157,6 +157,30 @@ class Augmenting(Layer):
         return x
 
 
+class AugmentingAView(Layer):
+    def watch(self, x):
+        scale = self.scale.detach().view(-1)
+        scale *= 2
+        return x
+
+
+class AugmentingAPart(Layer):
+    def watch(self, x):
+        (scale, one) = (self.scale.detach(), 1)
+        scale *= 2
+        return x * one
+
+
+def doubled(x):
+    x *= 2
+    return x
+
+
+class AugmentingElsewhere(Layer):
+    def watch(self, x):
+        return x * doubled(self.scale.detach())
+
+
 class Into(Layer):
     def watch(self, x):
         return torch.mul(x, 1.0, out=self.scale.data)
@@ -204,6 +228,9 @@ WRITING = {
     OfItsClass: "it writes type(self).calls",
     InPlace: "mul_",
     Augmenting: "scale *= 2",
+    AugmentingAView: "scale *= 2",
+    AugmentingAPart: "scale *= 2",
+    AugmentingElsewhere: "x *= 2",
     Into: "out=",
     ByDefault: "a default that it may write to",
     Lambda: "lambda",

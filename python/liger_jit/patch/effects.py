@@ -71,6 +71,7 @@ class _Effects:
         key = function, id(self.module) if bound else None
         if key in self.seen:
             return
+        top = not self.seen  # a probe makes what the forward itself is given
         self.seen.add(key)
         name = getattr(function, "__qualname__", repr(function))
         if not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):
@@ -82,7 +83,7 @@ class _Effects:
         if not all(map(is_immutable, defaults)):
             raise Mismatch(f"{name} is run by a probe, and has a default that it may write to")
         body = definition.body if body is None else body
-        _FunctionEffects(self, function, bound).run(body)
+        _FunctionEffects(self, function, bound, top).run(body)
 
     def child(self, name: str) -> None:
         child = self.module._modules[name]
@@ -96,7 +97,7 @@ class _Effects:
 class _FunctionEffects:
     """One function's statements."""
 
-    def __init__(self, reader: _Effects, function: FunctionType, bound: bool):
+    def __init__(self, reader: _Effects, function: FunctionType, bound: bool, top: bool):
         self.reader, self.module, self.function = reader, reader.module, function
         self.own = next(iter(inspect.signature(function).parameters), None) if bound else None
         self.locals = set(function.__code__.co_varnames)
@@ -104,7 +105,7 @@ class _FunctionEffects:
         self.keywords = {one.name for one in parameters if one.kind is one.VAR_KEYWORD}
         # What is written to in place: its name must never have been that of another's tensor.
         self.written: dict[str, str] = {}
-        self.taken: set[str] = set()
+        self.taken = set() if top else {one.name for one in parameters}
         closure = zip(function.__code__.co_freevars, function.__closure__ or ())
         self.cells = {name: cell for name, cell in closure}
 
@@ -136,7 +137,7 @@ class _FunctionEffects:
             self.target(target)
             if isinstance(one, ast.AugAssign):
                 self.written[ast.unparse(target)] = first_line(one)
-            elif target is not None and not self.is_new(one.value):
+            elif target is not None and not self.is_new(one.value, target):
                 self.taken |= {n.id for n in ast.walk(target) if isinstance(n, ast.Name)}
         for part in (getattr(one, "test", None), getattr(one, "value", None)):
             if part is not None:
@@ -173,12 +174,18 @@ class _FunctionEffects:
         ):
             self.refuse(f"it writes {ast.unparse(target)}")
 
-    def is_new(self, value: ast.expr | None) -> bool:
-        """Whether an expression gives nothing that somebody else holds as well: a result of
-        arithmetic, or of a child."""
-        if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute):
-            return self.root(value.func.value) == self.own is not None
-        return isinstance(value, (ast.BinOp, ast.Tuple, ast.Constant))
+    def is_new(self, value: ast.expr | None, target: ast.expr) -> bool:
+        """Whether a target gets nothing that somebody else holds as well: a result of arithmetic,
+        a tuple, or what a child gives that is stood in for."""
+        if isinstance(target, ast.Name) and isinstance(value, (ast.BinOp, ast.Tuple)):
+            return True
+        function = value.func if isinstance(value, ast.Call) else None
+        if not isinstance(function, ast.Attribute) or self.own is None:
+            return False
+        child = self.module._modules.get(function.attr)
+        named = ast.unparse(function.value) == self.own and function.attr in self.reader.stood_in
+        # A dropout of probability 0 gives what it is given.
+        return named and not isinstance(child, nn.Dropout)
 
     def value(self, node: ast.expr) -> None:
         if isinstance(node, ast.Name):
