@@ -18,6 +18,8 @@ from .guard import Guard, guard_of
 from .installed import guarded
 from .memory_order import has_order, in_order_of
 from .probe import (
+    LONG,
+    OUTLYING,
     OUTPUT_ERROR,
     Mismatch,
     assert_same,
@@ -81,7 +83,7 @@ def prove(module: nn.Module) -> NormProof | Refusal:
 def find_form(module: nn.Module, weight: Tensor | None, guard: Guard) -> RmsForm:
     """The form whose float32 values, bfloat16 roundings and result dtypes are the module's."""
     # A norm without a weight has no width of its own.
-    widths = (64, 96) if weight is None else (weight.shape[0],)
+    widths = (64, 96, 1024) if weight is None else (weight.shape[0],)
     read = dict(guard.values)
     forms = [
         RmsForm(mode, offset, promote, epsilon)
@@ -132,16 +134,17 @@ def largest_row_error(found: Tensor, own: Tensor) -> float:
 
 
 def check_gradients(module: nn.Module, form: RmsForm, width: int, has_weight: bool) -> None:
-    """On inputs of each number of dimensions."""
+    """On inputs of each number of dimensions, of many rows, and of large values."""
     generator = torch.Generator().manual_seed(3)
     weight = nn.Parameter(random((width,), generator)) if has_weight else None
     twin = twin_of(module, {"weight": weight} if has_weight else None)
     eps = getattr(module, form.epsilon)
-    for leading in ((), (3,), (2, 3), (2, 3, 4)):
+    probes = [(leading, 1.0) for leading in ((), (3,), (2, 3), (2, 3, 4), (1, LONG))]
+    for leading, scale in (*probes, ((2, 3), OUTLYING)):
         assert_same(
             lambda x: run_own(module, twin, x),
             lambda x: form.reference(x, weight, eps),
-            [random((*leading, width), generator)],
+            [random((*leading, width), generator) * scale],
             [weight] if has_weight else [],
             "the formula",
         )

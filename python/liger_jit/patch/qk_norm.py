@@ -18,6 +18,7 @@ from .. import functional
 from ..meta_calls import MetaCall
 from . import rotary
 from .autocasting import autocast_dtype
+from .effects import read_effects
 from .guard import is_usable
 from .installed import install, switched
 from .norms import NORM, is_norm
@@ -282,6 +283,8 @@ def check(
             install(patched[name], proofs[i])
         weights.append(weight)
     own = own_class_forward(module)
+    before_rotation = source.own.body[: source.end - 1]
+    read_effects(module, innermost(own), {*linear, *source.norms}, before_rotation)
     heads = source.head(own), source.head(own, functions)
     given = arguments(module, device, dtype, generator)
 
@@ -306,12 +309,11 @@ def arguments(
     """For the forward: states, angles, and None for all else that has no default."""
     rotated = rotary.sizes_of(module)[3]
     width = next(iter(projections(module).values()))[0]
-    angles = random((PROBE_BATCH, PROBE_TOKENS, rotated // 2), generator)
-    angles = torch.cat((angles, angles), dim=-1)
     parameters = list(inspect.signature(own_class_forward(module)).parameters.values())[1:]
     needed = {p.name: None for p in parameters if p.default is p.empty and p.kind not in VARIADIC}
     x = random((PROBE_BATCH, PROBE_TOKENS, width), generator, dtype).to(device)
-    tables = tuple(table.to(device, dtype) for table in (angles.cos(), angles.sin()))
+    shape = (PROBE_BATCH, PROBE_TOKENS, rotated)
+    tables = tuple(random(shape, generator, dtype).to(device) for _ in range(2))
     return {**needed, "hidden_states": x, "position_embeddings": tables}
 
 

@@ -23,7 +23,7 @@ from .guard import Guard, guard_of_rewritten, is_hooked, is_usable
 from .installed import switched
 from .memory_order import has_rows
 from .modes import is_watched
-from .probe import Mismatch, assert_same, compute_dtype, live_device, random
+from .probe import LONG, OUTLYING, Mismatch, assert_same, compute_dtype, live_device, random
 from .reading import read
 from .rule import CompoundRule, Parts, Proof, Refusal, Rule, own_class_forward
 from .source import NO_SOURCE, definition_of, innermost, rebuilt
@@ -32,6 +32,8 @@ PAIR = ("q", "k", "cos", "sin", "unsqueeze_dim")
 SINGLE = ("x", "cos", "sin", "unsqueeze_dim")
 # A name that no forward has, by which the rewritten one finds our function.
 FUNCTION = "_liger_jit_rotary"
+# Of heads, beside the module's own: what is proved is not asked for its size again.
+OTHER_SIZES = (2, 96, 256)
 
 
 def rotary_names(module: nn.Module) -> list[str]:
@@ -103,7 +105,15 @@ def prove_formula(module: nn.Module) -> RotaryFunction | Refusal:
         for rotated in (size, size // 4 * 2):
             for dtype in (torch.float32, torch.bfloat16, torch.float16):
                 prove_function(original, formula, size, rotated, dtype=dtype)
-            prove_function(original, formula, size, rotated, tokens=37)
+            for more in (
+                {"tokens": 1},
+                {"tokens": 37, "scale": OUTLYING},
+                {"tokens": LONG, "sequences": 1},
+            ):
+                prove_function(original, formula, size, rotated, **more)
+        for other in OTHER_SIZES:
+            prove_function(original, formula, other, other)
+        prove_function(original, formula, size, size, heads_at=2)
     except Mismatch as mismatch:
         return Refusal(f"{function.name}: {mismatch}")
     return function
@@ -266,13 +276,15 @@ def replacement_formula(pair: bool) -> Callable:
         width = cos.shape[-1]
         turned, rest = x[..., :width], x[..., width:]
         first, second = turned.chunk(2, dim=-1)
-        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
         return torch.cat((turned * cos + torch.cat((-second, first), -1) * sin, rest), dim=-1)
 
-    def apply_pair(q, k, cos, sin, unsqueeze_dim=1):
-        return rotate(q, cos, sin), rotate(k, cos, sin)
+    def apply_single(x, cos, sin, unsqueeze_dim=1):
+        return rotate(x, cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim))
 
-    return apply_pair if pair else lambda x, cos, sin, unsqueeze_dim=1: rotate(x, cos, sin)
+    def apply_pair(q, k, *others):
+        return apply_single(q, *others), apply_single(k, *others)
+
+    return apply_pair if pair else apply_single
 
 
 def prove_function(
@@ -284,27 +296,33 @@ def prove_function(
     dtype: torch.dtype = torch.float32,
     heads: tuple[int, int] = (3, 1),
     tokens: int = 5,
+    sequences: int = 2,
+    heads_at: int = 1,
+    scale: float = 1.0,
 ) -> None:
-    """`Mismatch` unless both rotate alike; one that rejects a partial width need not be tried."""
+    """`Mismatch` unless both rotate alike; one that rejects a partial width need not be tried.
+
+    sequences: of the tables, for two sequences of heads. heads_at: the dimension of the heads.
+    scale: of the values of heads.
+    """
     generator = torch.Generator().manual_seed(17)
-    angles = random((2, tokens, rotated // 2), generator)
-    angles = torch.cat((angles, angles), dim=-1)
-    cos, sin = (table.to(device, dtype) for table in (angles.cos(), angles.sin()))
+    # Of no angles, and with halves of their own: the operators read each entry of both.
+    tables = [random((sequences, tokens, rotated), generator, dtype).to(device) for _ in range(2)]
+    given = tables if heads_at == 1 else [*tables, heads_at]
     single = parameter_names(original) == SINGLE
     inputs = [
-        random((2, tokens, count, size), generator, dtype).to(device).transpose(1, 2)
+        (random((2, tokens, count, size), generator) * scale).to(device, dtype)
         for count in (heads[:1] if single else heads)
     ]
+    inputs = [x.transpose(1, 3 - heads_at) for x in inputs]
     try:
-        original(*inputs, cos, sin)
+        original(*inputs, *given)
     except Exception as error:
         if rotated < size:
             return
         raise Mismatch(f"failed in the probe: {error}") from error
     what = f"rotating {rotated} of {size}"
-    assert_same(
-        lambda *x: original(*x, cos, sin), lambda *x: candidate(*x, cos, sin), inputs, (), what
-    )
+    assert_same(lambda *x: original(*x, *given), lambda *x: candidate(*x, *given), inputs, (), what)
 
 
 def meta_call(module: nn.Module) -> MetaCall:
