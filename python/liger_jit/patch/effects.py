@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .probe import Mismatch
-from .reading import LIBRARIES, first_line, is_immutable, is_of_torch
+from .reading import LIBRARIES, first_line, is_immutable
 from .source import NO_SOURCE, definition_of, innermost
+from .torchs_own import CALL, torchs_name
 
 STATEMENTS = (
     ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Return, ast.Expr, ast.If, ast.Pass, ast.Assert,
@@ -89,7 +90,7 @@ class _Effects:
         child = self.module._modules[name]
         if child is None or name in self.stood_in:
             return
-        if type(child).__call__ is not nn.Module.__call__:
+        if type(child).__call__ is not CALL:
             raise Mismatch(f"{name} is called in a way of its own")
         _Effects(child, (), self.seen).function(innermost(type(child).forward), bound=True)
 
@@ -294,9 +295,9 @@ class _FunctionEffects:
         self.attribute(function)
 
     def call_of(self, value: object, name: str) -> None:
-        if isinstance(value, FunctionType) and not is_of_torch(value):
+        if isinstance(value, FunctionType) and torchs_name(value) is None:
             return self.reader.function(value)
-        if is_of_torch(value) and computes(value):
+        if torchs_name(value) is not None and computes(value):
             return
         if name not in BUILTINS or value is not getattr(builtins, name):
             self.refuse(f"it calls {name}")

@@ -432,7 +432,7 @@ class _Body:
 
     def result(self, node: ast.Call, function: object, given: list, named: dict) -> Kind:
         inner = function.func if type(function) is partial else function
-        if not is_of_torch(inner):
+        if torchs_name(inner) is None:
             return self.sizes.no_sizes(given, named)
         if inner is not function and inner.__name__ in LIMITED:
             self.refuse(f"calls a partial {inner.__name__}")
