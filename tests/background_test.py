@@ -9,15 +9,16 @@ from datetime import datetime
 import liger_jit
 import pytest
 import torch
-from liger_jit.patch.rule import MetaCall, replay_of
-from liger_jit.warmup import prepare
+from liger_jit.compile_ahead import prepare
+from liger_jit.meta_calls import MetaCall, replay_of
 
 THREADS = 4
 # What a step needs is found bit by bit; no GPU is needed to compile for one.
 PROGRAM = """
 import json, time, torch
+from liger_jit.compile_ahead import prepare
 from liger_jit.library import native
-from liger_jit.warmup import meta_replay, prepare
+from liger_jit.meta_calls import meta_replay
 
 def norm(size):
     x = torch.empty(8192, size, device="meta", requires_grad=True)
@@ -85,9 +86,9 @@ def test_first_candidates_come_first_and_the_others_leave_threads_free(tmp_path)
 
 SPARE = """
 import json, torch
+from liger_jit.compile_ahead import prepare
 from liger_jit.library import native
-from liger_jit.patch.rule import MetaCall, replay_of
-from liger_jit.warmup import meta_replay, prepare
+from liger_jit.meta_calls import MetaCall, meta_replay, replay_of
 
 def call(size, spare):
     x = torch.empty(8192, size, device="meta")

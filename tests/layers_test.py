@@ -1,6 +1,8 @@
 """What docs/architecture.md says of the tree: who includes whom, sizes, names, three files."""
 
+import ast
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,13 @@ from liger_jit.library import ops
 ROOT = Path(__file__).resolve().parent.parent
 # Each folder includes only itself and what stands before it.
 LAYERS = ("base", "cache", "runtime", "autotune", "ops", "torch_bindings")
+# So does each file or folder of the package; __init__ stands for what `import liger_jit` brings.
+PACKAGE = ROOT / "python" / "liger_jit"
+PYTHON = (
+    *("tried", "library", "ops", "functional", "distributed", "sharding", "stats"),
+    *("meta_calls", "compile_ahead", "patch", "model_config", "warmup", "transformers"),
+    *("__init__", "bench", "cli", "__main__"),
+)
 CODE = (*LAYERS, "templates", "tests", "python", "examples", "bench", "setup", "cmake")
 MOST_LINES = 600
 NO_NAMES = re.compile(r"(utils?|common|helpers?|managers?|misc)$")
@@ -97,6 +106,53 @@ def test_branches_of_templates_test_what_the_spec_says():
             for word in re.findall(r"(?<![\w.:])[A-Za-z_]\w*", condition):
                 of_template = in_device and word[0].isupper()
                 assert word == "S" or word in constants or of_template, f"{name(path)}: {condition}"
+
+
+def python_files():
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if "native" not in path.parts]
+
+
+def file_of(module):
+    """The file of a module of the package, given as its path without an ending."""
+    return module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
+
+
+def imports(path):
+    """The package's files that this one imports by name, wherever in it the statement stands."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            home = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            named = [home / one.name for one in node.names]
+            found.update(file_of(one if file_of(one).is_file() else home) for one in named)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            modules = (
+                [node.module]
+                if isinstance(node, ast.ImportFrom)
+                else [one.name for one in node.names]
+            )
+            assert not any(one.split(".")[0] == "liger_jit" for one in modules), name(path)
+    return found
+
+
+def place_of(path):
+    return PYTHON.index(path.relative_to(PACKAGE).with_suffix("").parts[0])
+
+
+@pytest.mark.parametrize("part", PYTHON)
+def test_a_part_of_the_package_imports_only_what_stands_before_it(part):
+    files = [path for path in python_files() if PYTHON[place_of(path)] == part]
+    assert files
+    for path in files:
+        for imported in imports(path):
+            assert imported.is_file(), imported
+            assert place_of(imported) <= place_of(path), f"{name(path)} imports {name(imported)}"
+
+
+def test_no_imports_of_the_package_make_a_circle():
+    """Nor do those in functions, or for types alone."""
+    order = list(TopologicalSorter({path: imports(path) for path in python_files()}).static_order())
+    assert set(order) == set(python_files())
 
 
 @pytest.mark.parametrize("path", sources(*CODE), ids=name)

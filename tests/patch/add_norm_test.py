@@ -10,11 +10,12 @@ from liger_jit.patch import patch
 from liger_jit.patch.add_norm import add_and_norm
 from liger_jit.patch.add_norm_source import (
     norms_after_sums,
-    norms_in,
     rewritten,
     rewritten_definition,
+    sums_of_code,
 )
 from liger_jit.patch.installed import standing
+from liger_jit.patch.proved_norm import norm_of
 from liger_jit.patch.source import innermost
 from tiny_models import FAMILIES, assert_same_step, batch, build, counted, loss_and_gradients
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -106,7 +107,7 @@ def test_a_norm_that_promotes_gives_the_dtype_it_gave(monkeypatch):
     handle = patch(model)
     norm = model.model.layers[0].post_attention_layernorm
     x = torch.randn(2, 5, 32, dtype=torch.bfloat16)
-    y, total = standing(norm).norm.after_add(norm, x, x)
+    y, total = norm_of(norm).after_add(norm, x, x)
     assert y.dtype == torch.float32
     assert torch.equal(y, norm(x + x))
     assert torch.equal(total, x + x)
@@ -174,7 +175,7 @@ def test_a_source_that_is_not_that_of_the_code_is_not_used(monkeypatch):
 
 
 def forget():
-    norms_in.cache_clear()
+    sums_of_code.cache_clear()
     rewritten_definition.cache_clear()
 
 

@@ -5,12 +5,14 @@ import copy
 import functools
 from contextlib import contextmanager
 
+import numpy
 import pytest
 import torch
 from liger_jit.patch import patch
 from liger_jit.patch.guard import guard_of
 from liger_jit.patch.installed import standing
 from liger_jit.patch.probe import Mismatch
+from liger_jit.patch.reading import is_same
 from tiny_models import (
     assert_same_step,
     batch,
@@ -65,6 +67,10 @@ def an_epsilon_that_is_a_tensor(model):
     first(model).post_attention_layernorm.variance_epsilon = torch.tensor(0.5)
 
 
+def an_epsilon_that_is_a_vector(model):
+    first(model).post_attention_layernorm.variance_epsilon = torch.full((32,), 0.5)
+
+
 def another_epsilon(model):
     first(model).post_attention_layernorm.variance_epsilon = 0.5
 
@@ -94,6 +100,7 @@ CHANGES = [
     another_class_of_a_norm,
     another_epsilon,
     an_epsilon_that_is_a_tensor,
+    an_epsilon_that_is_a_vector,
     a_norm_without_a_weight_of_its_own,
     a_forward_on_a_projection,
 ]
@@ -378,6 +385,23 @@ def test_angles_that_are_trained_get_their_gradient(family):
     patch(model)
     assert_same_step(loss_and_gradients(model), expected[0])
     assert error(frequencies.grad, expected[1]) < 2e-5
+
+
+def test_values_are_the_same_by_type_too_and_what_has_no_one_truth_is_another():
+    assert is_same((1, 2.0, {"eps": None}), (1, 2.0, {"eps": None}))
+    vector = torch.ones(3)
+    for found, value in (
+        ((1e-6,), (vector,)),
+        ((vector,), (1e-6,)),
+        ({"eps": vector}, {"eps": 1e-6}),
+        (vector, 1e-6),
+        (numpy.ones(3), 1.0),
+        (1, True),
+        ((1,), (1.0,)),
+        ((1, 2), (1,)),
+        ({"a": 1}, {"b": 1}),
+    ):
+        assert not is_same(found, value)
 
 
 def test_a_flop_counter_counts_as_before():

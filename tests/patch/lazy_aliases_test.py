@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 import torch
-from liger_jit.patch.lazy_logits import LazyLogits
+from liger_jit.patch.lazy_logits import lazy_logits
 from liger_jit.patch.lazy_source import Source
 from liger_jit.patch.loss_call import LossCall
 from tiny_models import counted, error
@@ -109,7 +109,7 @@ def leaves(dtype=torch.float32):
 
 
 def lazy(states, weight=None, bias=None):
-    return LazyLogits.of(Source(states, weight, bias, states.dtype, (), LossCall(False)))
+    return lazy_logits(Source(states, weight, bias, states.dtype, (), LossCall(False)))
 
 
 def program(seed):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from liger_jit.patch.lazy_logits import LazyLogits
+from liger_jit.patch.lazy_logits import lazy_logits
 from liger_jit.patch.lazy_source import Source
 from liger_jit.patch.loss_call import LossCall
 from tiny_models import counted, error
@@ -79,7 +79,7 @@ def tensors(dtype=torch.float32):
 
 
 def lazy(states, weight=None, bias=None):
-    return LazyLogits.of(Source(states, weight, bias, states.dtype, (), LossCall(False)))
+    return lazy_logits(Source(states, weight, bias, states.dtype, (), LossCall(False)))
 
 
 def step(loss, leaves):
@@ -125,7 +125,7 @@ def test_metadata_does_not_compute():
     assert (len(logits), logits.dim(), logits.size(-1), logits.numel()) == (2, 3, 9, 90)
     assert logits.requires_grad
     assert logits.is_floating_point()
-    assert logits.computed is None
+    assert logits._lazy.computed is None
 
 
 def test_wrong_labels_raise_as_in_torch():

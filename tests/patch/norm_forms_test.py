@@ -99,9 +99,11 @@ def test_mixed_dtypes_give_the_original_dtype(form):
     assert error(found, expected) <= 1e-3
 
 
-@pytest.mark.parametrize("form", [OnlyTheScale, Grouped])
-def test_unknown_forms(form):
-    assert "no known norm" in applied(form()).status
+@pytest.mark.parametrize(
+    "form, reason", [(OnlyTheScale, "no known norm"), (Grouped, "needs its last dimension")]
+)
+def test_unknown_forms(form, reason):
+    assert reason in applied(form()).status
 
 
 def test_epsilon_is_read_where_the_module_keeps_it():

@@ -120,7 +120,7 @@ NORMS = {
     ByLength: "branches on",
     InPlace: "y *= 1.0",
     ByInner: "calls lambda",
-    OverTokens: "no known norm",
+    OverTokens: "sums over more than its last dimension",
     OfHalfPrecision: "no known norm",
 }
 

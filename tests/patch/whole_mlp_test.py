@@ -131,16 +131,28 @@ def test_a_projection_that_is_not_plain_is_called_as_a_module(change, after, mon
     assert_same_step(found, expected)
 
 
-@pytest.mark.parametrize("family", FEW)
-def test_frozen_gate_and_up_get_no_gradient(family, monkeypatch):
+@pytest.mark.parametrize(
+    ("family", "trained", "nodes"),
+    [
+        ("Llama", ("down",), 0),
+        ("Llama", ("gate", "up"), 0),
+        ("Llama", ("gate", "down"), 2),
+        ("Llama", ("up", "down"), 2),
+        ("Phi3", ("down",), 0),
+        ("Phi3", ("gate", "down"), 2),
+    ],
+)
+def test_what_is_frozen_gets_no_gradient(family, trained, nodes, monkeypatch):
+    """The node keeps x and what is between, which modules keep where an inner projection and the
+    one down are trained."""
     model = build(family)
     for mlp in mlps(model):
         for name, weight in mlp.named_parameters():
-            weight.requires_grad_("down" in name)
+            weight.requires_grad_(name.startswith(trained))
     expected = loss_and_gradients(model)
     patch(model)
-    found, whole, _ = calls_of(model, monkeypatch)
-    assert whole == 2
+    found, whole, apart = calls_of(model, monkeypatch)
+    assert (whole, apart) == (nodes, 2 - nodes)
     assert_same_step(found, expected)
 
 

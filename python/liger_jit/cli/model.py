@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 
 from .. import library
+from ..compile_ahead import TOKENS, prepare, progress_bar, wait
 from ..model_config import model_without_weights
-from ..warmup import TOKENS, prepare, progress_bar, wait
 from . import UsageError
 
 DTYPES = {

@@ -18,7 +18,7 @@ import time
 import torch
 
 from .. import library, patch
-from ..warmup import target_of
+from ..compile_ahead import target_of
 from . import UsageError
 from .model import add_step, compile_for, model_of
 from .output import console, notes, print_json, print_table

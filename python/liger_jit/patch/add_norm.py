@@ -2,22 +2,26 @@
 
 The layer's forward stays its own, but for the statements that make a sum and norm it, which become
 one call of `add_and_norm` (`add_norm_source`). At each call the sum goes into the norm's kernel if
-the norm is patched and nothing else is hooked to it; if not, both are done as they were.
+the norm is patched and nothing else is hooked to it; if not, both are done as they were. So are
+those that one node could not give: a sum without history, or in another order in memory.
 """
 
 from collections.abc import Hashable
+from dataclasses import dataclass
 from types import FunctionType
 
 import torch
 from torch import Tensor, nn
 
-from . import norms
-from .add_norm_source import norms_after_sums, rewritten
+from ..meta_calls import MetaCall
+from .add_norm_source import norms_after_sums, rewritten, shown_sums
 from .guard import guard_of_rewritten, is_plain, is_usable
-from .installed import standing, switched
+from .installed import switched
 from .layer_probe import LayerProbe
+from .norms import NORM, is_norm
 from .probe import Mismatch, assert_same, compute_dtype, live_device, twin_of
-from .rule import MetaCall, Proof, Refusal, Rule, group_of, own_class_forward
+from .proved_norm import NormProof, ProvedNorm, norm_of
+from .rule import CompoundRule, Parts, Proof, Refusal, group_of, own_class_forward
 from .source import NO_SOURCE, definition_of
 
 ROLE = "fused_add_rms_norm"
@@ -26,12 +30,20 @@ ROLE = "fused_add_rms_norm"
 def add_and_norm(norm: nn.Module, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """(norm(left + right), left + right)."""
     alike = is_plain(left) and is_plain(right) and left.dtype == right.dtype
-    proof = standing(norm) if alike and left.shape == right.shape else None
-    norm_of = None if proof is None else proof.norm
-    if norm_of is None or not is_usable(left) or not norm_of.takes(norm, left):
+    ours = norm_of(norm) if alike and left.shape == right.shape else None
+    usable = ours is not None and is_usable(left) and ours.takes(norm, left)
+    if not usable or not is_one_node(left, right, norm.weight):
         total = left + right
         return norm(total), total
-    return norm_of.after_add(norm, left, right)
+    return ours.after_add(norm, left, right)
+
+
+def is_one_node(left: Tensor, right: Tensor, weight: Tensor) -> bool:
+    """Whether the sum has a history if the norm has one, and lies in memory as the operator's."""
+    if not (left.is_contiguous() and right.is_contiguous()):
+        return False
+    needed = left.requires_grad or right.requires_grad or not weight.requires_grad
+    return needed or not torch.is_grad_enabled()
 
 
 def is_layer(module: nn.Module) -> bool:
@@ -42,18 +54,18 @@ def is_layer(module: nn.Module) -> bool:
         return False
     parts = [child for child in children.values() if child is not None]
     given = map(children.get, norms_after_sums(own_class_forward(module)))
-    if any(child is not None and norms.is_norm(child) for child in given):
+    if any(child is not None and is_norm(child) for child in given):
         return True
     larger = [one for one in parts if one._modules and not hasattr(one, "in_features")]
     linear = [one for one in parts if hasattr(one, "in_features")]
-    normed = any(map(norms.is_norm, parts))
+    normed = any(map(is_norm, parts))
     return normed and len(larger) > 1 and not linear and not holds_layers(module)
 
 
 def holds_layers(module: nn.Module) -> bool:
     """Whether it is a model around a list of parts that have norms themselves."""
     lists = (one for one in module.modules() if isinstance(one, nn.ModuleList))
-    return any(norms.is_norm(part) for one in lists for part in one.modules())
+    return any(is_norm(part) for one in lists for part in one.modules())
 
 
 def group(module: nn.Module) -> Hashable:
@@ -70,11 +82,21 @@ def group(module: nn.Module) -> Hashable:
     return own, places, switches, children, *(group_of(norm) for norm in after if norm is not None)
 
 
-def prove(module: nn.Module) -> Proof | Refusal:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AddNormProof(Proof):
+    """norms: the answers about the layer's norms, by name; None for a child that is no norm."""
+
+    norms: dict[str, NormProof | Refusal | None]
+
+
+def prove(module: nn.Module, proved: Parts) -> AddNormProof | Refusal:
     own = own_class_forward(module)
     if definition_of(own) is None:
         return Refusal(NO_SOURCE)
-    proofs = proofs_of_norms(module)
+    proofs = {
+        name: proved(NORM, child) if NORM.match(child) else None
+        for name, child in module.named_children()
+    }
     names, reason = norms_that_take(module, proofs)
     if not names:
         return Refusal(reason)
@@ -94,13 +116,14 @@ def prove(module: nn.Module) -> Proof | Refusal:
         return Refusal("its forward, as it is set, does not come to the sum before its norm")
     guard = guard_of_rewritten(own)
     meta = meta_call(module._modules[names[0]], proofs[names[0]].norm)
-    return Proof(ROLE, switched(forward, guard), guard, forward, meta)
+    return AddNormProof(ROLE, switched(forward, guard), guard, forward, meta, norms=proofs)
 
 
 def norms_that_take(module: nn.Module, proofs: dict) -> tuple[tuple[str, ...], str]:
     """Of the children that get a sum, those whose kernel takes it; and why there is none."""
     names, reasons = [], []
     given = norms_after_sums(own_class_forward(module))
+    uses = shown_sums(own_class_forward(module))
     for name in given:
         proof = proofs.get(name)
         if proof is None:
@@ -109,6 +132,8 @@ def norms_that_take(module: nn.Module, proofs: dict) -> tuple[tuple[str, ...], s
             reasons.append(f"{name}: {proof.reason}")
         elif proof.norm is None:
             reasons.append(f"{name} is a norm whose kernel takes no sum")
+        elif name in uses:
+            reasons.append(f"the sum before {name} is more than a term after it: `{uses[name]}`")
         else:
             names.append(name)
     if not given:
@@ -116,21 +141,13 @@ def norms_that_take(module: nn.Module, proofs: dict) -> tuple[tuple[str, ...], s
     return tuple(names), "; ".join(reasons)
 
 
-def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:
+def confirm(module: nn.Module, proof: AddNormProof, confirmed: Parts) -> AddNormProof | Refusal:
     device, dtype = live_device(module), compute_dtype(module)
     try:
-        check(module, proof.run, proofs_of_norms(module), device, dtype)
+        check(module, proof.run, proof.norms, device, dtype)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
     return proof
-
-
-def proofs_of_norms(module: nn.Module) -> dict[str, Proof | Refusal | None]:
-    """What the rule for norms says of each child; None where that is no norm."""
-    return {
-        name: norms.NORM.prove(child) if norms.NORM.match(child) else None
-        for name, child in module.named_children()
-    }
 
 
 def check(
@@ -158,7 +175,7 @@ def check(
     )
 
 
-def meta_call(norm: nn.Module, proved: norms.ProvedNorm) -> MetaCall:
+def meta_call(norm: nn.Module, proved: ProvedNorm) -> MetaCall:
     width, dtype = norm.weight.shape[0], norm.weight.dtype
     twin = twin_of(norm, {"weight": nn.Parameter(torch.empty(width, dtype=dtype, device="meta"))})
 
@@ -172,4 +189,6 @@ def meta_call(norm: nn.Module, proved: norms.ProvedNorm) -> MetaCall:
     return MetaCall(ROLE, (width, dtype), run)
 
 
-ADD_NORM = Rule("add_norm", ("rms_norm",), is_layer, group, prove, confirm)
+ADD_NORM: CompoundRule[AddNormProof] = CompoundRule(
+    "add_norm", (ROLE,), is_layer, group, prove, confirm
+)

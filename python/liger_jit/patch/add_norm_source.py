@@ -11,7 +11,8 @@ becomes
     z = x + self.mlp(normed)
     del normed
 
-so that nothing stands between the sum and the norm's call that could tell them from one.
+so that nothing stands between the sum and the norm's call that could tell them from one, and what
+comes after them cannot either (`sum_uses`).
 """
 
 import ast
@@ -21,6 +22,7 @@ from functools import cache
 from types import CodeType, FunctionType
 
 from .source import definition_of, innermost, rebuilt, statement_at
+from .sum_uses import shown
 
 # Names that no forward has.
 FUNCTION = "_liger_jit_add_and_norm"
@@ -29,24 +31,34 @@ NORMED = "_liger_jit_normed"
 
 @dataclass(frozen=True)
 class Sum:
-    """In a forward's own statements: where it is made, where its norm is called, and by what
-    name."""
+    """In a forward's own statements: where it is made, where its norm is called, by what name, and
+    what could tell the sum from another that is its norm's input: the text of that, or ""."""
 
     made: int
     used: int
     norm: str
+    shown: str
 
 
 def norms_after_sums(forward: Callable) -> tuple[str, ...]:
     """The children that a forward calls on sums which it just made, in that order."""
-    return norms_in(forward, getattr(innermost(forward), "__code__", None))
+    return tuple(one.norm for one in sums_of(forward))
+
+
+def shown_sums(forward: Callable) -> dict[str, str]:
+    """{norm: what the forward does with its sum that two nodes of a graph are needed for}."""
+    return {one.norm: one.shown for one in sums_of(forward) if one.shown}
+
+
+def sums_of(forward: Callable) -> tuple[Sum, ...]:
+    return sums_of_code(forward, getattr(innermost(forward), "__code__", None))
 
 
 @cache
-def norms_in(forward: Callable, code: CodeType | None) -> tuple[str, ...]:
+def sums_of_code(forward: Callable, code: CodeType | None) -> tuple[Sum, ...]:
     """`code` is the forward's, which may be replaced in place."""
     definition = definition_of(forward)
-    return tuple(one.norm for one in sums_in(definition.body)) if definition else ()
+    return tuple(sums_in(definition.body)) if definition else ()
 
 
 def rewritten(forward: Callable, norms: tuple[str, ...], add_and_norm: Callable) -> FunctionType:
@@ -117,7 +129,8 @@ def sum_at(body: list[ast.stmt], made: int) -> Sum | None:
         return None
     if not isinstance(function, ast.Attribute) or ast.unparse(function.value) != "self":
         return None
-    return Sum(made, used, function.attr)
+    names = {total, *map(target_of, body[made + 1 : used])}
+    return Sum(made, used, function.attr, shown(body, used, names, call))
 
 
 def target_of(statement: ast.stmt) -> str | None:

@@ -1,6 +1,5 @@
 """`patch`: looks at every module of a model, proves what can be replaced, then replaces it all."""
 
-import itertools
 import threading
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
@@ -8,51 +7,31 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from ..warmup import remember, start_background_compile
+from ..compile_ahead import start_background_compile
+from ..meta_calls import MetaCall
 from . import loss_head, skip_logits
 from .add_norm import ADD_NORM
+from .answers import Answers
 from .deferred import stop_waiting
 from .experts import EXPERTS
+from .flags import ROLES, roles_of, with_flags
 from .glu import GLU
-from .handle import Handle, Row
+from .handle import Handle, Row, remember
 from .installed import Installation, replaced_by
 from .norms import NORM
-from .probe import live_device, quietly
+from .probe import quietly
 from .qk_norm import QK_NORM
 from .rotary import ROTARY
-from .rule import MetaCall, Proof, Refusal, Rule
+from .rule import Proof, Refusal, Rule
 
 # Parsing sources on two threads at once fails in Python itself.
 ONE_AT_A_TIME = threading.Lock()
+FUSED = "fused_linear_cross_entropy"
 RULES = (NORM, GLU, EXPERTS, QK_NORM, ROTARY, ADD_NORM)
-FLAGS = (
-    "rope",
-    "rms_norm",
-    "layer_norm",
-    "swiglu",
-    "geglu",
-    "cross_entropy",
-    "fused_linear_cross_entropy",
-)
-# Roles of modules, and the flags that must all be on.
-ROLES = {
-    **{flag: (flag,) for flag in FLAGS if not flag.endswith("cross_entropy")},
-    "fused_add_rms_norm": ("rms_norm",),
-    "qk_norm_rope": ("rms_norm", "rope"),
-}
 
 
-def patch(
-    model: nn.Module,
-    rope: bool = True,
-    rms_norm: bool = True,
-    layer_norm: bool = True,
-    swiglu: bool = True,
-    geglu: bool = True,
-    cross_entropy: bool = False,
-    fused_linear_cross_entropy: bool = True,
-    **unknown,
-) -> Handle:
+@with_flags
+def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     """Makes one model use the operators of liger_jit, wherever that is proved to change nothing.
 
     Only this instance is touched: no class, no module global, no other model. Each kind of module
@@ -65,25 +44,33 @@ def patch(
     not supported: its replicas would use the first device's modules.
 
     What raises in a patched model and not in the one before: a second derivative or a forward-mode
-    one through an operator of ours; the gradient of logits that a step never had (call it with
+    one through an operator of ours; the gradient of logits that a step never had, and logits that a
+    step returns though their hidden states were written to after the head (call it with
     skip_logits=False); a write in place into a norm's input after the norm, which keeps that very
-    tensor for its backward, where torch's norm of a 16-bit type keeps a copy in float32.
+    tensor for its backward, where torch's norm keeps a copy in float32 of a 16-bit one, and nothing
+    of one without a gradient; a checkpoint without reentry around modules that run their own
+    forwards in only one of its two runs, as under a hook or a mode that is taken away before the
+    backward: the second run must keep the tensors that the first kept, torch tells nobody which run
+    is on, and a choice that was remembered would pass by what is hooked by then.
+
+    What differs and does not raise: a training step's logits are of a subclass of `Tensor` until
+    something computes them, so `type(logits) is Tensor` is False; what is written between head and
+    loss in ways that torch does not count (`weight.data.copy_`, numpy memory) counts for the loss;
+    a weight, or a k beside its q, whose part of a fused result nobody uses has a gradient of zeros,
+    not None; heads of which a part is rotated stay in the order in memory in which they came, and
+    are not made contiguous.
+
+    Under a mode of torch (`TorchFunctionMode`, `TorchDispatchMode`) modules run their own forwards.
+    Operators stay under a default device, fake tensors, tracing, and selective checkpoints, whose
+    policy then decides on an operator of ours as a whole. A mode that comes on for the backward
+    alone sees the operators of the forward before it.
 
     Args:
         model: a transformers model, or a PEFT, DistributedDataParallel, FSDP or torch.compile
             wrapper of one. Weights may be on any device, on meta, quantised or adapted. Patch
             before the first compiled call, and before `FullyShardedDataParallel`, which takes the
             weights that a probe looks at (`fully_shard` does not).
-        rope, rms_norm, layer_norm, swiglu, geglu: which roles to replace. A gated MLP becomes one
-            node while its projections are plain linear layers, else the activation alone is ours.
-            rms_norm also takes the residual sum before a norm into it, inside a decoder layer; with
-            rope, norms of the heads of q and k and their rotation become one.
-        fused_linear_cross_entropy: never hold the logits of a training step. A forward with labels
-            in training mode then returns `logits=None`, unless it is called with skip_logits=False.
-            The forward also takes skip_logits, return_token_accuracy, return_predicted_tokens and
-            use_token_scaling, and answers in token_accuracy and predicted_tokens of its output.
-        cross_entropy: the loss alone, on real logits; needs fused_linear_cross_entropy=False. With
-            neither of the two the forward takes skip_logits and does nothing with it.
+        {flags}
 
     Returns a `Handle`, applied: `report()`, `unpatch()`, `verify()`; also a context manager.
 
@@ -92,26 +79,15 @@ def patch(
         ValueError: both cross entropies are asked for.
         RuntimeError: from the operators, such as no compiler found. The model is then as it was.
     """
-    flags = {
-        "rope": rope,
-        "rms_norm": rms_norm,
-        "layer_norm": layer_norm,
-        "swiglu": swiglu,
-        "geglu": geglu,
-        "cross_entropy": cross_entropy,
-        "fused_linear_cross_entropy": fused_linear_cross_entropy,
-    }
-    check_flags(flags | unknown)
-    asked = {role for role, needed in ROLES.items() if all(flags[flag] for flag in needed)}
+    asked = roles_of(flags)
     model = inside_wrappers(model)
     stop_waiting(model)
     hub = getattr(model, "use_kernels", False)
-    fused = fused_linear_cross_entropy
     with ONE_AT_A_TIME:
-        found, proofs, head = quietly(lambda: looked_at(model, asked, hub, cross_entropy, fused))
+        found, answers, head = quietly(lambda: looked_at(model, asked, hub))
     rows, changes = [], []
     for one in found:
-        answer = proofs[one.group] if one.in_question else one.group
+        answer = answers.get(one.key, one.key)
         patched = isinstance(answer, Proof)
         if patched:
             changes.append(Installation(one.module, answer))
@@ -120,71 +96,38 @@ def patch(
             told.append(answer.missed)
         rows += [Row(one.path, type(one.module).__name__, *each) for each in told]
     if head is not None:
-        rows.append(row_of_loss(model, head, fused))
+        rows.append(row_of_loss(model, head, FUSED in asked))
         changes += [] if isinstance(head, Refusal) else head.changes()
     if not isinstance(head, loss_head.LossHead):
         changes += skip_logits.changes(model)
-    handle = Handle(model, rows, changes, calls_of(found, proofs, head))
+    handle = Handle(model, rows, changes, calls_of(found, answers, head))
     handle.apply()
     remember(handle)
     return handle
 
 
-def check_flags(flags: dict[str, bool]) -> None:
-    """Raises what `patch` raises for its flags."""
-    unknown = [name for name in flags if name not in FLAGS]
-    if unknown:
-        raise TypeError(
-            f"patch() does not know {', '.join(unknown)}; its flags: {', '.join(FLAGS)}"
-        )
-    if flags.get("cross_entropy") and flags.get("fused_linear_cross_entropy"):
-        raise ValueError(
-            "cross_entropy and fused_linear_cross_entropy replace the same loss: choose one"
-        )
-
-
-def looked_at(model: nn.Module, asked: set, hub: bool, cross_entropy: bool, fused: bool):
-    """(what rules looked at, the answers by group, the loss head)."""
+def looked_at(model: nn.Module, asked: set[str], hub: bool):
+    """(what rules looked at, the answers by key, the loss head)."""
+    proofs = Answers()
     found = [
-        Found(path, module, rule, judge(rule, module, asked, hub))
+        Found(path, module, rule, judge(rule, module, asked, hub, proofs))
         for path, module in model.named_modules()
         if (rule := rule_for(module, asked))
     ]
-    proofs: dict[Hashable, Proof | Refusal] = {}
-    found = [grouped(one, proofs, asked) if one.in_question else one for one in found]
-    head = loss_head.find(model, fused) if cross_entropy or fused else None
+    in_question = [one for one in found if not isinstance(one.key, Refusal)]
+    answers = {one.key: wanted(proofs.at(one.key), asked) for one in in_question}
+    losses = asked & {FUSED, "cross_entropy"}
+    head = loss_head.find(model, FUSED in asked) if losses else None
     # What the operators need is compiled while they are tried one by one.
-    start_background_compile(model, calls_of(found, proofs, head))
-    first_of = {one.group: one for one in reversed(found) if one.in_question}
-    for group, one in first_of.items():
-        if isinstance(proofs[group], Proof) and live_device(one.module) is not None:
-            proofs[group] = one.rule.confirm(one.module, proofs[group])
-    return found, proofs, head
+    start_background_compile(model, calls_of(found, answers, head))
+    first_of = {one.key: one for one in reversed(in_question)}
+    for key, one in first_of.items():
+        if isinstance(answers[key], Proof):
+            answers[key] = proofs.confirmed(one.rule, one.module)
+    return found, answers, head
 
 
-def grouped(one: "Found", proofs: dict, asked: set) -> "Found":
-    """With a group whose proof holds for this very module; it is proved where there is none."""
-    for number in itertools.count():
-        key = one.group, number
-        if key not in proofs:
-            proofs[key] = proved(one, asked)
-            return replace(one, group=key)
-        answer = proofs[key]
-        refused = isinstance(answer, Refusal)
-        if not is_of_one(answer) if refused else answer.guard.broken(one.module) is None:
-            return replace(one, group=key)
-
-
-def is_of_one(refusal: Refusal) -> bool:
-    """Whether it speaks of what one module has and others of its group need not have."""
-    return "hooks" in refusal.reason
-
-
-def proved(one: "Found", asked: set) -> Proof | Refusal:
-    try:
-        answer = one.rule.prove(one.module)
-    except Exception as error:  # what no rule foresaw is no reason to fail
-        return Refusal(f"it cannot be probed: {type(error).__name__}: {error}")
+def wanted(answer: Proof | Refusal, asked: set[str]) -> Proof | Refusal:
     if isinstance(answer, Proof) and answer.role not in asked:
         return Refusal(f"turned off ({answer.role}=False)")
     return answer
@@ -192,21 +135,17 @@ def proved(one: "Found", asked: set) -> Proof | Refusal:
 
 @dataclass(frozen=True)
 class Found:
-    """A module that a rule looks at; `group` is what it shares its answer with, or the answer."""
+    """A module that a rule looks at; `key` is that of its answer, or a refusal at once."""
 
     path: str
     module: nn.Module
     rule: Rule
-    group: Hashable | Refusal
-
-    @property
-    def in_question(self) -> bool:
-        return not isinstance(self.group, Refusal)
+    key: Hashable | Refusal
 
 
 def flags_of(row: Row) -> set[str]:
     """The flags that this row answers for."""
-    roles = {row.role}.union(*(rule.flags for rule in RULES if rule.name == row.role))
+    roles = {row.role}.union(*(rule.roles for rule in RULES if rule.name == row.role))
     return {flag for role in roles for flag in ROLES.get(role, (role,))}
 
 
@@ -228,7 +167,7 @@ def inside_wrappers(model: nn.Module) -> nn.Module:
 def rule_for(module: nn.Module, asked: set) -> Rule | None:
     """The first that knows the module's role and is asked for, else the last that knows it."""
     known = [rule for rule in RULES if knows(rule, module)]
-    return next((rule for rule in known if asked.intersection(rule.flags)), (known or [None])[-1])
+    return next((rule for rule in known if asked.intersection(rule.roles)), (known or [None])[-1])
 
 
 def knows(rule: Rule, module: nn.Module) -> bool:
@@ -238,34 +177,36 @@ def knows(rule: Rule, module: nn.Module) -> bool:
         return False
 
 
-def judge(rule: Rule, module: nn.Module, asked: set, hub: bool) -> Hashable | Refusal:
-    """The module's group, unless it is replaced already or not asked for."""
+def judge(
+    rule: Rule, module: nn.Module, asked: set[str], hub: bool, proofs: Answers
+) -> Hashable | Refusal:
+    """The key of its answer, unless it is replaced already or not asked for."""
     if hub:
         return Refusal("hub kernels own it")
-    if not asked.intersection(rule.flags):
-        off = [flag for flag in ROLES[rule.flags[0]] if flag not in asked]
+    if not asked.intersection(rule.roles):
+        off = [flag for flag in ROLES[rule.roles[0]] if flag not in asked]
         return Refusal(f"turned off ({off[0]}=False)")
     reason = replaced_by(module)
     if reason:
         return Refusal(reason)
     try:
-        return rule.name, rule.group(module)
+        return proofs.key(rule, module)
     except Exception as error:
         return Refusal(f"it cannot be looked at: {type(error).__name__}: {error}")
 
 
-def calls_of(found: list[Found], proofs: dict[Hashable, Proof | Refusal], head) -> list[MetaCall]:
+def calls_of(found: list[Found], answers: dict[Hashable, Proof | Refusal], head) -> list[MetaCall]:
     """What a step calls, and as spare ones what it falls back to."""
     absorbed = {
         id(module)
         for one in found
-        if isinstance(proof := proofs.get(one.group), Proof)
+        if isinstance(proof := answers.get(one.key), Proof)
         for module in one.rule.absorbed(one.module, proof)
     }
-    called = {one.group for one in found if id(one.module) not in absorbed}
+    called = {one.key for one in found if id(one.module) not in absorbed}
     calls = []
-    for group, proof in proofs.items():
-        spare = group not in called
+    for key, proof in answers.items():
+        spare = key not in called
         while isinstance(proof, Proof):
             calls += [replace(proof.meta, spare=spare)] if proof.meta else []
             proof, spare = proof.otherwise, True
@@ -273,7 +214,7 @@ def calls_of(found: list[Found], proofs: dict[Hashable, Proof | Refusal], head) 
 
 
 def row_of_loss(model: nn.Module, head, fused: bool) -> Row:
-    role = "fused_linear_cross_entropy" if fused else "cross_entropy"
+    role = FUSED if fused else "cross_entropy"
     if isinstance(head, Refusal):
         return Row("", type(model).__name__, role, head.reason)
     return Row(loss_head.path_of(model, head.head), type(head.head).__name__, role, "patched")

@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import functional
+from ..meta_calls import MetaCall
 from .guard import guard_of, is_hooked, is_usable
 from .installed import guarded
 from .probe import (
+    LONG,
+    OUTLYING,
     Mismatch,
     SparseLinear,
     assert_same,
@@ -27,7 +30,8 @@ from .probe import (
     tensor_inputs,
     twin_of,
 )
-from .rule import MetaCall, Proof, Refusal, Rule, group_of, own_class_forward
+from .rule import Proof, Refusal, Rule, group_of, own_class_forward
+from .torchs_own import replaced_linear
 from .whole_mlp import check_whole, is_whole, whole_meta_call, whole_run
 
 # Names of (gate, up, down), or of (both in one, down), that gated MLPs give their projections.
@@ -93,7 +97,25 @@ def is_glu(module: nn.Module) -> bool:
     return names_of(module) is not None
 
 
-def prove(module: nn.Module) -> Proof | Refusal:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GateProof(Proof):
+    """Of act(gate) * up alone. names: those of the projections, which are called as modules."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WholeProof(GateProof):
+    """Of an MLP as one node, where its projections are plain. apart: of its gate alone."""
+
+    apart: GateProof
+
+    @property
+    def otherwise(self) -> GateProof:
+        return self.apart
+
+
+def prove(module: nn.Module) -> GateProof | Refusal:
     names = names_of(module)
     if tensor_inputs(own_class_forward(module)) != 1:
         return Refusal("its forward takes more than one input")
@@ -109,14 +131,18 @@ def prove(module: nn.Module) -> Proof | Refusal:
     if gate is None:
         return Refusal(f"no known gate computes what it does (activation: {activation_of(others)})")
     run = glu_run(names, gate, up_first, order)
-    proof = Proof(gate.role, guarded(run, guard), guard, run, meta_call(module, names, gate))
+    meta = meta_call(module, names, gate)
+    proof = GateProof(gate.role, guarded(run, guard), guard, run, meta, names=names)
     if up_first:
         return replace(proof, missed=(WHOLE, "in its one weight up comes before gate"))
-    return as_one_node(module, names, gate, proof)
+    return as_one_node(module, gate, proof)
 
 
-def as_one_node(module: nn.Module, names: tuple[str, ...], gate: Gate, apart: Proof) -> Proof:
+def as_one_node(module: nn.Module, gate: Gate, apart: GateProof) -> WholeProof:
     """The proof of act(gate) * up alone, taken for the whole MLP."""
+    if reason := replaced_linear():
+        return replace(apart, missed=(WHOLE, reason))
+    names = apart.names
     run = whole_run(names, gate.name, apart.run)
     inputs = widths_of(module._modules[names[0]])[0]
     width, outputs = widths_of(module._modules[names[-1]])
@@ -125,13 +151,14 @@ def as_one_node(module: nn.Module, names: tuple[str, ...], gate: Gate, apart: Pr
         sizes = inputs, width, outputs
         meta = whole_meta_call(sizes, compute_dtype(module), gate.name, len(names) == 2)
     guard = apart.guard
-    return Proof(gate.role, guarded(run, guard), guard, run, meta, otherwise=apart)
+    forward = guarded(run, guard)
+    return WholeProof(gate.role, forward, guard, run, meta, names=names, apart=apart)
 
 
-def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:
-    names = names_of(module)
+def confirm(module: nn.Module, proof: GateProof) -> GateProof | Refusal:
+    names = proof.names
     device, dtype = live_device(module), compute_dtype(module)
-    apart = proof.otherwise or proof
+    apart = proof.apart if isinstance(proof, WholeProof) else proof
     try:
         check(module, names, apart.run, device, dtype)
     except Mismatch as mismatch:
@@ -192,6 +219,9 @@ def check(
     width = widths_of(module._modules[names[0]])[0]
     # More than one sequence, and of another number of tokens than any that a forward would name.
     inputs = [random((*leading, width), generator, dtype).to(device) for leading in PROBE_SHAPES]
+    if gate and dtype is torch.float32:
+        inputs.append(random((1, 3, width), generator) * OUTLYING)
+        inputs.append(random((1, LONG, width), generator))
     twin = twin_of(module, modules=projections)
 
     def formula(x: Tensor) -> Tensor:
@@ -212,6 +242,8 @@ def check(
         set_mode(twin, training)
         what = "the formula" if gate else "the operator"
         for x in inputs:
+            if x.shape[-2] == LONG and not training:
+                continue  # what is read knows no number of tokens: once is enough
             if x.dim() == 2 and not accepts(module, twin, x):
                 continue
             assert_same(original, candidate, [x], weights, what)
@@ -278,4 +310,4 @@ def meta_call(module: nn.Module, names: tuple[str, ...], gate: Gate) -> MetaCall
     return MetaCall(gate.role, (width, dtype, gate.name, packed), run)
 
 
-GLU = Rule("glu", ("swiglu", "geglu"), is_glu, group_of, prove, confirm)
+GLU: Rule[GateProof] = Rule("glu", ("swiglu", "geglu"), is_glu, group_of, prove, confirm)

@@ -6,7 +6,8 @@ that the module's own forward was read to depend on (`reading`). While it holds,
 stands; else the module's own forward does. It is plain Python, which torch.compile traces into
 guards of its own.
 
-The functions of torch itself are trusted, and so are tensors' values, which a proof never reads.
+The functions of torch itself are trusted once they are known to be torch's (`torchs_own`), and so
+are tensors' values, which a proof never reads.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,10 +24,10 @@ from torch.nn.modules.module import (
 )
 
 from .probe import Mismatch, Silent
-from .reading import Function, essence, function_of, read
+from .reading import Function, essence, function_of, is_same, read
+from .torchs_own import CALL, CALL_IMPL, replaced_call
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-CALL, CALL_IMPL = nn.Module.__call__, nn.Module._call_impl
 # Tensors that are not ordinary ones, and that the operators know all the same, by name: their
 # packages take long to import.
 KNOWN_KINDS = ("DTensor", "FakeTensor", "FunctionalTensor")
@@ -105,17 +106,16 @@ class Guard:
         if kind.forward is not self.forward:
             return "its class has another forward"
         for function, code, defaults in self.codes:
-            if function.__code__ is not code or function.__defaults__ != defaults:
+            if function.__code__ is not code or not is_same(function.__defaults__, defaults):
                 return f"{function.__qualname__} is another"
         for one in self.functions:
             if one.is_changed():
                 return f"{one.function.__qualname__} is another"
         for name, value in self.values:
-            found = getattr(module, name, None)
-            if found != value or type(found) is not type(value):
+            if not is_same(getattr(module, name, None), value):
                 return f"{name} is another"
         for name, value in self.callables:
-            if essence(getattr(module, name, None)) != value:
+            if not is_same(essence(getattr(module, name, None)), value):
                 return f"{name} is another"
         for name, function in self.methods:
             if name in module.__dict__ or getattr(kind, name, None) is not function:
@@ -159,6 +159,8 @@ def guard_of(
     children = []
     for name in sorted(found.called - set(called)):
         child = module._modules[name]
+        if reason := replaced_call():
+            raise Mismatch(reason)
         if child is None or "forward" in child.__dict__ or is_hooked(child):
             raise Mismatch(f"{name} has hooks or a forward of its own")
         children.append((name, guard_of(child)))

@@ -1,15 +1,20 @@
 """What `patch` returns: what was replaced and what was not, and the way back."""
 
 import copy
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import nn
 
+from ..meta_calls import MetaCall, replay_of
 from .installed import installed_in
-from .rule import MetaCall, replay_of
 from .stand_in import StandIn
+from .verify import Verification, compare
+
+# What the last patch found for each live model. Its handle would keep the model alive.
+_calls_of: weakref.WeakKeyDictionary[nn.Module, list[MetaCall]] = weakref.WeakKeyDictionary()
 
 
 class _Absent:
@@ -165,13 +170,11 @@ class Handle:
             change.undo()
         self._applied = False
 
-    def verify(self, tolerance: float | None = None):
+    def verify(self, tolerance: float | None = None) -> Verification:
         """Loss and gradients of the patched model against the unpatched one, on a tiny batch.
 
         See `verify.compare` for the arguments, the result and the error.
         """
-        from .verify import compare
-
         return compare(self, tolerance)
 
     def meta_calls(self, batch: int = 1, tokens: int = 128) -> Callable[[], None]:
@@ -198,3 +201,13 @@ class Handle:
         patched = sum(row.patched for row in self._rows)
         state = "applied" if self._applied else "taken back"
         return f"<Handle of {type(self.model).__name__}: {patched} of {len(self._rows)} ({state})>"
+
+
+def remember(handle: Handle) -> None:
+    """Of a handle that was applied: its model alone tells from now on what a step of it calls."""
+    _calls_of[handle.model] = handle._calls
+
+
+def calls_of_patched(model: nn.Module) -> list[MetaCall] | None:
+    """The operator calls of a step, as the model's last patch found them; None without one."""
+    return _calls_of.get(model)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .guard import Guard, is_hooked, is_usable, parts_of
+from .modes import WATCHED, is_watched
 from .reading import function_of
 from .rule import Proof
 from .source import decorated, innermost
@@ -62,7 +63,7 @@ def standing(module: nn.Module) -> Proof | None:
     installed = installed_in(module)
     if installed is None or not installed.on or not is_ours(module, installed):
         return None
-    if is_hooked(module) or installed.proof.guard.broken(module) is not None:
+    if is_watched() or is_hooked(module) or installed.proof.guard.broken(module) is not None:
         return None
     return installed.proof
 
@@ -157,10 +158,12 @@ def guarded(
             reason = "it was called with more than one input"
         elif not is_usable(inputs[0]):
             reason = "its input is of a kind that no operator takes"
+        elif is_watched():
+            reason = WATCHED
         else:
             reason = guard.broken(self)
             if reason is None and not takes(self, inputs[0]):
-                reason = "its input is of a dtype or width that was not proved"
+                reason = "its input is of a dtype, width or layout that was not proved"
         if reason is not None:
             installed.stand_back(reason)
             return type(self).forward(self, *inputs, **named)

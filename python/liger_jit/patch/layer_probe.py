@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from .add_norm_source import outputs_of
+from .effects import read_effects
 from .installed import install
 from .probe import Mismatch, StandIn, random, twin_of
 from .rule import Proof, own_class_forward
-from .source import definition_of
+from .source import definition_of, innermost
 
 PROBE_TOKENS = 3
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -46,10 +47,18 @@ def stand_in(child: nn.Module, outputs: int) -> nn.Module:
 
 
 class LayerProbe:
-    """Twins of a layer, whose norms have random weights and whose other children are stand-ins."""
+    """Twins of a layer, whose norms have random weights and whose other children are stand-ins,
+    those norms included that were refused. Its forward is run without its decorators.
+
+    Raises Mismatch, before anything is run, if the forward may leave something behind.
+    """
 
     def __init__(self, module: nn.Module, proofs: dict, device: torch.device, dtype: torch.dtype):
-        self.module, self.proofs = module, proofs
+        read_effects(module, innermost(own_class_forward(module)), module._modules)
+        self.module = module
+        self.proofs = {
+            name: proof if isinstance(proof, Proof) else None for name, proof in proofs.items()
+        }
         generator = torch.Generator().manual_seed(31)
 
         def made(*shape: int) -> Tensor:
@@ -70,7 +79,7 @@ class LayerProbe:
         self.of_norms = {
             name: parameters(child._parameters)
             for name, child in module.named_children()
-            if proofs[name] is not None
+            if self.proofs[name] is not None
         }
         of_norms = [one for found in self.of_norms.values() for one in found.values()]
         self.weights = [*self.own.values(), *of_norms]
@@ -86,7 +95,7 @@ class LayerProbe:
                 children[name] = stand_in(child, outputs.get(name, 1))
                 continue
             children[name] = twin_of(child, self.of_norms[name])
-            if operators and isinstance(self.proofs[name], Proof):
+            if operators:
                 install(children[name], self.proofs[name])
         twin = twin_of(self.module, self.own, children)
         twin._buffers.update(self.buffers)
@@ -121,7 +130,7 @@ class LayerProbe:
 
     def call(self, forward: Callable, twin: nn.Module, arguments: dict, x: Tensor) -> Tensor:
         try:
-            found = forward(twin, x, **arguments)
+            found = innermost(forward)(twin, x, **arguments)
         except Exception as error:
             raise Mismatch(f"its forward failed in the probe: {error}") from error
         found = found[0] if isinstance(found, tuple) else found

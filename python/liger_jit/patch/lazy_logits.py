@@ -13,6 +13,7 @@ seen through the others, and nothing lazy is left that could be stale.
 
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ from torch.utils._pytree import tree_map_only
 from .autocasting import autocast_dtype, without_autocast
 from .lazy_source import STEPS, Source
 from .loss_call import loss_of_logits, loss_of_states
+from .modes import is_watched, unwatched
+from .recomputed import checkpoint_here, outside_of_checkpoint
 
 # A view that was taken: (function, its arguments after the tensor, whether gradients were on).
 View = tuple[Callable, tuple, bool]
@@ -42,14 +45,15 @@ class Block:
 
     def compute(self) -> None:
         """Computes the tensor if it is not yet, and makes its lazy tensors plain ones."""
-        with torch._C.DisableTorchFunctionSubclass():
+        off = torch._C.DisableTorchFunctionSubclass()
+        with off, outside_of_checkpoint(), unwatched():
             if self.tensor is None:
                 with torch.set_grad_enabled(self.source.with_grad):
                     self.tensor = self.source.compute()
             living = [lazy for reference in self.lazies if (lazy := reference()) is not None]
             self.lazies.clear()
             for lazy in living:
-                lazy.become_plain()
+                lazy._become_plain()
 
 
 class _Defer(torch.autograd.Function):
@@ -89,31 +93,40 @@ class _Follow(torch.autograd.Function):
         return gradient, None
 
 
-class LazyLogits(torch.Tensor):
-    """A tensor of the logits' shape, strides, dtype and device without their values.
+@dataclass
+class Standing:
+    """What a lazy tensor stands for.
 
     source: of its own values. form: a meta tensor that is to another's what the real tensors would
-    be, a view or a copy. views: from the block's tensor to its own.
+    be, a view or a copy. views: from the block's tensor to its own. node: of autograd, as it was
+    made. computed: the logits, only where the lazy tensor could not become plain.
     """
 
     block: Block
     source: Source
     form: Tensor
     views: tuple[View, ...]
-    node: object  # of autograd, as it was made
-    computed: Tensor | None  # only where it could not become plain
+    node: object = None
+    computed: Tensor | None = None
+
+
+class LazyLogits(torch.Tensor):
+    """A tensor of the logits' shape, strides, dtype and device without their values. It has one
+    attribute beside a tensor's own: all other names are free for the model's code to set."""
+
+    _lazy: "Standing"
 
     @staticmethod
-    def of(source: Source, form: Tensor | None = None) -> "LazyLogits":
+    def _of(source: Source, form: Tensor | None = None) -> "LazyLogits":
         """Logits that alias no others."""
         if form is None:
             form = torch.empty(source.shape, dtype=source.result_dtype, device="meta")
         return LazyLogits._made(source, form, Block(source), ())
 
-    def viewed(self, source: Source, form: Tensor, function: Callable, *arguments) -> "LazyLogits":
+    def _viewed(self, source: Source, form: Tensor, function: Callable, *arguments) -> "LazyLogits":
         """A view of these logits: function(these, *arguments)."""
         step = (function, arguments, torch.is_grad_enabled())
-        return LazyLogits._made(source, form, self.block, (*self.views, step))
+        return LazyLogits._made(source, form, self._lazy.block, (*self._lazy.views, step))
 
     @staticmethod
     def _made(source: Source, form: Tensor, block: Block, views: tuple[View, ...]) -> "LazyLogits":
@@ -126,94 +139,133 @@ class LazyLogits(torch.Tensor):
                 dtype=form.dtype,
                 device=source.states.device,
             )
-            lazy.block, lazy.source, lazy.form, lazy.views = block, source, form, views
-            lazy.computed = None
+            lazy._lazy = Standing(block, source, form, views)
             return lazy
 
         with torch._C.DisableTorchFunctionSubclass():
             lazy = _Defer.apply(make, source, *source.tensors())
-            lazy.node = lazy.grad_fn
+            lazy._lazy.node = lazy.grad_fn
         block.lazies.append(weakref.ref(lazy))
         return lazy
 
-    def become_plain(self) -> None:
+    def _become_plain(self) -> None:
         """Turns this very object into the real tensor. The block has its tensor."""
-        block, real = self.block, self.block.tensor
-        for function, arguments, with_grad in self.views:
+        block, real = self._lazy.block, self._lazy.block.tensor
+        for function, arguments, with_grad in self._lazy.views:
             with torch.set_grad_enabled(with_grad):
                 real = function(real, *arguments)
-        if self.grad_fn is not self.node:  # as of what a checkpoint hands on
+        if self.grad_fn is not self._lazy.node:  # as of what a checkpoint hands on
             with torch.enable_grad():
                 real = _Follow.apply(self, real)
         whole = real is block.tensor
         if not self._swap(real):
-            self.computed = real
+            self._lazy.computed = real
         elif whole:
             block.tensor = self  # what was the tensor is now the lazy one
 
     def _swap(self, real: Tensor) -> bool:
         """Makes this object the real tensor and that one lazy; not while C++ holds it, as the node
         of a function that runs does, or if somebody has a weak reference to it."""
+        attributes = {name: value for name, value in self.__dict__.items() if name != "_lazy"}
         try:
             torch.utils.swap_tensors(self, real)
         except RuntimeError:
             return False
+        self.__dict__.update(attributes)
         return True
 
-    def real(self) -> Tensor:
+    def _real(self) -> Tensor:
         """The logits: this object itself, or what stands beside it."""
-        if self.computed is None:
-            self.block.compute()
-            return self.computed if isinstance(self, LazyLogits) else self
+        if self._lazy.computed is None:
+            self._lazy.block.compute()
+            return self._lazy.computed if isinstance(self, LazyLogits) else self
         # It may be held no longer, but others have seen what stands beside it: a view of that.
-        computed = self.computed
+        computed = self._lazy.computed
         with torch._C.DisableTorchFunctionSubclass():
-            with torch.set_grad_enabled(self.source.with_grad):
-                view = computed.view_as(computed)
+            if self.grad_fn is not self._lazy.node:  # C++ code has written to it
+                with torch.enable_grad():
+                    view = _Follow.apply(self, computed)
+            else:
+                with torch.set_grad_enabled(self._lazy.source.with_grad):
+                    view = computed.view_as(computed)
             return self if self._swap(view) else computed
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         with torch._C.DisableTorchFunctionSubclass():
-            if func in _METADATA and args and args[0].computed is None:
+            if func in _METADATA and args and args[0]._lazy.computed is None:
                 return func(*args, **kwargs)
             fold = _FOLDS.get(func)
             if fold is not None and (args or fold is _cross_entropy):
                 result = fold(*args, **kwargs)
                 if result is not NotImplemented:
                     return result
-        args, kwargs = tree_map_only(LazyLogits, LazyLogits.real, (args, kwargs))
+        args, kwargs = tree_map_only(LazyLogits, LazyLogits._real, (args, kwargs))
         return func(*args, **kwargs)
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         """Operations of C++ code, below autograd, which has recorded them with this tensor."""
-        if func._schema.is_mutable:
-            raise NotImplementedError(f"{func} would write into logits that are not computed yet")
-        args, kwargs = tree_map_only(LazyLogits, LazyLogits._values, (args, kwargs or {}))
-        return func(*args, **kwargs)
+        lazies: dict[int, LazyLogits] = {}
+        stays = any(result.alias_info is not None for result in func._schema.returns)
 
-    def _values(self) -> Tensor:
+        def values(lazy: LazyLogits) -> Tensor:
+            if stays or func._schema.is_mutable:
+                lazy._stay()
+            found = lazy._values_alone()
+            lazies[id(found)] = lazy
+            return found
+
+        args, kwargs = tree_map_only(LazyLogits, values, (args, kwargs or {}))
+        # What writes returns what it has written.
+        return tree_map_only(Tensor, lambda t: lazies.get(id(t), t), func(*args, **kwargs))
+
+    def _stay(self) -> None:
+        """Computes logits that C++ code writes, or has an alias of: they must be there for all."""
+        if self._lazy.computed is None:
+            with torch.overrides.enable_reentrant_dispatch():  # their own history is recorded
+                self._lazy.block.compute()
+
+    def _values_alone(self) -> Tensor:
         """The logits without a history, and without becoming plain: C++ code holds this tensor."""
-        if self.computed is not None:
-            return self.computed.detach()
-        if self.block.tensor is None:
-            return self.source.compute()
-        real = self.block.tensor.detach()
-        for function, arguments, _ in self.views:
+        if self._lazy.computed is not None:
+            return self._lazy.computed.detach()
+        if self._lazy.block.tensor is None:
+            return self._lazy.source.compute()
+        real = self._lazy.block.tensor.detach()
+        for function, arguments, _ in self._lazy.views:
             real = function(real, *arguments)
         return real
 
 
+def lazy_logits(source: Source) -> LazyLogits:
+    return LazyLogits._of(source)
+
+
+def real_logits(value):
+    """The logits that a value stands for, computed if they are not; any other value as it is."""
+    return value._real() if isinstance(value, LazyLogits) else value
+
+
+def are_computed(logits: LazyLogits) -> bool:
+    """Whether these were computed for the loss, and cost nothing more to return."""
+    return logits._lazy.source.weight is None
+
+
 def _open(logits) -> Source | None:
     """The source of logits that can still be folded."""
-    if not isinstance(logits, LazyLogits) or logits.block.tensor is not None:
+    if not isinstance(logits, LazyLogits) or logits._lazy.block.tensor is not None:
+        return None
+    if is_watched() or checkpoint_here() is not logits._lazy.source.call.checkpoint:
         return None
     # What is done to logits under no_grad has no gradient, nor must its fused form have one.
-    if logits.source.with_grad != torch.is_grad_enabled() or logits.grad_fn is not logits.node:
+    if (
+        logits._lazy.source.with_grad != torch.is_grad_enabled()
+        or logits.grad_fn is not logits._lazy.node
+    ):
         return None
-    return logits.source
+    return logits._lazy.source
 
 
 def _then(name: str, value=None) -> Callable:
@@ -223,7 +275,7 @@ def _then(name: str, value=None) -> Callable:
         source = _open(logits)
         if source is None or rest or options:
             return NotImplemented
-        return LazyLogits.of(source.then(name, value), STEPS[name](logits.form, value))
+        return LazyLogits._of(source.then(name, value), STEPS[name](logits._lazy.form, value))
 
     return fold
 
@@ -256,9 +308,9 @@ def _contiguous(logits, **options):
     source = _open(logits)
     if source is None or options:
         return NotImplemented
-    if logits.form.is_contiguous():
+    if logits._lazy.form.is_contiguous():
         return logits
-    return LazyLogits.of(source.copied(source.states), logits.form.contiguous())
+    return LazyLogits._of(source.copied(source.states), logits._lazy.form.contiguous())
 
 
 def _shaped(function: Callable) -> Callable:
@@ -269,13 +321,13 @@ def _shaped(function: Callable) -> Callable:
         sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
         if source is None or options or not sizes or not all(type(size) is int for size in sizes):
             return NotImplemented
-        form = function(logits.form, *shape)
+        form = function(logits._lazy.form, *shape)
         if form.dim() == 0 or form.shape[-1] != source.vocabulary:
             return NotImplemented
         states = source.states.reshape(*form.shape[:-1], source.states.shape[-1])
-        if _is_alias(form, logits.form):
-            return logits.viewed(source.of(states), form, function, *shape)
-        return LazyLogits.of(source.copied(states), form)
+        if _is_alias(form, logits._lazy.form):
+            return logits._viewed(source.of(states), form, function, *shape)
+        return LazyLogits._of(source.copied(states), form)
 
     return fold
 
@@ -301,8 +353,8 @@ def _take(logits, index):
         if parts[-1] != slice(None):
             return NotImplemented
         parts = parts[:-1]
-    form = logits.form[index]
-    return logits.viewed(source.of(source.states[parts]), form, torch.Tensor.__getitem__, index)
+    form = logits._lazy.form[index]
+    return logits._viewed(source.of(source.states[parts]), form, torch.Tensor.__getitem__, index)
 
 
 def _take_rows(logits, source: Source, parts: tuple):
@@ -312,7 +364,7 @@ def _take_rows(logits, source: Source, parts: tuple):
         return NotImplemented
     if len(rest) >= logits.dim() or any(part != slice(None) for part in rest):
         return NotImplemented
-    return LazyLogits.of(source.copied(source.states[rows]))
+    return LazyLogits._of(source.copied(source.states[rows]))
 
 
 def _is_alias(one: Tensor, other: Tensor) -> bool:
@@ -369,8 +421,9 @@ def _cross_entropy(
             label_smoothing=label_smoothing,
             softcap=softcap,
         )
-    # Under autocast torch takes the logits of a cross entropy as float32.
-    return loss.to(input.dtype) if autocast_dtype(input.device) is None else loss
+    # Under autocast torch takes the logits of a cross entropy as float32, but for float64.
+    casts = autocast_dtype(input.device) is not None and input.dtype != torch.float64
+    return loss.to(torch.float32 if casts else input.dtype)
 
 
 def _gradient(outputs, inputs, *rest, **options):

@@ -29,6 +29,7 @@ class LossCall:
     blocks: what lazy logits of this call stand for; those of a call are real when it has ended.
     traced: under torch.compile the head's (logits, states, weight, bias).
     unused_logits: the loss was made from these states, and nothing needs the logits.
+    checkpoint: the innermost one that the forward itself runs in: see `recomputed`.
     """
 
     keep_logits: bool
@@ -40,6 +41,7 @@ class LossCall:
     blocks: list[weakref.ref] = field(default_factory=list)
     traced: tuple[Tensor | None, ...] | None = None
     unused_logits: bool = False
+    checkpoint: object = None
     found_accuracy: Tensor | None = None
     found_tokens: Tensor | None = None
 

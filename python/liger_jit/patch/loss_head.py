@@ -16,20 +16,30 @@ from dataclasses import fields, is_dataclass, make_dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .autocasting import autocast_dtype
-from .causal_loss import is_causal_loss, labels_of_causal_loss
+from .causal_loss import is_causal_loss, labels_of_causal_loss, own_loss
 from .entered import Entered, call_of, place
 from .guard import is_hooked
 from .handle import InstanceValue
 from .installed import replaced_by
 from .label_count import LabelCount
-from .lazy_logits import LazyLogits
+from .lazy_logits import LazyLogits, are_computed, lazy_logits, real_logits
 from .lazy_source import Source
 from .loss_call import OPTIONS, LossCall, next_token_loss
+from .modes import is_watched
 from .probe import compute_dtype
+from .recomputed import checkpoint_here
 from .rule import SHARDED_AWAY, MetaCall, Refusal, is_sharded
 from .stand_in import HeadForward, LossFunction, StandIn
+from .torchs_own import (
+    CROSS_ENTROPY,
+    LINEAR,
+    replaced_call,
+    replaced_cross_entropy,
+    replaced_linear,
+)
 
 # Of the tensors that a head may have; a set, as one lookup is all that a call pays.
 PLAIN = frozenset({nn.Parameter, Tensor})
@@ -49,9 +59,11 @@ class LossHead:
         self.head_class, self.head_forward = type(head), type(head).forward
         self.original_loss = getattr(model, "loss_function", None)
         self.causal = is_causal_loss(self.original_loss)
+        self.own_loss = own_loss(self.original_loss)
         # transformers looks the function up by the model's loss type, unless one was set.
         self.by_type = self.causal and "_loss_function" not in model.__dict__
         self.labels_position = labels_position(model)
+        self.options = options_of_ours(model)
         self.links = links_between(model, head)
 
     def begin(self, args: tuple, kwargs: dict) -> tuple[LossCall | None, tuple, dict]:
@@ -60,7 +72,9 @@ class LossHead:
         Raises ValueError if skip_logits is asked for and there are no labels.
         """
         kwargs = dict(kwargs)
-        skip, accuracy, tokens, scaling = (kwargs.pop(name, None) for name in OPTIONS)
+        skip, accuracy, tokens, scaling = (
+            kwargs.pop(name, None) if name in self.options else None for name in OPTIONS
+        )
         labels = kwargs.get("labels")
         if len(args) > self.labels_position:
             labels = args[self.labels_position]
@@ -71,6 +85,8 @@ class LossHead:
         # skip_logits left out means: logits are what a training step does not need.
         keep = not skip if skip is not None else not self.model.training
         call = LossCall(keep, bool(accuracy), bool(tokens), bool(scaling))
+        if not torch.compiler.is_compiling():
+            call.checkpoint = checkpoint_here()
         if self.fused and keep and not call.wants_more:
             return None, args, kwargs
         if self.fused:
@@ -83,16 +99,18 @@ class LossHead:
         call = call_of(self)
         if call is not None and torch.compiler.is_compiling():
             return self.traced_forward(call, *inputs, **named)
-        if call is None or not self.stands():
+        if call is None or not self.stands() or checkpoint_here() is not call.checkpoint:
             return type(self.head).forward(self.head, *inputs, **named)
         states = inputs[0] if inputs else next(iter(named.values()))
-        weight, bias = self.head.weight, self.head.bias
+        weight, bias = held(self.head, "weight"), held(self.head, "bias")
         if not (type(states) is Tensor and self.stays_whole(weight, bias)):
             return type(self.head).forward(self.head, *inputs, **named)
         if not self.fused:
             logits = type(self.head).forward(self.head, states)
-            return LazyLogits.of(Source(logits, None, None, logits.dtype, (), call))
-        return LazyLogits.of(Source(states, weight, bias, product_dtype(states, weight), (), call))
+            return lazy_logits(Source(logits, None, None, logits.dtype, (), call))
+        # Views: whether a parameter is trained is settled here, as a product would settle it.
+        head = (weight.view_as(weight), None if bias is None else bias.view_as(bias))
+        return lazy_logits(Source(states, *head, product_dtype(states, weight), (), call))
 
     def traced_forward(self, call: LossCall, *inputs, **named) -> Tensor:
         """Under torch.compile, which cannot trace a lazy tensor: real logits, and a note of what
@@ -102,8 +120,8 @@ class LossHead:
 
         states = inputs[0] if inputs else next(iter(named.values()))
         logits = type(self.head).forward(self.head, *inputs, **named)
-        weight, bias = self.head.weight, self.head.bias
-        if self.fused and self.stays_whole(weight, bias):
+        weight, bias = held(self.head, "weight"), held(self.head, "bias")
+        if self.fused and self.is_as_found() and self.stays_whole(weight, bias):
             made(logits)
             call.traced = (logits, states, weight, bias)
         return logits
@@ -117,11 +135,20 @@ class LossHead:
         return (
             type(forward) is HeadForward  # a wrapper may have its attributes
             and forward.loss_head is self
-            and type(head) is self.head_class
-            and self.head_class.forward is self.head_forward
+            and self.is_as_found()
             and not is_hooked(head)
             and not is_compiled(getattr(self.model, "loss_function", None))
             and not torch._C._are_functorch_transforms_active()
+        )
+
+    def is_as_found(self) -> bool:
+        """Whether the head still is a matrix product and the loss torch's own, for all to see."""
+        return (
+            type(self.head) is self.head_class
+            and self.head_class.forward is self.head_forward
+            and F.linear is LINEAR
+            and F.cross_entropy is CROSS_ENTROPY
+            and not is_watched()
         )
 
     def stays_whole(self, weight: Tensor, bias: Tensor | None) -> bool:
@@ -158,7 +185,7 @@ class LossHead:
 
     def loss_by_type(self) -> Callable:
         """The original one, or what the model's `loss_type` means now."""
-        if not self.by_type or torch.compiler.is_compiling():
+        if not self.by_type:
             return self.original_loss
         from transformers.loss.loss_utils import LOSS_MAPPING
 
@@ -183,13 +210,22 @@ class LossHead:
             "ignore_index": ignore_index,
             "shift_labels": shift_labels,
         }
+        original = self.loss_by_type()
+        if original is not self.original_loss or not self.can_stand_for_loss(num_items_in_batch):
+            return original(logits, labels, vocab_size, **options, **kwargs)
         if not self.fused:
-            return next_token_loss(call, logits, labels, None, None, **options)
+            return shaped(next_token_loss(call, logits, labels, None, None, **options), options)
         if call.traced is None or logits is not call.traced[0] or not is_untouched(logits):
-            return self.original_loss(logits, labels, vocab_size, **options, **kwargs)
+            return original(logits, labels, vocab_size, **options, **kwargs)
         call.unused_logits = True
         _, states, weight, bias = call.traced
-        return next_token_loss(call, states, labels, weight, bias, **options)
+        return shaped(next_token_loss(call, states, labels, weight, bias, **options), options)
+
+    def can_stand_for_loss(self, num_items: Tensor | int | None) -> bool:
+        """Whether `next_token_loss` is what transformers' own gives now, for that divisor."""
+        one = not isinstance(num_items, Tensor) or num_items.numel() == 1
+        own = self.own_loss is not None and self.own_loss.stands()
+        return one and own and F.cross_entropy is CROSS_ENTROPY and not is_watched()
 
     def changes(self) -> list:
         own = [
@@ -207,6 +243,12 @@ class LossHead:
         self.applied = False
 
 
+def shaped(loss: Tensor, options: dict) -> Tensor:
+    """With the dimensions of the tensor that transformers would divide it by."""
+    divisor = options["num_items_in_batch"]
+    return loss.reshape(divisor.shape) if isinstance(divisor, Tensor) else loss
+
+
 def find(model: nn.Module, fused: bool) -> LossHead | Refusal:
     """The loss head of a model, or why there is none that can be patched."""
     try:
@@ -217,6 +259,8 @@ def find(model: nn.Module, fused: bool) -> LossHead | Refusal:
         return Refusal("the model has no output head")
     if type(head).forward is not nn.Linear.forward:
         return Refusal(f"the head is {type(head).__name__}, not a plain nn.Linear")
+    if reason := replaced_linear() or replaced_call() or replaced_cross_entropy():
+        return Refusal(reason)
     if type(head.__dict__.get("forward")) is HeadForward:
         return Refusal("already patched")
     # A parametrised weight is left alone: reading it may change it.
@@ -231,6 +275,17 @@ def find(model: nn.Module, fused: bool) -> LossHead | Refusal:
         return Refusal("the model's forward takes no labels")
     reason = replaced_by(head)
     return Refusal(reason) if reason else LossHead(model, head, fused)
+
+
+NOT_HELD = object()
+
+
+def held(module: nn.Module, name: str) -> object:
+    """A tensor that a module holds, or NOT_HELD: to read one that is made when it is read, as a
+    parametrised one is, may change it."""
+    if name in module._parameters:
+        return module._parameters[name]
+    return module.__dict__.get(name, NOT_HELD)
 
 
 def path_of(model: nn.Module, head: nn.Module | None) -> str:
@@ -254,11 +309,21 @@ def labels_position(model: nn.Module) -> int | None:
 
     A forward that a trainer put on the model may hand on whatever it gets to the class's own.
     """
-    for forward, bound in ((model.forward, 0), (type(model).forward, 1)):
-        names = list(inspect.signature(forward).parameters)
+    for names in argument_names(model):
         if "labels" in names:
-            return names.index("labels") - bound
+            return names.index("labels")
     return None
+
+
+def argument_names(model: nn.Module) -> list[list[str]]:
+    """Of the model's forward and of its class's."""
+    own = list(inspect.signature(type(model).forward).parameters)[1:]
+    return [list(inspect.signature(model.forward).parameters), own]
+
+
+def options_of_ours(model: nn.Module) -> frozenset[str]:
+    """Those of `OPTIONS` that the model's forward has no argument of its own for."""
+    return frozenset(OPTIONS).difference(*argument_names(model))
 
 
 def is_compiled(function) -> bool:
@@ -271,7 +336,9 @@ def is_compiled(function) -> bool:
 
 
 def product_dtype(states: Tensor, weight: Tensor) -> torch.dtype:
-    """Of the head's matrix product."""
+    """Of the head's matrix product. Autocast leaves float64 as it is."""
+    if torch.float64 in (states.dtype, weight.dtype):
+        return weight.dtype
     return autocast_dtype(states.device) or weight.dtype
 
 
@@ -308,12 +375,12 @@ def finished(output, call: LossCall):
     if isinstance(output, tuple):
         return finished_tuple(output, extra, call)
     if not isinstance(output, dict):
-        return output.real() if isinstance(output, LazyLogits) else output
+        return real_logits(output)
     if torch.compiler.is_compiling():
         return finished_while_traced(output, extra, call)
     lazy = {name: value for name, value in output.items() if isinstance(value, LazyLogits)}
     changed = {
-        name: settled(value, call) if name == "logits" else value.real()
+        name: settled(value, call) if name == "logits" else real_logits(value)
         for name, value in lazy.items()
     }
     if not changed and not extra:
@@ -333,7 +400,7 @@ def finished_tuple(output: tuple, extra: dict, call: LossCall) -> tuple:
     values, logits = [], True
     for value in output:
         if isinstance(value, LazyLogits):
-            value = settled(value, call) if logits else value.real()
+            value = settled(value, call) if logits else real_logits(value)
             logits = False
         values.append(value)
     if not extra and all(value is given for value, given in zip(values, output, strict=True)):
@@ -357,9 +424,7 @@ def finished_while_traced(output: dict, extra: dict, call: LossCall) -> dict:
 
 def settled(logits: LazyLogits, call: LossCall) -> Tensor | None:
     """What an output has for logits: None in a training step, for which they are not computed."""
-    # Those that were computed for the loss cost nothing more to return.
-    dense = logits.source.weight is None
-    return logits.real() if call.keep_logits or dense else None
+    return real_logits(logits) if call.keep_logits or are_computed(logits) else None
 
 
 @functools.cache

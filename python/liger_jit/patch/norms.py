@@ -2,19 +2,24 @@
 
 Which form a module computes is found by trying all of them on its own forward: float32 settles the
 formula, bfloat16 settles where it rounds, mixed dtypes settle what it returns, and float16 whether
-large values overflow on the way.
+large values overflow on the way. A permuted input settles whether the result lies in memory as that
+does.
 """
 
 import itertools
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from .. import functional
+from ..meta_calls import MetaCall
+from .autocasting import autocast_dtype
 from .guard import Guard, guard_of
 from .installed import guarded
+from .memory_order import has_order, in_order_of
 from .probe import (
+    LONG,
+    OUTLYING,
     OUTPUT_ERROR,
     Mismatch,
     assert_same,
@@ -27,32 +32,11 @@ from .probe import (
     tensor_inputs,
     twin_of,
 )
-from .rule import MetaCall, Proof, Refusal, Rule, group_of, own_class_forward, taken_away
+from .proved_norm import DTYPES, NormProof, ProvedNorm, RmsForm
+from .rule import Refusal, Rule, group_of, own_class_forward, taken_away
+from .torchs_own import torchs_name
 
 LARGEST_EPSILON = 1e-2
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-@dataclass(frozen=True)
-class RmsForm:
-    """y = x / rms(x) * (offset + weight); `mode` is where it rounds, `promote` what it returns."""
-
-    mode: str
-    offset: float
-    promote: bool
-    epsilon: str
-
-    def reference(self, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-        scaled = x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)
-        out = x.dtype
-        if weight is not None:
-            if self.mode == "llama":
-                scaled = (weight + self.offset if self.offset else weight) * scaled.to(x.dtype)
-            else:
-                scaled = scaled * (self.offset + weight.float())
-            if self.promote:
-                out = torch.promote_types(x.dtype, weight.dtype)
-        return scaled.to(out)
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -75,10 +59,10 @@ def epsilons(module: nn.Module) -> list[str]:
     ]
 
 
-def prove(module: nn.Module) -> Proof | Refusal:
+def prove(module: nn.Module) -> NormProof | Refusal:
     if reason := taken_away(module):
         return Refusal(reason)
-    if own_class_forward(module) is nn.LayerNorm.forward:
+    if torchs_name(own_class_forward(module)) == "LayerNorm.forward":
         return prove_layer_norm(module)
     if tensor_inputs(own_class_forward(module)) != 1:
         return Refusal("its forward takes more than one input")
@@ -90,7 +74,8 @@ def prove(module: nn.Module) -> Proof | Refusal:
     try:
         # Read before it is run: what has effects would have them on what it shares with a twin.
         guard = guard_of(module, tensors=("weight",))
-        return rms_proof(module, find_form(module, weight, guard), weight, guard)
+        form = find_form(module, weight, guard)
+        return rms_proof(module, form, keeps_order(module, weight), weight, guard)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
 
@@ -98,7 +83,7 @@ def prove(module: nn.Module) -> Proof | Refusal:
 def find_form(module: nn.Module, weight: Tensor | None, guard: Guard) -> RmsForm:
     """The form whose float32 values, bfloat16 roundings and result dtypes are the module's."""
     # A norm without a weight has no width of its own.
-    widths = (64, 96) if weight is None else (weight.shape[0],)
+    widths = (64, 96, 1024) if weight is None else (weight.shape[0],)
     read = dict(guard.values)
     forms = [
         RmsForm(mode, offset, promote, epsilon)
@@ -149,78 +134,57 @@ def largest_row_error(found: Tensor, own: Tensor) -> float:
 
 
 def check_gradients(module: nn.Module, form: RmsForm, width: int, has_weight: bool) -> None:
-    """On inputs of each number of dimensions."""
+    """On inputs of each number of dimensions, of many rows, and of large values."""
     generator = torch.Generator().manual_seed(3)
     weight = nn.Parameter(random((width,), generator)) if has_weight else None
     twin = twin_of(module, {"weight": weight} if has_weight else None)
     eps = getattr(module, form.epsilon)
-    for leading in ((), (3,), (2, 3), (2, 3, 4)):
+    probes = [(leading, 1.0) for leading in ((), (3,), (2, 3), (2, 3, 4), (1, LONG))]
+    for leading, scale in (*probes, ((2, 3), OUTLYING)):
         assert_same(
             lambda x: run_own(module, twin, x),
             lambda x: form.reference(x, weight, eps),
-            [random((*leading, width), generator)],
+            [random((*leading, width), generator) * scale],
             [weight] if has_weight else [],
             "the formula",
         )
 
 
-@dataclass(frozen=True)
-class ProvedNorm:
-    """A norm with a weight, for a rule that takes the norm into something larger."""
-
-    form: RmsForm
-
-    def eps(self, module: nn.Module) -> float:
-        return getattr(module, self.form.epsilon)
-
-    def takes(self, module: nn.Module, x: Tensor) -> bool:
-        """Whether x and the weight are of a width and of dtypes that were proved."""
-        weight = module._parameters["weight"]
-        if weight.dim() != 1 or weight.shape[0] != x.shape[-1]:
-            return False
-        tried = x.dtype in DTYPES and weight.dtype in DTYPES
-        return tried or x.dtype == weight.dtype == torch.float64
-
-    def __call__(self, module: nn.Module, x: Tensor) -> Tensor:
-        form = self.form
-        return functional.rms_norm(
-            x, module.weight, self.eps(module), form.offset, form.mode, form.promote
-        )
-
-    def after_add(self, module: nn.Module, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        """(the norm of the sum, the sum): see `add_norm`."""
-        form, weight = self.form, module.weight
-        if form.promote and left.dtype != weight.dtype:
-            total = left + right
-            return self(module, total), total
-        return functional.fused_add_rms_norm(
-            left, right, weight, self.eps(module), form.offset, form.mode
-        )
+def keeps_order(module: nn.Module, weight: Tensor | None) -> bool:
+    """Whether its result lies in memory as a permuted input does, as that of arithmetic."""
+    generator = torch.Generator().manual_seed(9)
+    width = 64 if weight is None else weight.shape[0]
+    own = None if weight is None else {"weight": nn.Parameter(random((width,), generator))}
+    x = random((4, 3, 2, width), generator).permute(2, 0, 1, 3)
+    return run_own(module, twin_of(module, own), x).stride() == x.stride()
 
 
-def rms_proof(module: nn.Module, form: RmsForm, weight: Tensor | None, guard: Guard) -> Proof:
+def rms_proof(
+    module: nn.Module, form: RmsForm, ordered: bool, weight: Tensor | None, guard: Guard
+) -> NormProof:
     eps = getattr(module, form.epsilon)
     if weight is None:
 
         def run(self, x):
-            return functional.rms_norm(x, None, getattr(self, form.epsilon))
+            epsilon = getattr(self, form.epsilon)
+            return in_order_of(x, lambda x: functional.rms_norm(x, None, epsilon))
 
-        return Proof("rms_norm", guarded(run, guard, is_of_tried_dtype), guard, run)
+        def takes(self, x):
+            tried = x.dtype in DTYPES or x.dtype == torch.float64
+            return tried and (x.is_contiguous() or (ordered and has_order(x)))
+
+        return NormProof("rms_norm", guarded(run, guard, takes), guard, run)
 
     def call(x: Tensor, weight: Tensor) -> Tensor:
         return functional.rms_norm(x, weight, eps, form.offset, form.mode, form.promote)
 
-    norm = ProvedNorm(form)
+    norm = ProvedNorm(form, ordered)
     meta = norm_meta_call("rms_norm", call, (weight,), (form.mode, form.offset))
-    forward = guarded(norm.__call__, guard, norm.takes)
-    return Proof("rms_norm", forward, guard, norm, meta, norm)
+    forward = guarded(norm.__call__, guard, norm.takes_alone)
+    return NormProof("rms_norm", forward, guard, norm, meta, norm=norm)
 
 
-def is_of_tried_dtype(module: nn.Module, x: Tensor) -> bool:
-    return x.dtype in DTYPES or x.dtype == torch.float64
-
-
-def prove_layer_norm(module: nn.LayerNorm) -> Proof | Refusal:
+def prove_layer_norm(module: nn.LayerNorm) -> NormProof | Refusal:
     if len(module.normalized_shape) != 1:
         return Refusal("normalises over more than one dimension")
 
@@ -242,12 +206,15 @@ def prove_layer_norm(module: nn.LayerNorm) -> Proof | Refusal:
 
     def takes(self, x):
         kinds = {x.dtype, *(self._parameters[name].dtype for name in tensors)}
-        return len(kinds) == 1 and x.shape[-1:] == self.normalized_shape
+        if len(kinds) != 1 or x.shape[-1:] != self.normalized_shape:
+            return False
+        # Under CUDA's autocast torch normalises in float32, and its result is of that type.
+        return x.dtype == torch.float32 or not x.is_cuda or autocast_dtype(x.device) is None
 
-    return Proof("layer_norm", guarded(run, guard, takes), guard, run, meta)
+    return NormProof("layer_norm", guarded(run, guard, takes), guard, run, meta)
 
 
-def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:
+def confirm(module: nn.Module, proof: NormProof) -> NormProof | Refusal:
     """The operator itself against the module's own forward, on its device and in its dtype."""
     device, dtype = live_device(module), compute_dtype(module)
     generator = torch.Generator().manual_seed(5)
@@ -283,4 +250,4 @@ def norm_meta_call(op: str, call, vectors: tuple, details: tuple) -> MetaCall:
     return MetaCall(op, (width, dtype, count, *details), run)
 
 
-NORM = Rule("norm", ("rms_norm", "layer_norm"), is_norm, group_of, prove, confirm)
+NORM: Rule[NormProof] = Rule("norm", ("rms_norm", "layer_norm"), is_norm, group_of, prove, confirm)

@@ -7,7 +7,7 @@ answer is that of the rotary rule, and norms and rotation stay operators of thei
 
 import inspect
 from collections.abc import Callable, Hashable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from types import CodeType, FunctionType
 
@@ -15,10 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from . import norms, rotary
+from ..meta_calls import MetaCall
+from . import rotary
 from .autocasting import autocast_dtype
+from .effects import read_effects
 from .guard import is_usable
-from .installed import install, standing, switched
+from .installed import install, switched
+from .norms import NORM, is_norm
 from .probe import (
     Mismatch,
     SparseLinear,
@@ -28,8 +31,10 @@ from .probe import (
     random,
     twin_of,
 )
+from .proved_norm import NormProof, ProvedNorm, norm_of
 from .qk_norm_source import Rewritten, rewrite
-from .rule import MetaCall, Proof, Refusal, Rule, group_of, own_class_forward
+from .rotary import RotationProof
+from .rule import CompoundRule, Parts, Proof, Refusal, group_of, own_class_forward
 from .source import NO_SOURCE, definition_of, innermost
 
 ROLE = "qk_norm_rope"
@@ -38,13 +43,7 @@ PROBE_BATCH, PROBE_TOKENS = 2, 5
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-def norm_of(module: nn.Module) -> norms.ProvedNorm | None:
-    """What a norm that is patched and nothing more computes."""
-    proof = standing(module)
-    return None if proof is None else proof.norm
-
-
-def may_wait(q_norm: nn.Module, k_norm: nn.Module) -> norms.ProvedNorm | None:
+def may_wait(q_norm: nn.Module, k_norm: nn.Module) -> ProvedNorm | None:
     """What both norms compute, if they can be left to the rotation's kernel."""
     ours = norm_of(q_norm)
     if ours is None or ours != norm_of(k_norm) or ours.eps(q_norm) != ours.eps(k_norm):
@@ -57,7 +56,7 @@ def normed(waits: object, norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def fits(
-    norm: norms.ProvedNorm,
+    norm: ProvedNorm,
     q_norm: nn.Module,
     k_norm: nn.Module,
     q: Tensor,
@@ -69,6 +68,8 @@ def fits(
     if not (is_usable(q) and is_usable(k)) or q.dim() != 4 or q.shape[-1] > LARGEST_HEAD:
         return False
     q_weight, k_weight = q_norm.weight, k_norm.weight
+    if not have_one_history(q, k, q_weight, k_weight):
+        return False
     if q.dtype != k.dtype or q_weight.dtype != k_weight.dtype:
         return False
     if norm.form.promote and q_weight.dtype != q.dtype:
@@ -78,6 +79,14 @@ def fits(
     # As for a rotation alone: eager arithmetic promotes, which autocast takes back.
     alike = q.dtype == cos.dtype or autocast_dtype(q.device) is not None
     return alike and rotary.are_angles(cos, sin, q.shape[0], q.shape[2])
+
+
+def have_one_history(q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor) -> bool:
+    """As of a rotation alone, with what the norms add."""
+    if q.requires_grad and k.requires_grad or not torch.is_grad_enabled():
+        return True
+    of_q = q.requires_grad or q_weight.requires_grad
+    return of_q == (k.requires_grad or k_weight.requires_grad)
 
 
 @cache
@@ -111,7 +120,7 @@ def rewritten(module: nn.Module) -> Rewritten:
         raise Mismatch(source)
     for name in source.norms:
         child = module._modules.get(name)
-        if child is None or not norms.is_norm(child):
+        if child is None or not is_norm(child):
             raise Mismatch(f"{name} is no norm")
     return source
 
@@ -141,7 +150,7 @@ def matches(module: nn.Module) -> bool:
 
 
 def norms_in(module: nn.Module) -> list[nn.Module]:
-    return [child for child in module.children() if norms.is_norm(child)]
+    return [child for child in module.children() if is_norm(child)]
 
 
 def group(module: nn.Module) -> Hashable:
@@ -158,93 +167,106 @@ def projections(module: nn.Module) -> dict[str, tuple[int, int]]:
     return {name: pair for name, pair in features.items() if None not in pair}
 
 
-def prove(module: nn.Module) -> Proof | Refusal:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class QkNormProof(Proof):
+    """Made of the proofs of the rotation alone and of both norms. source: the forward before and
+    after. functions: what that one calls, as `Rewritten.forward` takes them."""
+
+    rotation: RotationProof
+    norms: tuple[NormProof, NormProof]
+    source: Rewritten
+    functions: tuple[Callable, ...]
+
+    @property
+    def otherwise(self) -> RotationProof:
+        return self.rotation
+
+
+def prove(module: nn.Module, proved: Parts) -> QkNormProof | RotationProof | Refusal:
     if not rotary.is_rotary_attention(module):
         return Refusal("its forward calls no rotary function")
-    rotation = rotary.prove(module)
+    rotation = proved(rotary.ROTARY, module)
     if isinstance(rotation, Refusal):
         return rotation
     try:
-        return with_norms(module, rotation)
+        return with_norms(module, rotation, proved)
     except Mismatch as mismatch:
         return replace(rotation, missed=(ROLE, str(mismatch)))
 
 
-def with_norms(module: nn.Module, rotation: Proof) -> Proof:
+def with_norms(module: nn.Module, rotation: RotationProof, proved: Parts) -> QkNormProof:
     """The proof of norms and rotation in one, for which that of the rotation alone stands in."""
-    source, proved = rewritten(module), set()
-    for name in source.norms:
-        answer = norms.prove(module._modules[name])
+    source = rewritten(module)
+    answers = [proved(NORM, module._modules[name]) for name in source.norms]
+    for name, answer in zip(source.norms, answers):
         if isinstance(answer, Refusal):
             raise Mismatch(f"{name}: {answer.reason}")
-        proved.add(answer.norm)
-    if len(proved) != 1 or None in proved:
+    norm = answers[0].norm
+    if norm is None or norm != answers[1].norm:
         raise Mismatch("its norms are not two of one kind that a rotation takes")
-    original = original_of(module)
-    if rotary.parameter_names(original) != rotary.PAIR:
+    if not rotation.function.pair:
         raise Mismatch("its rotary function takes q and k apart")
-    check_formula(module, *proved)
-    forward = source.forward(own_class_forward(module), functions_for(original))
-    meta, guard = meta_call(module, children_of(module), *proved), rotation.guard
-    return Proof(ROLE, switched(forward, guard), guard, forward, meta, otherwise=rotation)
+    check_formula(module, source, norm)
+    functions = may_wait, normed, norm_and_rope(rotation.function.replacement)
+    forward = source.forward(own_class_forward(module), functions)
+    meta, guard = meta_call(module, source, norm), rotation.guard
+    return QkNormProof(
+        ROLE,
+        switched(forward, guard),
+        guard,
+        forward,
+        meta,
+        rotation=rotation,
+        norms=tuple(answers),
+        source=source,
+        functions=functions,
+    )
 
 
-def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:
-    rotation = rotary.confirm(module, proof.otherwise or proof)
-    if proof.role != ROLE or isinstance(rotation, Refusal):
+def confirm(
+    module: nn.Module, proof: QkNormProof | RotationProof, confirmed: Parts
+) -> QkNormProof | RotationProof | Refusal:
+    rotation = confirmed(rotary.ROTARY, module)
+    if isinstance(rotation, Refusal):
         return rotation
+    if not isinstance(proof, QkNormProof):
+        return proof
     where = live_device(module), compute_dtype(module)
-    proofs = [norms.prove(child) for child in children_of(module)]
     try:
-        check(module, functions_for(original_of(module)), *where, proofs)
+        check(module, proof.source, proof.functions, *where, proof.norms)
     except Mismatch as mismatch:
         return replace(rotation, missed=(ROLE, str(mismatch)))
     return proof
 
 
-def children_of(module: nn.Module) -> list[nn.Module]:
-    return [module._modules[name] for name in rewritten(module).norms]
-
-
-def original_of(module: nn.Module) -> Callable:
-    """The rotary function that its class's forward calls."""
-    name = rotary.rotary_names(module)[0]
-    return innermost(own_class_forward(module)).__globals__[name]
-
-
-def functions_for(original: Callable) -> tuple[Callable, ...]:
-    return may_wait, normed, norm_and_rope(rotary.rotary_function(original, True))
-
-
-def check_formula(module: nn.Module, proved: norms.ProvedNorm) -> None:
+def check_formula(module: nn.Module, source: Rewritten, norm: ProvedNorm) -> None:
     """`Mismatch` unless the rewritten statements give q and k as the class's own do, in plain torch
     and float32, with norms that wait and with norms that do not."""
-    reference = proved.form.reference
+    reference = norm.form.reference
     rotate = rotary.replacement_formula(True)
 
     def finish(waits, q_norm, k_norm, q, k, cos, sin):
         if waits:
             q, k = (
-                reference(x, norm.weight, proved.eps(norm))
-                for x, norm in ((q, q_norm), (k, k_norm))
+                reference(x, own.weight, norm.eps(own)) for x, own in ((q, q_norm), (k, k_norm))
             )
         return rotate(q, k, cos, sin)
 
     for waits in (True, False):
         functions = (lambda q_norm, k_norm, waits=waits: waits, normed, finish)
-        check(module, functions, torch.device("cpu"), torch.float32)
+        check(module, source, functions, torch.device("cpu"), torch.float32)
 
 
 def check(
     module: nn.Module,
+    source: Rewritten,
     functions: tuple[Callable, ...],
     device: torch.device,
     dtype: torch.dtype,
-    proofs: list[Proof] = (),
+    proofs: tuple[NormProof, ...] = (),
 ) -> None:
     """Of q and k and all gradients; norms are patched with `proofs`, or else their own."""
     generator = torch.Generator().manual_seed(23)
-    source = rewritten(module)
     linear = {
         name: SparseLinear(*pair, generator).to(device, dtype)
         for name, pair in projections(module).items()
@@ -261,6 +283,8 @@ def check(
             install(patched[name], proofs[i])
         weights.append(weight)
     own = own_class_forward(module)
+    before_rotation = source.own.body[: source.end - 1]
+    read_effects(module, innermost(own), {*linear, *source.norms}, before_rotation)
     heads = source.head(own), source.head(own, functions)
     given = arguments(module, device, dtype, generator)
 
@@ -285,20 +309,20 @@ def arguments(
     """For the forward: states, angles, and None for all else that has no default."""
     rotated = rotary.sizes_of(module)[3]
     width = next(iter(projections(module).values()))[0]
-    angles = random((PROBE_BATCH, PROBE_TOKENS, rotated // 2), generator)
-    angles = torch.cat((angles, angles), dim=-1)
     parameters = list(inspect.signature(own_class_forward(module)).parameters.values())[1:]
     needed = {p.name: None for p in parameters if p.default is p.empty and p.kind not in VARIADIC}
     x = random((PROBE_BATCH, PROBE_TOKENS, width), generator, dtype).to(device)
-    tables = tuple(table.to(device, dtype) for table in (angles.cos(), angles.sin()))
+    shape = (PROBE_BATCH, PROBE_TOKENS, rotated)
+    tables = tuple(random(shape, generator, dtype).to(device) for _ in range(2))
     return {**needed, "hidden_states": x, "position_embeddings": tables}
 
 
-def meta_call(module: nn.Module, children: list[nn.Module], proved: norms.ProvedNorm) -> MetaCall:
+def meta_call(module: nn.Module, source: Rewritten, norm: ProvedNorm) -> MetaCall:
+    q_norm = module._modules[source.norms[0]]
     heads, keys, size, rotated = rotary.sizes_of(module)
-    dtype, weight_dtype = compute_dtype(module), children[0].weight.dtype
-    mode, offset = proved.form.mode, proved.form.offset
-    eps = proved.eps(children[0])
+    dtype, weight_dtype = compute_dtype(module), q_norm.weight.dtype
+    mode, offset = norm.form.mode, norm.form.offset
+    eps = norm.eps(q_norm)
 
     def run(batch: int, tokens: int) -> None:
         def empty(*shape, dtype=dtype):
@@ -313,8 +337,11 @@ def meta_call(module: nn.Module, children: list[nn.Module], proved: norms.Proved
     return MetaCall(ROLE, (heads, keys, size, rotated, dtype, weight_dtype, mode, offset), run)
 
 
-def absorbed(module: nn.Module, proof: Proof) -> list[nn.Module]:
-    return children_of(module) if proof.role == ROLE else []
+def absorbed(module: nn.Module, proof: QkNormProof | RotationProof) -> list[nn.Module]:
+    names = proof.source.norms if isinstance(proof, QkNormProof) else ()
+    return [module._modules[name] for name in names]
 
 
-QK_NORM = Rule("qk_norm", (ROLE,), matches, group, prove, confirm, absorbed)
+QK_NORM: CompoundRule[QkNormProof | RotationProof] = CompoundRule(
+    "qk_norm", (ROLE,), matches, group, prove, confirm, absorbed
+)

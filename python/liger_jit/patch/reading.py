@@ -12,13 +12,15 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 
 import torch
 from torch import nn
 
 from .probe import Mismatch
+from .sizes import LIMITED, Kind, Sizes, is_rounding
 from .source import definition_of
+from .torchs_own import is_torchs, torchs_name
 
 # Compared by type and value. Functions are known by what they hold: see `Function`.
 COMPARED = (int, float, str, bool, torch.dtype, torch.device, type(None))
@@ -32,7 +34,7 @@ OPERATIONS = frozenset(
 )
 # Of tensors, beside those.
 FACTS = frozenset({"dtype", "shape", "ndim", "size", "dim", "device"})
-BUILTINS = frozenset({"int", "float", "len", "tuple", "slice"})
+BUILTINS = frozenset({"int", "float", "len", "tuple"})
 # Of what a branch on a module's own numbers is made.
 TESTS = (ast.Attribute, ast.Name, ast.Constant, ast.Compare, ast.BoolOp, ast.UnaryOp, ast.Tuple)
 STATEMENTS = (ast.Assign, ast.AnnAssign, ast.Return, ast.Expr, ast.If, ast.Pass, ast.Raise)
@@ -59,7 +61,7 @@ class Function:
 
     def is_changed(self) -> bool:
         """But for code and defaults, which a guard compares itself."""
-        if (self.function.__kwdefaults__ or {}) != self.named_defaults:
+        if not is_same(self.function.__kwdefaults__ or {}, self.named_defaults):
             return True
         return any(is_another(read, value) for read, value in self.cells)
 
@@ -92,6 +94,21 @@ def function_of(function: FunctionType) -> Function:
     )
 
 
+def is_same(found: object, value: object) -> bool:
+    """By type and value, in tuples and dicts as well. What was read is all of kinds that compare to
+    one truth; what stands in its place now may be of any."""
+    if found is value:
+        return True
+    if type(found) is not type(value):
+        return False
+    if type(value) is tuple:
+        return len(found) == len(value) and all(map(is_same, found, value))
+    if type(value) is dict:
+        same_names = found.keys() == value.keys()
+        return same_names and all(is_same(found[name], value[name]) for name in value)
+    return found == value
+
+
 def essence(function: object) -> object:
     """What a method or a partial function runs, whatever copy of it this is."""
     if type(function) is MethodType:
@@ -103,7 +120,8 @@ def essence(function: object) -> object:
 
 @dataclass
 class Reading:
-    """What was read: see the fields of `Guard` with these names. called: children by name."""
+    """What was read: see the fields of `Guard` with these names. called: children by name.
+    by_width, moves: see `Sizes`."""
 
     values: dict[str, object] = field(default_factory=dict)
     callables: dict[str, object] = field(default_factory=dict)
@@ -112,6 +130,8 @@ class Reading:
     functions: dict[FunctionType, Function] = field(default_factory=dict)
     tensors: set[str] = field(default_factory=set)
     called: set[str] = field(default_factory=set)
+    by_width: str = ""
+    moves: str = ""
 
 
 def read(module: nn.Module | None, forward: Callable) -> Reading:
@@ -121,6 +141,11 @@ def read(module: nn.Module | None, forward: Callable) -> Reading:
     """
     reading = Reading()
     _Reader(module, reading).function(forward, bound=module is not None, top=True)
+    if reading.by_width and reading.moves:
+        raise Mismatch(
+            f"{forward.__qualname__} needs its last dimension ({reading.by_width}), and may have "
+            f"made another one the last ({reading.moves})"
+        )
     return reading
 
 
@@ -144,7 +169,10 @@ class _Reader:
         if not all(map(is_immutable, defaults)):
             raise Mismatch(f"{function.__qualname__} has a default that can be changed")
         self.reading.functions[function] = function_of(function)
-        _Body(self, function, definition, bound, top).run()
+        body = _Body(self, function, definition, bound, top)
+        body.run()
+        self.reading.by_width = self.reading.by_width or body.sizes.by_width
+        self.reading.moves = self.reading.moves or body.sizes.moves
 
 
 class _Body:
@@ -161,28 +189,40 @@ class _Body:
         self.locals = {*function.__code__.co_varnames, *function.__code__.co_cellvars}
         closure = zip(function.__code__.co_freevars, function.__closure__ or ())
         self.cells = {name: cell.cell_contents for name, cell in closure}
+        self.sizes = Sizes(self.refuse)
 
     def refuse(self, what: str) -> None:
         raise Mismatch(f"{self.function.__qualname__} {what}")
 
     def run(self) -> None:
-        for statement in self.definition.body:
+        self.statements(self.definition.body)
+
+    def statements(self, body: list[ast.stmt]) -> None:
+        for statement in body:
             self.statement(statement)
 
     def statement(self, one: ast.stmt) -> None:
         if not isinstance(one, STATEMENTS):
             self.refuse(f"has a statement that a probe may not see the whole of: {first_line(one)}")
         if isinstance(one, ast.Raise):
+            if len([node for node in ast.walk(one) if isinstance(node, ast.Call)]) > 1:
+                self.refuse(f"calls in {first_line(one)}")
             return
         if isinstance(one, ast.If):
             return self.branch(one)
-        if isinstance(one, ast.Assign):
-            for target in one.targets:
-                self.target(target)
+        targets = one.targets if isinstance(one, ast.Assign) else []
         if isinstance(one, ast.AnnAssign):
-            self.target(one.target)
-        if one_value := getattr(one, "value", None):
-            self.value(one_value)
+            targets = [one.target]
+        for target in targets:
+            self.target(target)
+        value = getattr(one, "value", None)
+        if value is None:
+            return
+        kind = self.value(value)
+        if isinstance(one, ast.Return):
+            self.sizes.plain(value, kind)
+        for target in targets:
+            self.sizes.assign(target, kind)
 
     def target(self, target: ast.expr) -> None:
         if isinstance(target, (ast.Tuple, ast.List)):
@@ -193,18 +233,20 @@ class _Body:
         else:
             self.refuse(f"writes {ast.unparse(target)}")
 
-    def branch(self, one: ast.If | ast.IfExp) -> None:
+    def branch(self, one: ast.If | ast.IfExp) -> Kind | None:
         """A branch on what is not there takes the one way; one on the module's numbers takes both
         into account; one on the input says that some inputs were not tried."""
-        both = [one.body, one.orelse]
         taken = self.known(one.test)
+        run = self.statements if isinstance(one, ast.If) else self.value
         if taken is not None:
-            both = [both[0] if taken else both[1]]
-        else:
-            self.test(one.test)
-        for way in both:
-            for part in way if isinstance(way, list) else [way]:
-                self.statement(part) if isinstance(part, ast.stmt) else self.value(part)
+            return run(one.body if taken else one.orelse)
+        self.test(one.test)
+        before = dict(self.sizes.names)
+        kind, names = run(one.body), self.sizes.names
+        self.sizes.names = before
+        other = run(one.orelse)
+        self.sizes.names = self.sizes.joined(names, self.sizes.names)
+        return None if isinstance(one, ast.If) else self.sizes.chosen(one, kind, other)
 
     def known(self, test: ast.expr) -> bool | None:
         """The outcome of `name is None`, of an argument that nobody passes."""
@@ -238,9 +280,13 @@ class _Body:
             and (node.attr in self.module._parameters or node.attr in self.module._buffers)
         )
 
-    def value(self, node: ast.expr) -> None:
+    def value(self, node: ast.expr) -> Kind:
+        self.sizes.seen[node] = kind = self.kind_of(node)
+        return kind
+
+    def kind_of(self, node: ast.expr) -> Kind:
         if isinstance(node, ast.Constant):
-            return
+            return Kind.NUMBER
         if isinstance(node, ast.Name):
             return self.name(node.id)
         if isinstance(node, ast.Attribute):
@@ -255,17 +301,30 @@ class _Body:
         chosen = isinstance(node, ast.Subscript) and isinstance(node.value, (ast.Tuple, ast.List))
         if not isinstance(node, parts) or chosen or isinstance(getattr(node, "op", None), ast.Not):
             self.refuse(f"has a part that a probe may not see the whole of: {first_line(node)}")
-        for part in ast.iter_child_nodes(node):
-            if isinstance(part, ast.expr):
-                self.value(part)
+        kinds = [self.value(one) for one in ast.iter_child_nodes(node) if isinstance(one, ast.expr)]
+        if isinstance(node, ast.BinOp):
+            return self.sizes.binary(node, *kinds)
+        if isinstance(node, ast.UnaryOp):
+            return self.sizes.unary(node, *kinds)
+        if isinstance(node, ast.Subscript):
+            return self.sizes.subscript(node, kinds[0])
+        if isinstance(node, ast.Starred):
+            return self.sizes.spread(node, *kinds)
+        return self.sizes.several(kinds)
 
-    def name(self, name: str) -> None:
+    def name(self, name: str) -> Kind:
         if name == self.own:
             self.refuse("hands on its module")
         if name in self.locals:
-            return
-        if not is_immutable(self.found(name)):
+            return self.sizes.name(name)
+        return self.number(name, self.found(name))
+
+    def number(self, name: str, value: object) -> Kind:
+        if not is_immutable(value):
             self.refuse(f"reads {name}, which may change")
+        if is_rounding(value):
+            self.refuse(f"uses {value}, which rounds")
+        return Kind.NUMBER
 
     def found(self, name: str) -> object:
         """A name of the closure, of the file or of Python, which the guard will watch."""
@@ -280,19 +339,29 @@ class _Body:
         self.reading.names[id(scope), name] = (scope, name, None)  # nobody has covered it
         return getattr(builtins, name)
 
-    def attribute(self, node: ast.Attribute) -> None:
+    def attribute(self, node: ast.Attribute) -> Kind:
         base = node.value
         if isinstance(base, ast.Name) and base.id == self.own:
             return self.own_attribute(node.attr)
         library = self.library(base)
         if library is not None:
             value = getattr(library, node.attr, None)
-            if not is_immutable(value) and node.attr not in OPERATIONS:
+            if is_immutable(value) and value is not None:
+                return self.number(ast.unparse(node), value)
+            if node.attr not in OPERATIONS:
                 self.refuse(f"uses {ast.unparse(node)}")
-            return
+            if not is_immutable(value) and not isinstance(value, type):
+                self.torchs(value, node)
+            return Kind.VALUE
         if node.attr not in FACTS and node.attr not in OPERATIONS:
             self.refuse(f"uses .{node.attr}")
-        self.value(base)
+        if callable(method := getattr(torch.Tensor, node.attr, None)):
+            self.torchs(method, node)
+        return self.sizes.fact(node, self.value(base))
+
+    def torchs(self, function: object, node: ast.Attribute) -> None:
+        if not is_torchs(function, node.attr):
+            self.refuse(f"uses {ast.unparse(node)}, which is not torch's own")
 
     def library(self, node: ast.expr) -> ModuleType | None:
         """The module of torch or of Python's mathematics that a dotted name stands for."""
@@ -309,10 +378,10 @@ class _Body:
         self.found(node.id)
         return value
 
-    def own_attribute(self, name: str) -> None:
+    def own_attribute(self, name: str) -> Kind:
         module, reading = self.module, self.reading
         if name == "training":
-            return
+            return Kind.NUMBER
         if name.startswith("__"):
             self.refuse(f"reads {name}, which has another name in its class")
         for place in (module._parameters, module._buffers):
@@ -323,37 +392,51 @@ class _Body:
                     self.refuse(f"reads the buffer {name}")
                 else:
                     reading.tensors.add(name)
-                return
+                return Kind.VALUE
         if name in module._modules:
             self.refuse(f"reads its child {name}")
         if name in module.__dict__:
             return self.own_value(name, module.__dict__[name])
         found = inspect.getattr_static(type(module), name, None)
-        if not is_immutable(found):
-            self.refuse(f"reads {name}, which may change")
         reading.values[name] = found
+        return self.number(name, found)
 
-    def own_value(self, name: str, value: object) -> None:
-        if not is_immutable(value):
-            self.refuse(f"reads {name}, a {type(value).__name__}, which may change")
+    def own_value(self, name: str, value: object) -> Kind:
         self.reading.values[name] = value
+        return self.number(f"{name}, a {type(value).__name__}", value)
 
-    def call(self, node: ast.Call) -> None:
+    def call(self, node: ast.Call) -> Kind:
         for one in node.keywords:
             self.keyword(one)
-        for part in (*node.args, *(one.value for one in node.keywords)):
-            self.value(part)
+        given = [(part, self.value(part)) for part in node.args]
+        named = {one.arg: (one.value, self.value(one.value)) for one in node.keywords}
         function = node.func
         if isinstance(function, ast.Name) and function.id not in self.locals:
-            return self.call_of(self.found(function.id), function.id)
+            value = self.found(function.id)
+            self.call_of(value, function.id)
+            if function.id in BUILTINS and value is getattr(builtins, function.id):
+                return self.sizes.converted(node, function.id, [kind for _, kind in given])
+            return self.result(node, value, given, named)
         if not isinstance(function, ast.Attribute):
             return self.refuse(f"calls {first_line(function)}")
         base = function.value
         if isinstance(base, ast.Name) and base.id == self.own:
-            return self.own_call(function.attr)
+            return self.result(node, self.own_call(function.attr), given, named)
         if isinstance(base, ast.Call) and ast.unparse(base) == "super()":
-            return self.inherited_call(function.attr)
+            self.inherited_call(function.attr)
+            return self.sizes.no_sizes(given, named)
         self.attribute(function)
+        if self.library(base) is not None:
+            return self.sizes.function(node, function.attr, given, named)
+        return self.sizes.operation(node, function.attr, given, named)
+
+    def result(self, node: ast.Call, function: object, given: list, named: dict) -> Kind:
+        inner = function.func if type(function) is partial else function
+        if torchs_name(inner) is None:
+            return self.sizes.no_sizes(given, named)
+        if inner is not function and inner.__name__ in LIMITED:
+            self.refuse(f"calls a partial {inner.__name__}")
+        return self.sizes.function(node, inner.__name__, given, named)
 
     def keyword(self, one: ast.keyword) -> None:
         """Operations that write are named like those that do not."""
@@ -370,14 +453,16 @@ class _Body:
             if not all(map(is_immutable, (*value.args, *value.keywords.values()))):
                 self.refuse(f"calls {name} with values that may change")
             return self.call_of(value.func, name)
-        if isinstance(value, FunctionType) and not is_of_torch(value):
+        own = torchs_name(value)
+        if isinstance(value, FunctionType) and own is None:
             return self.reader.function(value, bound)
-        if is_of_torch(value) and value.__name__ in OPERATIONS:
+        if own in OPERATIONS:
             return
         if name not in BUILTINS or value is not getattr(builtins, name):
             self.refuse(f"calls {name}")
 
-    def own_call(self, name: str) -> None:
+    def own_call(self, name: str) -> object:
+        """What is called, if it is an attribute of the module that is no child."""
         module, reading = self.module, self.reading
         if name in module._modules:
             reading.called.add(name)
@@ -386,12 +471,14 @@ class _Body:
             bound = type(value) is MethodType and value.__self__ is module
             reading.callables[name] = essence(value)
             self.call_of(value.__func__ if bound else value, name, bound)
+            return value
         else:
             found = inspect.getattr_static(type(module), name, None)
             if not isinstance(found, FunctionType) or found is vars(nn.Module).get(name):
                 self.refuse(f"calls {name}")
             reading.methods[name] = found
             self.reader.function(found, bound=True)
+        return None
 
     def inherited_call(self, name: str) -> None:
         owner = self.cells.get("__class__")
@@ -404,16 +491,6 @@ class _Body:
             if found is not None:
                 break
         self.refuse(f"calls super().{name}")
-
-
-def is_of_torch(function: object) -> bool:
-    """Whether torch itself defines this function: not one that only says so, as what wraps one of
-    torch's does, nor a method of some object."""
-    if isinstance(function, FunctionType):
-        return function.__globals__.get("__name__", "").split(".")[0] == "torch"
-    owner = getattr(function, "__self__", None)
-    builtin = isinstance(function, BuiltinFunctionType)
-    return builtin and (owner is None or isinstance(owner, (ModuleType, type)))
 
 
 def asks_for_none(test: ast.expr) -> bool:

@@ -9,6 +9,7 @@ globals are those of the file, as they are at each call.
 import ast
 import inspect
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from functools import cache
 from types import FunctionType
 
@@ -16,18 +17,23 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
+from ..meta_calls import MetaCall
 from .autocasting import autocast_dtype
 from .guard import Guard, guard_of_rewritten, is_hooked, is_usable
 from .installed import switched
-from .probe import Mismatch, assert_same, compute_dtype, live_device, random
+from .memory_order import has_rows
+from .modes import is_watched
+from .probe import LONG, OUTLYING, Mismatch, assert_same, compute_dtype, live_device, random
 from .reading import read
-from .rule import MetaCall, Proof, Refusal, Rule, own_class_forward
+from .rule import CompoundRule, Parts, Proof, Refusal, Rule, own_class_forward
 from .source import NO_SOURCE, definition_of, innermost, rebuilt
 
 PAIR = ("q", "k", "cos", "sin", "unsqueeze_dim")
 SINGLE = ("x", "cos", "sin", "unsqueeze_dim")
 # A name that no forward has, by which the rewritten one finds our function.
 FUNCTION = "_liger_jit_rotary"
+# Of heads, beside the module's own: what is proved is not asked for its size again.
+OTHER_SIZES = (2, 96, 256)
 
 
 def rotary_names(module: nn.Module) -> list[str]:
@@ -63,33 +69,106 @@ def group(module: nn.Module) -> Hashable:
     return (own_class_forward(module), sizes_of(module), compute_dtype(module), str(device))
 
 
-def prove(module: nn.Module) -> Proof | Refusal:
-    names = rotary_names(module)
-    if len(names) > 1:
-        return Refusal(f"its forward calls several rotary functions: {', '.join(names)}")
-    original = innermost(own_class_forward(module)).__globals__[names[0]]
-    parameters = parameter_names(original)
-    if parameters not in (PAIR, SINGLE):
-        return Refusal(f"{names[0]} takes ({', '.join(parameters)})")
-    size = sizes_of(module)[2]
-    replacement = rotary_function(original, parameters == PAIR)
-    own = own_class_forward(module)
+@dataclass(frozen=True)
+class RotaryFunction:
+    """The rotary function of a file, by this name. pair: whether it takes q and k."""
+
+    name: str
+    original: Callable
+    pair: bool
+
+    @property
+    def replacement(self) -> Callable:
+        return rotary_function(self.original, self.pair)
+
+
+def function_of_forward(module: nn.Module) -> RotaryFunction:
+    """The first that the class's forward calls."""
+    name = rotary_names(module)[0]
+    original = innermost(own_class_forward(module)).__globals__[name]
+    return RotaryFunction(name, original, parameter_names(original) == PAIR)
+
+
+def group_of_function(module: nn.Module) -> Hashable:
+    """Several forwards of a file may call one function."""
+    places = compute_dtype(module), str(live_device(module))
+    return function_of_forward(module), sizes_of(module), places
+
+
+def prove_formula(module: nn.Module) -> RotaryFunction | Refusal:
+    """Of a function that was read before: see `guard_of_rotation`."""
+    function, size = function_of_forward(module), sizes_of(module)[2]
+    original, formula = function.original, replacement_formula(function.pair)
+    # Full and partial width: a function that treats the rest otherwise is not half-split.
+    takes_part(original, function.pair)
     try:
-        guard = guard_of_rotation(own, names[0], original)
-        # Full and partial width: a function that treats the rest otherwise is not half-split.
-        takes_part(original, parameters == PAIR)
-        formula = replacement_formula(parameters == PAIR)
         for rotated in (size, size // 4 * 2):
             for dtype in (torch.float32, torch.bfloat16, torch.float16):
                 prove_function(original, formula, size, rotated, dtype=dtype)
-            prove_function(original, formula, size, rotated, tokens=37)
+            for more in (
+                {"tokens": 1},
+                {"tokens": 37, "scale": OUTLYING},
+                {"tokens": LONG, "sequences": 1},
+            ):
+                prove_function(original, formula, size, rotated, **more)
+        for other in OTHER_SIZES:
+            prove_function(original, formula, other, other)
+        prove_function(original, formula, size, size, heads_at=2)
     except Mismatch as mismatch:
-        return Refusal(f"{names[0]}: {mismatch}")
+        return Refusal(f"{function.name}: {mismatch}")
+    return function
+
+
+def confirm_operator(module: nn.Module, function: RotaryFunction) -> RotaryFunction | Refusal:
+    heads, keys, size, rotated = sizes_of(module)
+    where = live_device(module), compute_dtype(module)
+    candidate = function.replacement
     try:
-        forward = rewritten(own, names[0], replacement)
+        prove_function(function.original, candidate, size, rotated, *where, (heads, keys))
+    except Mismatch as mismatch:
+        return Refusal(f"{function.name}: {mismatch}")
+    return function
+
+
+ROTARY_FUNCTION: Rule[RotaryFunction] = Rule(
+    "rotary_function", (), is_rotary_attention, group_of_function, prove_formula, confirm_operator
+)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RotationProof(Proof):
+    """Of an attention's forward that calls this function."""
+
+    function: RotaryFunction
+
+
+def prove(module: nn.Module, proved: Parts) -> RotationProof | Refusal:
+    names = rotary_names(module)
+    if len(names) > 1:
+        return Refusal(f"its forward calls several rotary functions: {', '.join(names)}")
+    function, own = function_of_forward(module), own_class_forward(module)
+    parameters = parameter_names(function.original)
+    if parameters not in (PAIR, SINGLE):
+        return Refusal(f"{function.name} takes ({', '.join(parameters)})")
+    try:
+        # Read before it is run: what has effects would have them on what it shares with others.
+        guard = guard_of_rotation(own, function.name, function.original)
+    except Mismatch as mismatch:
+        return Refusal(f"{function.name}: {mismatch}")
+    function = proved(ROTARY_FUNCTION, module)
+    if isinstance(function, Refusal):
+        return function
+    try:
+        forward = rewritten(own, function.name, function.replacement)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
-    return Proof("rope", switched(forward, guard), guard, forward, meta_call(module))
+    meta = meta_call(module)
+    return RotationProof("rope", switched(forward, guard), guard, forward, meta, function=function)
+
+
+def confirm(module: nn.Module, proof: RotationProof, confirmed: Parts) -> RotationProof | Refusal:
+    function = confirmed(ROTARY_FUNCTION, module)
+    return function if isinstance(function, Refusal) else proof
 
 
 def rewritten(own: FunctionType, name: str, replacement: Callable) -> FunctionType:
@@ -123,19 +202,6 @@ def guard_of_rotation(own: FunctionType, name: str, original: Callable) -> Guard
     return guard_of_rewritten(own, (*names, *found.names.values()), found.functions.values())
 
 
-def confirm(module: nn.Module, proof: Proof) -> Proof | Refusal:
-    name = rotary_names(module)[0]
-    original = innermost(own_class_forward(module)).__globals__[name]
-    replacement = rotary_function(original, parameter_names(original) == PAIR)
-    heads, keys, size, rotated = sizes_of(module)
-    where = live_device(module), compute_dtype(module)
-    try:
-        prove_function(original, replacement, size, rotated, *where, (heads, keys))
-    except Mismatch as mismatch:
-        return Refusal(f"{name}: {mismatch}")
-    return proof
-
-
 def parameter_names(function: Callable) -> tuple[str, ...]:
     target = function.forward if isinstance(function, nn.Module) else function
     return tuple(inspect.signature(target).parameters)
@@ -148,7 +214,9 @@ def rotary_function(original: Callable, pair: bool) -> Callable:
     kind = type(watched)
 
     def fits(x: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int) -> bool:
-        if not is_usable(x) or x.dim() != 4 or unsqueeze_dim not in (1, 2):
+        if is_watched() or not is_usable(x) or x.dim() != 4 or unsqueeze_dim not in (1, 2):
+            return False
+        if not has_rows(x):
             return False
         if cos.shape[-1] != x.shape[-1] and not takes_part(original, pair):
             return False
@@ -159,11 +227,14 @@ def rotary_function(original: Callable, pair: bool) -> Callable:
         return alike and are_angles(cos, sin, x.shape[0], x.shape[3 - unsqueeze_dim])
 
     def apply_pair(q, k, cos, sin, unsqueeze_dim=1):
-        both = q.dtype == k.dtype and is_usable(k) and k.dim() == 4
+        both = q.dtype == k.dtype and is_usable(k) and k.dim() == 4 and has_rows(k)
         # Heads are where the tables have none, and may differ in number.
         both = both and all(q.shape[i] == k.shape[i] for i in range(4) if i != unsqueeze_dim)
         if not both or not fits(q, cos, sin, unsqueeze_dim):
             return original(q, k, cos, sin, unsqueeze_dim)
+        if not have_one_history(q, k):
+            (q, _), (k, _) = (functional.rope(x, None, cos, sin, unsqueeze_dim) for x in (q, k))
+            return q, k
         return functional.rope(q, k, cos, sin, unsqueeze_dim)
 
     def apply_single(x, cos, sin, unsqueeze_dim=1):
@@ -172,6 +243,11 @@ def rotary_function(original: Callable, pair: bool) -> Callable:
         return functional.rope(x, None, cos, sin, unsqueeze_dim)[0]
 
     return apply_pair if pair else apply_single
+
+
+def have_one_history(q: Tensor, k: Tensor) -> bool:
+    """Whether both results have a history, or none has: those of one node have it together."""
+    return q.requires_grad == k.requires_grad or not torch.is_grad_enabled()
 
 
 @cache
@@ -200,13 +276,15 @@ def replacement_formula(pair: bool) -> Callable:
         width = cos.shape[-1]
         turned, rest = x[..., :width], x[..., width:]
         first, second = turned.chunk(2, dim=-1)
-        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
         return torch.cat((turned * cos + torch.cat((-second, first), -1) * sin, rest), dim=-1)
 
-    def apply_pair(q, k, cos, sin, unsqueeze_dim=1):
-        return rotate(q, cos, sin), rotate(k, cos, sin)
+    def apply_single(x, cos, sin, unsqueeze_dim=1):
+        return rotate(x, cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim))
 
-    return apply_pair if pair else lambda x, cos, sin, unsqueeze_dim=1: rotate(x, cos, sin)
+    def apply_pair(q, k, *others):
+        return apply_single(q, *others), apply_single(k, *others)
+
+    return apply_pair if pair else apply_single
 
 
 def prove_function(
@@ -218,27 +296,33 @@ def prove_function(
     dtype: torch.dtype = torch.float32,
     heads: tuple[int, int] = (3, 1),
     tokens: int = 5,
+    sequences: int = 2,
+    heads_at: int = 1,
+    scale: float = 1.0,
 ) -> None:
-    """`Mismatch` unless both rotate alike; one that rejects a partial width need not be tried."""
+    """`Mismatch` unless both rotate alike; one that rejects a partial width need not be tried.
+
+    sequences: of the tables, for two sequences of heads. heads_at: the dimension of the heads.
+    scale: of the values of heads.
+    """
     generator = torch.Generator().manual_seed(17)
-    angles = random((2, tokens, rotated // 2), generator)
-    angles = torch.cat((angles, angles), dim=-1)
-    cos, sin = (table.to(device, dtype) for table in (angles.cos(), angles.sin()))
+    # Of no angles, and with halves of their own: the operators read each entry of both.
+    tables = [random((sequences, tokens, rotated), generator, dtype).to(device) for _ in range(2)]
+    given = tables if heads_at == 1 else [*tables, heads_at]
     single = parameter_names(original) == SINGLE
     inputs = [
-        random((2, tokens, count, size), generator, dtype).to(device).transpose(1, 2)
+        (random((2, tokens, count, size), generator) * scale).to(device, dtype)
         for count in (heads[:1] if single else heads)
     ]
+    inputs = [x.transpose(1, 3 - heads_at) for x in inputs]
     try:
-        original(*inputs, cos, sin)
+        original(*inputs, *given)
     except Exception as error:
         if rotated < size:
             return
         raise Mismatch(f"failed in the probe: {error}") from error
     what = f"rotating {rotated} of {size}"
-    assert_same(
-        lambda *x: original(*x, cos, sin), lambda *x: candidate(*x, cos, sin), inputs, (), what
-    )
+    assert_same(lambda *x: original(*x, *given), lambda *x: candidate(*x, *given), inputs, (), what)
 
 
 def meta_call(module: nn.Module) -> MetaCall:
@@ -260,4 +344,6 @@ def meta_call(module: nn.Module) -> MetaCall:
     return MetaCall("rope", (heads, keys, size, rotated, dtype), run)
 
 
-ROTARY = Rule("rotary", ("rope",), is_rotary_attention, group, prove, confirm)
+ROTARY: CompoundRule[RotationProof] = CompoundRule(
+    "rotary", ("rope",), is_rotary_attention, group, prove, confirm
+)

@@ -8,72 +8,38 @@ the CPU, then beside the operator where the module lives. Modules of one group s
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from types import FunctionType
-from typing import TYPE_CHECKING
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ..library import native
-
-if TYPE_CHECKING:
-    from .guard import Guard
-    from .norms import ProvedNorm
+from ..meta_calls import MetaCall
+from .guard import Guard
 
 SHARDED_AWAY = "its weight is sharded away: patch before the model is sharded"
-
-
-@dataclass(frozen=True)
-class MetaCall:
-    """One operator call as the patched model makes it, to be replayed on meta tensors.
-
-    `key` holds what makes two calls the same kernel; `run(batch, tokens)` makes the call and its
-    backward. A spare one is not part of a step: it is tried, and stands in where a better one
-    cannot be used, so its kernels are compiled and not tuned.
-    """
-
-    op: str
-    key: tuple
-    run: Callable[[int, int], None]
-    spare: bool = False
-
-
-def replay_of(calls: list[MetaCall], batch: int, tokens: int) -> Callable[[], None]:
-    """A function that makes each distinct one of these calls once, on meta tensors.
-
-    It runs forward and backward, holds no weights and needs no context, so whoever records
-    operator calls can learn from it which kernels a training step of that size will ask for.
-    """
-    distinct: dict[tuple, MetaCall] = {}
-    # The product of a linear loss takes longest to compile, so it begins first.
-    for call in sorted(calls, key=lambda call: (call.spare, "linear" not in call.op)):
-        distinct.setdefault((call.op, call.key), call)
-
-    def replay() -> None:
-        for call in distinct.values():
-            native()._prepare_tunes(not call.spare)
-            call.run(batch, tokens)
-
-    return replay
 
 
 @dataclass(frozen=True, eq=False)
 class Proof:
     """A replacement that was shown equal to the original. Nothing of it changes.
 
-    forward: what a module gets; it takes the module first, and takes the module's own forward where
-    the guard is broken. run: the same without asking, for probes. norm: what a compound rule needs
-    of a norm's proof. otherwise: a lesser proof, for a device where the operators of this one fail.
-    missed: the role of a larger fusion that this module looks fit for, and why it has the lesser.
+    Each rule has a type of its own, with what other rules may know of the replacement. forward:
+    what a module gets; it takes the module first, and takes the module's own forward where the
+    guard is broken. run: the same without asking, for probes. missed: the role of a larger fusion
+    that this module looks fit for, and why it has the lesser.
     """
 
     role: str
     forward: FunctionType
-    guard: "Guard"
+    guard: Guard
     run: Callable
     meta: MetaCall | None = None
-    norm: "ProvedNorm | None" = None
-    otherwise: "Proof | None" = None
     missed: tuple[str, str] | None = None
+
+    @property
+    def otherwise(self) -> "Proof | None":
+        """A lesser proof, for a device where the operators of this one fail."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -83,22 +49,39 @@ class Refusal:
     reason: str
 
 
-@dataclass(frozen=True)
-class Rule:
-    """One role: the flags of `patch` that ask for it, and how a module is recognised and proved.
+# What a rule shows: a `Proof`, or what only other rules ask for.
+P = TypeVar("P")
 
-    `prove` calls no operator. `confirm` calls them on the device of the module's weights, and takes
-    the proof back where they differ.
+
+@dataclass(frozen=True)
+class Rule(Generic[P]):
+    """What modules may become, and how one is recognised and proved.
+
+    `roles` are those of `patch`'s table of flags. `prove` calls no operator. `confirm` calls them
+    on the device of the module's weights, and takes the proof back where they differ.
     """
 
     name: str
-    flags: tuple[str, ...]
+    roles: tuple[str, ...]
     match: Callable[[nn.Module], bool]
     group: Callable[[nn.Module], Hashable]
-    prove: Callable[[nn.Module], Proof | Refusal]
-    confirm: Callable[[nn.Module, Proof], Proof | Refusal]
+    prove: Callable[[nn.Module], P | Refusal]
+    confirm: Callable[[nn.Module, P], P | Refusal]
     # Modules whose work the replacement does itself, though they are replaced as well.
-    absorbed: Callable[[nn.Module, Proof], list[nn.Module]] = lambda module, proof: []
+    absorbed: Callable[[nn.Module, P], list[nn.Module]] = lambda module, proof: []
+
+
+# What another rule answers about a module that is a part of something larger, or the same one.
+Parts = Callable[[Rule[P], nn.Module], P | Refusal]
+
+
+@dataclass(frozen=True)
+class CompoundRule(Rule[P]):
+    """A rule for what has parts that other rules know. It is handed what these answer, to `prove`
+    what they proved and to `confirm` what they confirmed, and asks for nothing twice."""
+
+    prove: Callable[[nn.Module, Parts], P | Refusal]
+    confirm: Callable[[nn.Module, P, Parts], P | Refusal]
 
 
 def own_class_forward(module: nn.Module) -> FunctionType:

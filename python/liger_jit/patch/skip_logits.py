@@ -7,7 +7,7 @@ nothing to skip.
 from torch import nn
 
 from .handle import Covered, InstanceValue
-from .loss_head import AroundForward, labels_position
+from .loss_head import AroundForward, labels_position, options_of_ours
 from .stand_in import HeadForward, StandIn
 
 
@@ -21,7 +21,8 @@ class WithoutSkipLogits(StandIn, Covered):
 
 def changes(model: nn.Module) -> list[InstanceValue]:
     """None for a model without labels, or whose forward takes skip_logits already."""
-    if labels_position(model) is None or takes_skip_logits(model):
+    own = "skip_logits" not in options_of_ours(model)
+    if own or labels_position(model) is None or takes_skip_logits(model):
         return []
     return [InstanceValue(model, "forward", WithoutSkipLogits(model))]
 

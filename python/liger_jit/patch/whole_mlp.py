@@ -8,14 +8,15 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .. import functional
+from ..meta_calls import MetaCall
 from .guard import is_hooked
 from .probe import assert_same, random, run_own, set_mode, twin_of
-from .rule import MetaCall
+from .torchs_own import LINEAR, LINEAR_FORWARD
 
 PROBE_TOKENS, PROBE_HIDDEN = 3, 8
-LINEAR = nn.Linear.forward
 A_LINEAR = nn.Linear(1, 1, bias=False, device="meta")
 
 
@@ -24,7 +25,7 @@ def is_plain(projection: nn.Module) -> bool:
     parameters = projection.__dict__["_parameters"]  # reading an attribute takes a microsecond
     return (
         type(projection) is nn.Linear
-        and nn.Linear.forward is LINEAR
+        and nn.Linear.forward is LINEAR_FORWARD
         and parameters.get("bias") is None
         and type(parameters.get("weight")) in (nn.Parameter, Tensor)
         and "forward" not in projection.__dict__
@@ -32,9 +33,13 @@ def is_plain(projection: nn.Module) -> bool:
     )
 
 
-def keeps_less(down: nn.Module) -> bool:
-    """A frozen projection keeps no input, so there eager has nothing to save, and x to gain."""
-    return down.weight.requires_grad or not torch.is_grad_enabled()
+def keeps_less(gate: nn.Module, up: nn.Module | None, down: nn.Module) -> bool:
+    """Whether the node keeps less than the modules would. A frozen projection keeps no input: with
+    down frozen they have no product to save, and with gate and up frozen they do not keep x."""
+    if not torch.is_grad_enabled():
+        return True
+    inner = gate.weight.requires_grad or (up is not None and up.weight.requires_grad)
+    return inner and down.weight.requires_grad
 
 
 def whole_run(
@@ -50,8 +55,9 @@ def whole_run(
     def run(self, x):
         gate, down = getattr(self, gate_name), getattr(self, down_name)
         up = getattr(self, up_name) if up_name else None
-        plain = type(x) is Tensor and is_plain(gate) and is_plain(down)
-        if not plain or not (up is None or is_plain(up)) or not keeps_less(down):
+        plain = type(x) is Tensor and F.linear is LINEAR and is_plain(gate) and is_plain(down)
+        plain = plain and (up is None or is_plain(up))
+        if not plain or not keeps_less(gate, up, down):
             return otherwise(self, x)
         up_weight = None if up is None else up.weight
         if up is not None and up_weight.shape != gate.weight.shape:
@@ -63,8 +69,10 @@ def whole_run(
 
 def is_whole(module: nn.Module, names: tuple[str, ...]) -> bool:
     """True if the module as it is now would take the one node in training."""
-    projections = [getattr(module, name) for name in names]
-    return all(map(is_plain, projections)) and projections[-1].weight.requires_grad
+    *inner, down = [getattr(module, name) for name in names]
+    if F.linear is not LINEAR or not all(map(is_plain, (*inner, down))):
+        return False
+    return down.weight.requires_grad and any(one.weight.requires_grad for one in inner)
 
 
 def check_whole(

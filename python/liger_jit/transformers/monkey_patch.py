@@ -17,11 +17,11 @@ from typing import Any
 from torch import nn
 
 from ..patch import FLAGS, Handle, Row, patch
-from ..patch.apply import check_flags, flags_of, inside_wrappers
+from ..patch.apply import flags_of, inside_wrappers
 from ..patch.deferred import FamilyHandle, families_awaited_in
 from ..patch.families import FAMILIES, FAMILY_OF_TYPE, Family, covers
+from ..patch.flags import check_flags
 
-LOSSES = ("cross_entropy", "fused_linear_cross_entropy")
 FLAGS_WITHOUT_RULE = {flag for family in FAMILIES for flag in family.flags}.difference(FLAGS)
 
 KWARGS_ARE_FLAGS = "        kwargs: other flags of `liger_jit.patch`.\n"
@@ -92,9 +92,9 @@ def _flags_of(family: Family | None, given: dict[str, Any]) -> dict[str, bool]:
         # A role without a flag stays off, so that the flags say all that is done.
         usual = {} if family.any_flag else dict.fromkeys(FLAGS, False)
         flags = usual | family.flags | asked
-    for loss, other in (LOSSES, LOSSES[::-1]):
-        if asked.get(loss) and other not in asked:
-            flags[other] = False
+    for name, flag in FLAGS.items():
+        if flag.not_with and asked.get(name) and flag.not_with not in asked:
+            flags[flag.not_with] = False
     check_flags(_known_to_patch(flags))
     return flags
 

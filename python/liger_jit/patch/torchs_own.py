@@ -1,0 +1,82 @@
+"""What is torch's own: known by the code that runs, which no wrapper copies.
+
+A replacement stands for torch's functions as torch wrote them. Somebody may have put others in
+their places before this package was imported, so none is taken for torch's by where it was found.
+"""
+
+import os
+from collections.abc import Callable
+from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, ModuleType
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+HOME = os.path.dirname(torch.__file__) + os.sep
+ROOTS = ("torch", "math")
+
+
+def name_in(home: str, function: FunctionType) -> str | None:
+    """The qualified name of a function whose code is from a file of that folder."""
+    code = function.__code__
+    if not code.co_filename.startswith(home):
+        return None
+    if hasattr(code, "co_qualname"):
+        return code.co_qualname
+    # Python 3.10: that of the function, unless it has the code of another.
+    own = function.__qualname__.rpartition(".")[2] == code.co_name
+    return function.__qualname__ if own else code.co_name
+
+
+def torchs_name(function: object) -> str | None:
+    """The qualified name by which torch, or Python's mathematics, defines this function; None if
+    neither does."""
+    if isinstance(function, FunctionType):
+        return name_in(HOME, function)
+    if isinstance(function, MethodDescriptorType):
+        owner = function.__objclass__
+    elif isinstance(function, BuiltinFunctionType):
+        owner = function.__self__
+    else:
+        return None
+    place = owner.__name__ if isinstance(owner, ModuleType) else getattr(owner, "__module__", None)
+    # Functions of torch's namespace have no owner; a method of some object has one of no such kind.
+    if owner is not None and not isinstance(owner, (ModuleType, type)):
+        return None
+    if owner is not None and (place or "").split(".")[0] not in ROOTS:
+        return None
+    return function.__name__.removeprefix("special_")
+
+
+def is_torchs(function: object, name: str) -> bool:
+    """Whether torch defines this function, and by that name, of whatever class."""
+    return (torchs_name(function) or "").rpartition(".")[2] == name
+
+
+def taken(function: object, name: str) -> Callable | None:
+    """A function to be known again by identity: None, which nothing is, if it is not torch's."""
+    return function if torchs_name(function) == name else None
+
+
+CALL = taken(nn.Module.__call__, "Module._wrapped_call_impl")
+CALL_IMPL = taken(nn.Module._call_impl, "Module._call_impl")
+LINEAR_FORWARD = taken(nn.Linear.forward, "Linear.forward")
+LINEAR = taken(F.linear, "linear")
+CROSS_ENTROPY = taken(F.cross_entropy, "cross_entropy")
+
+
+def replaced_call() -> str | None:
+    """That modules are not called as torch calls them, if so."""
+    own = nn.Module.__call__ is CALL and nn.Module._call_impl is CALL_IMPL
+    return None if own else "nn.Module.__call__ is not torch's own"
+
+
+def replaced_linear() -> str | None:
+    """What of a linear layer is not torch's own; None while all is."""
+    if nn.Linear.forward is not LINEAR_FORWARD:
+        return "nn.Linear.forward is not torch's own"
+    return None if F.linear is LINEAR else "F.linear is not torch's own"
+
+
+def replaced_cross_entropy() -> str | None:
+    return None if F.cross_entropy is CROSS_ENTROPY else "F.cross_entropy is not torch's own"

@@ -1,0 +1,65 @@
+"""The head's parameters are read when, and as often as, its own forward reads them."""
+
+import pytest
+import torch
+from liger_jit.patch import patch
+from tiny_models import assert_same_step, batch, build, error
+from torch import nn
+from torch.nn import functional as F
+from transformers import LlamaForCausalLM
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+@pytest.mark.parametrize(
+    "flags", [{}, {"cross_entropy": True, "fused_linear_cross_entropy": False}]
+)
+def test_a_parametrised_weight_is_evaluated_once_a_step(flags, compiles):
+    results = []
+    for patched in (False, True):
+        model = build(num_hidden_layers=1)
+        torch.manual_seed(0)
+        nn.utils.parametrizations.spectral_norm(model.lm_head)  # each reading is an iteration
+        if patched:
+            patch(model, **flags)
+        torch._dynamo.reset()
+        step = torch.compile(model, backend="eager") if compiles else model
+        losses = torch.stack([step(**batch()).loss.detach() for _ in range(2)])
+        results.append((losses, model.lm_head.parametrizations.weight[0]._u))
+    (losses, vector), (found_losses, found_vector) = results
+    assert error(found_losses, losses) <= 1e-5
+    assert torch.equal(found_vector, vector)
+
+
+class Frozen(LlamaForCausalLM):
+    """Its head is trained by a loss, or not, as it was when it made the logits."""
+
+    trained = False
+
+    def forward(self, input_ids, labels=None, **kwargs):
+        states, weight = self.model(input_ids, **kwargs).last_hidden_state, self.lm_head.weight
+        weight.requires_grad_(self.trained)
+        logits = self.lm_head(states)
+        weight.requires_grad_(not self.trained)
+        loss = F.cross_entropy(logits.view(-1, logits.shape[-1]), labels.view(-1))
+        weight.requires_grad_(True)
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_head_is_trained_as_it_was_when_it_made_the_logits(trained):
+    results = []
+    for patched in (False, True):
+        model = build(num_hidden_layers=1)
+        model.__class__, model.trained = Frozen, trained
+        if patched:
+            patch(model)
+        loss = model(**{name: batch()[name] for name in ("input_ids", "labels")})["loss"]
+        loss.backward()
+        results.append((loss.detach(), {name: p.grad for name, p in model.named_parameters()}))
+    plain, found = results
+    assert (plain[1]["lm_head.weight"] is not None) == trained
+    assert (found[1]["lm_head.weight"] is not None) == trained
+    if trained:
+        assert_same_step(found, plain)
+    else:
+        assert error(found[0], plain[0]) <= 1e-5

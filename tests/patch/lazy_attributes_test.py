@@ -1,0 +1,70 @@
+"""Logits of a training step are a tensor like any other to the code that gets them."""
+
+import torch
+from liger_jit.patch import patch
+from tiny_models import batch, build, error
+from torch.nn import functional as F
+from transformers import LlamaForCausalLM
+
+# What a tensor has, or a model's code may set; none of it is ours.
+NAMES = ("block", "source", "form", "views", "node", "computed", "temperature")
+
+
+class Used(LlamaForCausalLM):
+    """Does something with its logits before their loss."""
+
+    def forward(self, input_ids, labels=None, **kwargs):
+        logits = self.lm_head(self.model(input_ids, **kwargs).last_hidden_state)
+        found = self.use(logits)
+        loss = F.cross_entropy(logits.view(-1, logits.shape[-1]), labels.view(-1))
+        return {"loss": loss, "found": found}
+
+
+def found_by(use, patched):
+    model = build(num_hidden_layers=1)
+    model.__class__, model.use = Used, use
+    if patched:
+        patch(model)
+    output = model(**{name: batch()[name] for name in ("input_ids", "labels")})
+    output["loss"].backward()
+    return output["found"], output["loss"].detach()
+
+
+def test_attributes_stay_when_logits_are_computed():
+    def use(logits):
+        before = {name: getattr(logits, name, None) for name in NAMES}
+        for name in NAMES:
+            setattr(logits, name, name)
+        view = logits.view(-1, logits.shape[-1])
+        view.tag = "view"
+        logits.exp()  # computes them
+        return before, {name: getattr(logits, name) for name in NAMES}, view.tag
+
+    (before, after, tag), loss = found_by(use, patched=True)
+    assert not any(before.values())
+    assert after == {name: name for name in NAMES}
+    assert tag == "view"
+    assert error(loss, found_by(use, patched=False)[1]) <= 1e-5
+
+
+def test_the_names_of_a_tensor_are_a_tensors():
+    def use(logits):
+        return logits.real.shape, logits.mT.shape, logits.data.shape
+
+    assert found_by(use, patched=True)[0] == found_by(use, patched=False)[0]
+
+
+def test_autocast_leaves_float64_alone():
+    results = []
+    for patched in (False, True):
+        model = build(num_hidden_layers=1).double()
+        if patched:
+            patch(model)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(**batch()).loss
+        loss.backward()
+        results.append((loss.detach(), model.lm_head.weight.grad))
+    (loss, gradient), (found_loss, found_gradient) = results
+    assert found_loss.dtype == loss.dtype
+    assert error(found_loss, loss) <= 1e-6
+    assert error(found_gradient, gradient) <= 1e-6
