@@ -109,6 +109,13 @@ Launch launch_of(const KernelOf& kernel, const Call& call, const Knobs& knobs) {
   return launch;
 }
 
+std::string layout_of(const KernelOf& kernel) {
+  std::vector<Member> members;
+  for (const Argument& argument : kernel.arguments)
+    members.push_back({argument.member, argument.bytes()});
+  return layout_of(kernel.name, members);
+}
+
 Spec full_spec(const KernelOf& kernel, const Call& call, const Knobs& knobs) {
   Spec spec = kernel.spec(call);
   for (const Knob& knob : knobs) spec.push_back({knob.name, knob.value});

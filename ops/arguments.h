@@ -12,6 +12,9 @@ int slot_count(const Op& op);
 // The words of the kernel struct and which of them are pointers.
 Launch launch_of(const KernelOf& kernel, const Call& call, const Knobs& knobs);
 
+// Where the arguments stand in the kernel's struct, as its units assert it.
+std::string layout_of(const KernelOf& kernel);
+
 // Constants and knobs: the whole Spec of one candidate.
 Spec full_spec(const KernelOf& kernel, const Call& call, const Knobs& knobs);
 

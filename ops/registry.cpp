@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "ops/arguments.h"
 
 namespace liger {
 
@@ -34,12 +35,7 @@ std::deque<Op>& registry() {
 }
 
 Register::Register(Op op) {
-  for (KernelOf& kernel : op.kernels) {
-    std::vector<Member> members;
-    for (const Argument& argument : kernel.arguments)
-      members.push_back({argument.member, argument.bytes()});
-    kernel.layout = layout_of(kernel.name, members);
-  }
+  for (KernelOf& kernel : op.kernels) kernel.layout = layout_of(kernel);
   registry().push_back(std::move(op));
 }
 

@@ -1,4 +1,4 @@
-"""Lists the ops: what each computes, its kernels and its schema.
+"""Lists the ops: what each computes, its kernels, and the names that its options take.
 
 examples:
   liger-jit list
@@ -23,7 +23,14 @@ def run(asked: argparse.Namespace) -> int:
         print_json(ops)
         return 0
     rows = [
-        [op["name"], op["doc"], ", ".join(kernel["name"] for kernel in op["kernels"])] for op in ops
+        [op["name"], op["doc"], ", ".join(kernel["name"] for kernel in op["kernels"]), options(op)]
+        for op in ops
     ]
-    print_table(f"{len(ops)} ops", ["op", "computes", "kernels"], rows)
+    print_table(f"{len(ops)} ops", ["op", "computes", "kernels", "options"], rows)
     return 0
+
+
+def options(op: dict) -> str:
+    """Those that have names, with all of them."""
+    named = [one for one in op["inputs"] if one["choices"]]
+    return "; ".join(f"{one['name']}: {', '.join(one['choices'])}" for one in named)
