@@ -114,7 +114,7 @@ def essence(function: object) -> object:
     if type(function) is MethodType:
         return function.__func__
     if type(function) is partial:
-        return function.func, function.args, dict(function.keywords)
+        return function.func, (*function.args,), dict(function.keywords)
     return function
 
 
