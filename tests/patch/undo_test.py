@@ -238,3 +238,28 @@ def test_a_forward_put_on_between_undo_and_the_next_apply_is_called():
     assert calls == [1]
     handle.unpatch()
     assert model.forward is wrapper
+
+
+def test_verify_leaves_every_mode_and_buffer_as_it_was():
+    class Counting(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(()))
+            self.register_buffer("last", torch.zeros(()))
+
+        def forward(self, module, inputs, output):
+            self.seen += 1
+            self.last = self.seen * 2
+
+    model = build().train()
+    model.model.layers[0].eval()
+    counting = Counting()
+    model.counting = counting
+    model.lm_head.register_forward_hook(counting)
+    before = counting.last
+    handle = patch(model)
+    assert handle.verify().passed
+    assert counting.seen == 0
+    assert counting.last is before
+    modes = {path: module.training for path, module in model.named_modules()}
+    assert modes == {path: not path.startswith("model.layers.0") for path in modes}

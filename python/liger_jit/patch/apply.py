@@ -39,24 +39,26 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     the handle's report says why. What is changed after the patch counts: where a module is no
     longer what was probed, it takes its own forward, and the report counts that. A module's new
     forward goes with it through deepcopy, `to`, `train` and torch.compile. A model that was
-    pickled, or a head that was copied without its model, has the forwards of its classes.
-    `copy.copy` of a module runs the forward of the module that was copied. `nn.DataParallel` is
-    not supported: its replicas would use the first device's modules.
+    pickled, or a head that was copied without its model, has the forwards that its classes had when
+    it was loaded or copied. `copy.copy` of a module runs the forward of the module that was copied.
+    `nn.DataParallel` is not supported: its replicas would use the first device's modules.
 
     What raises in a patched model and not in the one before: a second derivative or a forward-mode
-    one through an operator of ours; the gradient of logits that a step never had, and logits that a
-    step returns though their hidden states were written to after the head (call it with
-    skip_logits=False); a write in place into a norm's input after the norm, which keeps that very
-    tensor for its backward, where torch's norm keeps a copy in float32 of a 16-bit one, and nothing
-    of one without a gradient; a checkpoint without reentry around modules that run their own
-    forwards in only one of its two runs, as under a hook or a mode that is taken away before the
-    backward: the second run must keep the tensors that the first kept, torch tells nobody which run
-    is on, and a choice that was remembered would pass by what is hooked by then.
+    one through an operator of ours; the gradient of logits that a step never had, or a hook on it
+    after the loss; logits that a step returns though their hidden states were written to after the
+    head (call it with skip_logits=False); a write in place into a norm's input after the norm,
+    which keeps that very tensor for its backward, where torch's norm keeps a copy in float32 of a
+    16-bit one, and nothing of one without a gradient; a checkpoint without reentry around modules
+    that run their own forwards in only one of its two runs, as under a hook or a mode that is taken
+    away before the backward: the second run must keep the tensors that the first kept, torch tells
+    nobody which run is on, and a choice that was remembered would pass by what is hooked by then.
 
     What differs and does not raise: a training step's logits are of a subclass of `Tensor` until
     something computes them, so `type(logits) is Tensor` is False; what is written between head and
     loss in ways that torch does not count (`weight.data.copy_`, numpy memory) counts for the loss;
-    a weight, or a k beside its q, whose part of a fused result nobody uses has a gradient of zeros,
+    of torch's functions that somebody replaces after the patch, only those of linear layers and
+    cross entropy are asked for at each call (a profiler that wraps `F.silu` does not see ours); a
+    weight, or a k beside its q, whose part of a fused result nobody uses has a gradient of zeros,
     not None; heads of which a part is rotated stay in the order in memory in which they came, and
     are not made contiguous.
 

@@ -11,6 +11,7 @@ tensors: views of it, in the very objects that the model's code holds. So a writ
 seen through the others, and nothing lazy is left that could be stale.
 """
 
+import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -421,9 +422,16 @@ def _cross_entropy(
             label_smoothing=label_smoothing,
             softcap=softcap,
         )
+    source.call.fused = True
     # Under autocast torch takes the logits of a cross entropy as float32, but for float64.
     casts = autocast_dtype(input.device) is not None and input.dtype != torch.float64
     return loss.to(torch.float32 if casts else input.dtype)
+
+
+NO_GRADIENT = (
+    "liger_jit: the gradient of logits is asked for, but this step's loss comes from the hidden "
+    "states and never had logits. Call the model with skip_logits=False for this step."
+)
 
 
 def _gradient(outputs, inputs, *rest, **options):
@@ -431,10 +439,21 @@ def _gradient(outputs, inputs, *rest, **options):
     leaves = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
     if all(_open(leaf) is None for leaf in leaves):
         return NotImplemented
-    raise RuntimeError(
-        "liger_jit: the gradient of logits is asked for, but this step's loss comes from the "
-        "hidden states and never had logits. Call the model with skip_logits=False for this step."
-    )
+    raise RuntimeError(NO_GRADIENT)
+
+
+def _hook(logits, *rest, **options):
+    """On the gradient of logits: after a loss was made from their states there will be none."""
+    if isinstance(logits, LazyLogits) and logits._lazy.source.call.fused:
+        raise RuntimeError(NO_GRADIENT)
+    return NotImplemented
+
+
+def _node(logits, *rest, **options):
+    """`grad_fn`, which a hook on several gradients looks at."""
+    if sys._getframe(2).f_globals.get("__name__") == "torch.autograd.graph":
+        return _hook(logits)
+    return NotImplemented
 
 
 def _named(owner, *names: str) -> list:
@@ -457,6 +476,9 @@ _METADATA = {
 _FOLDS: dict[Callable, Callable] = {
     F.cross_entropy: _cross_entropy,
     torch.autograd.grad: _gradient,
+    torch.Tensor.register_hook: _hook,
+    torch.Tensor.retain_grad: _hook,
+    torch.Tensor.grad_fn.__get__: _node,
     torch.Tensor.float: _float,
     torch.Tensor.to: _to,
     torch.Tensor.type_as: lambda logits, other: _to(logits, other),

@@ -28,6 +28,7 @@ class LossCall:
     bound: that number, while a loss runs whose target is known to be made from these labels.
     blocks: what lazy logits of this call stand for; those of a call are real when it has ended.
     traced: under torch.compile the head's (logits, states, weight, bias).
+    fused: a loss was made from lazy logits.
     unused_logits: the loss was made from these states, and nothing needs the logits.
     checkpoint: the innermost one that the forward itself runs in: see `recomputed`.
     """
@@ -40,6 +41,7 @@ class LossCall:
     bound: LabelCount | None = None
     blocks: list[weakref.ref] = field(default_factory=list)
     traced: tuple[Tensor | None, ...] | None = None
+    fused: bool = False
     unused_logits: bool = False
     checkpoint: object = None
     found_accuracy: Tensor | None = None

@@ -1,9 +1,11 @@
 """A patched model against itself unpatched: the loss and every gradient, on a tiny batch."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .probe import compute_dtype, relative_error
 from .rule import is_sharded
@@ -34,7 +36,8 @@ def compare(handle, tolerance: float | None = None) -> Verification:
 
     Args:
         handle: of a causal language model that is patched now; it is patched again at the end, and
-            the model's mode, random state and gradients are as before.
+            each module's mode, its buffers, the random state and all gradients are as before. Hooks
+            are called as in two training steps.
         tolerance: largest relative error of the loss and of each gradient (norm-wise); by default
             1e-3, or 1e-1 for half precision, whose gradients are no closer than that to each other.
 
@@ -59,13 +62,7 @@ def compare(handle, tolerance: float | None = None) -> Verification:
         loss, gradients = loss_and_gradients(model)
     finally:
         handle.apply()
-    errors = {
-        name: relative_error(patched[name], gradient)
-        for name, gradient in gradients.items()
-        if gradient is not None and patched[name] is not None
-    }
-    missing = [name for name in gradients if (gradients[name] is None) != (patched[name] is None)]
-    errors.update(dict.fromkeys(missing, float("inf")))
+    errors = {name: error_of(patched[name], gradients[name]) for name in gradients}
     worst = max(errors, key=errors.get, default="")
     loss_error = abs(patched_loss - loss) / max(abs(loss), 1e-30)
     result = Verification(patched_loss, loss, loss_error, errors.get(worst, 0.0), worst, tolerance)
@@ -76,6 +73,14 @@ def compare(handle, tolerance: float | None = None) -> Verification:
             f"(tolerance {tolerance:.0e}). unpatch() restores the model."
         )
     return result
+
+
+def error_of(found: Tensor | None, expected: Tensor | None) -> float:
+    """None is a gradient of zeros."""
+    if found is not None and expected is not None:
+        return relative_error(found, expected)
+    one = expected if found is None else found
+    return float("inf") if one is not None and one.any() else 0.0
 
 
 def has_sharded_weights(model: nn.Module) -> bool:
@@ -97,14 +102,33 @@ def loss_and_gradients(model: nn.Module) -> tuple[float, dict]:
     labels = ids.clone()
     labels[0, : TOKENS // 4] = -100
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    training = model.training
     devices = [device] if device.type == "cuda" else []
-    try:
+    with as_before(model), torch.random.fork_rng(devices=devices), torch.enable_grad():
         model.train()
-        with torch.random.fork_rng(devices=devices), torch.enable_grad():
-            torch.manual_seed(29)
-            loss = model(input_ids=ids, labels=labels).loss
-            found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
-    finally:
-        model.train(training)
+        torch.manual_seed(29)
+        loss = model(input_ids=ids, labels=labels).loss
+        found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
     return loss.item(), dict(zip(trained, found, strict=True))
+
+
+@contextmanager
+def as_before(model: nn.Module) -> Iterator[None]:
+    """Gives each module its mode and its buffers back, what they hold included."""
+    modules = list(model.modules())
+    modes = [(module, module.training) for module in modules]
+    buffers = [
+        (module, name, buffer, buffer.clone(), buffer._version)
+        for module in modules
+        for name, buffer in module._buffers.items()
+        if buffer is not None and not buffer.is_inference()
+    ]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for module, name, buffer, copy, version in buffers:
+            module._buffers[name] = buffer
+            if buffer._version != version:
+                with torch.no_grad():
+                    buffer.copy_(copy)

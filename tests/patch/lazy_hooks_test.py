@@ -1,0 +1,65 @@
+"""A hook on the gradient of logits runs or is refused: a loss made from states has no logits."""
+
+import pytest
+import torch
+from liger_jit.patch import patch
+from tiny_models import batch, build, error
+from torch.nn import functional as F
+from transformers import LlamaForCausalLM
+
+
+class Hooked(LlamaForCausalLM):
+    """Puts a hook on its logits, before its loss or after it."""
+
+    before = True
+
+    def forward(self, input_ids, labels=None, **kwargs):
+        logits = self.lm_head(self.model(input_ids, **kwargs).last_hidden_state)
+        if self.before:
+            self.hook(logits)
+        loss = F.cross_entropy(logits.view(-1, logits.shape[-1]), labels.view(-1))
+        if not self.before:
+            self.hook(logits)
+        return {"loss": loss}
+
+
+def scaled(logits):
+    logits.register_hook(lambda gradient: 3 * gradient)
+
+
+def several(logits):
+    torch.autograd.graph.register_multi_grad_hook((logits,), lambda gradients: None)
+
+
+def kept(logits):
+    logits.retain_grad()
+
+
+def gradient_of_the_head(hook, before, patched):
+    model = build(num_hidden_layers=1)
+    model.__class__, model.before, model.hook = Hooked, before, hook
+    if patched:
+        patch(model)
+    inputs = {name: batch()[name] for name in ("input_ids", "labels")}
+    model(**inputs)["loss"].backward()
+    return model.lm_head.weight.grad
+
+
+@pytest.mark.parametrize("hook", [scaled, several, kept])
+def test_a_hook_before_the_loss_runs(hook):
+    expected = gradient_of_the_head(hook, True, patched=False)
+    assert error(gradient_of_the_head(hook, True, patched=True), expected) <= 1e-4
+
+
+@pytest.mark.parametrize("hook", [scaled, several, kept])
+def test_a_hook_after_the_loss_is_refused(hook):
+    with pytest.raises(RuntimeError, match="skip_logits=False"):
+        gradient_of_the_head(hook, False, patched=True)
+
+
+def test_looking_at_logits_after_the_loss_is_no_hook():
+    def look(logits):
+        assert logits.grad_fn is not None
+        assert "grad_fn" in repr(logits)
+
+    gradient_of_the_head(look, False, patched=True)
