@@ -122,7 +122,7 @@ class LossHead:
         logits = type(self.head).forward(self.head, *inputs, **named)
         weight, bias = held(self.head, "weight"), held(self.head, "bias")
         if self.fused and self.is_as_found() and self.stays_whole(weight, bias):
-            made(logits)
+            made(logits, states, weight, bias)
             call.traced = (logits, states, weight, bias)
         return logits
 
@@ -215,7 +215,7 @@ class LossHead:
             return original(logits, labels, vocab_size, **options, **kwargs)
         if not self.fused:
             return shaped(next_token_loss(call, logits, labels, None, None, **options), options)
-        if call.traced is None or logits is not call.traced[0] or not is_untouched(logits):
+        if call.traced is None or logits is not call.traced[0] or not is_untouched(*call.traced):
             return original(logits, labels, vocab_size, **options, **kwargs)
         call.unused_logits = True
         _, states, weight, bias = call.traced

@@ -10,34 +10,56 @@ import torch
 from torch import Tensor
 from torch._dynamo.comptime import comptime
 
+# What the head returns, and what that was made from.
+NAMES = ("logits", "states", "weight", "bias")
+
 
 class _Trace:
     """Of the trace that is being made; torch makes one at a time."""
 
-    made: tuple[weakref.ref, int] | None = None
+    made: dict[str, tuple[weakref.ref, int]] | None = None
+    with_grad = False
     untouched = False
 
 
-def made(logits: Tensor) -> None:
+def made(logits: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Remembers what the head returns."""
     comptime(_remember)
 
 
-def is_untouched(logits: Tensor) -> bool:
-    """Whether this is what the head returned in this very trace, and nothing was written to it."""
+def is_untouched(logits: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether these are what the head returned in this very trace and what it had, nothing was
+    written to them since, gradients are on or off as they were, and nothing used the logits."""
     comptime(_compare)
     return _answer()
 
 
+def _fakes(context) -> dict[str, Tensor]:
+    found = {name: context.get_local(name) for name in NAMES}
+    return {
+        name: one.as_fake() for name, one in found.items() if one.python_type() is not type(None)
+    }
+
+
 def _remember(context) -> None:
-    fake = context.get_local("logits").as_fake()
-    _Trace.made = (weakref.ref(fake), fake._version)
+    fakes = _fakes(context)
+    _Trace.made = {name: (weakref.ref(fake), fake._version) for name, fake in fakes.items()}
+    _Trace.with_grad = torch.is_grad_enabled()
 
 
 def _compare(context) -> None:
-    fake, before = context.get_local("logits").as_fake(), _Trace.made
-    _Trace.untouched = before is not None and before[0]() is fake and before[1] == fake._version
-    _Trace.made = None
+    before, _Trace.made = _Trace.made, None
+    fakes = _fakes(context)
+    _Trace.untouched = (
+        before is not None
+        and before.keys() == fakes.keys()
+        and all(
+            before[name][0]() is fake and before[name][1] == fake._version
+            for name, fake in fakes.items()
+        )
+        and _Trace.with_grad == torch.is_grad_enabled()
+        and not context.get_local("logits").as_proxy().node.users
+    )
 
 
 @torch._dynamo.assume_constant_result
