@@ -256,3 +256,46 @@ def test_a_saved_model_has_the_forward_of_its_class():
         handle.unpatch()
         assert loaded.forward.__func__ is type(model).forward
         torch.testing.assert_close(loaded(**batch()).logits, expected)
+
+
+class KeywordLabels(LlamaForCausalLM):
+    """As subclasses on the hub that hand on what they get."""
+
+    def forward(self, *args, labels=None, **kwargs):
+        return super().forward(*args, labels=labels, **kwargs)
+
+
+def test_labels_that_are_a_keyword_alone_have_no_position():
+    model = build(num_hidden_layers=1)
+    model.__class__ = KeywordLabels
+    ids = batch()["input_ids"]
+    expected = model(ids, torch.ones_like(ids)).logits
+    patch(model)
+    assert torch.allclose(model(ids, torch.ones_like(ids)).logits, expected, atol=1e-5)
+    assert model(ids, labels=ids).logits is None
+
+
+class Scores(LlamaForCausalLM):
+    fused = True
+
+    def forward(self, input_ids, labels=None, **kwargs):
+        logits = self.lm_head(self.model(input_ids, **kwargs).last_hidden_state)
+        if not self.fused:
+            return logits[:, -1], logits
+        loss = F.cross_entropy(logits.view(-1, logits.shape[-1]), labels.view(-1))
+        return logits[:, -1], logits, loss
+
+
+def test_logits_of_a_tuple_are_those_of_the_head_and_lost_only_to_a_loss():
+    plain, model = build(num_hidden_layers=1), build(num_hidden_layers=1)
+    plain.__class__ = model.__class__ = Scores
+    patch(model)
+    inputs = {name: batch()[name] for name in ("input_ids", "labels")}
+    scores, logits, loss = model(**inputs)
+    expected = plain(**inputs)
+    assert logits is None
+    assert torch.allclose(scores, expected[0], atol=1e-5)
+    assert torch.allclose(loss, expected[2], atol=1e-5)
+    model.fused = False  # no loss did without them
+    for found, wanted in zip(model(**inputs), expected, strict=False):
+        assert torch.allclose(found, wanted, atol=1e-5)

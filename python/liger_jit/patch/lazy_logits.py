@@ -249,6 +249,11 @@ def real_logits(value):
     return value._real() if isinstance(value, LazyLogits) else value
 
 
+def are_of_the_head(logits: LazyLogits) -> bool:
+    """Whether they are the very ones that the head gave, whole."""
+    return not logits._lazy.views and not logits._lazy.source.steps
+
+
 def are_computed(logits: LazyLogits) -> bool:
     """Whether these were computed for the loss, and cost nothing more to return."""
     return logits._lazy.source.weight is None

@@ -10,6 +10,7 @@ ever gets anything but logits.
 import copy
 import functools
 import inspect
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, make_dataclass
@@ -25,7 +26,13 @@ from .guard import is_hooked
 from .handle import InstanceValue
 from .installed import replaced_by
 from .label_count import LabelCount
-from .lazy_logits import LazyLogits, are_computed, lazy_logits, real_logits
+from .lazy_logits import (
+    LazyLogits,
+    are_computed,
+    are_of_the_head,
+    lazy_logits,
+    real_logits,
+)
 from .lazy_source import Source
 from .loss_call import OPTIONS, LossCall, next_token_loss
 from .modes import is_watched
@@ -309,21 +316,26 @@ def labels_position(model: nn.Module) -> int | None:
 
     A forward that a trainer put on the model may hand on whatever it gets to the class's own.
     """
-    for names in argument_names(model):
-        if "labels" in names:
-            return names.index("labels")
+    for parameters in arguments_of(model):
+        names = [one.name for one in parameters]
+        if "labels" not in names:
+            continue
+        position = names.index("labels")
+        by_name = parameters[position].kind is inspect.Parameter.KEYWORD_ONLY
+        return sys.maxsize if by_name else position
     return None
 
 
-def argument_names(model: nn.Module) -> list[list[str]]:
+def arguments_of(model: nn.Module) -> list[list[inspect.Parameter]]:
     """Of the model's forward and of its class's."""
-    own = list(inspect.signature(type(model).forward).parameters)[1:]
-    return [list(inspect.signature(model.forward).parameters), own]
+    own = list(inspect.signature(type(model).forward).parameters.values())[1:]
+    return [list(inspect.signature(model.forward).parameters.values()), own]
 
 
 def options_of_ours(model: nn.Module) -> frozenset[str]:
     """Those of `OPTIONS` that the model's forward has no argument of its own for."""
-    return frozenset(OPTIONS).difference(*argument_names(model))
+    taken = {one.name for parameters in arguments_of(model) for one in parameters}
+    return frozenset(OPTIONS) - taken
 
 
 def is_compiled(function) -> bool:
@@ -396,13 +408,14 @@ def finished(output, call: LossCall):
 
 
 def finished_tuple(output: tuple, extra: dict, call: LossCall) -> tuple:
-    """The first lazy ones of a tuple are its logits."""
-    values, logits = [], True
-    for value in output:
-        if isinstance(value, LazyLogits):
-            value = settled(value, call) if logits else real_logits(value)
-            logits = False
-        values.append(value)
+    """Its logits are what the head gave, or else the first that is made of that alone."""
+    lazy = [value for value in output if isinstance(value, LazyLogits)]
+    if lazy:
+        logits = next(filter(are_of_the_head, lazy), lazy[0])
+        kept = settled(logits, call)  # first: another that is computed computes these too
+        values = [kept if value is logits else real_logits(value) for value in output]
+    else:
+        values = list(output)
     if not extra and all(value is given for value, given in zip(values, output, strict=True)):
         return output
     if not extra and hasattr(output, "_make"):
@@ -423,8 +436,9 @@ def finished_while_traced(output: dict, extra: dict, call: LossCall) -> dict:
 
 
 def settled(logits: LazyLogits, call: LossCall) -> Tensor | None:
-    """What an output has for logits: None in a training step, for which they are not computed."""
-    return real_logits(logits) if call.keep_logits or are_computed(logits) else None
+    """What an output has for logits: None in a training step whose loss did without them."""
+    kept = call.keep_logits or are_computed(logits) or not call.fused
+    return real_logits(logits) if kept else None
 
 
 @functools.cache
