@@ -17,6 +17,22 @@ def without_gradients(model, states, loss):
     return loss(logits) + states.mean()
 
 
+def with_a_hook(model, states, loss):
+    logits = model.lm_head(states)
+    logits.register_hook(lambda gradient: 3 * gradient)
+    return loss(logits)
+
+
+def with_a_hook_of_the_head(model, states, loss):
+    def put(module, inputs, output):
+        output.register_hook(lambda gradient: gradient.clamp(-1e-3, 1e-3))
+
+    handle = model.lm_head.register_forward_hook(put)
+    logits = model.lm_head(states)
+    handle.remove()
+    return loss(logits)
+
+
 def with_states_that_go_on(model, states, loss):
     model.lm_head.weight.requires_grad_(False)  # else torch refuses the write
     states = states * 1
@@ -42,7 +58,14 @@ class Between(LlamaForCausalLM):
         }
 
 
-WAYS = [plain, without_gradients, with_states_that_go_on, with_another_use]
+WAYS = [
+    plain,
+    without_gradients,
+    with_a_hook,
+    with_a_hook_of_the_head,
+    with_states_that_go_on,
+    with_another_use,
+]
 
 
 @pytest.mark.parametrize("use", WAYS)

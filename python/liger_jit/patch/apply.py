@@ -53,7 +53,8 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     away before the backward: the second run must keep the tensors that the first kept, torch tells
     nobody which run is on, and a choice that was remembered would pass by what is hooked by then.
 
-    What differs and does not raise: a training step's logits are of a subclass of `Tensor` until
+    What differs and does not raise: under torch.compile, a hook that the model puts on its logits
+    after the loss, which never runs; a training step's logits are of a subclass of `Tensor` until
     something computes them, so `type(logits) is Tensor` is False; what is written between head and
     loss in ways that torch does not count (`weight.data.copy_`, numpy memory) counts for the loss;
     of torch's functions that somebody replaces after the patch, only those of linear layers and

@@ -18,6 +18,7 @@ class _Trace:
     """Of the trace that is being made; torch makes one at a time."""
 
     made: dict[str, tuple[weakref.ref, int]] | None = None
+    node: object = None  # of the logits; a hook on their gradient gives them another
     with_grad = False
     untouched = False
 
@@ -29,7 +30,8 @@ def made(logits: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None) ->
 
 def is_untouched(logits: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether these are what the head returned in this very trace and what it had, nothing was
-    written to them since, gradients are on or off as they were, and nothing used the logits."""
+    written to them since, gradients are on or off as they were, and nothing used the logits or
+    waits for their gradient."""
     comptime(_compare)
     return _answer()
 
@@ -44,12 +46,14 @@ def _fakes(context) -> dict[str, Tensor]:
 def _remember(context) -> None:
     fakes = _fakes(context)
     _Trace.made = {name: (weakref.ref(fake), fake._version) for name, fake in fakes.items()}
+    _Trace.node = context.get_local("logits").as_proxy().node
     _Trace.with_grad = torch.is_grad_enabled()
 
 
 def _compare(context) -> None:
     before, _Trace.made = _Trace.made, None
-    fakes = _fakes(context)
+    made_by, _Trace.node = _Trace.node, None
+    fakes, node = _fakes(context), context.get_local("logits").as_proxy().node
     _Trace.untouched = (
         before is not None
         and before.keys() == fakes.keys()
@@ -58,7 +62,8 @@ def _compare(context) -> None:
             for name, fake in fakes.items()
         )
         and _Trace.with_grad == torch.is_grad_enabled()
-        and not context.get_local("logits").as_proxy().node.users
+        and node is made_by
+        and not node.users
     )
 
 
