@@ -105,6 +105,8 @@ def run(rank, folder, device):
             "plain": step(plain, device),
             "patched late": step(late, device),
             "status": status,
+            # A plan puts another forward on the head, or hooks, which may be gone at the next call.
+            "hooked": bool(late.lm_head._forward_hooks or late.lm_head._forward_pre_hooks),
         }
     return {"calls": fused.calls, "ways": told, "plans": sorted(plans)}
 

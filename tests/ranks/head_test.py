@@ -24,5 +24,8 @@ def test_the_head_is_called_for_its_logits_and_the_report_says_so(told):
     for of_rank in told:
         assert of_rank["calls"] == 0
         for name, one in of_rank["ways"].items():
+            if one.get("hooked"):
+                assert one["status"] == "patched", name
+                continue
             wanted = "already replaced on the instance" if "plan" in name else "spread over ranks"
             assert wanted in one["status"], name
