@@ -29,7 +29,7 @@ FOLDER = ROOT / "build" / "matrix"
 DOCUMENT = ROOT / "docs" / "compatibility.md"
 TABLE = ("<!-- matrix -->", "<!-- end of matrix -->")
 TRIED = runpy.run_path(str(ROOT / "python" / "liger_jit" / "tried.py"))
-# The oldest of transformers with the oldest Python that it takes; its newest ask for 3.11.
+# The oldest pair with the oldest Python; the newest of either ask for 3.11.
 OLDEST_PYTHON = "3.10"
 PYTHONS = ("3.11", "3.12", "3.13")
 # Beside torch and transformers, of any release that goes with them.
@@ -45,7 +45,7 @@ def pairs() -> list[tuple[str, str]]:
 
 
 def python_of(pair: tuple[str, str]) -> str:
-    if pair[1] == TRIED["TRANSFORMERS"][0]:
+    if pair == (TRIED["TORCH"][0], TRIED["TRANSFORMERS"][0]):
         return OLDEST_PYTHON
     return PYTHONS[pairs().index(pair) % len(PYTHONS)]
 
