@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .probe import Mismatch
-from .reading import LIBRARIES, first_line, is_immutable
+from .reading import (
+    LIBRARIES,
+    first_line,
+    has_changing_default,
+    has_nested_calls,
+    is_immutable,
+)
 from .source import NO_SOURCE, definition_of, innermost
 from .torchs_own import CALL, torchs_name
 
@@ -80,8 +86,7 @@ class _Effects:
         definition = definition_of(function)
         if definition is None:
             raise Mismatch(f"{name} is run by a probe: {NO_SOURCE}")
-        defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
-        if not all(map(is_immutable, defaults)):
+        if has_changing_default(function):
             raise Mismatch(f"{name} is run by a probe, and has a default that it may write to")
         body = definition.body if body is None else body
         _FunctionEffects(self, function, bound, top).run(body)
@@ -127,7 +132,7 @@ class _FunctionEffects:
 
     def statement(self, one: ast.stmt) -> None:
         if isinstance(one, ast.Raise):
-            if len([node for node in ast.walk(one) if isinstance(node, ast.Call)]) > 1:
+            if has_nested_calls(one):
                 self.refuse(first_line(one))
             return
         if not isinstance(one, STATEMENTS):

@@ -263,15 +263,13 @@ def _open(logits) -> Source | None:
     """The source of logits that can still be folded."""
     if not isinstance(logits, LazyLogits) or logits._lazy.block.tensor is not None:
         return None
-    if is_watched() or checkpoint_here() is not logits._lazy.source.call.checkpoint:
+    source = logits._lazy.source
+    if is_watched() or checkpoint_here() is not source.call.checkpoint:
         return None
     # What is done to logits under no_grad has no gradient, nor must its fused form have one.
-    if (
-        logits._lazy.source.with_grad != torch.is_grad_enabled()
-        or logits.grad_fn is not logits._lazy.node
-    ):
+    if source.with_grad != torch.is_grad_enabled() or logits.grad_fn is not logits._lazy.node:
         return None
-    return logits._lazy.source
+    return source
 
 
 def _then(name: str, value=None) -> Callable:

@@ -149,6 +149,17 @@ def read(module: nn.Module | None, forward: Callable) -> Reading:
     return reading
 
 
+def has_changing_default(function: FunctionType) -> bool:
+    """Whether it has a default that a call may write to."""
+    defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+    return not all(map(is_immutable, defaults))
+
+
+def has_nested_calls(one: ast.Raise) -> bool:
+    """Whether more is called than the exception's class."""
+    return len([node for node in ast.walk(one) if isinstance(node, ast.Call)]) > 1
+
+
 class _Reader:
     def __init__(self, module: nn.Module | None, reading: Reading):
         self.module, self.reading = module, reading
@@ -165,8 +176,7 @@ class _Reader:
         definition = definition_of(function)
         if definition is None:
             raise Mismatch(f"the source of {function.__qualname__} is not there")
-        defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
-        if not all(map(is_immutable, defaults)):
+        if has_changing_default(function):
             raise Mismatch(f"{function.__qualname__} has a default that can be changed")
         self.reading.functions[function] = function_of(function)
         body = _Body(self, function, definition, bound, top)
@@ -205,7 +215,7 @@ class _Body:
         if not isinstance(one, STATEMENTS):
             self.refuse(f"has a statement that a probe may not see the whole of: {first_line(one)}")
         if isinstance(one, ast.Raise):
-            if len([node for node in ast.walk(one) if isinstance(node, ast.Call)]) > 1:
+            if has_nested_calls(one):
                 self.refuse(f"calls in {first_line(one)}")
             return
         if isinstance(one, ast.If):
