@@ -127,6 +127,12 @@ struct KernelOf {
   KernelTemplate made_from() const { return {source, name, layout}; }
 };
 
+struct GradientOf {
+  std::string input;
+  std::string gradient;              // output of the backward, or of the forward
+  std::vector<std::string> through;  // outputs that depend on the input; empty: all differentiable
+};
+
 // How an op's gradient is found. Either another op of the registry computes it:
 //   backward(gradients of differentiable outputs, saved, scalar inputs, bool[n] mask) -> n
 //   gradients
@@ -138,8 +144,7 @@ struct Gradient {
   // nobody can see them any more. Empty: there is none.
   std::string last_backward;
   std::vector<std::string> saved;  // inputs or outputs
-  std::vector<std::pair<std::string, std::string>>
-      of;  // {input, output of backward (or of forward)}
+  std::vector<GradientOf> of;      // an input with no gradient at any of its outputs has none
   // The flag or mask input that the autograd layer sets where a gradient is needed: for the
   // gradients themselves (`ready`), or for what the backward reads of the forward. It is no input
   // of the backward.

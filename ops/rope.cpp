@@ -91,7 +91,7 @@ const Register rope{Op{
     .kernels = {rope_kernel(false, "q", "k", "q_out", "k_out")},
     .gradient = {.backward = "rope_backward",
                  .saved = {"cos", "sin"},
-                 .of = {{"q", "dq"}, {"k", "dk"}}},
+                 .of = {{"q", "dq", {"q_out"}}, {"k", "dk", {"k_out"}}}},
     .sharding = Sharding::heads,
     .example = [](const Extent& e) { return rope_samples(e, "q", "k"); },
     .bench = {{"heads-32-8", {16384, 128, 32}}},

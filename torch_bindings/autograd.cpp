@@ -64,7 +64,7 @@ struct Gradients final : Node {
 
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
     args.collect(reinterpret_cast<uint64_t>(&wiring));
-    for (const SavedVariable& variable : saved) args.collect(variable, false);
+    for (size_t i = 0; i < saved.size(); ++i) args.collect(saved[i], keeps_own_output(i));
     for (const c10::IValue& scalar : scalars) args.collect(scalar);
     args.collect(unit);
   }
@@ -87,6 +87,12 @@ struct Gradients final : Node {
   bool released = false;
 
  private:
+  // Whether saved tensor `i` is an output with this node for its history.
+  bool keeps_own_output(size_t i) const {
+    if (wiring.op.gradient.ready() || wiring.saved[i].is_input) return false;
+    return wiring.op.outputs[wiring.saved[i].index].differentiable;
+  }
+
   // Through the dispatcher, so that it can be traced; and, where the gradients could be
   // differentiated, through the autograd key that refuses it.
   // `kept`: where the saved tensors begin on the stack.
@@ -141,7 +147,22 @@ struct Gradients final : Node {
     return arrived->new_zeros_symint(metadata.shape_as_dim_vector(), metadata.options());
   }
 
+  // Whether input `i` gets a gradient: it is asked for, and one has arrived at an output of it.
+  bool is_wanted(size_t i, uint32_t arrived) const {
+    return (wiring.differentiable[i].through & arrived) != 0 && task_should_compute_output(i);
+  }
+
   variable_list computed(const variable_list& incoming) {
+    variable_list result(wiring.differentiable.size());
+    uint32_t arrived = 0;
+    for (size_t i = 0; i < incoming.size(); ++i) {
+      if (incoming[i].defined()) arrived |= 1u << i;
+    }
+    uint32_t wanted = 0;
+    for (size_t i = 0; i < result.size(); ++i) {
+      if (is_wanted(i, arrived)) wanted |= 1u << wiring.differentiable[i].gradient;
+    }
+    if (wanted == 0) return result;
     Stack stack;
     stack.reserve(incoming.size() + saved.size() + scalars.size() + 1);
     for (size_t i = 0; i < incoming.size(); ++i) {
@@ -154,16 +175,10 @@ struct Gradients final : Node {
       stack.push_back(tensor.defined() ? c10::IValue(std::move(tensor)) : c10::IValue());
     }
     for (const c10::IValue& scalar : scalars) stack.push_back(scalar);
-    uint32_t wanted = 0;
-    for (size_t i = 0; i < wiring.differentiable.size(); ++i) {
-      if (task_should_compute_output(i)) wanted |= 1u << wiring.differentiable[i].gradient;
-    }
     stack.push_back(wiring.masks[wanted]);
     call_backward(stack, incoming, kept);
-    variable_list result(wiring.differentiable.size());
     for (size_t i = 0; i < result.size(); ++i) {
-      if (task_should_compute_output(i))
-        result[i] = stack[wiring.differentiable[i].gradient].toTensor();
+      if (is_wanted(i, arrived)) result[i] = stack[wiring.differentiable[i].gradient].toTensor();
     }
     return result;
   }
@@ -221,16 +236,16 @@ void ask(const Wiring& wiring, c10::ArrayRef<c10::IValue> inputs, c10::IValue& a
     return;
   }
   c10::List<bool> mask;
-  for (const auto& [input, gradient] : wiring.differentiable)
-    mask.push_back(requires_grad(inputs[input]));
+  for (const Wiring::Differentiable& each : wiring.differentiable)
+    mask.push_back(requires_grad(inputs[each.input]));
   asked = mask;
 }
 
 torch::autograd::edge_list edges_to(const Wiring& wiring, c10::ArrayRef<c10::IValue> inputs) {
   torch::autograd::edge_list edges;
   edges.reserve(wiring.differentiable.size());
-  for (const auto& [input, gradient] : wiring.differentiable) {
-    const c10::IValue& value = inputs[input];
+  for (const Wiring::Differentiable& each : wiring.differentiable) {
+    const c10::IValue& value = inputs[each.input];
     edges.push_back(requires_grad(value) ? torch::autograd::impl::gradient_edge(value.toTensor())
                                          : torch::autograd::Edge());
   }
@@ -240,9 +255,9 @@ torch::autograd::edge_list edges_to(const Wiring& wiring, c10::ArrayRef<c10::IVa
 // True if the call needs a node. Refuses what could only give a wrong derivative.
 bool needs_gradient(const Wiring& wiring, c10::ArrayRef<c10::IValue> inputs) {
   bool need = false;
-  for (const auto& [input, gradient] : wiring.differentiable) {
-    refuse_forward_ad(wiring.op, inputs[input]);
-    need |= requires_grad(inputs[input]);
+  for (const Wiring::Differentiable& each : wiring.differentiable) {
+    refuse_forward_ad(wiring.op, inputs[each.input]);
+    need |= requires_grad(inputs[each.input]);
   }
   if (!c10::GradMode::is_enabled()) return false;
   for (const int input : wiring.constants) {

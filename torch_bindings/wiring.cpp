@@ -13,6 +13,19 @@ const c10::OperatorHandle& OperatorByName::operator()() const {
   return *handle_;
 }
 
+namespace {
+
+uint32_t bits_of(const Op& op, const std::vector<std::string>& outputs) {
+  uint32_t bits = outputs.empty() ? ~0u : 0;
+  for (const std::string& name : outputs) {
+    TORCH_INTERNAL_ASSERT(op.output_index(name) >= 0, op.name, " has no output ", name);
+    bits |= 1u << op.output_index(name);
+  }
+  return bits;
+}
+
+}  // namespace
+
 Wiring::Wiring(const Op& op)
     : op(op),
       node_name("liger_jit::" + op.name + "_gradient"),
@@ -21,12 +34,13 @@ Wiring::Wiring(const Op& op)
   const Gradient& gradient = op.gradient;
   // A backward returns each distinct gradient once, in the order of the declaration.
   std::vector<std::string> names;
-  for (const auto& [input, name] : gradient.of) {
+  for (const auto& [input, name, through] : gradient.of) {
     const auto found = std::find(names.begin(), names.end(), name);
     const auto place = static_cast<int>(found - names.begin());
     if (found == names.end()) names.push_back(name);
-    differentiable.push_back(
-        {op.input_index(input), gradient.ready() ? op.output_index(name) : place});
+    differentiable.push_back({op.input_index(input),
+                              gradient.ready() ? op.output_index(name) : place,
+                              bits_of(op, through)});
   }
   gradients = static_cast<int>(names.size());
   asked_by = op.input_index(gradient.asked_by);

@@ -29,7 +29,8 @@ struct Wiring {
 
   struct Differentiable {
     int input;
-    int gradient;  // output of the backward, or of a forward that makes its gradients
+    int gradient;      // output of the backward, or of a forward that makes its gradients
+    uint32_t through;  // by bits: the outputs that depend on it
   };
   struct Saved {
     bool is_input;

@@ -288,6 +288,22 @@ class GatedAttention(Qwen3Attention):
         return self.o_proj(mixed.new_zeros(*shape[:-2], 32)) + mixed.mean(), None
 
 
+class PaddedAttention(Qwen3Attention):
+    """Writes, if it is told to, into what a norm was given, before the rotation."""
+
+    def forward(self, hidden_states, position_embeddings, attention_mask=None, padding=None, **_):
+        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        raw = self.q_proj(hidden_states)
+        q = self.q_norm(raw.view(shape)).transpose(1, 2)
+        k = self.k_norm(self.k_proj(hidden_states).view(shape)).transpose(1, 2)
+        if padding is not None:
+            raw *= padding
+        cos, sin = position_embeddings
+        q, k = apply_rotary_pos_emb(q, k, cos, sin)
+        values = torch.cat((q, k), dim=1).transpose(1, 2).flatten(2)
+        return values[..., :32] + values[..., -32:], None
+
+
 class SwappedAttention(Qwen3Attention):
     """Other names, other statements between, and the key's norm first."""
 
@@ -310,6 +326,14 @@ class SwappedAttention(Qwen3Attention):
         (
             GatedAttention,
             {"rope": "patched", "qk_norm_rope": "q is not what a norm gives when it is rotated"},
+        ),
+        (
+            PaddedAttention,
+            {
+                "rope": "patched",
+                "qk_norm_rope": "`raw *= padding` may write to what a norm is given, before the "
+                "rotation",
+            },
         ),
         (SwappedAttention, {"qk_norm_rope": "patched"}),
     ],

@@ -164,6 +164,13 @@ class OfAChild(MLP):
         return self.formula(x) * self.act_fn.scale
 
 
+class InPlace(MLP):
+    """A hook on gate_proj holds what is written over."""
+
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x), True) * self.up_proj(x))
+
+
 class Nested(MLP):
     def forward(self, x):
         return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
@@ -193,6 +200,9 @@ MLPS = {
     (OutOfAutocast, None): "with torch.autocast",
     (ByDtype, None): "branches on its input",
     (OfAChild, None): "uses .scale",
+    (InPlace, None): "works in place",
+    (Nested, lambda: partial(F.silu, inplace=True)): "works in place",
+    (Nested, partial(nn.SiLU, True)): "works in place",
     (Nested, Trained): "reads the parameter scale",
     (Nested, Bounded): "uses torch.clip",
     (Nested, partial(nn.Sequential, nn.SiLU())): "",
@@ -206,6 +216,7 @@ def test_an_mlp_that_may_be_more_than_its_formula(kind, activation):
     mlp = model.model.layers[0].mlp
     mlp.__class__ = kind
     if activation is not None:
+        del mlp.act_fn
         mlp.act_fn = activation()
     status = {row.path: row.status for row in patch(model).report()}["model.layers.0.mlp"]
     assert status != "patched"

@@ -58,10 +58,9 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     something computes them, so `type(logits) is Tensor` is False; what is written between head and
     loss in ways that torch does not count (`weight.data.copy_`, numpy memory) counts for the loss;
     of torch's functions that somebody replaces after the patch, only those of linear layers and
-    cross entropy are asked for at each call (a profiler that wraps `F.silu` does not see ours); a
-    weight, or a k beside its q, whose part of a fused result nobody uses has a gradient of zeros,
-    not None; heads of which a part is rotated stay in the order in memory in which they came, and
-    are not made contiguous.
+    cross entropy are asked for at each call (a profiler that wraps `F.silu` does not see ours);
+    heads of which a part is rotated stay in the order in memory in which they came, and are not
+    made contiguous.
 
     Under a mode of torch (`TorchFunctionMode`, `TorchDispatchMode`) modules run their own forwards.
     Operators stay under a default device, fake tensors, tracing, and selective checkpoints, whose

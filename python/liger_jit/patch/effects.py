@@ -26,7 +26,7 @@ from .reading import (
     is_immutable,
 )
 from .source import NO_SOURCE, definition_of, innermost
-from .torchs_own import CALL, torchs_name
+from .torchs_own import CALL, takes_inplace, torchs_name
 
 STATEMENTS = (
     ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Return, ast.Expr, ast.If, ast.Pass, ast.Assert,
@@ -282,36 +282,38 @@ class _FunctionEffects:
         if any(one.arg in ("out", "inplace") for one in node.keywords):
             self.refuse(first_line(node))
         if isinstance(function, ast.Name) and function.id not in self.locals:
-            return self.call_of(self.found(function.id), function.id)
+            return self.call_of(self.found(function.id), function.id, len(node.args))
         if not isinstance(function, ast.Attribute):
             return self.refuse(f"it calls {first_line(function)}")
         base = function.value
         if isinstance(base, ast.Name) and base.id == self.own:
-            return self.own_call(function.attr)
+            return self.own_call(function.attr, len(node.args))
         if isinstance(base, ast.Call) and ast.unparse(base) == "super()":
             return self.inherited_call(function.attr)
         found = self.library(function)
         if found is not None:
-            return self.call_of(found, ast.unparse(function))
+            return self.call_of(found, ast.unparse(function), len(node.args))
         if isinstance(base, ast.Name) and base.id in self.keywords and function.attr in OF_KEYWORDS:
             return
         if writes(function.attr):
             self.refuse(f"it calls .{function.attr}")
         self.attribute(function)
 
-    def call_of(self, value: object, name: str) -> None:
+    def call_of(self, value: object, name: str, positional: int) -> None:
         if isinstance(value, FunctionType) and torchs_name(value) is None:
             return self.reader.function(value)
         if torchs_name(value) is not None and computes(value):
+            if takes_inplace(value, positional):
+                self.refuse(f"it calls {name} in place")
             return
         if name not in BUILTINS or value is not getattr(builtins, name):
             self.refuse(f"it calls {name}")
 
-    def own_call(self, name: str) -> None:
+    def own_call(self, name: str, positional: int) -> None:
         if name in self.module._modules:
             return self.reader.child(name)
         if name in vars(self.module):
-            return self.call_of(vars(self.module)[name], name)
+            return self.call_of(vars(self.module)[name], name, positional)
         found = inspect.getattr_static(type(self.module), name, None)
         if not isinstance(found, FunctionType) or found is vars(nn.Module).get(name):
             self.refuse(f"it calls self.{name}")

@@ -5,7 +5,7 @@
     ...                                                  that does not name q or k
     q, k = apply_rotary_pos_emb(q, k, cos, sin)
 
-becomes, statement by statement,
+with nothing between that writes to a tensor in place, becomes, statement by statement,
 
     waits = may_wait(self.q_norm, self.k_norm)
     q = normed(waits, self.q_norm, <expression>).transpose(1, 2)
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from types import FunctionType
 
 from .probe import Mismatch
+from .reading import first_line
 from .source import compiled, innermost, rebuilt, statement_at
 
 # Names that no forward has.
@@ -77,6 +78,11 @@ def rewrite(own: ast.FunctionDef, rotary: str) -> Rewritten:
         if call is None:
             raise Mismatch(f"{name} is not what a norm gives when it is rotated")
         calls[name] = (last, call)
+    first = min(last for last, _ in calls.values())
+    for one in body[first:end]:
+        # By another name it may be what a norm was given, which is now read at the rotation.
+        if (write := write_in(one)) is not None:
+            raise Mismatch(f"`{write}` may write to what a norm is given, before the rotation")
     norms = calls[q][1].func.attr, calls[k][1].func.attr
     text = f"{q}, {k} = {NORM_AND_ROPE}({WAITS}, self.{norms[0]}, self.{norms[1]}, {q}, {k}, "
     body[end] = statement_at(f"{text}{cos}, {sin})", body[end])
@@ -84,7 +90,6 @@ def rewrite(own: ast.FunctionDef, rotary: str) -> Rewritten:
         waits = ast.copy_location(ast.Name(WAITS, ast.Load()), call)
         call.args = [waits, call.func, *call.args]
         call.func = ast.copy_location(ast.Name(NORMED, ast.Load()), call)
-    first = min(last for last, _ in calls.values())
     text = f"{WAITS} = {MAY_WAIT}(self.{norms[0]}, self.{norms[1]})"
     body.insert(first, statement_at(text, body[first]))
     return Rewritten(own, definition, end + 1, (q, k), norms)
@@ -118,6 +123,13 @@ def norm_call(statement: ast.stmt, name: str) -> ast.Call | None:
         return None
     plain = len(call.args) == 1 and not call.keywords and not isinstance(call.args[0], ast.Starred)
     return call if plain and ast.unparse(call.func.value) == "self" else None
+
+
+def write_in(statement: ast.stmt) -> str | None:
+    """The first of its statements that may write to a tensor in place. What it calls is read by
+    `effects`, which lets nothing write but to a name that is new in the forward."""
+    writes = (node for node in ast.walk(statement) if isinstance(node, ast.AugAssign))
+    return next((first_line(node) for node in writes), None)
 
 
 def names_in(statement: ast.stmt) -> set[str]:

@@ -20,7 +20,7 @@ from torch import nn
 from .probe import Mismatch
 from .sizes import LIMITED, Kind, Sizes, is_rounding
 from .source import definition_of
-from .torchs_own import is_torchs, torchs_name
+from .torchs_own import is_torchs, takes_inplace, torchs_name
 
 # Compared by type and value. Functions are known by what they hold: see `Function`.
 COMPARED = (int, float, str, bool, torch.dtype, torch.device, type(None))
@@ -424,6 +424,7 @@ class _Body:
         if isinstance(function, ast.Name) and function.id not in self.locals:
             value = self.found(function.id)
             self.call_of(value, function.id)
+            self.positions(node, value)
             if function.id in BUILTINS and value is getattr(builtins, function.id):
                 return self.sizes.converted(node, function.id, [kind for _, kind in given])
             return self.result(node, value, given, named)
@@ -431,12 +432,15 @@ class _Body:
             return self.refuse(f"calls {first_line(function)}")
         base = function.value
         if isinstance(base, ast.Name) and base.id == self.own:
-            return self.result(node, self.own_call(function.attr), given, named)
+            value = self.own_call(function.attr)
+            self.positions(node, value)
+            return self.result(node, value, given, named)
         if isinstance(base, ast.Call) and ast.unparse(base) == "super()":
             self.inherited_call(function.attr)
             return self.sizes.no_sizes(given, named)
         self.attribute(function)
-        if self.library(base) is not None:
+        if (library := self.library(base)) is not None:
+            self.positions(node, getattr(library, function.attr, None))
             return self.sizes.function(node, function.attr, given, named)
         return self.sizes.operation(node, function.attr, given, named)
 
@@ -447,6 +451,14 @@ class _Body:
         if inner is not function and inner.__name__ in LIMITED:
             self.refuse(f"calls a partial {inner.__name__}")
         return self.sizes.function(node, inner.__name__, given, named)
+
+    def positions(self, node: ast.Call, function: object) -> None:
+        """The same, said without a name."""
+        before = 0
+        if type(function) is partial:
+            before, function = len(function.args), function.func
+        if takes_inplace(function, before + len(node.args)):
+            self.refuse(f"works in place: {first_line(node)}")
 
     def keyword(self, one: ast.keyword) -> None:
         """Operations that write are named like those that do not."""
@@ -462,6 +474,8 @@ class _Body:
         if type(value) is partial:
             if not all(map(is_immutable, (*value.args, *value.keywords.values()))):
                 self.refuse(f"calls {name} with values that may change")
+            if value.keywords.get("inplace", False) is not False:
+                self.refuse(f"calls {name}, which works in place")
             return self.call_of(value.func, name)
         own = torchs_name(value)
         if isinstance(value, FunctionType) and own is None:

@@ -4,6 +4,7 @@ A replacement stands for torch's functions as torch wrote them. Somebody may hav
 their places before this package was imported, so none is taken for torch's by where it was found.
 """
 
+import inspect
 import os
 from collections.abc import Callable
 from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, ModuleType
@@ -46,6 +47,13 @@ def torchs_name(function: object) -> str | None:
     if owner is not None and (place or "").split(".")[0] not in ROOTS:
         return None
     return function.__name__.removeprefix("special_")
+
+
+def takes_inplace(function: object, positional: int) -> bool:
+    """Whether so many arguments without names are enough to say `inplace` to a function."""
+    if not isinstance(function, FunctionType) or torchs_name(function) is None:
+        return False
+    return "inplace" in list(inspect.signature(function).parameters)[:positional]
 
 
 def is_torchs(function: object, name: str) -> bool:
