@@ -7,6 +7,7 @@ from tiny_models import assert_same_step, batch, build, error
 from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 
 @pytest.mark.parametrize("compiles", [False, True])
@@ -63,3 +64,45 @@ def test_a_head_is_trained_as_it_was_when_it_made_the_logits(trained):
         assert_same_step(found, plain)
     else:
         assert error(found[0], plain[0]) <= 1e-5
+
+
+class Normalised(nn.Linear):
+    """Stands in for the weight that it holds."""
+
+    @property
+    def weight(self):
+        return 3 * F.normalize(self._parameters["weight"], dim=-1)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_class_that_stands_in_for_a_parameter_is_asked_for_it(before):
+    losses = []
+    for patched in (False, True):
+        model = build(num_hidden_layers=1)
+        if before:
+            model.lm_head.__class__ = Normalised
+        if patched:
+            patch(model)
+        model.lm_head.__class__ = Normalised
+        losses.append(model(**batch()).loss.detach())
+    assert error(losses[1], losses[0]) <= 1e-5
+
+
+class Doubled(LlamaRMSNorm):
+    @property
+    def weight(self):
+        return 2 * self._parameters["weight"]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_so_is_the_class_of_a_norm(before):
+    losses = []
+    for patched in (False, True):
+        model = build(num_hidden_layers=1)
+        if before:
+            model.model.norm.__class__ = Doubled
+        if patched:
+            patch(model)
+        model.model.norm.__class__ = Doubled
+        losses.append(model(**batch()).loss.detach())
+    assert error(losses[1], losses[0]) <= 1e-5

@@ -230,6 +230,25 @@ class Mixing(MLP):
         return self.formula(x.mean(0, keepdim=True).expand(x.shape))
 
 
+class Flattening(MLP):
+    """Gives back three of four dimensions."""
+
+    def forward(self, x):
+        return self.formula(x.flatten(0, 1)).view(x.shape[0], x.shape[1], -1)
+
+
+def test_an_mlp_of_more_dimensions_than_were_tried_runs_its_own_forward():
+    model = build()
+    mlp = model.model.layers[0].mlp
+    mlp.__class__ = Flattening
+    assert {row.path: row.status for row in patch(model).report()}[
+        "model.layers.0.mlp"
+    ] == "patched"
+    width = mlp.gate_proj.in_features
+    for shape in ((2, 3, width), (2, 3, 4, width)):
+        assert mlp(torch.randn(shape)).shape == Flattening.forward(mlp, torch.randn(shape)).shape
+
+
 class ToFloat(MLP):
     def forward(self, x):
         return self.formula(x).float()

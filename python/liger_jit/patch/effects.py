@@ -249,7 +249,7 @@ class _FunctionEffects:
         holder = self.module
         for name in path:
             if name in (*holder._parameters, *holder._buffers) and len(path) == 1:
-                return hasattr(Tensor, last)
+                return hasattr(Tensor, last) and not hasattr(type(holder), name)
             holder = vars(holder).get(name)
             if holder is None or not hasattr(holder, "__dict__") or isinstance(holder, nn.Module):
                 return False
@@ -259,7 +259,7 @@ class _FunctionEffects:
         if holder is not self.module:
             return False
         if last in holder._parameters or last in holder._buffers:
-            return True
+            return not hasattr(type(holder), last)
         return is_immutable(inspect.getattr_static(type(holder), last, self))
 
     def library(self, node: ast.expr) -> object:

@@ -40,6 +40,7 @@ TOGETHER = (("gate_up_proj", "down_proj"), ("fc1", "fc2"), ("up_gate_proj", "dow
 # The role of an MLP that is one node.
 WHOLE = "gated_mlp"
 PROBE_SHAPES = ((1, 3), (2, 37), (5,))
+PROBED_DIMS = (2, 3)
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,15 @@ def prove(module: nn.Module) -> GateProof | Refusal:
         return Refusal(f"no known gate computes what it does (activation: {activation_of(others)})")
     run = glu_run(names, gate, up_first, order)
     meta = meta_call(module, names, gate)
-    proof = GateProof(gate.role, guarded(run, guard), guard, run, meta, names=names)
+    proof = GateProof(gate.role, guarded(run, guard, takes), guard, run, meta, names=names)
     if up_first:
         return replace(proof, missed=(WHOLE, "in its one weight up comes before gate"))
     return as_one_node(module, gate, proof)
+
+
+def takes(module: nn.Module, x: Tensor) -> bool:
+    """Whether a probe had as many dimensions: a forward may flatten some, and bring back others."""
+    return x.dim() in PROBED_DIMS
 
 
 def as_one_node(module: nn.Module, gate: Gate, apart: GateProof) -> WholeProof:
@@ -151,7 +157,7 @@ def as_one_node(module: nn.Module, gate: Gate, apart: GateProof) -> WholeProof:
         sizes = inputs, width, outputs
         meta = whole_meta_call(sizes, compute_dtype(module), gate.name, len(names) == 2)
     guard = apart.guard
-    forward = guarded(run, guard)
+    forward = guarded(run, guard, takes)
     return WholeProof(gate.role, forward, guard, run, meta, names=names, apart=apart)
 
 

@@ -127,6 +127,8 @@ class Guard:
             # Not an attribute of another kind: reading a parametrised weight may change it.
             if not is_plain(module._parameters.get(name)):
                 return f"{name} is no plain parameter"
+            if getattr(kind, name, None) is not None:
+                return f"its class has another {name}"
         for name, guard in self.children:
             child = module._modules.get(name)
             if child is None or name in module.__dict__:

@@ -163,7 +163,7 @@ def guarded(
         else:
             reason = guard.broken(self)
             if reason is None and not takes(self, inputs[0]):
-                reason = "its input is of a dtype, width or layout that was not proved"
+                reason = "its input is of a dtype, shape or layout that was not proved"
         if reason is not None:
             installed.stand_back(reason)
             return type(self).forward(self, *inputs, **named)

@@ -270,6 +270,9 @@ def find(model: nn.Module, fused: bool) -> LossHead | Refusal:
         return Refusal(reason)
     if type(head.__dict__.get("forward")) is HeadForward:
         return Refusal("already patched")
+    for name in ("weight", "bias"):
+        if name in head._parameters and hasattr(type(head), name):
+            return Refusal(f"the head's class has a {name} of its own")
     # A parametrised weight is left alone: reading it may change it.
     weight = head._parameters.get("weight")
     if weight is not None and weight.dim() != 2:

@@ -396,6 +396,8 @@ class _Body:
             self.refuse(f"reads {name}, which has another name in its class")
         for place in (module._parameters, module._buffers):
             if name in place:
+                if hasattr(type(module), name):
+                    self.refuse(f"reads {name}, for which its class stands in")
                 if place[name] is None:
                     reading.values[name] = None
                 elif place is module._buffers:
