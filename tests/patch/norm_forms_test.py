@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from liger_jit.patch import patch
+from liger_jit.patch import norms, patch
 from tiny_models import error
 from torch import nn
 
@@ -136,3 +136,34 @@ def test_layer_norms():
     assert not applied(PlusOneLayerNorm(WIDTH)).patched
     assert not applied(nn.LayerNorm((2, WIDTH))).patched
     assert not applied(nn.GroupNorm(2, WIDTH)).patched
+
+
+class TorchsOwn(nn.RMSNorm):
+    def __init__(self):
+        super().__init__(WIDTH, eps=1e-5)
+
+
+class InItsOwnDtype(Norm):
+    def forward(self, x):
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight.to(x.dtype)
+
+
+@pytest.mark.parametrize(
+    "kind, is_autocast", [(Llama, False), (Gemma, False), (TorchsOwn, True), (InItsOwnDtype, True)]
+)
+def test_what_autocast_on_a_gpu_would_make_float32_is_known(kind, is_autocast):
+    """Of a norm that does not convert its input itself."""
+    norm = kind()
+    assert norms.is_autocast(norm, norm.weight) == is_autocast
+
+
+@pytest.mark.parametrize("kind", [Llama, TorchsOwn])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_under_autocast_on_a_gpu_a_norm_has_the_dtype_of_torch(cuda, kind, dtype):
+    layer = nn.Sequential(kind()).to(cuda)
+    x = torch.randn(3, WIDTH, device=cuda, dtype=dtype)
+    with torch.autocast("cuda", torch.bfloat16):
+        expected = layer(x)
+        patch(layer)
+        assert layer(x).dtype == expected.dtype
+    assert error(layer(x), expected) < 1e-2

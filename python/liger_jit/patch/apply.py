@@ -60,8 +60,8 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     of torch's functions that somebody replaces after the patch, only those of linear layers and
     cross entropy are asked for at each call (a profiler that wraps `F.silu` does not see ours);
     projections of a class of the user's that give the same memory at each call (a workspace) are
-    called before any of it is read; heads of which a part is rotated stay in the order in memory in which they came, and are not
-    made contiguous.
+    called before any of it is read; heads of which a part is rotated stay in the order in memory in
+    which they came, and are not made contiguous.
 
     Under a mode of torch (`TorchFunctionMode`, `TorchDispatchMode`) modules run their own forwards.
     Operators stay under a default device, fake tensors, tracing, and selective checkpoints, whose

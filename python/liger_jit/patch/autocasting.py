@@ -3,6 +3,31 @@
 import contextlib
 
 import torch
+from torch.overrides import TorchFunctionMode
+
+# Of what norms are made of: what autocast on a GPU computes in float32, in any release of torch.
+IN_FLOAT32 = frozenset({"layer_norm", "norm", "pow", "reciprocal", "rms_norm", "rsqrt", "sum"})
+
+
+class AutocastOfGpus(TorchFunctionMode):
+    """Does to such operations on the CPU what autocast on a GPU does to them."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        name = getattr(function, "__name__", "").strip("_")
+        if name in IN_FLOAT32 or name == "rpow":
+            args, kwargs = in_float32(args), in_float32(kwargs or {})
+        return function(*args, **(kwargs or {}))
+
+
+def in_float32(given: object) -> object:
+    """With tensors of 16 bits as float32."""
+    if isinstance(given, torch.Tensor):
+        return given.float() if given.dtype in (torch.bfloat16, torch.float16) else given
+    if isinstance(given, (tuple, list)):
+        return type(given)(map(in_float32, given))
+    if isinstance(given, dict):
+        return {name: in_float32(value) for name, value in given.items()}
+    return given
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

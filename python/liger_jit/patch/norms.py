@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..meta_calls import MetaCall
-from .autocasting import autocast_dtype
+from .autocasting import AutocastOfGpus, autocast_dtype
 from .guard import Guard, guard_of
 from .installed import guarded
 from .memory_order import has_order, in_order_of
@@ -159,10 +159,24 @@ def keeps_order(module: nn.Module, weight: Tensor | None) -> bool:
     return run_own(module, twin_of(module, own), x).stride() == x.stride()
 
 
+def is_autocast(module: nn.Module, weight: Tensor | None) -> bool:
+    """Whether autocast on a GPU gives the norm of a tensor of 16 bits another dtype."""
+    width = 64 if weight is None else weight.shape[0]
+    for dtype in (torch.bfloat16, torch.float32):  # of the weight
+        own = None if weight is None else {"weight": nn.Parameter(torch.ones(width, dtype=dtype))}
+        twin, x = twin_of(module, own), torch.ones(2, width, dtype=torch.bfloat16)
+        plain = run_own(module, twin, x).dtype
+        with AutocastOfGpus():
+            if run_own(module, twin, x).dtype != plain:
+                return True
+    return False
+
+
 def rms_proof(
     module: nn.Module, form: RmsForm, ordered: bool, weight: Tensor | None, guard: Guard
 ) -> NormProof:
     eps = getattr(module, form.epsilon)
+    norm = ProvedNorm(form, ordered, is_autocast(module, weight))
     if weight is None:
 
         def run(self, x):
@@ -171,6 +185,7 @@ def rms_proof(
 
         def takes(self, x):
             tried = x.dtype in DTYPES or x.dtype == torch.float64
+            tried = tried and not norm.has_another_dtype(x)
             return tried and (x.is_contiguous() or (ordered and has_order(x)))
 
         return NormProof("rms_norm", guarded(run, guard, takes), guard, run)
@@ -178,7 +193,6 @@ def rms_proof(
     def call(x: Tensor, weight: Tensor) -> Tensor:
         return functional.rms_norm(x, weight, eps, form.offset, form.mode, form.promote)
 
-    norm = ProvedNorm(form, ordered)
     meta = norm_meta_call("rms_norm", call, (weight,), (form.mode, form.offset))
     forward = guarded(norm.__call__, guard, norm.takes_alone)
     return NormProof("rms_norm", forward, guard, norm, meta, norm=norm)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
+from .autocasting import autocast_dtype
 from .installed import standing
 from .memory_order import has_order, in_order_of
 from .rule import Proof
@@ -39,21 +40,31 @@ class RmsForm:
 @dataclass(frozen=True)
 class ProvedNorm:
     """A norm with a weight, for a rule that takes the norm into something larger. `keeps_order`:
-    whether its result lies in memory as its input."""
+    whether its result lies in memory as its input. `is_autocast`: whether a GPU's autocast computes
+    what it is made of in float32, and gives its result that dtype."""
 
     form: RmsForm
     keeps_order: bool
+    is_autocast: bool
 
     def eps(self, module: nn.Module) -> float:
         return getattr(module, self.form.epsilon)
 
     def takes(self, module: nn.Module, x: Tensor) -> bool:
         """Whether x and the weight are of a width and of dtypes that were proved."""
+        if self.has_another_dtype(x):
+            return False
         weight = module._parameters["weight"]
         if weight.dim() != 1 or weight.shape[0] != x.shape[-1]:
             return False
         tried = x.dtype in DTYPES and weight.dtype in DTYPES
         return tried or x.dtype == weight.dtype == torch.float64
+
+    def has_another_dtype(self, x: Tensor) -> bool:
+        """Whether autocast is on where x is, and the norm one that it makes float32."""
+        if not self.is_autocast or x.dtype == torch.float32 or not x.is_cuda:
+            return False
+        return autocast_dtype(x.device) is not None
 
     def takes_alone(self, module: nn.Module, x: Tensor) -> bool:
         """Whether it is the module's forward for that x, with a result as that lies in memory."""
