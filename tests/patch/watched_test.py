@@ -230,6 +230,32 @@ class Mixing(MLP):
         return self.formula(x.mean(0, keepdim=True).expand(x.shape))
 
 
+class Activating(MLP):
+    """Its activation is a method that it keeps as an attribute."""
+
+    scale = 1.0
+
+    def activate(self, x):
+        return F.silu(x) * self.scale
+
+    def forward(self, x):
+        return self.down_proj(self.chosen(self.gate_proj(x)) * self.up_proj(x))
+
+
+def test_a_method_of_another_module_is_another():
+    model = build()
+    mlp, other = model.model.layers[0].mlp, model.model.layers[1].mlp
+    for one in (mlp, other):
+        one.__class__ = Activating
+        one.chosen = one.activate
+    assert {row.path: row.status for row in patch(model).report()}[
+        "model.layers.0.mlp"
+    ] == "patched"
+    other.scale, mlp.chosen = 2.0, other.activate
+    x = torch.randn(2, 3, mlp.gate_proj.in_features)
+    assert torch.allclose(mlp(x), Activating.forward(mlp, x), rtol=1e-5)
+
+
 class Flattening(MLP):
     """Gives back three of four dimensions."""
 

@@ -115,7 +115,7 @@ class Guard:
             if not is_same(getattr(module, name, None), value):
                 return f"{name} is another"
         for name, value in self.callables:
-            if not is_same(essence(getattr(module, name, None)), value):
+            if not is_same(essence(getattr(module, name, None), module), value):
                 return f"{name} is another"
         for name, function in self.methods:
             if name in module.__dict__ or getattr(kind, name, None) is not function:

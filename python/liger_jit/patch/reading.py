@@ -109,10 +109,10 @@ def is_same(found: object, value: object) -> bool:
     return found == value
 
 
-def essence(function: object) -> object:
-    """What a method or a partial function runs, whatever copy of it this is."""
+def essence(function: object, module: nn.Module | None) -> object:
+    """What a module's own method or a partial function runs, whatever copy of it this is."""
     if type(function) is MethodType:
-        return function.__func__
+        return function.__func__ if function.__self__ is module else function
     if type(function) is partial:
         return function.func, (*function.args,), dict(function.keywords)
     return function
@@ -495,7 +495,7 @@ class _Body:
         elif name in module.__dict__:
             value = module.__dict__[name]
             bound = type(value) is MethodType and value.__self__ is module
-            reading.callables[name] = essence(value)
+            reading.callables[name] = essence(value, module)
             self.call_of(value.__func__ if bound else value, name, bound)
             return value
         else:
