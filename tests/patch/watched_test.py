@@ -11,7 +11,13 @@ from liger_jit.patch.source import innermost
 from tiny_models import assert_same_step, build, error, loss_and_gradients
 from torch import nn
 from torch.nn import functional as F
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP, LlamaRMSNorm
+from transformers.models.llama.modeling_llama import (
+    LlamaAttention,
+    LlamaDecoderLayer,
+    LlamaMLP,
+    LlamaRMSNorm,
+    apply_rotary_pos_emb,
+)
 
 LOG = []
 SETTINGS = {"gain": 1.0}
@@ -171,6 +177,20 @@ class InPlace(MLP):
         return self.down_proj(F.silu(self.gate_proj(x), True) * self.up_proj(x))
 
 
+class Scaled(MLP):
+    """What cancels keeps a product in float16 from being infinite."""
+
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * (self.up_proj(x) / 64)) * 64
+
+
+class ScaledByOne(MLP):
+    multiplier = 1.0
+
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x) * self.multiplier)
+
+
 class Nested(MLP):
     def forward(self, x):
         return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
@@ -200,6 +220,7 @@ MLPS = {
     (OutOfAutocast, None): "with torch.autocast",
     (ByDtype, None): "branches on its input",
     (OfAChild, None): "uses .scale",
+    (Scaled, None): "it scales what it computes",
     (InPlace, None): "works in place",
     (Nested, lambda: partial(F.silu, inplace=True)): "works in place",
     (Nested, partial(nn.SiLU, True)): "works in place",
@@ -228,6 +249,14 @@ class Mixing(MLP):
 
     def forward(self, x):
         return self.formula(x.mean(0, keepdim=True).expand(x.shape))
+
+
+def test_a_multiplier_of_one_scales_nothing():
+    model = build()
+    model.model.layers[0].mlp.__class__ = ScaledByOne
+    assert {row.path: row.status for row in patch(model).report()}[
+        "model.layers.0.mlp"
+    ] == "patched"
 
 
 class Activating(MLP):
@@ -532,3 +561,31 @@ def test_a_hook_on_one_activation_leaves_the_other_mlps_patched():
         status = {row.path: row.status for row in patch(model).report()}
         assert "hooks" in status[f"model.layers.{layer}.mlp"]
         assert status[f"model.layers.{1 - layer}.mlp"] == "patched"
+
+
+class Pairs(LlamaAttention):
+    """The file has the other function by the same name."""
+
+    of_the_file = apply_rotary_pos_emb
+
+    def forward(self, hidden_states, position_embeddings):
+        from transformers.models.cohere.modeling_cohere import apply_rotary_pos_emb
+
+        cos, sin = position_embeddings
+        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
+        q = self.q_proj(hidden_states).view(heads).transpose(1, 2)
+        k = self.k_proj(hidden_states).view(heads).transpose(1, 2)
+        q, k = apply_rotary_pos_emb(q, k, cos, sin)
+        return torch.cat((q, k), dim=1)
+
+
+def test_a_rotary_function_that_a_forward_imports_is_not_that_of_its_file():
+    attention = build().model.layers[0].self_attn
+    attention.__class__ = Pairs
+    x = torch.randn(1, 5, attention.q_proj.in_features)
+    angles = torch.rand(1, 5, attention.head_dim)
+    tables = angles.cos(), angles.sin()
+    layer = nn.Sequential(attention)
+    expected = attention(x, tables)
+    patch(layer)
+    assert torch.equal(layer[0](x, tables), expected)

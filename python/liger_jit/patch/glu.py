@@ -30,6 +30,7 @@ from .probe import (
     tensor_inputs,
     twin_of,
 )
+from .reading import read
 from .rule import Proof, Refusal, Rule, group_of, own_class_forward
 from .torchs_own import replaced_linear
 from .whole_mlp import check_whole, is_whole, whole_meta_call, whole_run
@@ -126,6 +127,9 @@ def prove(module: nn.Module) -> GateProof | Refusal:
     try:
         # Read before it is run: what has effects would have them on what it shares with a twin.
         guard = guard_of(module, called=names)
+        # What cancels in exact arithmetic keeps a product of 16 bits from being infinite.
+        if scales := read(module, own_class_forward(module)).scales:
+            raise Mismatch(f"it scales what it computes: {scales}")
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
     gate, up_first, order = find_gate(module, names)

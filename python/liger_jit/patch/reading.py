@@ -121,7 +121,7 @@ def essence(function: object, module: nn.Module | None) -> object:
 @dataclass
 class Reading:
     """What was read: see the fields of `Guard` with these names. called: children by name.
-    by_width, moves: see `Sizes`."""
+    by_width, moves: see `Sizes`. scales: a product of the forward itself, with a number."""
 
     values: dict[str, object] = field(default_factory=dict)
     callables: dict[str, object] = field(default_factory=dict)
@@ -132,6 +132,7 @@ class Reading:
     called: set[str] = field(default_factory=set)
     by_width: str = ""
     moves: str = ""
+    scales: str = ""
 
 
 def read(module: nn.Module | None, forward: Callable) -> Reading:
@@ -196,6 +197,7 @@ class _Body:
         parameters = inspect.signature(function).parameters.values()
         # Nobody passes them: calls with more than one argument go to the module's own forward.
         self.absent = {p.name for p in parameters if p.default is None} if top else set()
+        self.top = top
         self.locals = {*function.__code__.co_varnames, *function.__code__.co_cellvars}
         closure = zip(function.__code__.co_freevars, function.__closure__ or ())
         self.cells = {name: cell.cell_contents for name, cell in closure}
@@ -313,6 +315,8 @@ class _Body:
             self.refuse(f"has a part that a probe may not see the whole of: {first_line(node)}")
         kinds = [self.value(one) for one in ast.iter_child_nodes(node) if isinstance(one, ast.expr)]
         if isinstance(node, ast.BinOp):
+            if self.top and isinstance(node.op, (ast.Mult, ast.Div)) and self.is_scale(node, kinds):
+                self.reading.scales = first_line(node)
             return self.sizes.binary(node, *kinds)
         if isinstance(node, ast.UnaryOp):
             return self.sizes.unary(node, *kinds)
@@ -321,6 +325,15 @@ class _Body:
         if isinstance(node, ast.Starred):
             return self.sizes.spread(node, *kinds)
         return self.sizes.several(kinds)
+
+    def is_scale(self, node: ast.BinOp, kinds: list[Kind]) -> bool:
+        """Whether one side is a number, and may be another than 1."""
+        if (kinds[0] is Kind.NUMBER) == (kinds[1] is Kind.NUMBER):
+            return False
+        number = node.left if kinds[0] is Kind.NUMBER else node.right
+        if isinstance(number, ast.Attribute):
+            return self.reading.values.get(number.attr) != 1
+        return not isinstance(number, ast.Constant) or number.value != 1
 
     def name(self, name: str) -> Kind:
         if name == self.own:

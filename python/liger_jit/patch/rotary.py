@@ -42,10 +42,14 @@ def rotary_names(module: nn.Module) -> list[str]:
     code = getattr(function, "__code__", None)
     if code is None:
         return []
+    # A name that the forward binds itself, as by an import, is no global of its file.
     return [
         name
         for name in code.co_names
-        if "apply" in name and "rotary" in name and callable(function.__globals__.get(name))
+        if "apply" in name
+        and "rotary" in name
+        and name not in (*code.co_varnames, *code.co_cellvars)
+        and callable(function.__globals__.get(name))
     ]
 
 
