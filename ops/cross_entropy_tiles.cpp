@@ -133,7 +133,7 @@ const Register fold{Op{
                                "predicted",
                                "so_far",
                                "gradient",
-                               "fault",
+                               {"fault", FaultOf{"target", "ignore_index"}},
                                {"rows", "logits.rows"},
                                {"stride", "logits.stride"},
                                "first_column",

@@ -117,7 +117,7 @@ const Register reference{Op{
                         "target",
                         "score",
                         "reference",
-                        "fault",
+                        {"fault", FaultOf{"target", "ignore_index"}},
                         {"rows", "input.rows"},
                         {"input_stride", "input.stride"},
                         "ignore_index"}}},

@@ -9,7 +9,9 @@
 namespace liger {
 
 int Argument::bytes() const {
-  return std::holds_alternative<TilesOf>(source) ? sizeof(TileMap) : sizeof(uint64_t);
+  if (std::holds_alternative<TilesOf>(source)) return sizeof(TileMap);
+  const int words = std::holds_alternative<FaultOf>(source) ? 3 : 1;
+  return words * static_cast<int>(sizeof(uint64_t));
 }
 
 namespace {

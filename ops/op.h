@@ -83,14 +83,21 @@ struct TilesOf {
   int tile_columns;
 };
 
+// Of a kernel that checks the values of an integer input: what its InputFault tells the host, who
+// blames the op that the user called. A part of a composite has the input by the composite's name.
+struct FaultOf {
+  std::string input;
+  std::string besides = {};  // the input whose value is allowed too, as ignore_index; empty: none
+};
+
 // Where the value of a kernel's member comes from. A name stands for a tensor's pointer, or a
 // scalar input's value (integers as int64, reals as double); `x.rows`, `x.stride` (of rows),
-// `x.size1`, `x.stride0` for what they say of an input or an output; `fault` for the device's fault
-// record. A function gives any other integer.
-using Source = std::variant<std::string, std::function<int64_t(const Call&)>, TilesOf>;
+// `x.size1`, `x.stride0` for what they say of an input or an output. A function gives any other
+// integer.
+using Source = std::variant<std::string, std::function<int64_t(const Call&)>, TilesOf, FaultOf>;
 
-// A member of the kernel's struct and its source: eight bytes, or the 128 of a TileMap. A unit
-// whose struct has other members, or in another order, does not compile.
+// A member of the kernel's struct and its source: eight bytes, the 128 of a TileMap, or the 24 of
+// an InputFault. A unit whose struct has other members, or in another order, does not compile.
 struct Argument {
   std::string member;
   Source source;
