@@ -89,15 +89,6 @@ Input mask(std::string name, int length) {
   return input;
 }
 
-Shape like(std::string input) { return {Shape::Kind::like, std::move(input), ""}; }
-Shape preserve(std::string input) { return {Shape::Kind::preserve, std::move(input), ""}; }
-Shape rows_of(std::string input) { return {Shape::Kind::rows_of, std::move(input), ""}; }
-Shape linear(std::string input, std::string weight) {
-  return {Shape::Kind::linear, std::move(input), std::move(weight)};
-}
-Shape scalar() { return {Shape::Kind::scalar, "", ""}; }
-Shape empty() { return {Shape::Kind::empty, "", ""}; }
-
 int64_t value_of(const Knobs& knobs, std::string_view name, int64_t otherwise) {
   for (const Knob& knob : knobs) {
     if (knob.name == name) return knob.value;

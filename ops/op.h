@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "ops/call.h"
+#include "ops/shape.h"
 #include "runtime/spec.h"
 #include "runtime/unit.h"
 
@@ -47,21 +48,6 @@ Input real(std::string name, std::string default_text);
 Input choice(std::string name, std::vector<std::string> choices, std::string_view default_choice);
 Input flag(std::string name, bool default_value = false);
 Input mask(std::string name, int length);  // bool[length]
-
-// The shape of an output or a temporary, from an input's; no arithmetic, so that symbolic sizes
-// pass through.
-struct Shape {
-  enum class Kind : uint8_t { like, preserve, rows_of, linear, scalar, empty } kind = Kind::empty;
-  std::string of;      // input
-  std::string weight;  // input: of `linear`
-};
-Shape like(std::string input);      // same sizes, contiguous
-Shape preserve(std::string input);  // same sizes, same order of dims in memory: of a `strided` one
-Shape rows_of(std::string input);   // all sizes but the last
-Shape scalar();                     // []
-Shape empty();                      // [0]
-// All sizes but the last, which is the weight's first.
-Shape linear(std::string input, std::string weight);
 
 struct Output {
   std::string name;

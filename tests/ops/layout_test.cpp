@@ -113,8 +113,7 @@ std::vector<std::pair<std::string, Tensor>> tensors_with_rows(const Call& call) 
   const std::vector<OutputPlan> outputs = plan_outputs(call);
   for (size_t i = 0; i < outputs.size(); ++i) {
     const Shape shape = op.outputs[i].shape(call);
-    const bool of_rows = shape.kind == Shape::Kind::like || shape.kind == Shape::Kind::preserve;
-    if (of_rows && has_rows(op.input_index(shape.of)))
+    if (shape.whole() && has_rows(op.input_index(shape.of)))
       list.emplace_back(op.outputs[i].name, allocated(outputs[i]));
   }
   return list;
@@ -218,7 +217,7 @@ TEST(OutputLayout, only_what_has_free_strides_is_preserved) {
     const Call call = example_call(*op, Dtype::f32, {.rows = 5, .size = 16, .inner = 4}, hopper);
     for (const Output& output : op->outputs) {
       const Shape shape = output.shape(call);
-      if (shape.kind != Shape::Kind::preserve) continue;
+      if (!shape.in_order) continue;
       EXPECT_EQ(op->inputs[op->input_index(shape.of)].layout, Layout::strided) << op->name;
     }
   }
