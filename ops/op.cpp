@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "base/error.h"
 #include "base/text.h"
 #include "runtime/device.h"
 
@@ -126,6 +127,25 @@ std::string Op::schema() const {
   std::vector<std::string> right;
   for (const Output& output : outputs) right.push_back("Tensor " + output.name);
   return fmt::format("{}({}) -> ({})", name, fmt::join(left, ", "), fmt::join(right, ", "));
+}
+
+Extent Op::extent(const Extent& asked) const {
+  std::vector<NamedSize> all;
+  for (const ExampleSize& size : sizes) all.push_back({size.name, size.usual});
+  for (const NamedSize& one : asked.sizes()) {
+    const auto found = std::find_if(all.begin(), all.end(),
+                                    [&](const NamedSize& known) { return known.name == one.name; });
+    if (found == all.end()) {
+      std::vector<std::string> names;
+      for (const NamedSize& known : all) names.push_back(known.name);
+      throw Error(
+          ErrorKind::invalid_argument,
+          fmt::format("liger_jit::{}: its example has no size '{}' (given: {}); allowed: {}", name,
+                      one.name, one.value, fmt::join(names, ", ")));
+    }
+    found->value = one.value;
+  }
+  return Extent(std::move(all));
 }
 
 }  // namespace liger

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "ops/call.h"
+#include "ops/extent.h"
 #include "ops/shape.h"
 #include "runtime/spec.h"
 #include "runtime/unit.h"
@@ -178,15 +179,9 @@ struct Sample {  // one argument of an example
   bool heads_second = false;
 };
 
-struct Extent {
-  int64_t rows = 1;
-  int64_t size = 1;    // of the last dim
-  int64_t inner = 64;  // a third extent where an op has one: hidden size of a fused linear loss
-};
-
 struct BenchCase {
   std::string name;
-  Extent extent;
+  Extent extent;  // what it does not name is as usual
 };
 
 struct Op {
@@ -203,11 +198,16 @@ struct Op {
   Autocast autocast = Autocast::none;
   std::vector<std::string> autocast_inputs;
   std::function<std::vector<Sample>(const Extent&)> example;  // inputs left out take their defaults
+  std::vector<ExampleSize> sizes = example_sizes();           // what the example may be asked for
   std::vector<BenchCase> bench;
 
   int input_index(std::string_view name) const;   // -1 when absent
   int output_index(std::string_view name) const;  // -1 when absent
   std::string schema() const;                     // name(inputs) -> (outputs)
+
+  // All sizes of its example: those asked for, and the usual ones. Raises Error(invalid_argument)
+  // for one that it does not have.
+  Extent extent(const Extent& asked) const;
 };
 
 }  // namespace liger
