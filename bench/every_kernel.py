@@ -41,7 +41,7 @@ def main() -> None:
             if op.removesuffix("_backward") in ("rope", "qk_norm_rope"):
                 size = min(size, 256) // 2 * 2
             for dtype in ("bf16", "f32"):
-                values = arguments(op, device, dtype, rows, size, inner)
+                values = arguments(op, device, dtype, rows=rows, size=size, inner=inner)
                 if op in PUBLIC:
                     results(operator(op), values, differentiable_inputs(op, values))
                 else:

@@ -49,6 +49,18 @@ TiledMatrix tiled(const Call& call, const TilesOf& tiles) {
           tiles.tile_rows, tiles.tile_columns};
 }
 
+// The words of an InputFault: the record, the op to blame, and what else the message says.
+void push_fault(const Op& op, const FaultOf& fault, Launch& launch) {
+  const int input = op.input_index(fault.input);
+  if (input < 0 || !op.inputs[input].is_tensor()) wrong_declaration(op, fault.input);
+  if (!fault.besides.empty() && op.input_index(fault.besides) < 0)
+    wrong_declaration(op, fault.besides);
+  const auto word = static_cast<uint16_t>(launch.words.size());
+  launch.pointers.push_back({word, fault_slot});
+  launch.pointers.push_back({static_cast<uint16_t>(word + 1), blamed_slot});
+  launch.words.insert(launch.words.end(), {0, 0, reinterpret_cast<uint64_t>(&fault)});
+}
+
 }  // namespace
 
 int slot_of(const Op& op, std::string_view name) {
@@ -90,11 +102,12 @@ Launch launch_of(const KernelOf& kernel, const Call& call, const Knobs& knobs) {
       launch.words.resize(word + sizeof(TileMap) / sizeof(uint64_t));
       continue;
     }
+    if (const auto* fault = std::get_if<FaultOf>(&source)) {
+      push_fault(op, *fault, launch);
+      continue;
+    }
     const auto& name = std::get<std::string>(source);
-    if (name == "fault") {
-      launch.pointers.push_back({word, fault_slot});
-      launch.words.push_back(0);
-    } else if (name.find('.') != std::string::npos) {
+    if (name.find('.') != std::string::npos) {
       launch.words.push_back(static_cast<uint64_t>(property(call, name)));
     } else if (const int slot = slot_of(op, name); slot >= 0) {
       launch.pointers.push_back({word, static_cast<uint16_t>(slot)});
@@ -111,9 +124,17 @@ Launch launch_of(const KernelOf& kernel, const Call& call, const Knobs& knobs) {
 
 std::string layout_of(const KernelOf& kernel) {
   std::vector<Member> members;
-  for (const Argument& argument : kernel.arguments)
-    members.push_back({argument.member, argument.bytes()});
-  return layout_of(kernel.name, members);
+  bool records = false;
+  for (const Argument& argument : kernel.arguments) {
+    if (!std::holds_alternative<FaultOf>(argument.source)) {
+      members.push_back({argument.member, argument.bytes()});
+      continue;
+    }
+    records = true;
+    for (const char* const word : {".record", ".blamed", ".check"})
+      members.push_back({argument.member + word});
+  }
+  return (records ? fault_layout() : "") + layout_of(kernel.name, members);
 }
 
 Spec full_spec(const KernelOf& kernel, const Call& call, const Knobs& knobs) {

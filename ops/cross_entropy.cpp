@@ -234,7 +234,7 @@ KernelOf rows_kernel(bool joined, std::string loss, std::string z_loss) {
       {"z_loss", std::move(z_loss)},
       "predicted",
       "dlogits",
-      "fault",
+      {"fault", FaultOf{"target", "ignore_index"}},
       {"rows", "logits.rows"},
       {"logits_stride", "logits.stride"},
       {"dlogits_stride", [](const Call& call) { return call["logits"].last_size(); }},
@@ -365,15 +365,15 @@ const Register cross_entropy{Op{
                        return gradient_unit(call["logits"].dtype, reduction_of(call));
                      }},
     .example = [](const Extent& e) -> std::vector<Sample> {
-      return {{.input = "logits", .shape = {e.rows, e.size}},
-              {.input = "target", .shape = {e.rows}, .dtype = "i64", .below = e.size},
+      return {{.input = "logits", .shape = {e["rows"], e["size"]}},
+              {.input = "target", .shape = {e["rows"]}, .dtype = "i64", .below = e["size"]},
               {.input = "weight", .none = true},
               {.input = "num_items", .none = true}};
     },
-    .bench = {{"vocabulary-32000", {8192, 32000}},
-              {"vocabulary-50257", {8192, 50257}},
-              {"vocabulary-128256", {8192, 128256}},
-              {"vocabulary-151936", {4096, 151936}}},
+    .bench = {{"vocabulary-32000", {{"rows", 8192}, {"size", 32000}}},
+              {"vocabulary-50257", {{"rows", 8192}, {"size", 50257}}},
+              {"vocabulary-128256", {{"rows", 8192}, {"size", 128256}}},
+              {"vocabulary-151936", {{"rows", 4096}, {"size", 151936}}}},
 }};
 
 // Parts for fused linear losses. They write into buffers of the composite, which owns the memory
@@ -410,7 +410,7 @@ KernelOf rows_of_chunk() {
                       "z_loss",
                       "predicted",
                       {"dlogits", "logits"},
-                      "fault",
+                      {"fault", FaultOf{"target", "ignore_index"}},
                       {"rows", "logits.rows"},
                       {"logits_stride", "logits.stride"},
                       {"dlogits_stride", "logits.stride"},
@@ -434,13 +434,13 @@ const Register cross_entropy_chunk{Op{
         },
     .kernels = {rows_of_chunk()},
     .example = [](const Extent& e) -> std::vector<Sample> {
-      return {{.input = "logits", .shape = {e.rows, e.size}},
-              {.input = "target", .shape = {e.rows}, .dtype = "i64", .below = e.size},
+      return {{.input = "logits", .shape = {e["rows"], e["size"]}},
+              {.input = "target", .shape = {e["rows"]}, .dtype = "i64", .below = e["size"]},
               {.input = "weight", .none = true},
               {.input = "totals", .shape = {3}, .dtype = "arithmetic"},
               {.input = "upstream", .none = true},
-              {.input = "loss", .shape = {e.rows}, .dtype = "arithmetic"},
-              {.input = "z_loss", .shape = {e.rows}, .dtype = "arithmetic"},
+              {.input = "loss", .shape = {e["rows"]}, .dtype = "arithmetic"},
+              {.input = "z_loss", .shape = {e["rows"]}, .dtype = "arithmetic"},
               {.input = "predicted", .none = true},
               {.input = "with_gradient", .value = 1}};
     },
@@ -456,11 +456,11 @@ const Register cross_entropy_totals{Op{
     .kernels = {totals_kernel({}, totals_dtype,
                               [](const Call& call) { return call.integer("classes"); })},
     .example = [](const Extent& e) -> std::vector<Sample> {
-      return {{.input = "target", .shape = {e.rows}, .dtype = "i64", .below = e.size},
+      return {{.input = "target", .shape = {e["rows"]}, .dtype = "i64", .below = e["size"]},
               {.input = "weight", .none = true},
               {.input = "num_items", .none = true},
               {.input = "totals", .shape = {3}, .dtype = "arithmetic"},
-              {.input = "classes", .value = static_cast<double>(e.size)}};
+              {.input = "classes", .value = static_cast<double>(e["size"])}};
     },
 }};
 
@@ -474,10 +474,10 @@ const Register cross_entropy_mean{Op{
                integer("ignore_index", -100), flag("want_accuracy")},
     .kernels = {mean_kernel({}, totals_dtype, "row_loss", "row_z_loss", "loss", "z_loss")},
     .example = [](const Extent& e) -> std::vector<Sample> {
-      return {{.input = "row_loss", .shape = {e.rows}, .dtype = "arithmetic"},
-              {.input = "row_z_loss", .shape = {e.rows}, .dtype = "arithmetic"},
+      return {{.input = "row_loss", .shape = {e["rows"]}, .dtype = "arithmetic"},
+              {.input = "row_z_loss", .shape = {e["rows"]}, .dtype = "arithmetic"},
               {.input = "predicted", .none = true},
-              {.input = "target", .shape = {e.rows}, .dtype = "i64", .below = e.size},
+              {.input = "target", .shape = {e["rows"]}, .dtype = "i64", .below = e["size"]},
               {.input = "totals", .shape = {3}, .dtype = "arithmetic"},
               {.input = "loss", .shape = {}, .dtype = "arithmetic"},
               {.input = "z_loss", .shape = {}, .dtype = "arithmetic"},

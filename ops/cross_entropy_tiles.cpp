@@ -56,12 +56,13 @@ int64_t tile_blocks(const Call& call, const Knobs& knobs) {
 
 // What both passes take.
 std::vector<Sample> tile_example(const Extent& e) {
-  return {{.input = "logits", .shape = {e.rows, padded_columns(e.size)}},
-          {.input = "target", .shape = {e.rows}, .dtype = "i64", .below = e.size},
-          {.input = "weight", .none = true},
-          {.input = "gradient", .shape = {e.rows, numbers_of_row_gradient}, .dtype = "arithmetic"},
-          {.input = "columns", .value = static_cast<double>(e.size)},
-          {.input = "classes", .value = static_cast<double>(e.size)}};
+  return {
+      {.input = "logits", .shape = {e["rows"], padded_columns(e["size"])}},
+      {.input = "target", .shape = {e["rows"]}, .dtype = "i64", .below = e["size"]},
+      {.input = "weight", .none = true},
+      {.input = "gradient", .shape = {e["rows"], numbers_of_row_gradient}, .dtype = "arithmetic"},
+      {.input = "columns", .value = static_cast<double>(e["size"])},
+      {.input = "classes", .value = static_cast<double>(e["size"])}};
 }
 
 std::vector<Input> fold_inputs() {
@@ -133,7 +134,7 @@ const Register fold{Op{
                                "predicted",
                                "so_far",
                                "gradient",
-                               "fault",
+                               {"fault", FaultOf{"target", "ignore_index"}},
                                {"rows", "logits.rows"},
                                {"stride", "logits.stride"},
                                "first_column",
@@ -146,14 +147,15 @@ const Register fold{Op{
                                "softcap"}}},
     .example = [](const Extent& e) -> std::vector<Sample> {
       std::vector<Sample> samples = tile_example(e);
-      samples.insert(
-          samples.end(),
-          {{.input = "totals", .shape = {3}, .dtype = "arithmetic"},
-           {.input = "upstream", .none = true},
-           {.input = "loss", .shape = {e.rows}, .dtype = "arithmetic"},
-           {.input = "z_loss", .shape = {e.rows}, .dtype = "arithmetic"},
-           {.input = "predicted", .none = true},
-           {.input = "so_far", .shape = {e.rows, numbers_of_row_so_far}, .dtype = "arithmetic"}});
+      samples.insert(samples.end(),
+                     {{.input = "totals", .shape = {3}, .dtype = "arithmetic"},
+                      {.input = "upstream", .none = true},
+                      {.input = "loss", .shape = {e["rows"]}, .dtype = "arithmetic"},
+                      {.input = "z_loss", .shape = {e["rows"]}, .dtype = "arithmetic"},
+                      {.input = "predicted", .none = true},
+                      {.input = "so_far",
+                       .shape = {e["rows"], numbers_of_row_so_far},
+                       .dtype = "arithmetic"}});
       return samples;
     },
 }};

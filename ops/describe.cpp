@@ -114,11 +114,14 @@ std::string describe_ops() {
       kernels.push_back({{"name", kernel.name}, {"template", kernel.source}});
     json cases = json::array();
     for (const BenchCase& one : op.bench) {
-      cases.push_back({{"name", one.name},
-                       {"rows", one.extent.rows},
-                       {"size", one.extent.size},
-                       {"inner", one.extent.inner}});
+      json row = {{"name", one.name}};
+      const Extent extent = op.extent(one.extent);
+      for (const NamedSize& size : extent.sizes()) row[size.name] = size.value;
+      cases.push_back(std::move(row));
     }
+    json sizes = json::array();
+    for (const ExampleSize& size : op.sizes)
+      sizes.push_back({{"name", size.name}, {"usual", size.usual}, {"meaning", size.meaning}});
     list.push_back(
         {{"name", op.name},
          {"doc", op.doc},
@@ -131,6 +134,7 @@ std::string describe_ops() {
          {"inputs", inputs},
          {"outputs", outputs},
          {"kernels", kernels},
+         {"sizes", sizes},
          {"cases", cases}});
   }
   return text_of(list);
@@ -220,7 +224,7 @@ std::string describe_stats() {
 std::string describe_example(const Op& op, Dtype dtype, const Extent& extent) {
   json list = json::array();
   if (!op.example) return text_of(list);
-  for (const Sample& sample : op.example(extent)) {
+  for (const Sample& sample : op.example(op.extent(extent))) {
     const Input& input = op.inputs[op.input_index(sample.input)];
     json row = {{"name", sample.input}};
     if (sample.none) {
@@ -260,7 +264,7 @@ Call example_call(const Op& op, Dtype dtype, const Extent& extent, Place place) 
       scalar.integer = std::stoll(input.default_text);
     if (input.kind == InputKind::flag) scalar.integer = input.default_text == "True";
   }
-  for (const Sample& sample : op.example(extent)) {
+  for (const Sample& sample : op.example(op.extent(extent))) {
     const int index = op.input_index(sample.input);
     const Input& input = op.inputs[index];
     if (sample.none) continue;

@@ -14,7 +14,9 @@ std::string describe_stats();        // counters and recent warnings
 // What the server of LIGER_JIT_REMOTE answers: {address, reads, problem, read_ms}; {} without one.
 std::string describe_remote();
 
-// The arguments of an example call: one object for each input, defaults left out.
+// The arguments of an example call: one object for each input, defaults left out. Sizes that are
+// not named are as usual; here and below one that the op does not have raises
+// Error(invalid_argument).
 std::string describe_example(const Op& op, Dtype dtype, const Extent& extent);
 
 // The units of an example call on a target; `compile` adds what the compiler says of them.

@@ -56,11 +56,11 @@ const Register fused_add_rms_norm{Op{
                  .asked_by = keeps_statistics().name},
     .sharding = Sharding::rows,
     .example = [](const Extent& e) -> std::vector<Sample> {
-      return {{.input = "x", .shape = {e.rows, e.size}},
-              {.input = "residual", .shape = {e.rows, e.size}},
-              {.input = "weight", .shape = {e.size}}};
+      return {{.input = "x", .shape = {e["rows"], e["size"]}},
+              {.input = "residual", .shape = {e["rows"], e["size"]}},
+              {.input = "weight", .shape = {e["size"]}}};
     },
-    .bench = {{"hidden-4096", {16384, 4096}}},
+    .bench = {{"hidden-4096", {{"rows", 16384}, {"size", 4096}}}},
 }};
 
 const Register fused_add_rms_norm_backward{

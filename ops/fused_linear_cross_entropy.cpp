@@ -69,9 +69,9 @@ Output gradient_output(std::string name, std::string of, std::string mask_name, 
 }
 
 std::vector<Sample> linear_example(const Extent& e) {
-  return {{.input = "input", .shape = {e.rows, e.inner}},
-          {.input = "weight", .shape = {e.size, e.inner}},
-          {.input = "target", .shape = {e.rows}, .dtype = "i64", .below = e.size},
+  return {{.input = "input", .shape = {e["rows"], e["inner"]}},
+          {.input = "weight", .shape = {e["size"], e["inner"]}},
+          {.input = "target", .shape = {e["rows"]}, .dtype = "i64", .below = e["size"]},
           {.input = "bias", .none = true},
           {.input = "ce_weight", .none = true}};
 }
@@ -110,9 +110,9 @@ Op reduced_op() {
     samples.push_back({.input = "num_items", .none = true});
     return samples;
   };
-  op.bench = {{"llama-8b", {8192, 128256, 4096}},
-              {"qwen3-0.6b", {16384, 151936, 1024}},
-              {"llama2-7b", {8192, 32000, 4096}}};
+  op.bench = {{"llama-8b", {{"rows", 8192}, {"size", 128256}, {"inner", 4096}}},
+              {"qwen3-0.6b", {{"rows", 16384}, {"size", 151936}, {"inner", 1024}}},
+              {"llama2-7b", {{"rows", 8192}, {"size", 32000}, {"inner", 4096}}}};
   return op;
 }
 
@@ -157,7 +157,7 @@ Op each_backward_op() {
                 gradient_output("dbias", "bias", "wants", 2)};
   op.check = check_each;
   op.example = [](const Extent& e) {
-    std::vector<Sample> samples = {{.input = "dloss", .shape = {e.rows}, .dtype = "arithmetic"}};
+    std::vector<Sample> samples = {{.input = "dloss", .shape = {e["rows"]}, .dtype = "arithmetic"}};
     for (Sample& sample : linear_example(e)) samples.push_back(std::move(sample));
     for (const auto& [name, value] :
          std::vector<std::pair<std::string, double>>{{"ignore_index", -100},

@@ -61,11 +61,12 @@ Op gated_op(std::string name, std::string doc, std::string source, std::vector<I
                                         {"up_stride", "up.stride"}}});
   }
   op.example = [flags](const Extent& e) {
-    return with_flags(
-        {{.input = "gate", .shape = {e.rows, e.size}}, {.input = "up", .shape = {e.rows, e.size}}},
-        flags);
+    return with_flags({{.input = "gate", .shape = {e["rows"], e["size"]}},
+                       {.input = "up", .shape = {e["rows"], e["size"]}}},
+                      flags);
   };
-  op.bench = {{"width-11008", {8192, 11008}}, {"width-14336", {8192, 14336}}};
+  op.bench = {{"width-11008", {{"rows", 8192}, {"size", 11008}}},
+              {"width-14336", {{"rows", 8192}, {"size", 14336}}}};
   return op;
 }
 
@@ -103,9 +104,9 @@ Op gated_backward_op(std::string name, std::string source, std::vector<Input> fl
                                         {"up_stride", "up.stride"}}});
   }
   op.example = [flags](const Extent& e) {
-    auto samples = with_flags({{.input = "dy", .shape = {e.rows, e.size}},
-                               {.input = "gate", .shape = {e.rows, e.size}},
-                               {.input = "up", .shape = {e.rows, e.size}}},
+    auto samples = with_flags({{.input = "dy", .shape = {e["rows"], e["size"]}},
+                               {.input = "gate", .shape = {e["rows"], e["size"]}},
+                               {.input = "up", .shape = {e["rows"], e["size"]}}},
                               flags);
     samples.push_back({.input = "wants", .value = 3});
     return samples;

@@ -48,10 +48,10 @@ Output gradient_output(std::string name, std::string of, int bit) {
 }
 
 std::vector<Sample> mlp_example(const Extent& e) {
-  return {{.input = "x", .shape = {e.rows, e.inner}},
-          {.input = "gate_weight", .shape = {e.size, e.inner}},
-          {.input = "up_weight", .shape = {e.size, e.inner}},
-          {.input = "down_weight", .shape = {e.inner, e.size}}};
+  return {{.input = "x", .shape = {e["rows"], e["inner"]}},
+          {.input = "gate_weight", .shape = {e["size"], e["inner"]}},
+          {.input = "up_weight", .shape = {e["size"], e["inner"]}},
+          {.input = "down_weight", .shape = {e["inner"], e["size"]}}};
 }
 
 Op forward_op() {
@@ -102,10 +102,10 @@ Op backward_op(bool in_place) {
                 gradient_output("ddown_weight", "down_weight", 3)};
   op.check = check_mlp;
   op.example = [](const Extent& e) {
-    std::vector<Sample> samples = {{.input = "dy", .shape = {e.rows, e.inner}}};
+    std::vector<Sample> samples = {{.input = "dy", .shape = {e["rows"], e["inner"]}}};
     for (Sample& sample : mlp_example(e)) samples.push_back(std::move(sample));
-    samples.push_back({.input = "gate", .shape = {e.rows, e.size}});
-    samples.push_back({.input = "up", .shape = {e.rows, e.size}});
+    samples.push_back({.input = "gate", .shape = {e["rows"], e["size"]}});
+    samples.push_back({.input = "up", .shape = {e["rows"], e["size"]}});
     samples.push_back({.input = "activation", .value = 0});
     samples.push_back({.input = "wants", .value = 15});
     return samples;
@@ -161,7 +161,7 @@ Op middle_op() {
   op.example = [](const Extent& e) {
     std::vector<Sample> samples;
     for (const char* name : {"product", "gate", "up", "dgate", "dup"}) {
-      samples.push_back({.input = name, .shape = {e.rows, e.size}});
+      samples.push_back({.input = name, .shape = {e["rows"], e["size"]}});
     }
     samples.push_back({.input = "want_product", .value = 1});
     return samples;

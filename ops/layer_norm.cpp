@@ -81,11 +81,11 @@ const Register layer_norm{Op{
                  .asked_by = keeps_statistics().name},
     .sharding = Sharding::rows,
     .example = [](const Extent& e) -> std::vector<Sample> {
-      return {{.input = "x", .shape = {e.rows, e.size}},
-              {.input = "weight", .shape = {e.size}},
-              {.input = "bias", .shape = {e.size}}};
+      return {{.input = "x", .shape = {e["rows"], e["size"]}},
+              {.input = "weight", .shape = {e["size"]}},
+              {.input = "bias", .shape = {e["size"]}}};
     },
-    .bench = {{"hidden-4096", {16384, 4096}}},
+    .bench = {{"hidden-4096", {{"rows", 16384}, {"size", 4096}}}},
 }};
 
 const Register layer_norm_backward{Op{
@@ -154,12 +154,12 @@ const Register layer_norm_backward{Op{
                     [](const Call& call) { return wants_dbias(call) && !wants_dweight(call); })},
     .sharding = Sharding::rows,
     .example = [](const Extent& e) -> std::vector<Sample> {
-      return {{.input = "dy", .shape = {e.rows, e.size}},
-              {.input = "x", .shape = {e.rows, e.size}},
-              {.input = "weight", .shape = {e.size}},
-              {.input = "bias", .shape = {e.size}},
-              {.input = "mean", .shape = {e.rows}, .dtype = "arithmetic"},
-              {.input = "rstd", .shape = {e.rows}, .dtype = "arithmetic"},
+      return {{.input = "dy", .shape = {e["rows"], e["size"]}},
+              {.input = "x", .shape = {e["rows"], e["size"]}},
+              {.input = "weight", .shape = {e["size"]}},
+              {.input = "bias", .shape = {e["size"]}},
+              {.input = "mean", .shape = {e["rows"]}, .dtype = "arithmetic"},
+              {.input = "rstd", .shape = {e["rows"]}, .dtype = "arithmetic"},
               {.input = "eps", .value = 1e-6},
               {.input = "wants", .value = 7}};
     },

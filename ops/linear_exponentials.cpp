@@ -76,7 +76,7 @@ int64_t round_up_to(int64_t count, int64_t to) { return (count + to - 1) / to * 
 // Sizes that a row of 16-bit elements at aligned addresses can have.
 struct Sizes {
   explicit Sizes(const Extent& e)
-      : rows(e.rows), classes(padded_columns(e.size)), hidden(padded_columns(e.inner)) {}
+      : rows(e["rows"]), classes(padded_columns(e["size"])), hidden(padded_columns(e["inner"])) {}
   int64_t rows, classes, hidden;
   int64_t sums() const { return linear_exponentials_sums(classes); }
   Sample input() const { return {.input = "input", .shape = {rows, hidden}, .dtype = "bf16"}; }
@@ -117,7 +117,7 @@ const Register reference{Op{
                         "target",
                         "score",
                         "reference",
-                        "fault",
+                        {"fault", FaultOf{"target", "ignore_index"}},
                         {"rows", "input.rows"},
                         {"input_stride", "input.stride"},
                         "ignore_index"}}},

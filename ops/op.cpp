@@ -3,13 +3,16 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "base/error.h"
 #include "base/text.h"
 #include "runtime/device.h"
 
 namespace liger {
 
 int Argument::bytes() const {
-  return std::holds_alternative<TilesOf>(source) ? sizeof(TileMap) : sizeof(uint64_t);
+  if (std::holds_alternative<TilesOf>(source)) return sizeof(TileMap);
+  const int words = std::holds_alternative<FaultOf>(source) ? 3 : 1;
+  return words * static_cast<int>(sizeof(uint64_t));
 }
 
 namespace {
@@ -87,15 +90,6 @@ Input mask(std::string name, int length) {
   return input;
 }
 
-Shape like(std::string input) { return {Shape::Kind::like, std::move(input), ""}; }
-Shape preserve(std::string input) { return {Shape::Kind::preserve, std::move(input), ""}; }
-Shape rows_of(std::string input) { return {Shape::Kind::rows_of, std::move(input), ""}; }
-Shape linear(std::string input, std::string weight) {
-  return {Shape::Kind::linear, std::move(input), std::move(weight)};
-}
-Shape scalar() { return {Shape::Kind::scalar, "", ""}; }
-Shape empty() { return {Shape::Kind::empty, "", ""}; }
-
 int64_t value_of(const Knobs& knobs, std::string_view name, int64_t otherwise) {
   for (const Knob& knob : knobs) {
     if (knob.name == name) return knob.value;
@@ -133,6 +127,25 @@ std::string Op::schema() const {
   std::vector<std::string> right;
   for (const Output& output : outputs) right.push_back("Tensor " + output.name);
   return fmt::format("{}({}) -> ({})", name, fmt::join(left, ", "), fmt::join(right, ", "));
+}
+
+Extent Op::extent(const Extent& asked) const {
+  std::vector<NamedSize> all;
+  for (const ExampleSize& size : sizes) all.push_back({size.name, size.usual});
+  for (const NamedSize& one : asked.sizes()) {
+    const auto found = std::find_if(all.begin(), all.end(),
+                                    [&](const NamedSize& known) { return known.name == one.name; });
+    if (found == all.end()) {
+      std::vector<std::string> names;
+      for (const NamedSize& known : all) names.push_back(known.name);
+      throw Error(
+          ErrorKind::invalid_argument,
+          fmt::format("liger_jit::{}: its example has no size '{}' (given: {}); allowed: {}", name,
+                      one.name, one.value, fmt::join(names, ", ")));
+    }
+    found->value = one.value;
+  }
+  return Extent(std::move(all));
 }
 
 }  // namespace liger

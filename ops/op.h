@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "ops/call.h"
+#include "ops/extent.h"
+#include "ops/shape.h"
 #include "runtime/spec.h"
 #include "runtime/unit.h"
 
@@ -48,21 +50,6 @@ Input choice(std::string name, std::vector<std::string> choices, std::string_vie
 Input flag(std::string name, bool default_value = false);
 Input mask(std::string name, int length);  // bool[length]
 
-// The shape of an output or a temporary, from an input's; no arithmetic, so that symbolic sizes
-// pass through.
-struct Shape {
-  enum class Kind : uint8_t { like, preserve, rows_of, linear, scalar, empty } kind = Kind::empty;
-  std::string of;      // input
-  std::string weight;  // input: of `linear`
-};
-Shape like(std::string input);      // same sizes, contiguous
-Shape preserve(std::string input);  // same sizes, same order of dims in memory: of a `strided` one
-Shape rows_of(std::string input);   // all sizes but the last
-Shape scalar();                     // []
-Shape empty();                      // [0]
-// All sizes but the last, which is the weight's first.
-Shape linear(std::string input, std::string weight);
-
 struct Output {
   std::string name;
   std::function<Shape(const Call&)>
@@ -83,14 +70,21 @@ struct TilesOf {
   int tile_columns;
 };
 
+// Of a kernel that checks the values of an integer input: what its InputFault tells the host, who
+// blames the op that the user called. A part of a composite has the input by the composite's name.
+struct FaultOf {
+  std::string input;
+  std::string besides = {};  // the input whose value is allowed too, as ignore_index; empty: none
+};
+
 // Where the value of a kernel's member comes from. A name stands for a tensor's pointer, or a
 // scalar input's value (integers as int64, reals as double); `x.rows`, `x.stride` (of rows),
-// `x.size1`, `x.stride0` for what they say of an input or an output; `fault` for the device's fault
-// record. A function gives any other integer.
-using Source = std::variant<std::string, std::function<int64_t(const Call&)>, TilesOf>;
+// `x.size1`, `x.stride0` for what they say of an input or an output. A function gives any other
+// integer.
+using Source = std::variant<std::string, std::function<int64_t(const Call&)>, TilesOf, FaultOf>;
 
-// A member of the kernel's struct and its source: eight bytes, or the 128 of a TileMap. A unit
-// whose struct has other members, or in another order, does not compile.
+// A member of the kernel's struct and its source: eight bytes, the 128 of a TileMap, or the 24 of
+// an InputFault. A unit whose struct has other members, or in another order, does not compile.
 struct Argument {
   std::string member;
   Source source;
@@ -185,15 +179,9 @@ struct Sample {  // one argument of an example
   bool heads_second = false;
 };
 
-struct Extent {
-  int64_t rows = 1;
-  int64_t size = 1;    // of the last dim
-  int64_t inner = 64;  // a third extent where an op has one: hidden size of a fused linear loss
-};
-
 struct BenchCase {
   std::string name;
-  Extent extent;
+  Extent extent;  // what it does not name is as usual
 };
 
 struct Op {
@@ -210,11 +198,16 @@ struct Op {
   Autocast autocast = Autocast::none;
   std::vector<std::string> autocast_inputs;
   std::function<std::vector<Sample>(const Extent&)> example;  // inputs left out take their defaults
+  std::vector<ExampleSize> sizes = example_sizes();           // what the example may be asked for
   std::vector<BenchCase> bench;
 
   int input_index(std::string_view name) const;   // -1 when absent
   int output_index(std::string_view name) const;  // -1 when absent
   std::string schema() const;                     // name(inputs) -> (outputs)
+
+  // All sizes of its example: those asked for, and the usual ones. Raises Error(invalid_argument)
+  // for one that it does not have.
+  Extent extent(const Extent& asked) const;
 };
 
 }  // namespace liger

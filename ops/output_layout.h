@@ -68,21 +68,29 @@ Extents<Int> preserved(const Extents<Int>& of) {
 
 }  // namespace output_layout
 
-// `input(name)` gives the Extents of a tensor input.
+// What declarations may ask of shapes that they have not checked: raise Error(invalid_argument).
+namespace output_layout {
+int dim_of(const Call& call, const std::string& input, int dims, int dim);  // from 0 on
+void check_dims(const Call& call, const Output& output, int dims);
+}  // namespace output_layout
+
+// Of an output; `input(name)` gives the Extents of a tensor input.
 template <class Int, class Compare, class InputOf>
-Extents<Int> extents_of(const Shape& shape, InputOf&& input) {
+Extents<Int> extents_of(const Call& call, const Output& output, InputOf&& input) {
+  const Shape shape = output.shape(call);
   Extents<Int> result;
-  if (shape.kind == Shape::Kind::scalar) return result;
-  if (shape.kind == Shape::Kind::empty) {
-    result.dims = 1;
-    return result;
-  }
-  result = input(shape.of);
-  if (shape.kind == Shape::Kind::preserve) return output_layout::preserved<Int, Compare>(result);
+  if (!shape.of.empty()) result = input(shape.of);
+  if (shape.in_order) return output_layout::preserved<Int, Compare>(result);
   result.contiguous = true;
-  if (shape.kind == Shape::Kind::rows_of) --result.dims;
-  if (shape.kind == Shape::Kind::linear)
-    result.sizes[result.dims - 1] = input(shape.weight).sizes[0];
+  result.dims -= shape.but;
+  output_layout::check_dims(call, output, result.dims + static_cast<int>(shape.then.size()));
+  for (const Size& size : shape.then) {
+    result.sizes[result.dims++] =
+        size.template value<Int>([&](const std::string& name, int dim) -> Int {
+          const Extents<Int> of = input(name);
+          return of.sizes[output_layout::dim_of(call, name, of.dims, dim)];
+        });
+  }
   return result;
 }
 

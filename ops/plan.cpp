@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "ops/arguments.h"
 #include "ops/output_layout.h"
+#include "ops/registry.h"
 #include "ops/tuning.h"
 #include "runtime/source_hash.h"
 
@@ -195,21 +196,35 @@ void launch(const Plan& plan, void* const* pointers, Stream stream) {
   counters().launches.fetch_add(plan.launches.size(), std::memory_order_relaxed);
 }
 
-void raise_fault(const Op& op, Fault& fault) {
+namespace {
+
+// A backward was called by autograd; the user called the op that it is the backward of.
+const Op& called_by_user(const Op& blamed) {
+  if (!blamed.internal) return blamed;
+  for (const Op& op : registry()) {
+    if (op.gradient.backward == blamed.name || op.gradient.last_backward == blamed.name) return op;
+  }
+  return blamed;
+}
+
+}  // namespace
+
+void raise_fault(Fault& fault) {
   int64_t state = Fault::published;
   if (fault.state.load(std::memory_order_relaxed) != state ||
       !fault.state.compare_exchange_strong(state, Fault::reading)) {
     return;
   }
-  const int64_t row = fault.row;
+  const Op& op = called_by_user(*reinterpret_cast<const Op*>(fault.blamed));
+  const FaultOf& check = *reinterpret_cast<const FaultOf*>(fault.check);
+  const int64_t place = fault.place;
   const int64_t value = fault.value;
   const int64_t limit = fault.limit;
   fault.state.store(Fault::empty, std::memory_order_release);
-  throw Error(
-      ErrorKind::invalid_argument,
-      fmt::format(
-          "liger_jit::{}: target[{}] is {}, which is no class; allowed: 0 to {} and ignore_index",
-          op.name, row, value, limit - 1));
+  const std::string besides = check.besides.empty() ? "" : " and " + check.besides;
+  throw Error(ErrorKind::invalid_argument,
+              fmt::format("liger_jit::{}: element {} of argument '{}' is {}; allowed: 0 to {}{}",
+                          op.name, place, check.input, value, limit - 1, besides));
 }
 
 std::vector<PlannedUnit> units_of(const Call& call, bool all_candidates, KnownUnits* known) {

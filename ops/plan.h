@@ -53,7 +53,11 @@ struct Plan {
 };
 
 constexpr int max_slots = 40;
-constexpr int fault_slot = max_slots;  // after all others: the fault record, if a kernel has one
+// After all others, for kernels that check values: the fault record, and the op that the user
+// called.
+constexpr int fault_slot = max_slots;
+constexpr int blamed_slot = max_slots + 1;
+constexpr int all_slots = max_slots + 2;
 constexpr int max_words = 64;
 
 // Raises Error(invalid_argument) naming op, argument, value and what is allowed, or
@@ -65,12 +69,14 @@ void check_call(const Call& call);
 // that names liger_jit.warmup otherwise.
 std::shared_ptr<const Plan> make_plan(const Call& call, Device& device, Stream stream);
 
-// Pointers by slot, fault_slot too. Asynchronous on a GPU.
+// Pointers by slot, `all_slots` of them. Asynchronous on a GPU. Ops and kernels are those of the
+// registry, which lives as long as the process: launches hold their addresses, and so do graphs.
 void launch(const Launch& launch, Device& device, void* const* pointers, Stream stream);
 void launch(const Plan& plan, void* const* pointers, Stream stream);
 
-// Raises what a kernel has published in the record, if anything, in the words of `op`; clears it.
-void raise_fault(const Op& op, Fault& fault);
+// Raises what a kernel has published in the record, if anything, and clears it: in the words of the
+// op that the user called, whoever asks.
+void raise_fault(Fault& fault);
 
 // The units a call needs on a target, one for each kernel and candidate; no device is needed.
 struct PlannedUnit {

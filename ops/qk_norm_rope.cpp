@@ -200,12 +200,14 @@ Temporary partials(std::string name) {
 int64_t key_heads(int64_t heads) { return heads > 8 ? 8 : (heads + 1) / 2; }
 
 std::vector<Sample> samples(const Extent& e) {
-  return {{.input = "q", .shape = {1, e.inner, e.rows, e.size}, .heads_second = true},
-          {.input = "k", .shape = {1, key_heads(e.inner), e.rows, e.size}, .heads_second = true},
-          {.input = "weight_q", .shape = {e.size}},
-          {.input = "weight_k", .shape = {e.size}},
-          {.input = "cos", .shape = {1, e.rows, e.size}},
-          {.input = "sin", .shape = {1, e.rows, e.size}}};
+  return {{.input = "q", .shape = {1, e["inner"], e["rows"], e["size"]}, .heads_second = true},
+          {.input = "k",
+           .shape = {1, key_heads(e["inner"]), e["rows"], e["size"]},
+           .heads_second = true},
+          {.input = "weight_q", .shape = {e["size"]}},
+          {.input = "weight_k", .shape = {e["size"]}},
+          {.input = "cos", .shape = {1, e["rows"], e["size"]}},
+          {.input = "sin", .shape = {1, e["rows"], e["size"]}}};
 }
 
 const Register qk_norm_rope{Op{
@@ -225,7 +227,8 @@ const Register qk_norm_rope{Op{
                         {"weight_k", "dweight_k", {"k_out"}}}},
     .sharding = Sharding::heads,
     .example = samples,
-    .bench = {{"heads-16-8", {8192, 128, 16}}, {"heads-32-8", {16384, 128, 32}}},
+    .bench = {{"heads-16-8", {{"rows", 8192}, {"size", 128}, {"inner", 16}}},
+              {"heads-32-8", {{"rows", 16384}, {"size", 128}, {"inner", 32}}}},
 }};
 
 const Register qk_norm_rope_backward{Op{
@@ -256,16 +259,19 @@ const Register qk_norm_rope_backward{Op{
     .sharding = Sharding::heads,
     .example =
         [](const Extent& e) {
-          std::vector<Sample> list = {
-              {.input = "dq_out", .shape = {1, e.inner, e.rows, e.size}, .heads_second = true},
-              {.input = "dk_out",
-               .shape = {1, key_heads(e.inner), e.rows, e.size},
-               .heads_second = true}};
+          std::vector<Sample> list = {{.input = "dq_out",
+                                       .shape = {1, e["inner"], e["rows"], e["size"]},
+                                       .heads_second = true},
+                                      {.input = "dk_out",
+                                       .shape = {1, key_heads(e["inner"]), e["rows"], e["size"]},
+                                       .heads_second = true}};
           for (const Sample& sample : samples(e)) list.push_back(sample);
           list.insert(
               list.end(),
-              {{.input = "rstd_q", .shape = {1, e.inner, e.rows}, .dtype = "arithmetic"},
-               {.input = "rstd_k", .shape = {1, key_heads(e.inner), e.rows}, .dtype = "arithmetic"},
+              {{.input = "rstd_q", .shape = {1, e["inner"], e["rows"]}, .dtype = "arithmetic"},
+               {.input = "rstd_k",
+                .shape = {1, key_heads(e["inner"]), e["rows"]},
+                .dtype = "arithmetic"},
                {.input = "eps", .value = 1e-6},
                {.input = "offset", .value = 0.0},
                {.input = "casting_mode", .value = 0},

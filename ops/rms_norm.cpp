@@ -84,12 +84,13 @@ const Register rms_norm{Op{
                  .asked_by = keeps_statistics().name},
     .sharding = Sharding::rows,
     .example = [](const Extent& e) -> std::vector<Sample> {
-      return {{.input = "x", .shape = {e.rows, e.size}}, {.input = "weight", .shape = {e.size}}};
+      return {{.input = "x", .shape = {e["rows"], e["size"]}},
+              {.input = "weight", .shape = {e["size"]}}};
     },
-    .bench = {{"hidden-1024", {16384, 1024}},
-              {"hidden-2880", {16384, 2880}},
-              {"hidden-4096", {16384, 4096}},
-              {"hidden-8192", {16384, 8192}}},
+    .bench = {{"hidden-1024", {{"rows", 16384}, {"size", 1024}}},
+              {"hidden-2880", {{"rows", 16384}, {"size", 2880}}},
+              {"hidden-4096", {{"rows", 16384}, {"size", 4096}}},
+              {"hidden-8192", {{"rows", 16384}, {"size", 8192}}}},
 }};
 
 const Register rms_norm_backward{rms_norm_backward_op("rms_norm_backward", false)};
@@ -178,11 +179,11 @@ Op rms_norm_backward_op(std::string name, bool with_dsum) {
           {{"partials", "dweight", [](const Call& call) { return weight_dtype(call, "x"); }}}, "x",
           wants_dweight)};
   op.example = [with_dsum](const Extent& e) {
-    std::vector<Sample> samples = {{.input = "dy", .shape = {e.rows, e.size}}};
-    if (with_dsum) samples.push_back({.input = "dsum", .shape = {e.rows, e.size}});
-    samples.insert(samples.end(), {{.input = "x", .shape = {e.rows, e.size}},
-                                   {.input = "weight", .shape = {e.size}},
-                                   {.input = "rstd", .shape = {e.rows}, .dtype = "arithmetic"},
+    std::vector<Sample> samples = {{.input = "dy", .shape = {e["rows"], e["size"]}}};
+    if (with_dsum) samples.push_back({.input = "dsum", .shape = {e["rows"], e["size"]}});
+    samples.insert(samples.end(), {{.input = "x", .shape = {e["rows"], e["size"]}},
+                                   {.input = "weight", .shape = {e["size"]}},
+                                   {.input = "rstd", .shape = {e["rows"]}, .dtype = "arithmetic"},
                                    {.input = "eps", .value = 1e-6},
                                    {.input = "offset", .value = 0.0},
                                    {.input = "casting_mode", .value = 0},

@@ -74,11 +74,11 @@ Output rotated(std::string name, std::string of, std::string q) {
 }
 
 std::vector<Sample> rope_samples(const Extent& e, const char* q, const char* k) {
-  const int64_t heads = e.inner > 0 ? e.inner : 1;
-  return {{.input = q, .shape = {1, heads, e.rows, e.size}, .heads_second = true},
-          {.input = k, .shape = {1, (heads + 3) / 4, e.rows, e.size}, .heads_second = true},
-          {.input = "cos", .shape = {1, e.rows, e.size}},
-          {.input = "sin", .shape = {1, e.rows, e.size}}};
+  const int64_t heads = e["inner"] > 0 ? e["inner"] : 1;
+  return {{.input = q, .shape = {1, heads, e["rows"], e["size"]}, .heads_second = true},
+          {.input = k, .shape = {1, (heads + 3) / 4, e["rows"], e["size"]}, .heads_second = true},
+          {.input = "cos", .shape = {1, e["rows"], e["size"]}},
+          {.input = "sin", .shape = {1, e["rows"], e["size"]}}};
 }
 
 const Register rope{Op{
@@ -94,7 +94,7 @@ const Register rope{Op{
                  .of = {{"q", "dq", {"q_out"}}, {"k", "dk", {"k_out"}}}},
     .sharding = Sharding::heads,
     .example = [](const Extent& e) { return rope_samples(e, "q", "k"); },
-    .bench = {{"heads-32-8", {16384, 128, 32}}},
+    .bench = {{"heads-32-8", {{"rows", 16384}, {"size", 128}, {"inner", 32}}}},
 }};
 
 const Register rope_backward{Op{

@@ -57,7 +57,7 @@ KernelOf scale_kernel(bool in_place) {
 }
 
 std::vector<Sample> scale_example(const Extent& e) {
-  return {{.input = "x", .shape = {e.rows, e.size}},
+  return {{.input = "x", .shape = {e["rows"], e["size"]}},
           {.input = "factor", .shape = {}, .dtype = "arithmetic"}};
 }
 

@@ -117,8 +117,9 @@ bool measure(const KernelOf& kernel, const Call& call, Device& device, Stream st
   for (int64_t i = 0; i < wanted; ++i) {
     auto pointers = take_tensors(sized, scratch);
     if (pointers.empty()) break;
-    pointers.resize(max_slots + 1);
+    pointers.resize(all_slots);
     pointers[fault_slot] = device.fault() ? device.fault_pointer() : &fault_of_host;
+    pointers[blamed_slot] = const_cast<Op*>(&call.op());
     sets.push_back(std::move(pointers));
   }
   if (sets.empty()) return false;

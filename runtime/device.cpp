@@ -2,6 +2,7 @@
 
 #include <array>
 #include <atomic>
+#include <cstddef>
 #include <map>
 #include <mutex>
 
@@ -11,6 +12,17 @@
 #include "runtime/backends.h"
 
 namespace liger {
+
+std::string fault_layout() {
+  const std::pair<const char*, size_t> fields[] = {
+      {"state", offsetof(Fault, state)}, {"blamed", offsetof(Fault, blamed)},
+      {"check", offsetof(Fault, check)}, {"place", offsetof(Fault, place)},
+      {"value", offsetof(Fault, value)}, {"limit", offsetof(Fault, limit)}};
+  std::string lines;
+  for (const auto& [field, offset] : fields)
+    lines += fmt::format("LIGER_FAULT_FIELD({}, {})\n", field, offset);
+  return lines + fmt::format("LIGER_FAULT_BYTES({})\n", sizeof(Fault));
+}
 
 int device_count(Backend backend) {
   switch (backend) {

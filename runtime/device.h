@@ -24,7 +24,8 @@ struct DeviceProperties {
 };
 
 // What a kernel found wrong with its data (a label out of range): written by the kernel, read by
-// the host without a synchronisation. Lives in memory that both can reach.
+// the host without a synchronisation. Lives in memory that both can reach; templates/device/fault.h
+// has the same record, and units assert that it is (`fault_layout`).
 struct Fault {
   static constexpr int64_t empty = 0;      // a kernel may take it
   static constexpr int64_t taken = 1;      // a kernel is writing the fields
@@ -32,10 +33,15 @@ struct Fault {
   static constexpr int64_t reading = 3;    // a thread of the host does
 
   std::atomic<int64_t> state = empty;
-  volatile int64_t row = 0;
+  volatile int64_t blamed = 0;  // the op, and what its kernel checks: addresses of the host's, with
+  volatile int64_t check = 0;   // which the kernel was launched
+  volatile int64_t place = 0;   // of the value, counted from the input's first
   volatile int64_t value = 0;
-  volatile int64_t limit = 0;
+  volatile int64_t limit = 0;  // 0 to limit - 1 are allowed
 };
+
+// The lines of a unit by which a kernel with another record does not compile.
+std::string fault_layout();
 
 // A kernel loaded on one device. Never unloaded: captured graphs may hold it.
 struct Function;

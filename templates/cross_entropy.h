@@ -117,7 +117,7 @@ struct CrossEntropyRows {
   A* z_loss;  // of each row, unscaled
   long long* predicted;
   T* dlogits;
-  FaultRecord* fault;
+  InputFault fault;
   long long rows;
   long long logits_stride;
   long long dlogits_stride;

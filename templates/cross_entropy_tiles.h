@@ -87,7 +87,7 @@ struct CrossEntropyFold {
   long long* predicted;
   RowSoFar<Wide>* so_far;
   RowGradient<A>* gradient;
-  FaultRecord* fault;
+  InputFault fault;
   long long rows;
   long long stride;
   long long first_column;  // class of the tile's first column

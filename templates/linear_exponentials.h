@@ -33,7 +33,7 @@ struct LinearReference {
   const long long* target;
   float* score;
   float* reference;
-  FaultRecord* fault;
+  InputFault fault;
   long long rows;
   long long input_stride;
   long long ignore_index;

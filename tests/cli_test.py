@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from liger_jit.cli import COMMANDS, main
-from liger_jit.library import ask, ops
+from liger_jit.library import ask, example_sizes, ops
 
 SMALL = ["--size", "48", "--rows", "4"]
 
@@ -65,6 +65,19 @@ def test_show_compiles_for_targets_that_are_not_here(run_json, arch):
     if arch != "cpu":
         assert kernel["registers"] > 0
         assert kernel["spill_bytes"] == 0
+
+
+def test_show_takes_the_sizes_that_examples_have(run_json):
+    def unit(*sizes):
+        (kernel,) = run_json("show", "linear_reference_", *sizes, "--no-compile")["kernels"]
+        return kernel["unit"]
+
+    usual = {name: size["usual"] for name, size in example_sizes().items()}
+    assert f".hidden = {usual['inner']}" in unit()
+    assert f".classes = {usual['size']}" in unit()
+    given = unit("--inner", "24", "--size", "72")
+    assert ".hidden = 24" in given
+    assert ".classes = 72" in given
 
 
 def test_show_prints_a_source_that_needs_nothing_else(run, tmp_path):

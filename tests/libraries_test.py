@@ -72,7 +72,7 @@ def test_no_state_exists_in_both():
 def test_an_error_of_the_core_is_the_bindings():
     """Thrown in the one and caught in the other, by its type."""
     with pytest.raises(ValueError, match="no_such_op"):
-        library.native()._show("no_such_op", "float32", 1, 1, 1, "cpu", False)
+        library.native()._show("no_such_op", "float32", {}, "cpu", False)
 
 
 FAKE = """

@@ -43,7 +43,7 @@ at::Tensor meta_output(const Op& op, const Output& output, const Call& call,
                        c10::ArrayRef<c10::IValue> inputs, c10::Device device) {
   const auto options = at::TensorOptions().dtype(scalar_type(output.dtype(call))).device(device);
   const auto extents =
-      extents_of<c10::SymInt, CompareSymbols>(output.shape(call), [&](const std::string& name) {
+      extents_of<c10::SymInt, CompareSymbols>(call, output, [&](const std::string& name) {
         return extents_of_input(inputs[op.input_index(name)].toTensor());
       });
   const c10::SymIntArrayRef sizes(extents.sizes, extents.dims);

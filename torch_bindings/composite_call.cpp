@@ -29,9 +29,10 @@ Values in_order(const CompositeCall& call, const Op& part, std::initializer_list
   for (size_t i = 0; i < values.size(); ++i) {
     const Input& input = part.inputs[i];
     if ((given >> i & 1) != 0 || input.is_tensor()) continue;
-    TORCH_INTERNAL_ASSERT(call.op().input_index(input.name) >= 0, call.op().name,
-                          " gives no value for ", input.name, " of ", part.name);
-    values[i] = call[input.name];
+    const c10::IValue* const own = call.find(input.name);
+    TORCH_INTERNAL_ASSERT(own, call.op().name, " gives no value for ", input.name, " of ",
+                          part.name);
+    values[i] = *own;
   }
   return values;
 }

@@ -37,6 +37,10 @@ class CompositeCall {
     const int index = op_.input_index(name);
     return index >= 0 && !absent(values_[index], op_.inputs[index]);
   }
+  const c10::IValue* find(std::string_view name) const {  // null: the composite has no such input
+    const int index = op_.input_index(name);
+    return index < 0 ? nullptr : &values_[index];
+  }
   at::Tensor tensor(std::string_view name) const {
     return has(name) ? (*this)[name].toTensor() : at::Tensor();
   }

@@ -48,7 +48,7 @@ namespace {
 
 struct Prepared {
   CallWords words;
-  void* pointers[max_slots + 1];
+  void* pointers[all_slots];
 };
 
 void read_inputs(const Op& op, c10::ArrayRef<c10::IValue> inputs, Place place, Prepared& call) {
@@ -104,8 +104,9 @@ Tensors execute(const Op& op, c10::ArrayRef<c10::IValue> inputs, const Op& blame
   Fault fault_of_call;
   if (plan->records_faults) {
     call.pointers[fault_slot] = shared_fault ? on.fault_pointer() : &fault_of_call;
+    call.pointers[blamed_slot] = const_cast<Op*>(&blamed);
     // A backward goes on: its forward has told of the row by a NaN, and the next call will.
-    if (shared_fault && !blamed.internal) raise_fault(blamed, *shared_fault);
+    if (shared_fault && !blamed.internal) raise_fault(*shared_fault);
   }
 
   Tensors outputs;
@@ -122,7 +123,7 @@ Tensors execute(const Op& op, c10::ArrayRef<c10::IValue> inputs, const Op& blame
     for (const int64_t offset : plan->temporary_offsets) call.pointers[slot++] = begin + offset;
   }
   launch(*plan, call.pointers, stream);
-  if (plan->records_faults && !shared_fault) raise_fault(blamed, fault_of_call);
+  if (plan->records_faults && !shared_fault) raise_fault(fault_of_call);
   return outputs;
 }
 

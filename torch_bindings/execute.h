@@ -14,7 +14,7 @@ namespace liger::torch_bindings {
 using Tensors = c10::SmallVector<at::Tensor, 8>;
 
 // Runs the kernels of `op` on torch's current stream. `inputs` in the order of the declaration.
-// Raises Error. A fault that a kernel finds is told in the words of `blamed`.
+// Raises Error. A fault that a kernel finds is told of `blamed`, an op of the registry.
 Tensors execute(const Op& op, c10::ArrayRef<c10::IValue> inputs, const Op& blamed);
 
 // Opens the device where it is not open yet.

@@ -17,7 +17,12 @@ namespace liger::torch_bindings {
 
 namespace {
 
-Extent extent_of(int64_t rows, int64_t size, int64_t inner) { return {rows, size, inner}; }
+using Sizes = c10::Dict<std::string, int64_t>;
+Extent extent_of(const Sizes& sizes) {
+  std::vector<NamedSize> named;
+  for (const auto& size : sizes) named.push_back({size.key(), size.value()});
+  return Extent(std::move(named));
+}
 
 Target target_of(const std::string& text) {
   const c10::string_view prefix = "device:";
@@ -35,10 +40,9 @@ std::vector<int64_t> progress() {
 }
 
 void check_faults() {
-  const Op& op = op_named("cross_entropy");
   for (Device* on : open_devices(backend_of(c10::Device(c10::kCUDA)))) {
     on->synchronize();
-    raise_fault(op, *on->fault());
+    raise_fault(*on->fault());
   }
 }
 
@@ -81,23 +85,20 @@ void register_text_operators(torch::Library& library) {
   library.def("_cache_import(str path) -> str", [](const std::string& path) {
     return with_torch_errors([&] { return import_bundle(path); });
   });
-  library.def("_example(str op, str dtype, int rows, int size, int inner) -> str",
-              [](const std::string& op, const std::string& dtype, int64_t rows, int64_t size,
-                 int64_t inner) {
+  library.def("_example(str op, str dtype, Dict(str, int) sizes) -> str",
+              [](const std::string& op, const std::string& dtype, const Sizes& sizes) {
                 return with_torch_errors([&] {
-                  return describe_example(op_named(op), parse_dtype(dtype),
-                                          extent_of(rows, size, inner));
+                  return describe_example(op_named(op), parse_dtype(dtype), extent_of(sizes));
                 });
               });
-  library.def(
-      "_show(str op, str dtype, int rows, int size, int inner, str arch, bool compile) -> str",
-      [](const std::string& op, const std::string& dtype, int64_t rows, int64_t size, int64_t inner,
-         const std::string& arch, bool compile) {
-        return with_torch_errors([&] {
-          return describe_units(op_named(op), parse_dtype(dtype), extent_of(rows, size, inner),
-                                target_of(arch), compile);
-        });
-      });
+  library.def("_show(str op, str dtype, Dict(str, int) sizes, str arch, bool compile) -> str",
+              [](const std::string& op, const std::string& dtype, const Sizes& sizes,
+                 const std::string& arch, bool compile) {
+                return with_torch_errors([&] {
+                  return describe_units(op_named(op), parse_dtype(dtype), extent_of(sizes),
+                                        target_of(arch), compile);
+                });
+              });
   library.def("_prepare_begin(str arch) -> ()", [](const std::string& arch) {
     with_torch_errors([&] { begin_prepare(target_of(arch)); });
   });

@@ -104,8 +104,18 @@ def built_with() -> str:
 
 
 def ops() -> list[dict[str, Any]]:
-    """Every op of the registry: name, doc, schema, kernels, inputs, outputs, cases."""
+    """Every op of the registry: name, doc, schema, kernels, inputs, outputs, sizes, cases."""
     return ask("_ops")
+
+
+def example_sizes() -> dict[str, dict[str, Any]]:
+    """What examples of ops may be asked for, by name: what it is where nobody says, and what it
+    means. First come the sizes that all ops have; of a name that several add, the first."""
+    found: dict[str, dict[str, Any]] = {}
+    for op in ops():
+        for size in op["sizes"]:
+            found.setdefault(size["name"], size)
+    return found
 
 
 BINDING = load()

@@ -36,6 +36,8 @@ def check() -> None:
     """Raises if a kernel met a label out of range on a GPU; waits for the GPU to find out.
 
     On a GPU such a row gets a NaN loss and no gradient, because looking at labels would stall the
-    stream. The next call of the same op raises as well; this asks now. Training can go on after it.
+    stream. The next call of an op that looks at labels raises as well; this asks now. The error
+    names the op that found the first, its argument, which element, its value and what is allowed.
+    Training can go on after it.
     """
     library.native()._check()

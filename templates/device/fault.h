@@ -11,18 +11,40 @@ struct FaultRecord {
   static constexpr long long published = 2;
 
   long long state;
-  long long row;
+  long long blamed;
+  long long check;
+  long long place;
   long long value;
   long long limit;
 };
 
-LIGER_DEVICE void record_fault(FaultRecord* fault, long long row, long long value,
+// A member of a kernel that checks the values of an input. Where the record is, and in the host's
+// own words, handed back to it with the record, which op and which input that is.
+struct InputFault {
+  FaultRecord* record;
+  long long blamed;
+  long long check;
+};
+
+// The value at `place`, counted from the input's first, is none of 0 to limit - 1.
+LIGER_DEVICE void record_fault(const InputFault& fault, long long place, long long value,
                                long long limit) {
-  if (!take(&fault->state, FaultRecord::empty, FaultRecord::taken)) return;
-  fault->row = row;
-  fault->value = value;
-  fault->limit = limit;
-  publish(&fault->state, FaultRecord::published);
+  FaultRecord* const record = fault.record;
+  if (!take(&record->state, FaultRecord::empty, FaultRecord::taken)) return;
+  record->blamed = fault.blamed;
+  record->check = fault.check;
+  record->place = place;
+  record->value = value;
+  record->limit = limit;
+  publish(&record->state, FaultRecord::published);
 }
 
 }  // namespace liger
+
+// A field of the record stands where the host reads it.
+#define LIGER_FAULT_FIELD(FIELD, OFFSET)                            \
+  static_assert(LIGER_STANDS_AT(liger::FaultRecord, FIELD, OFFSET), \
+                "the host has a fault record with another place for " #FIELD);
+#define LIGER_FAULT_BYTES(BYTES)                       \
+  static_assert(sizeof(liger::FaultRecord) == (BYTES), \
+                "the host has a fault record of another size");

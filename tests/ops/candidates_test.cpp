@@ -50,10 +50,11 @@ class Draw {
   Draw(const Op& op, const Target& target, Dice& dice)
       : op_(op),
         dice_(dice),
-        extent_{dice.one_of<int64_t>({1, 5, 300, 5000}),
-                dice.one_of<int64_t>({1, 7, 64, 100, 128, 1000, 1024, 2040, 2047, 4096, 5120, 8200,
-                                      16384, 20000, 32000, 50257, 128256}),
-                dice.one_of<int64_t>({8, 64, 100, 1024, 4096})},
+        extent_(op.extent(
+            {{"rows", dice.one_of<int64_t>({1, 5, 300, 5000})},
+             {"size", dice.one_of<int64_t>({1, 7, 64, 100, 128, 1000, 1024, 2040, 2047, 4096, 5120,
+                                            8200, 16384, 20000, 32000, 50257, 128256})},
+             {"inner", dice.one_of<int64_t>({8, 64, 100, 1024, 4096})}})),
         dtype_(dice.one_of({Dtype::bf16, Dtype::f32, Dtype::f16,
                             target.backend == Backend::cpu ? Dtype::f64 : Dtype::bf16})) {
     call_ = example_call(op, dtype_, extent_, place_on(target, 0, 132));
@@ -109,7 +110,7 @@ class Draw {
     const Dtype arithmetic = dtype_ == Dtype::f64 ? Dtype::f64 : Dtype::f32;
     tensor.dtype = input.dtypes.empty() ? dice_.one_of({arithmetic, dtype_}) : input.dtypes[0];
     tensor.dims = dice_.one_in(4) ? 0 : 1;
-    tensor.sizes[0] = dice_.one_of({extent_.size, extent_.rows, extent_.inner});
+    tensor.sizes[0] = dice_.one_of({extent_["size"], extent_["rows"], extent_["inner"]});
     tensor.strides[0] = 1;
   }
 
@@ -244,7 +245,7 @@ TEST(Candidates, of_a_short_row_that_is_overwritten_compile_for_wavefronts_of_64
   if (const CompilerState state = compiler_for(target.backend).state(); !state.found)
     GTEST_SKIP() << state.problem;
   const Op& op = op_named("cross_entropy_chunk_");
-  const Call call = example_call(op, Dtype::bf16, {64, 1000, 64}, place_on(target));
+  const Call call = example_call(op, Dtype::bf16, {{"rows", 64}, {"size", 1000}}, place_on(target));
   std::vector<Chosen> chosen;
   for (PlannedUnit& planned : units_of(call, true))
     chosen.push_back({op.name, std::move(planned.unit)});

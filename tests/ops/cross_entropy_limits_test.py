@@ -139,7 +139,8 @@ def test_a_label_out_of_range_on_a_gpu_spoils_its_row_and_is_reported_by_check(c
     rows[[0, 1, 3]].sum().backward()
     assert torch.equal(rows.isnan(), target == 64)
     assert not x.grad[2].any()
-    assert_refused(liger_jit.check, "target", r"\b2\b", "64")
+    each = {"fused_linear_cross_entropy": "linear_cross_entropy_each"}.get(op, op)
+    assert_refused(liger_jit.check, f"::{each}:", "target", r"\b2\b", "64")
     liger_jit.check()  # the report was taken
     assert loss(x, target.clamp(max=63)).isfinite()
 
@@ -161,6 +162,39 @@ def test_a_fault_is_raised_on_the_thread_that_made_it(op):
         right = [threads.submit(lambda: all(outcomes(good))) for _ in range(2)]
         assert not any(thread.result() for thread in wrong)
         assert all(thread.result() for thread in right)
+
+
+@both_losses
+def test_the_first_of_several_faults_on_a_gpu_is_told_whoever_asks(cuda, op):
+    loss, x = LOSSES[op](4, 64, cuda)
+    (other,) = LOSSES.keys() - {op}
+    last, y = LOSSES[other](4, 64, cuda)
+    first = torch.tensor([0, 63, 5, 70], device=cuda)
+    second = torch.tensor([-7, 0, 1, 2], device=cuda)
+    loss(x, first)
+    torch.cuda.synchronize()
+    # The next call asks, and it is of another op.
+    assert_refused(lambda: last(y, second), f"::{op}:", "target", r"\b3\b", "70", "0 to 63")
+    last(y, second)
+    assert_refused(liger_jit.check, f"::{other}:", "target", r"\b0\b", "-7")
+    liger_jit.check()
+
+
+def test_a_captured_call_blames_its_op_at_each_replay(cuda):
+    logits = torch.randn(4, 64, device=cuda)
+    target = torch.tensor([0, 63, 5, 1], device=cuda)
+    cross_entropy(logits, target)  # compiles and tunes
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = cross_entropy(logits, target)
+    graph.replay()
+    liger_jit.check()
+    assert loss.isfinite()
+    for wrong in (64, 99):
+        target[1] = wrong
+        graph.replay()
+        assert_refused(liger_jit.check, "::cross_entropy:", "target", r"\b1\b", str(wrong))
 
 
 def test_check_waits_for_every_stream(cuda):

@@ -28,7 +28,7 @@ class Declaration : public testing::Test {
 
   const Target target_ = parse_target("cpu");
   const Op& op_ = op_named("rms_norm");
-  const Call call_ = example_call(op_, Dtype::f32, {.rows = 4, .size = 16}, place_on(target_));
+  const Call call_ = example_call(op_, Dtype::f32, {{"rows", 4}, {"size", 16}}, place_on(target_));
   const KernelOf& kernel_ = op_.kernels.front();
 };
 

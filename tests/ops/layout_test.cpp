@@ -113,8 +113,7 @@ std::vector<std::pair<std::string, Tensor>> tensors_with_rows(const Call& call) 
   const std::vector<OutputPlan> outputs = plan_outputs(call);
   for (size_t i = 0; i < outputs.size(); ++i) {
     const Shape shape = op.outputs[i].shape(call);
-    const bool of_rows = shape.kind == Shape::Kind::like || shape.kind == Shape::Kind::preserve;
-    if (of_rows && has_rows(op.input_index(shape.of)))
+    if (shape.whole() && has_rows(op.input_index(shape.of)))
       list.emplace_back(op.outputs[i].name, allocated(outputs[i]));
   }
   return list;
@@ -195,7 +194,8 @@ TEST_P(EveryOp, vectors_begin_where_the_spec_says_however_inputs_lie_in_memory) 
   for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
     for (const int64_t size : {16, 18, 1001, 1002, 1004, 4096, 50257}) {
       for (const int64_t rows : {1, 5, 64}) {
-        Call example = example_call(op, dtype, {.rows = rows, .size = size, .inner = 4}, hopper);
+        Call example =
+            example_call(op, dtype, {{"rows", rows}, {"size", size}, {"inner", 4}}, hopper);
         ask_for_everything(example);
         for (const Arrangement& layout : layouts()) {
           for (int which = -1; which < static_cast<int>(op.inputs.size()); ++which) {
@@ -215,10 +215,11 @@ TEST_P(EveryOp, vectors_begin_where_the_spec_says_however_inputs_lie_in_memory) 
 
 TEST(OutputLayout, only_what_has_free_strides_is_preserved) {
   for (const Op* op : ops_with_kernels()) {
-    const Call call = example_call(*op, Dtype::f32, {.rows = 5, .size = 16, .inner = 4}, hopper);
+    const Call call =
+        example_call(*op, Dtype::f32, {{"rows", 5}, {"size", 16}, {"inner", 4}}, hopper);
     for (const Output& output : op->outputs) {
       const Shape shape = output.shape(call);
-      if (shape.kind != Shape::Kind::preserve) continue;
+      if (!shape.in_order) continue;
       EXPECT_EQ(op->inputs[op->input_index(shape.of)].layout, Layout::strided) << op->name;
     }
   }

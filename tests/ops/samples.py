@@ -21,9 +21,13 @@ def operator(op):
     return getattr(native(), op).default
 
 
-def arguments(op, device, dtype="f32", rows=5, size=16, inner=8):
-    """{argument: value}; the sizes are small and no two of them alike."""
-    example = json.loads(native()._example(op, dtype, rows, size, inner))
+# No two alike.
+SIZES = {"rows": 5, "size": 16, "inner": 8}
+
+
+def arguments(op, device, dtype="f32", **sizes):
+    """{argument: value}; what is not named is small, or what the op's declaration says."""
+    example = json.loads(native()._example(op, dtype, SIZES | sizes))
     return {argument["name"]: _value(argument, device) for argument in example}
 
 

@@ -24,7 +24,7 @@ def _bits():
     for op in PUBLIC:
         for size in sizes.get(op, SIZES):
             torch.manual_seed(3)
-            values = arguments(op, "cuda", "bf16", 300, size, 16)
+            values = arguments(op, "cuda", "bf16", rows=300, size=size, inner=16)
             names = differentiable_inputs(op, values)
             digest = hashlib.sha256()
             for name, value in sorted(results(operator(op), values, names).items()):

@@ -19,7 +19,8 @@ DTYPE = "bf16"
 DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32, "i64": torch.int64}
 IGNORED = 0.6  # of the labels, where prompts are long or padding is much
 IGNORE_INDEX = -100
-# Rows, size and inner of a call whose time is the host's, and of a run that only tries everything.
+# Rows, size and all others of a call whose time is the host's, and of a run that only tries
+# everything.
 SMALL = (8, 128, 8)
 
 
@@ -27,23 +28,25 @@ SMALL = (8, 128, 8)
 class Case:
     op: dict[str, Any]  # its entry of the registry
     name: str
-    rows: int
-    size: int
-    inner: int
+    sizes: dict[str, int]  # all that the op's example has
     ignored: float = 0.0
 
-    def at_most(self, rows: int, size: int, inner: int) -> Case:
-        return replace(
-            self,
-            rows=min(rows, self.rows),
-            size=min(size, self.size),
-            inner=min(inner, self.inner),
-        )
+    @property
+    def rows(self) -> int:
+        return self.sizes["rows"]
+
+    def with_rows(self, rows: int) -> Case:
+        return replace(self, sizes=self.sizes | {"rows": rows})
+
+    def at_most(self, rows: int, size: int, others: int) -> Case:
+        most = {"rows": rows, "size": size}
+        sizes = {name: min(most.get(name, others), value) for name, value in self.sizes.items()}
+        return replace(self, sizes=sizes)
 
     def values(self, device: str, op: str | None = None) -> dict[str, Any]:
         """{argument: tensor}, the same each time; with `op` those of another op, the backward."""
         torch.manual_seed(0)
-        example = native()._example(op or self.op["name"], DTYPE, self.rows, self.size, self.inner)
+        example = native()._example(op or self.op["name"], DTYPE, self.sizes)
         values = {}
         for one in json.loads(example):
             if one["kind"] == "tensor":
@@ -91,8 +94,7 @@ class Case:
 
     @property
     def about(self) -> dict[str, Any]:
-        extents = {"rows": self.rows, "size": self.size, "inner": self.inner}
-        return {"op": self.op["name"], "case": self.name, "dtype": DTYPE, **extents}
+        return {"op": self.op["name"], "case": self.name, "dtype": DTYPE, **self.sizes}
 
 
 def ours(op: str) -> Callable:
@@ -115,7 +117,7 @@ def declared(names: list[str]) -> list[Case]:
         if names and op["name"] not in names:
             continue
         for case in op["cases"]:
-            plain = Case(op, **case)
+            plain = Case(op, case["name"], {one["name"]: case[one["name"]] for one in op["sizes"]})
             found.append(plain)
             if op["composite"] and "target" in plain.values("meta"):
                 name = f"{plain.name}, {IGNORED:.0%} ignored"

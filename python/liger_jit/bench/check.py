@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..library import example_sizes
 from .results import OURS
 
 ALLOWED = 1.10
@@ -45,12 +46,13 @@ def changes(now: list[dict], stored: list[dict]) -> list[Change]:
 
 def _ratios(lines: list[dict]) -> dict[tuple[str, str], float]:
     """{(case and provider, which ratio): its value}; of a case that is stored twice, the later."""
-    eager = {_subject(line): line for line in lines if line["provider"] == "eager"}
+    names = list(example_sizes())
+    eager = {_subject(line, names): line for line in lines if line["provider"] == "eager"}
     ratios = {}
     for line in lines:
         if not line["provider"].startswith(OURS):
             continue
-        subject = _subject(line)
+        subject = _subject(line, names)
         beside = eager.get(subject, {})
         for time in TIMES:
             name = time.removesuffix("_ms")
@@ -62,8 +64,8 @@ def _ratios(lines: list[dict]) -> dict[tuple[str, str], float]:
     return ratios
 
 
-def _subject(line: dict) -> str:
+def _subject(line: dict, names: list[str]) -> str:
     if line["kind"] == "train_step":
         return f"{line['model']} {line['batch']} x {line['tokens']}"
-    extents = " x ".join(str(line[name]) for name in ("rows", "size", "inner"))
+    extents = " x ".join(str(line[name]) for name in names if name in line)
     return f"{line['op']} {line['case']} ({extents})"

@@ -32,7 +32,7 @@ def measured(
             yield from _host(small, providers, clock)
             if case.op["composite"] and clock.device == "cuda":
                 for share in SHARES_OF_ROWS:
-                    some = replace(case, rows=max(1, int(share * case.rows)))
+                    some = case.with_rows(max(1, int(share * case.rows)))
                     yield from _memory(some, providers, clock)
 
 

@@ -29,9 +29,9 @@ RESOURCES = (
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("op", help="its name; `liger-jit list` has them")
     parser.add_argument("--dtype", default="bf16", help="bf16 (default), fp16, fp32 or fp64")
-    parser.add_argument("--size", type=_positive, default=4096, help="of the last dimension (4096)")
-    parser.add_argument("--rows", type=_positive, default=4096, help="all other dimensions (4096)")
-    parser.add_argument("--inner", type=_positive, default=64, help="a third size, if any (64)")
+    for name, size in library.example_sizes().items():
+        told = f"{size['meaning']} ({size['usual']})"
+        parser.add_argument(f"--{name}", type=_positive, help=told)
     parser.add_argument("--arch", default="cpu", help="cpu (default), sm_90a, gfx90a, …")
     parser.add_argument("--expanded", action="store_true", help="with the templates it includes")
     parser.add_argument("--no-compile", action="store_true", help="only generate")
@@ -43,16 +43,9 @@ def run(asked: argparse.Namespace) -> int:
         near = difflib.get_close_matches(asked.op, names, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"the ops are: {', '.join(names)}"
         raise UsageError(f"there is no op {asked.op!r}; {hint}")
-    answer = library.ask(
-        "_show",
-        asked.op,
-        asked.dtype,
-        asked.rows,
-        asked.size,
-        asked.inner,
-        asked.arch,
-        not asked.no_compile,
-    )
+    named = {name: getattr(asked, name) for name in library.example_sizes()}
+    sizes = {name: size for name, size in named.items() if size is not None}
+    answer = library.ask("_show", asked.op, asked.dtype, sizes, asked.arch, not asked.no_compile)
     if asked.json:
         print_json(answer)
         return 0
