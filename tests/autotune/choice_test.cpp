@@ -151,12 +151,18 @@ TEST_F(ChoiceTest, the_fastest_is_chosen_once_and_its_times_are_kept) {
   EXPECT_TRUE(kernel.launches.empty());
 }
 
-TEST_F(ChoiceTest, another_identity_with_the_same_key_takes_the_pick) {
+TEST_F(ChoiceTest, another_identity_with_the_same_key_takes_the_pick_and_asks_no_record) {
   TimedKernel kernel("SameKey", {{"a", 3}, {"b", 1}});
   EXPECT_EQ(choose_candidate(kernel, true).candidate, 1);
+  TuneRecord other;
+  other.put("a", {1, 1, 0, 3});
+  other.put("b", {5, 5, 0, 3});
+  Store::user().publish(Shelf::tune, kernel.key(), "kernel=SameKey\npick=a\n", other.encode());
   kernel.launches.clear();
   kernel.rows = "9";
+  const uint64_t hits_before = counters().tune_hit;
   EXPECT_EQ(choose_candidate(kernel, true).candidate, 1);
+  EXPECT_EQ(counters().tune_hit, hits_before);
   EXPECT_TRUE(kernel.launches.empty());
 }
 
@@ -248,6 +254,17 @@ TEST_F(ChoiceTest, what_a_search_found_is_proposed_to_all_ranks) {
   ASSERT_TRUE(standing);
   EXPECT_EQ(standing->meta, "kernel=Proposed\npick=b\n");
   EXPECT_EQ(TuneRecord::decode(standing->payload)->timings.size(), 2u);
+}
+
+TEST(PicksTest, the_first_for_a_key_stands_unless_it_is_no_candidate_of_the_call) {
+  const Key key = Key().add("number", "of a pick");
+  EXPECT_FALSE(pick_made(key, {"a", "b"}));
+  EXPECT_EQ(make_pick(key, "Kernel", 1, {"a", "b"}), 1);
+  EXPECT_EQ(make_pick(key, "Kernel", 0, {"a", "b"}), 1) << "another thread was first";
+  EXPECT_EQ(pick_made(key, {"b", "a"}), 0);
+  EXPECT_FALSE(pick_made(key, {"a", "c"}));
+  EXPECT_EQ(make_pick(key, "Kernel", 1, {"a", "c"}), 1);
+  EXPECT_EQ(pick_made(key, {"a", "b"}), 1);
 }
 
 }  // namespace

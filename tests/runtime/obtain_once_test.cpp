@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <functional>
 #include <stdexcept>
 #include <thread>
 
@@ -31,6 +32,7 @@ class TextRecipe final : public Recipe<std::string> {
   }
   std::string make(const std::optional<Entry>& start) const override {
     made += 1;
+    if (meanwhile) meanwhile();
     if (fails) throw std::runtime_error("it cannot be made");
     return (start ? start->payload + " " : "") + "made";
   }
@@ -38,6 +40,7 @@ class TextRecipe final : public Recipe<std::string> {
   bool worth_publishing(const std::string&) const override { return worth; }
 
   mutable int made = 0;
+  std::function<void()> meanwhile;  // while it is made
   bool fails = false;
   bool worth = true;
 };
@@ -83,7 +86,7 @@ TEST(ObtainOnceTest, what_is_not_worth_it_is_told_to_ranks_and_not_published) {
   const TwoRanks ranks;
   EXPECT_EQ(obtain_once(recipe).value, "made");
   EXPECT_EQ(text_near(recipe), "");
-  EXPECT_EQ(ranks.other->agreed(recipe.key)->payload, "made");
+  EXPECT_EQ(ranks.other->agree(recipe.key, {{}, "whole", "late"}).payload, "made");
 }
 
 TEST(ObtainOnceTest, what_a_rank_gave_is_taken_and_kept_for_a_run_without_ranks) {
@@ -146,7 +149,9 @@ TEST(ObtainOnceTest, what_a_process_of_the_node_made_meanwhile_is_taken) {
   EXPECT_EQ(got.value, "theirs");
   EXPECT_EQ(got.origin, Origin::cache);
   EXPECT_EQ(recipe.made, 0);
-  EXPECT_EQ(ranks.other->take(recipe.key)->payload, "theirs");
+  const auto told = ranks.other->take(recipe.key);
+  ASSERT_TRUE(told);
+  EXPECT_EQ(told->payload, "theirs");
 }
 
 TEST(ObtainOnceTest, a_look_makes_nothing_and_promises_nothing) {
@@ -166,6 +171,15 @@ TEST(ObtainOnceTest, ranks_that_agree_take_the_first_proposal_and_keep_what_they
   EXPECT_EQ(got.value, "first");
   EXPECT_EQ(got.origin, Origin::rank);
   EXPECT_EQ(text_near(recipe), "whole: own");
+}
+
+TEST(ObtainOnceTest, a_proposal_that_was_faster_than_the_own_one_stands) {
+  TextRecipe recipe("faster", Ranks::agree);
+  const TwoRanks ranks;
+  recipe.meanwhile = [&] { ranks.other->agree(recipe.key, {{}, "whole", "first"}); };
+  EXPECT_EQ(obtain_once(recipe).value, "first");
+  EXPECT_EQ(recipe.made, 1);
+  EXPECT_EQ(text_near(recipe), "whole: made");
 }
 
 TEST(ObtainOnceTest, what_the_cache_has_is_proposed_where_ranks_agree) {
