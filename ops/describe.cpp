@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "autotune/picks.h"
 #include "base/counters.h"
 #include "base/environment.h"
 #include "base/error.h"
@@ -14,7 +15,6 @@
 #include "ops/json_text.h"
 #include "ops/plan.h"
 #include "ops/registry.h"
-#include "ops/tuning.h"
 #include "runtime/served_builds.h"
 
 namespace liger {

@@ -29,6 +29,8 @@ struct CompilerState {  // for `liger-jit env`
   std::string problem;  // where it was looked for and what to install, when not found
 };
 
+// Thread safe. One for each backend and process, never destroyed. A search that found no compiler
+// is made anew by the next call; one that did stands.
 class Compiler {
  public:
   virtual ~Compiler() = default;
@@ -48,7 +50,7 @@ class Compiler {
   // machine code itself, or nothing at all. Raises as identity() does.
   virtual std::string intermediate(const Target&) { return {}; }
 
-  // Thread safe. Raises Error(compile) with the compiler's own words and the unit's text, or
+  // Raises Error(compile) with the compiler's own words and the unit's text, or
   // Error(unsupported) for an architecture that this compiler does not know.
   virtual Binary compile(const Unit& unit, const Target& target) = 0;
 };

@@ -24,8 +24,9 @@ struct DeviceProperties {
 };
 
 // What a kernel found wrong with its data (a label out of range): written by the kernel, read by
-// the host without a synchronisation. Lives in memory that both can reach; templates/device/fault.h
-// has the same record, and units assert that it is (`fault_layout`).
+// the host without a synchronisation. Lives in memory that both can reach. Kernels and threads
+// share it: who moves `state` on has the fields. templates/device/fault.h has the same record, and
+// units assert that it is (`fault_layout`).
 struct Fault {
   static constexpr int64_t empty = 0;      // a kernel may take it
   static constexpr int64_t taken = 1;      // a kernel is writing the fields
@@ -43,7 +44,8 @@ struct Fault {
 // The lines of a unit by which a kernel with another record does not compile.
 std::string fault_layout();
 
-// A kernel loaded on one device. Never unloaded: captured graphs may hold it.
+// A kernel loaded on one device. Never unloaded: captured graphs may hold it. Any thread may launch
+// it.
 struct Function;
 
 // A matrix of two-byte elements as GPUs with an engine for copies of tiles are told of it.
@@ -61,12 +63,15 @@ struct alignas(64) TileMap {  // CUtensorMap
 
 using Stream = void*;  // the vendor's stream handle; null on the host
 
+// Thread safe, but for times: two threads that take them at once time each other. Owned by the
+// process, never destroyed. What the driver refuses raises Error(device) with its words, unless the
+// function says otherwise.
 class Device {
  public:
   virtual ~Device() = default;
   virtual const DeviceProperties& properties() const = 0;
 
-  // `symbol`: of the function that is launched. Raises Error(device) with the driver's words.
+  // `symbol`: of the function that is launched.
   virtual Function* load(const Binary& binary, const std::string& symbol) = 0;
 
   // Before launches of a function with that much shared memory.
@@ -116,7 +121,8 @@ std::vector<Device*> open_devices(Backend backend);
 std::string device_problem(Backend backend);
 
 // How the host device spreads blocks over threads: calls body(first, last) for parts of [0, count).
-// torch_bindings sets torch's pool; until then blocks run in order on the calling thread.
+// torch_bindings sets torch's pool, while the library is loaded; until then blocks run in order on
+// the calling thread.
 using ParallelFor = void (*)(int64_t count, int64_t grain,
                              const std::function<void(int64_t, int64_t)>& body);
 void set_parallel_for(ParallelFor parallel_for, int threads);

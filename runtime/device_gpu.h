@@ -29,6 +29,7 @@ struct LaunchConfig {  // CUlaunchConfig
 
 // Results are the vendor's error numbers, 0 for success; handles are the vendor's pointers. The
 // comments give the names in CUDA; HIP has the same signatures at the level of the ABI.
+// Filled once by its vendor's file before the first device is made, and then only read.
 struct GpuFunctions {
   std::string (*words)(int result) = nullptr;
   int (*module_load)(void** module, const void* image);                     // cuModuleLoadData
@@ -63,6 +64,8 @@ struct GpuFunctions {
 // Nearest power of two of the GB/s that two transfers a clock give; 0 when not known.
 int bandwidth_class(int64_t clock_khz, int64_t bus_bits);
 
+// As Device says. Its members are set by the vendor's constructor and then only read; what is
+// current belongs to the calling thread and is put back as it was.
 class GpuDevice : public Device {
  public:
   explicit GpuDevice(const GpuFunctions& functions) : functions_(functions) {}

@@ -15,6 +15,8 @@
 
 namespace liger {
 
+// Thread safe. Owned by its source (set_group_source) and by those who use it at the moment. Raises
+// nothing: a store that fails or is late is one that has nothing and takes nothing.
 class Group {
  public:
   // `back_off`: how long a store is left alone that did not answer in time.
@@ -56,7 +58,8 @@ class Group {
   std::shared_ptr<StoreCaller> caller_;
 };
 
-// Who knows the process group, asked at each miss; installed by torch_bindings/.
+// Who knows the process group, asked at each miss, by any thread; installed by torch_bindings/
+// while the library is loaded.
 void set_group_source(std::function<std::shared_ptr<Group>()> source);
 
 }  // namespace liger

@@ -1,6 +1,5 @@
 #include "runtime/kernels.h"
 
-#include <charconv>
 #include <chrono>
 #include <map>
 
@@ -11,10 +10,9 @@
 #include "base/process_state.h"
 #include "base/profile_range.h"
 #include "base/text.h"
-#include "cache/layers.h"
+#include "runtime/binary_recipe.h"
 #include "runtime/group.h"
 #include "runtime/node_lock.h"
-#include "runtime/patience.h"
 #include "runtime/served_builds.h"
 #include "runtime/single_flight.h"
 #include "runtime/source_hash.h"
@@ -25,13 +23,10 @@ namespace {
 constexpr std::string_view artifact_schema = "1";
 constexpr std::string_view numerics = "fixed-tree,fmad=false";
 
-struct Made {
-  Binary binary;
-  bool by_another = false;  // an earlier or another process
-};
+using ObtainedBinary = Obtained<Binary>;
 
 struct Tables {
-  SingleFlight<std::shared_ptr<const Made>> artifacts;
+  SingleFlight<std::shared_ptr<const ObtainedBinary>> artifacts;
   std::mutex mutex;
   std::map<Device*, SingleFlight<const Kernel*>> loaded;
 
@@ -42,33 +37,6 @@ struct Tables {
 };
 
 Tables& tables() { return ProcessState<Tables>::get(); }
-
-std::string meta_of(const Unit& unit, const Binary& binary) {
-  const Resources& resources = binary.resources;
-  return fmt::format(
-      "symbol={}\nkernel={}\nspec={}\nregisters={}\nspill_bytes={}\nstack_bytes={}\nshared_bytes={}"
-      "\n"
-      "compile_ms={:.1f}\n",
-      entry_symbol(unit.kernel), unit.kernel, unit.spec, resources.registers, resources.spill_bytes,
-      resources.stack_bytes, resources.shared_bytes, binary.compile_ms);
-}
-
-template <typename Number>
-void read_number(std::string_view meta, std::string_view name, Number& number) {
-  const std::string_view value = meta_value(meta, name);
-  std::from_chars(value.data(), value.data() + value.size(), number);
-}
-
-Binary binary_of(Entry entry) {
-  Binary binary;
-  binary.bytes = std::move(entry.payload);
-  read_number(entry.meta, "registers", binary.resources.registers);
-  read_number(entry.meta, "spill_bytes", binary.resources.spill_bytes);
-  read_number(entry.meta, "stack_bytes", binary.resources.stack_bytes);
-  read_number(entry.meta, "shared_bytes", binary.resources.shared_bytes);
-  read_number(entry.meta, "compile_ms", binary.compile_ms);
-  return binary;
-}
 
 const std::vector<ServedBuild>& builds_instead_of_a_compiler(const Target& target) {
   static const std::vector<ServedBuild> none;
@@ -87,73 +55,16 @@ Key key_of(const Unit& unit, const Target& target, std::string_view compiler) {
   return key;
 }
 
-std::string short_name(const Key& key) { return key.hash().hex().substr(0, 12); }
-
-[[noreturn]] void refuse_offline(const Key& key, const Unit& unit, const Target& target,
-                                 std::string_view trouble) {
-  throw Error(
-      ErrorKind::compile,
-      fmt::format("{} for {} {} (key {}) {}, and LIGER_JIT_CACHE_MODE=offline forbids to "
-                  "compile it. Run once with LIGER_JIT_CACHE_MODE=readwrite, or fill the "
-                  "cache with `liger-jit compile`, and list its folder in "
-                  "LIGER_JIT_CACHE_READONLY",
-                  unit.kernel, name_of(target.backend), target.arch, key.hash().hex(), trouble));
+std::shared_ptr<const ObtainedBinary> obtained(const BinaryRecipe& recipe) {
+  return tables().artifacts.get(recipe.key.hash(), [&] {
+    return std::make_shared<const ObtainedBinary>(obtain_once(recipe));
+  });
 }
 
-std::shared_ptr<const Made> compiled(const Key& key, const Unit& unit, const Target& target,
-                                     Standing standing = Standing::keep) {
-  if (environment().cache_mode == CacheMode::offline)
-    refuse_offline(key, unit, target, "is in no layer of the cache");
-  counters().compiled += 1;
-  const ProfileRange range("compile", unit.kernel);
-  auto made = std::make_shared<Made>();
-  made->binary = compiler_for(target.backend).compile(unit, target);
-  const Binary& binary = made->binary;
-  Patience::compile_took(binary.compile_ms);
-  counters().compile_microseconds += static_cast<uint64_t>(binary.compile_ms * 1000);
-  log_event(Event::compile, {{"kernel", unit.kernel},
-                             {"arch", target.arch},
-                             {"ms", binary.compile_ms},
-                             {"key", short_name(key)}});
-  publish_entry(Shelf::artifact, key, meta_of(unit, binary), binary.bytes, standing);
-  return made;
-}
-
-std::shared_ptr<const Made> made_by_another(Entry entry) {
-  return std::make_shared<Made>(Made{binary_of(std::move(entry)), true});
-}
-
-// One process of a node at a time, unless that takes too long.
-std::shared_ptr<const Made> made_on_node(const Key& key, const Unit& unit, const Target& target) {
-  const NodeLock lock(key.hash(), Store::user().folder());
-  if (lock.waited()) {
-    if (auto entry = read_near(Shelf::artifact, key)) return made_by_another(std::move(*entry));
-  }
-  return compiled(key, unit, target);
-}
-
-// One rank of a job at a time, unless that takes too long.
-std::shared_ptr<const Made> made_in(Group& group, const Key& key, const Unit& unit,
-                                    const Target& target) {
-  if (std::optional<Entry> entry = group.take(key)) {
-    keep_near(Shelf::artifact, key, *entry);
-    return made_by_another(std::move(*entry));
-  }
-  try {
-    auto made = made_on_node(key, unit, target);
-    group.give(key, {{}, meta_of(unit, made->binary), made->binary.bytes});
-    return made;
-  } catch (...) {
-    group.give_up(key);
-    throw;
-  }
-}
-
-std::shared_ptr<const Made> obtained(const Key& key, const Unit& unit, const Target& target) {
-  return tables().artifacts.get(key.hash(), [&] {
-    if (auto entry = read_entry(Shelf::artifact, key)) return made_by_another(std::move(*entry));
-    const auto group = Group::current();
-    return group ? made_in(*group, key, unit, target) : made_on_node(key, unit, target);
+std::shared_ptr<const ObtainedBinary> obtained_anew(const BinaryRecipe& recipe) {
+  tables().artifacts.forget(recipe.key.hash());
+  return tables().artifacts.get(recipe.key.hash(), [&] {
+    return std::make_shared<const ObtainedBinary>(obtain_anew(recipe));
   });
 }
 
@@ -189,28 +100,26 @@ Function* load(const Binary& binary, const Unit& unit, Device& device) {
 
 const Kernel* loaded(const Unit& unit, Device& device) {
   const Target& target = device.properties().target;
-  const Key key = artifact_key(unit, target);
-  std::shared_ptr<const Made> made = obtained(key, unit, target);
+  const BinaryRecipe recipe(artifact_key(unit, target), unit, target);
+  std::shared_ptr<const ObtainedBinary> binary = obtained(recipe);
   Function* function = nullptr;
   try {
-    function = load(made->binary, unit, device);
+    function = load(binary->value, unit, device);
   } catch (const Error& error) {
-    if (error.kind() != ErrorKind::device || !made->by_another) throw;
+    if (error.kind() != ErrorKind::device || binary->origin == Origin::made) throw;
     counters().corrupt += 1;
     log_event(Event::corrupt, {{"kernel", unit.kernel},
                                {"arch", target.arch},
-                               {"key", short_name(key)},
+                               {"key", recipe.short_key()},
                                {"why", error.what()}});
     if (environment().cache_mode == CacheMode::offline)
-      refuse_offline(key, unit, target, fmt::format("was found, but {}", error.what()));
-    tables().artifacts.forget(key.hash());
-    made = tables().artifacts.get(key.hash(),
-                                  [&] { return compiled(key, unit, target, Standing::replace); });
-    function = load(made->binary, unit, device);
+      recipe.refuse_offline(fmt::format("was found, but {}", error.what()));
+    binary = obtained_anew(recipe);
+    function = load(binary->value, unit, device);
   }
   log_event(Event::load,
-            {{"kernel", unit.kernel}, {"arch", target.arch}, {"key", short_name(key)}});
-  return new Kernel{unit.kernel, &device, function, made->binary.resources};
+            {{"kernel", unit.kernel}, {"arch", target.arch}, {"key", recipe.short_key()}});
+  return new Kernel{unit.kernel, &device, function, binary->value.resources};
 }
 
 template <typename MakeUnit>
@@ -247,8 +156,8 @@ Key artifact_key(const Unit& unit, const Target& target) {
 }
 
 std::shared_ptr<const Binary> artifact(const Unit& unit, const Target& target) {
-  const auto made = obtained(artifact_key(unit, target), unit, target);
-  return {made, &made->binary};
+  const auto binary = obtained(BinaryRecipe(artifact_key(unit, target), unit, target));
+  return {binary, &binary->value};
 }
 
 bool is_made_elsewhere(const Unit& unit, const Target& target) {

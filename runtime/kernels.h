@@ -1,6 +1,6 @@
 // From a unit to a kernel that can be launched: process table, then disk, then compiler. One
 // compile for a key in flight: other threads wait for its result, and other processes of the node
-// and ranks of the job do so within reason.
+// and ranks of the job do so within reason (runtime/obtain_once.h). All of this is thread safe.
 #pragma once
 
 #include <functional>
@@ -27,7 +27,7 @@ bool may_compile(const Target& target);
 // in it. Without a compiler it is that of the best build which the cache has the kernel of.
 Key artifact_key(const Unit& unit, const Target& target);
 
-// From the process, the disk or the compiler; published on disk after a compile. Thread safe.
+// From the process, the disk or the compiler; published on disk after a compile.
 // Raises Error(compile) or Error(unsupported); a failure is not remembered.
 std::shared_ptr<const Binary> artifact(const Unit& unit, const Target& target);
 
@@ -35,6 +35,7 @@ std::shared_ptr<const Binary> artifact(const Unit& unit, const Target& target);
 // Raises Error(compile) when the compiler is missing.
 bool is_made_elsewhere(const Unit& unit, const Target& target);
 
+// Only read once it is loaded. Owned by the process, never destroyed.
 struct Kernel {
   std::string name;
   Device* device = nullptr;

@@ -13,6 +13,8 @@ namespace liger {
 
 // A POSIX lock on one byte of one small file in memory, for each user. The kernel takes it back
 // when its holder dies, a forked child does not inherit it, and asking for it never blocks.
+// Each is one thread's, for a scope. It keeps processes apart and not threads, which have it
+// together. Raises nothing: where there is no lock to be had, nobody is excluded.
 class NodeLock {
  public:
   // Waits while another process has the key's byte, for as long as there is patience.

@@ -19,6 +19,8 @@ constexpr int nvrtc_success = 0;
 // followed by others. Nothing where all that are known are newer.
 std::optional<int> stand_in_for(int wanted, const std::vector<int>& known);
 
+// Only read once it is made, so thread safe as NVRTC is. Owned by the compiler of the process,
+// never closed.
 struct NvrtcLibrary {
   // Raises Error(compile) that lists where it was looked for and what to install.
   NvrtcLibrary();

@@ -10,6 +10,8 @@
 
 namespace liger {
 
+// Thread safe. One for each kind of wait, for the life of the process; all kinds share the slowest
+// compile. Raises only what `arrived` does, and the wait then counts for nothing.
 class Patience {
  public:
   using Duration = std::chrono::milliseconds;

@@ -12,6 +12,7 @@
 
 namespace liger {
 
+// One thread's, for a scope. Only refuse() raises: where no folder can be made, its path is empty.
 class PrivateFolder {
  public:
   // Below that folder; empty path() where it cannot be made.

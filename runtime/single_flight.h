@@ -11,6 +11,9 @@
 
 namespace liger {
 
+// Thread safe. Owned by the state of a process (base/process_state.h), so a forked child waits for
+// no flight of its parent. Raises only what `make` does; `make` runs without a lock and may get any
+// key but its own.
 template <typename Value>
 class SingleFlight {
  public:

@@ -17,8 +17,8 @@
 
 namespace liger {
 
-// What the store of a process group can do. Sees no torch; torch_bindings/ has the real one. Calls
-// come from one thread and may raise.
+// What the store of a process group can do. Sees no torch; torch_bindings/ has the real one. Not
+// thread safe: the thread of a StoreCaller makes, calls, owns and destroys it. Calls may raise.
 class GroupStore {
  public:
   virtual ~GroupStore() = default;
@@ -30,6 +30,8 @@ class GroupStore {
 
 using OpenStore = std::function<std::unique_ptr<GroupStore>()>;
 
+// Thread safe. Owned by its group and by its thread, whichever is the last. Raises nothing: what
+// fails or is late has no answer.
 class StoreCaller : public std::enable_shared_from_this<StoreCaller> {
  public:
   static constexpr std::chrono::milliseconds answer_bound{200};

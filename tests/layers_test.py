@@ -103,6 +103,28 @@ def test_branches_of_templates_test_what_the_spec_says():
                 assert word == "S" or word in constants or of_template, f"{name(path)}: {condition}"
 
 
+def test_what_is_costly_is_obtained_in_one_way():
+    """Who locks a node, or asks or tells ranks, does so where all steps stand."""
+    steps = re.compile(r"\bNodeLock \w+\(|group\w*(?:\.|->)(take|agree\w*|give_up)\(")
+    found = {name(path) for path in cpp(*LAYERS) if steps.search(path.read_text())}
+    assert found == {"runtime/obtain_once.h"}
+
+
+def test_a_class_says_what_threads_may_do_with_it():
+    """In the comment above it; so does a struct that has a lock or an atomic."""
+    kinds = re.compile(
+        r"((?:^//.*\n)*)(?:^template .*\n)?^(class|struct) (\w+)[^;{]*\{(.*?)^\};",
+        re.MULTILINE | re.DOTALL,
+    )
+    seen = 0
+    for path in sources("runtime", "autotune", suffixes=(".h",)):
+        for comment, kind, title, body in kinds.findall(path.read_text()):
+            if kind == "class" or re.search(r"std::(mutex|atomic)", body):
+                seen += 1
+                assert "thread" in comment.lower(), f"{name(path)}: {title}"
+    assert seen > 10
+
+
 def python_files():
     return [path for path in sorted(PACKAGE.rglob("*.py")) if "native" not in path.parts]
 

@@ -3,13 +3,11 @@
 
 #include <gtest/gtest.h>
 
-#include <atomic>
-#include <map>
-#include <mutex>
 #include <thread>
 
 #include "base/counters.h"
 #include "base/log.h"
+#include "tests/runtime/memory_store.h"
 
 namespace liger {
 namespace {
@@ -17,56 +15,10 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-struct Table {
-  std::mutex mutex;
-  std::map<std::string, std::string> values;
-  std::atomic<bool> hangs{false};
-  std::atomic<bool> raises{false};
-  std::atomic<int> delay_ms{0};  // of each answer
-
-  void change(const std::function<void(std::string&)>& how) {
-    const std::lock_guard lock(mutex);
-    for (auto& [name, value] : values) how(value);
-  }
-};
-
-class MemoryStore final : public GroupStore {
- public:
-  explicit MemoryStore(std::shared_ptr<Table> table) : table_(std::move(table)) {}
-
-  std::optional<std::string> get(const std::string& name) override {
-    const auto lock = locked();
-    const auto found = table_->values.find(name);
-    return found == table_->values.end() ? std::nullopt : std::optional(found->second);
-  }
-  void set(const std::string& name, const std::string& value) override {
-    const auto lock = locked();
-    table_->values[name] = value;
-  }
-  std::string propose(const std::string& name, const std::string& value) override {
-    const auto lock = locked();
-    return table_->values.emplace(name, value).first->second;
-  }
-
- private:
-  std::unique_lock<std::mutex> locked() {
-    std::this_thread::sleep_for(milliseconds(table_->delay_ms));
-    while (table_->hangs) std::this_thread::sleep_for(milliseconds(5));
-    if (table_->raises) throw std::runtime_error("connection reset by peer");
-    return std::unique_lock(table_->mutex);
-  }
-  const std::shared_ptr<Table> table_;
-};
-
 class GroupTest : public ::testing::Test {
  protected:
-  std::unique_ptr<Group> rank(int number) {
-    const auto open = [table = table_]() -> std::unique_ptr<GroupStore> {
-      return std::make_unique<MemoryStore>(table);
-    };
-    return std::make_unique<Group>(number, 2, open, BackOff(milliseconds(300), milliseconds(300)));
-  }
-  const std::shared_ptr<Table> table_ = std::make_shared<Table>();
+  std::unique_ptr<Group> rank(int number) { return rank_of_two(number, table_); }
+  const std::shared_ptr<MemoryTable> table_ = std::make_shared<MemoryTable>();
   const Key key_ = Key().add("number", "one");
   const Entry entry_{{}, "symbol=run\n", std::string(20'000, 'x')};
   const std::unique_ptr<Group> zero_ = rank(0);
