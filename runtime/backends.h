@@ -6,8 +6,8 @@
 #include <string_view>
 
 #include "base/error.h"
-#include "runtime/compiler.h"
-#include "runtime/device.h"
+#include "runtime/compile/compiler.h"
+#include "runtime/device/device.h"
 
 namespace liger {
 

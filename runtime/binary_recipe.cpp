@@ -8,7 +8,7 @@
 #include "base/log.h"
 #include "base/profile_range.h"
 #include "base/text.h"
-#include "runtime/patience.h"
+#include "runtime/share/patience.h"
 
 namespace liger {
 namespace {

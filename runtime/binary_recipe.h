@@ -5,10 +5,10 @@
 #include <string>
 #include <string_view>
 
-#include "runtime/compiler.h"
-#include "runtime/obtain_once.h"
-#include "runtime/target.h"
-#include "runtime/unit.h"
+#include "runtime/compile/compiler.h"
+#include "runtime/compile/target.h"
+#include "runtime/compile/unit.h"
+#include "runtime/share/obtain_once.h"
 
 namespace liger {
 

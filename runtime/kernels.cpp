@@ -11,11 +11,11 @@
 #include "base/profile_range.h"
 #include "base/text.h"
 #include "runtime/binary_recipe.h"
-#include "runtime/group.h"
-#include "runtime/node_lock.h"
-#include "runtime/served_builds.h"
-#include "runtime/single_flight.h"
-#include "runtime/source_hash.h"
+#include "runtime/compile/served_builds.h"
+#include "runtime/compile/source_hash.h"
+#include "runtime/share/group.h"
+#include "runtime/share/node_lock.h"
+#include "runtime/share/single_flight.h"
 
 namespace liger {
 namespace {

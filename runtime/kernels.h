@@ -1,6 +1,7 @@
 // From a unit to a kernel that can be launched: process table, then disk, then compiler. One
 // compile for a key in flight: other threads wait for its result, and other processes of the node
-// and ranks of the job do so within reason (runtime/obtain_once.h). All of this is thread safe.
+// and ranks of the job do so within reason (runtime/share/obtain_once.h). All of this is thread
+// safe.
 #pragma once
 
 #include <functional>
@@ -10,13 +11,13 @@
 #include <vector>
 
 #include "cache/key.h"
-#include "runtime/device.h"
+#include "runtime/device/device.h"
 
 namespace liger {
 
 // The compiler that keys of that target name: the one of this machine or, where there is none, the
-// first of the builds that serve instead (runtime/served_builds.h). Raises Error(compile) when
-// there is neither.
+// first of the builds that serve instead (runtime/compile/served_builds.h). Raises Error(compile)
+// when there is neither.
 std::string compiler_identity(const Target& target);
 
 // False where LIGER_JIT_CACHE_MODE=offline forbids it or no compiler is found: then nobody searches

@@ -1,8 +1,8 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 
-#include "ops/output_layout.h"
-#include "ops/prepare.h"
+#include "engine/output_layout.h"
+#include "engine/prepare.h"
 #include "torch_bindings/execute.h"
 #include "torch_bindings/kernels.h"
 #include "torch_bindings/tensor.h"

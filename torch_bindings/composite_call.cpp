@@ -3,8 +3,8 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 
-#include "ops/plan.h"
-#include "ops/prepare.h"
+#include "engine/plan.h"
+#include "engine/prepare.h"
 
 namespace liger::torch_bindings {
 

@@ -1,6 +1,6 @@
 // One call of a composite: what it is given, and the ops of the registry that it is made of. Its
 // code is the same for real tensors, whose parts run, and for meta tensors, whose parts are
-// registered with the recorder that is open on this thread (ops/prepare.h).
+// registered with the recorder that is open on this thread (engine/prepare.h).
 #pragma once
 
 #include <ATen/core/ivalue.h>

@@ -7,7 +7,7 @@
 #include <c10/util/ArrayRef.h>
 #include <c10/util/SmallVector.h>
 
-#include "ops/op.h"
+#include "engine/op.h"
 
 namespace liger::torch_bindings {
 

@@ -4,7 +4,7 @@
 #include <ATen/core/boxing/KernelFunction.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 
-#include "ops/op.h"
+#include "engine/op.h"
 #include "torch_bindings/wiring.h"
 
 namespace liger::torch_bindings {
@@ -18,8 +18,8 @@ struct BackendKernel final : c10::OperatorKernel {
   const Op& op;
 };
 
-// Shapes and dtypes only; symbolic sizes pass through. Where a recorder is open (ops/prepare.h) the
-// call is registered with it.
+// Shapes and dtypes only; symbolic sizes pass through. Where a recorder is open (engine/prepare.h)
+// the call is registered with it.
 struct MetaKernel final : c10::OperatorKernel {
   explicit MetaKernel(const Op& op) : op(op) {}
   void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, Stack* stack);

@@ -5,7 +5,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/Allocator.h>
 
-#include "ops/plan.h"
+#include "engine/plan.h"
 
 namespace liger::torch_bindings {
 

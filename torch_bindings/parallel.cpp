@@ -1,7 +1,7 @@
 // Blocks of the host device run on torch's thread pool.
 #include <ATen/Parallel.h>
 
-#include "runtime/device.h"
+#include "runtime/device/device.h"
 
 namespace liger::torch_bindings {
 namespace {

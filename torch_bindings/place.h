@@ -3,7 +3,7 @@
 
 #include <c10/core/Device.h>
 
-#include "runtime/device.h"
+#include "runtime/device/device.h"
 
 namespace liger::torch_bindings {
 

@@ -9,7 +9,7 @@
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
 #include "base/process_state.h"
-#include "runtime/group.h"
+#include "runtime/share/group.h"
 
 namespace liger::torch_bindings {
 namespace {

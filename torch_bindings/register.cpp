@@ -3,7 +3,7 @@
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/library.h>
 
-#include "ops/registry.h"
+#include "engine/registry.h"
 #include "torch_bindings/execute.h"
 #include "torch_bindings/kernels.h"
 #include "torch_bindings/text_operators.h"

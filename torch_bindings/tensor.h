@@ -5,9 +5,9 @@
 #include <ATen/core/ivalue.h>
 
 #include "base/error.h"
-#include "ops/op.h"
-#include "ops/plan_table.h"
-#include "runtime/device.h"
+#include "engine/op.h"
+#include "engine/plan_table.h"
+#include "runtime/device/device.h"
 
 namespace liger::torch_bindings {
 

@@ -3,11 +3,11 @@
 #include <c10/core/Device.h>
 
 #include "base/shared_library.h"
-#include "ops/describe.h"
-#include "ops/describe_cache.h"
-#include "ops/plan.h"
-#include "ops/prepare.h"
-#include "ops/registry.h"
+#include "engine/plan.h"
+#include "engine/prepare.h"
+#include "engine/registry.h"
+#include "engine/report/describe.h"
+#include "engine/report/describe_cache.h"
 #include "runtime/kernels.h"
 #include "torch_bindings/process_group.h"
 #include "torch_bindings/tensor.h"

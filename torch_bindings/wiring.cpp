@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "ops/registry.h"
+#include "engine/registry.h"
 
 namespace liger::torch_bindings {
 

@@ -8,7 +8,7 @@
 #include <optional>
 #include <vector>
 
-#include "ops/op.h"
+#include "engine/op.h"
 
 namespace liger::torch_bindings {
 

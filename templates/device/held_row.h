@@ -6,8 +6,8 @@
 // added in order, then halves of what is left, from the highest bit of the position to the lowest,
 // so that each step adds what stands a fixed distance apart.
 #pragma once
-#include "device/cluster.h"
 #include "device/copy.h"
+#include "device/sm90/cluster.h"
 #include "device/softmax.h"
 
 namespace liger {

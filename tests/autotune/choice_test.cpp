@@ -11,8 +11,8 @@
 #include "base/counters.h"
 #include "base/error.h"
 #include "cache/store.h"
-#include "tests/runtime/memory_store.h"
-#include "tests/runtime/sample_unit.h"
+#include "tests/runtime/compile/sample_unit.h"
+#include "tests/runtime/share/memory_store.h"
 
 namespace liger {
 namespace {

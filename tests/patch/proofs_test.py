@@ -3,8 +3,12 @@
 from collections import Counter
 
 import pytest
-from liger_jit.patch import add_norm, glu, norms, patch, rotary
+from liger_jit.patch import patch
 from liger_jit.patch.installed import installed_in
+from liger_jit.patch.rules import add_norm
+from liger_jit.patch.rules import mlp as glu
+from liger_jit.patch.rules import norm as norms
+from liger_jit.patch.rules import rope as rotary
 from tiny_models import FAMILIES, build
 from transformers.models.llama.modeling_llama import LlamaAttention, apply_rotary_pos_emb
 

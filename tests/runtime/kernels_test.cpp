@@ -10,7 +10,7 @@
 #include "base/counters.h"
 #include "base/error.h"
 #include "cache/store.h"
-#include "tests/runtime/sample_unit.h"
+#include "tests/runtime/compile/sample_unit.h"
 
 namespace liger {
 namespace {

@@ -5,7 +5,7 @@
 
 #include "base/text.h"
 #include "runtime/kernels.h"
-#include "tests/runtime/sample_unit.h"
+#include "tests/runtime/compile/sample_unit.h"
 
 namespace liger {
 namespace {

@@ -7,7 +7,7 @@
 
 #include <memory>
 
-#include "ops/registry.h"
+#include "engine/registry.h"
 #include "torch_bindings/composite_call.h"
 #include "torch_bindings/kernels.h"
 

@@ -9,20 +9,21 @@ from torch import nn
 
 from ..compile_ahead import start_background_compile
 from ..meta_calls import MetaCall
-from . import loss_head, skip_logits
-from .add_norm import ADD_NORM
 from .answers import Answers
 from .deferred import stop_waiting
-from .experts import EXPERTS
 from .flags import ROLES, roles_of, with_flags
-from .glu import GLU
 from .handle import Handle, Row, remember
 from .installed import Installation, replaced_by
-from .norms import NORM
+from .loss import head as loss_head
+from .loss import skip_logits
 from .probe import quietly
-from .qk_norm import QK_NORM
-from .rotary import ROTARY
 from .rule import Proof, Refusal, Rule
+from .rules.add_norm import ADD_NORM
+from .rules.experts import EXPERTS
+from .rules.mlp import GLU
+from .rules.norm import NORM
+from .rules.qk_norm_rope import QK_NORM
+from .rules.rope import ROTARY
 
 # Parsing sources on two threads at once fails in Python itself.
 ONE_AT_A_TIME = threading.Lock()

@@ -10,7 +10,7 @@ import threading
 
 import torch
 
-from .loss_call import LossCall
+from .loss.call import LossCall
 
 
 class Entered:

@@ -24,8 +24,8 @@ from torch.nn.modules.module import (
 )
 
 from .probe import Mismatch, Silent
-from .reading import Function, essence, function_of, is_same, read
-from .torchs_own import CALL, CALL_IMPL, replaced_call
+from .source.reading import Function, essence, function_of, is_same, read
+from .source.torchs_own import CALL, CALL_IMPL, replaced_call
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # Tensors that are not ordinary ones, and that the operators know all the same, by name: their

@@ -1,0 +1,178 @@
+// A fused linear loss that takes the least memory: tokens in a few groups, and for each group the
+// classes in tiles, twice. The logits of a tile are made, folded into what is known of the tokens,
+// and forgotten; with the losses known they are made again and turned into gradients.
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/sum.h>
+
+#include <algorithm>
+
+#include "engine/registry.h"
+#include "composites/linear_loss/linear_loss.h"
+
+namespace liger::torch_bindings {
+namespace {
+
+// Sums over tiles of 32 bits and more are kept in 64, to be as exact as in one piece.
+at::TensorOptions so_far_of(const at::TensorOptions& options) {
+  return options.dtype(options.dtype().itemsize() < 4 ? at::kFloat : at::kDouble);
+}
+
+class TwoPasses {
+ public:
+  TwoPasses(const CompositeCall& in, const at::Tensor& input, const at::Tensor& target,
+            const Wanted& wanted, const VocabularyTiles& tiles)
+      : in_(in), wanted_(wanted), tiles_(tiles), input_(input), target_(target) {
+    weight_ = in_.tensor("weight").contiguous();
+    bias_ = in_.tensor("bias");
+    options_ = input_.options();
+    exact_ = exact_options(options_);
+  }
+
+  Results run() {
+    prepare_results();
+    prepare_buffers();
+    for (int64_t first = 0; first < input_.size(0); first += tiles_.tokens) one_group(first);
+    finish();
+    return std::move(results_);
+  }
+
+ private:
+  struct Group {
+    int64_t first, count;
+    at::Tensor input, target, so_far, gradient;
+    at::Tensor dinput;  // its sum over tiles
+  };
+  struct Tile {
+    int64_t first, count;
+    at::Tensor weight;
+    at::Tensor whole;   // its memory, of which the last tile uses less
+    at::Tensor logits;  // the classes alone
+  };
+
+  void prepare_results() {
+    results_ = results_of(in_, input_, wanted_);
+    if (wanted_.dweight) {
+      const auto accumulate = static_cast<Accumulate>(in_["accumulate"].toInt());
+      const bool wide = accumulates_wide(sizes_of(input_, weight_), chunk_least_memory, accumulate);
+      results_.dweight = at::empty(weight_.sizes(), wide ? exact_ : options_);
+    }
+    if (wanted_.dbias) results_.dbias = at::empty({weight_.size(0)}, exact_);
+  }
+
+  void prepare_buffers() {
+    logits_ = at::empty({tiles_.tokens, tiles_.classes}, options_);
+    so_far_ = at::empty({tiles_.tokens, 5}, so_far_of(options_));
+    gradient_ = at::empty({tiles_.tokens, 4}, exact_);
+    if (wanted_.dinput && exact_.dtype() != options_.dtype()) {
+      dinput_sum_ = at::empty({tiles_.tokens, input_.size(1)}, exact_);
+    }
+  }
+
+  void one_group(int64_t first) {
+    const int64_t count = std::min(tiles_.tokens, input_.size(0) - first);
+    Group group{first,
+                count,
+                input_.narrow(0, first, count),
+                target_.narrow(0, first, count),
+                so_far_.narrow(0, 0, count),
+                gradient_.narrow(0, 0, count),
+                {}};
+    if (wanted_.dinput) {
+      group.dinput = dinput_sum_.defined() ? dinput_sum_.narrow(0, 0, count)
+                                           : results_.dinput.narrow(0, first, count);
+    }
+    each_tile(group, [&](const Tile& tile) { fold(group, tile); });
+    each_tile(group, [&](const Tile& tile) { add_gradients(group, tile); });
+    if (dinput_sum_.defined()) results_.dinput.narrow(0, first, count).copy_(group.dinput);
+  }
+
+  // Calls `use` with the logits of each tile.
+  template <class Use>
+  void each_tile(const Group& group, Use use) {
+    const int64_t classes = weight_.size(0);
+    for (int64_t first = 0; first < classes; first += tiles_.classes) {
+      const int64_t count = std::min(tiles_.classes, classes - first);
+      const at::Tensor whole = logits_.narrow(0, 0, group.count);
+      Tile tile{first, count, weight_.narrow(0, first, count), whole, whole.narrow(1, 0, count)};
+      if (bias_.defined()) {
+        at::addmm_out(tile.logits, bias_.narrow(0, first, count), group.input, tile.weight.t());
+      } else {
+        at::mm_out(tile.logits, group.input, tile.weight.t());
+      }
+      use(tile);
+    }
+  }
+
+  void fold(const Group& group, const Tile& tile) {
+    static const Op& fold_op = op_named("cross_entropy_fold_");
+    const auto part = [&](const at::Tensor& whole) {
+      return rows_of(whole, group.first, group.count);
+    };
+    // Rows are named where faults are found, with the last tile: all groups share the other plans.
+    const bool is_last = tile.first + tile.count == weight_.size(0);
+    in_.run(fold_op, {{"logits", tile.whole},
+                      {"target", group.target},
+                      {"weight", in_["ce_weight"]},
+                      {"totals", wanted_.totals},
+                      {"upstream", part(wanted_.upstream)},
+                      {"loss", part(results_.row_loss)},
+                      {"z_loss", part(results_.row_z_loss)},
+                      {"predicted", part(results_.predicted)},
+                      {"so_far", group.so_far},
+                      {"gradient", group.gradient},
+                      {"first_column", tile.first},
+                      {"columns", tile.count},
+                      {"classes", weight_.size(0)},
+                      {"first_row", is_last ? group.first : 0}});
+  }
+
+  void add_gradients(const Group& group, const Tile& tile) {
+    static const Op& gradient_op = op_named("cross_entropy_tile_gradient_");
+    in_.run(gradient_op, {{"logits", tile.whole},
+                          {"target", group.target},
+                          {"weight", in_["ce_weight"]},
+                          {"gradient", group.gradient},
+                          {"first_column", tile.first},
+                          {"columns", tile.count},
+                          {"classes", weight_.size(0)}});
+    if (wanted_.dinput) {
+      at::Tensor sum = group.dinput;
+      add_product(sum, tile.logits, tile.weight, tile.first == 0);
+    }
+    const bool is_first = group.first == 0;
+    if (wanted_.dweight) {
+      at::Tensor sum = results_.dweight.narrow(0, tile.first, tile.count);
+      add_product(sum, tile.logits.t(), group.input, is_first);
+    }
+    if (wanted_.dbias) {
+      const at::Tensor sums = at::sum(tile.logits, {0}, false, exact_.dtype().toScalarType());
+      at::Tensor sum = results_.dbias.narrow(0, tile.first, tile.count);
+      is_first ? sum.copy_(sums) : sum.add_(sums);
+    }
+  }
+
+  void finish() {
+    if (wanted_.dweight) results_.dweight = results_.dweight.to(options_.dtype());
+    if (wanted_.dbias) results_.dbias = results_.dbias.to(options_.dtype());
+  }
+
+  const CompositeCall& in_;
+  const Wanted& wanted_;
+  const VocabularyTiles tiles_;
+  Results results_;
+  at::Tensor input_, target_, weight_, bias_;
+  at::Tensor logits_, so_far_, gradient_, dinput_sum_;  // of one group
+  at::TensorOptions options_, exact_;
+};
+
+}  // namespace
+
+Results loss_in_two_passes(const CompositeCall& in, const at::Tensor& input,
+                           const at::Tensor& target, const Wanted& wanted,
+                           const VocabularyTiles& tiles) {
+  return TwoPasses(in, input, target, wanted, tiles).run();
+}
+
+}  // namespace liger::torch_bindings

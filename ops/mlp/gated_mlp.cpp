@@ -1,0 +1,178 @@
+#include "engine/registry.h"
+#include "ops/row_knobs.h"
+
+namespace liger {
+namespace {
+
+Input activation() { return choice("activation", {"silu", "gelu_tanh", "gelu"}, "silu"); }
+
+void require_columns(const Call& call, std::string_view weight, int64_t columns,
+                     const std::string& meaning) {
+  require_dims(call, weight, 2, "[out, in]");
+  require_same_dtype(call, "x", weight);
+  if (call[weight].last_size() == columns) return;
+  call.refuse(weight, "has shape " + shape_text(call[weight]),
+              "[out, " + std::to_string(columns) + "], " + meaning);
+}
+
+void check_mlp(const Call& call) {
+  if (call["x"].dims == 0) call.refuse("x", "has no dimensions", "[..., in]");
+  const int64_t width = call["x"].last_size();
+  require_columns(call, "gate_weight", width, "the last size of 'x'");
+  const Tensor& gate = call["gate_weight"];
+  const bool packed = !call.has("up_weight");
+  if (packed && gate.sizes[0] % 2 != 0) {
+    call.refuse("gate_weight", "has shape " + shape_text(gate),
+                "an even number of rows without 'up_weight': those of gate, then those of up");
+  }
+  if (!packed) {
+    require_columns(call, "up_weight", width, "the last size of 'x'");
+    require_same_shape(call, "gate_weight", "up_weight");
+  }
+  require_columns(call, "down_weight", packed ? gate.sizes[0] / 2 : gate.sizes[0],
+                  "the rows of gate");
+}
+
+Dtype x_dtype(const Call& call) { return call["x"].dtype; }
+
+std::vector<Input> mlp_inputs() {
+  return {dense("x"), dense("gate_weight"), optional(dense("up_weight")), dense("down_weight")};
+}
+
+Output gradient_output(std::string name, std::string of, int bit) {
+  return {std::move(name),
+          [of, bit](const Call& call) {
+            return call.has(of) && call.masked("wants", bit) ? like(of) : empty();
+          },
+          x_dtype, false};
+}
+
+std::vector<Sample> mlp_example(const Extent& e) {
+  return {{.input = "x", .shape = {e["rows"], e["inner"]}},
+          {.input = "gate_weight", .shape = {e["size"], e["inner"]}},
+          {.input = "up_weight", .shape = {e["size"], e["inner"]}},
+          {.input = "down_weight", .shape = {e["inner"], e["size"]}}};
+}
+
+Op forward_op() {
+  Op op;
+  op.name = "gated_mlp";
+  op.doc =
+      "y = (act(x @ gate.T) * (x @ up.T)) @ down.T; keeps gate and up, and not their product. "
+      "Without up_weight the rows of gate_weight are those of both";
+  op.inputs = mlp_inputs();
+  op.inputs.push_back(activation());
+  op.outputs = {
+      {"y", [](const Call&) { return linear("x", "down_weight"); }, x_dtype},
+      {"gate", [](const Call&) { return linear("x", "gate_weight"); }, x_dtype, false},
+      {"up",
+       [](const Call& call) { return call.has("up_weight") ? linear("x", "up_weight") : empty(); },
+       x_dtype, false}};
+  op.check = check_mlp;
+  op.gradient = {.backward = "gated_mlp_backward",
+                 .last_backward = "gated_mlp_backward_",
+                 .saved = {"x", "gate_weight", "up_weight", "down_weight", "gate", "up"},
+                 .of = {{"x", "dx"},
+                        {"gate_weight", "dgate_weight"},
+                        {"up_weight", "dup_weight"},
+                        {"down_weight", "ddown_weight"}}};
+  op.autocast = Autocast::lower;
+  op.autocast_inputs = {"x", "gate_weight", "up_weight", "down_weight"};
+  op.example = mlp_example;
+  return op;
+}
+
+Op backward_op(bool in_place) {
+  const auto kept = [in_place](Input input) {
+    return in_place ? written(std::move(input)) : input;
+  };
+  Op op;
+  op.name = in_place ? "gated_mlp_backward_" : "gated_mlp_backward";
+  op.doc = "gradients of gated_mlp, of those that are wanted";
+  if (in_place) op.doc += "; gate and up are overwritten";
+  op.internal = true;
+  op.inputs = {dense("dy")};
+  for (Input& input : mlp_inputs()) op.inputs.push_back(std::move(input));
+  op.inputs.push_back(kept(dense("gate")));
+  op.inputs.push_back(kept(optional(dense("up"))));
+  op.inputs.push_back(activation());
+  op.inputs.push_back(mask("wants", 4));
+  op.outputs = {gradient_output("dx", "x", 0), gradient_output("dgate_weight", "gate_weight", 1),
+                gradient_output("dup_weight", "up_weight", 2),
+                gradient_output("ddown_weight", "down_weight", 3)};
+  op.check = check_mlp;
+  op.example = [](const Extent& e) {
+    std::vector<Sample> samples = {{.input = "dy", .shape = {e["rows"], e["inner"]}}};
+    for (Sample& sample : mlp_example(e)) samples.push_back(std::move(sample));
+    samples.push_back({.input = "gate", .shape = {e["rows"], e["size"]}});
+    samples.push_back({.input = "up", .shape = {e["rows"], e["size"]}});
+    samples.push_back({.input = "activation", .value = 0});
+    samples.push_back({.input = "wants", .value = 15});
+    return samples;
+  };
+  return op;
+}
+
+KernelOf middle_kernel(std::string name, int activation) {
+  return {
+      .name = std::move(name),
+      .source = "mlp/gated_mlp.h",
+      .when = [activation](const Call& call) { return call.integer("activation") == activation; },
+      .spec = [](const Call& call) -> Spec {
+        return {{"x", call["gate"].dtype},
+                {"product", call.flag("want_product")},
+                {"width", call["gate"].last_size()},
+                {"align_bytes", int64_t{call.align_bytes()}}};
+      },
+      .candidates =
+          [](const Call& call) { return row_candidates(call, call["gate"].last_size(), 0); },
+      .blocks = [](const Call& call,
+                   const Knobs& knobs) { return row_blocks(call["gate"].rows(), knobs); },
+      .arguments = {"product",
+                    "gate",
+                    "up",
+                    "dgate",
+                    "dup",
+                    {"rows", "gate.rows"},
+                    {"product_stride", "product.stride"},
+                    {"gate_stride", "gate.stride"},
+                    {"up_stride", "up.stride"},
+                    {"dgate_stride", "dgate.stride"},
+                    {"dup_stride", "dup.stride"}}};
+}
+
+// The kernel between the products; it writes into buffers of the composite.
+Op middle_op() {
+  Op op;
+  op.name = "gated_mlp_middle_";
+  op.doc = "from the gradient of act(gate) * up those of gate and up; the product overwrites it";
+  op.internal = true;
+  op.inputs = {written(rows("product")), rows("gate"), rows("up"),          written(rows("dgate")),
+               written(rows("dup")),     activation(), flag("want_product")};
+  op.check = [](const Call& call) {
+    for (const char* name : {"product", "up", "dgate", "dup"}) {
+      require_same_shape(call, "gate", name);
+      require_same_dtype(call, "gate", name);
+    }
+  };
+  op.kernels = {middle_kernel("GatedMlpSiluBackward", 0),
+                middle_kernel("GatedMlpGeluTanhBackward", 1),
+                middle_kernel("GatedMlpGeluErfBackward", 2)};
+  op.example = [](const Extent& e) {
+    std::vector<Sample> samples;
+    for (const char* name : {"product", "gate", "up", "dgate", "dup"}) {
+      samples.push_back({.input = name, .shape = {e["rows"], e["size"]}});
+    }
+    samples.push_back({.input = "want_product", .value = 1});
+    return samples;
+  };
+  return op;
+}
+
+const Register forward{forward_op()};
+const Register backward{backward_op(false)};
+const Register last_backward{backward_op(true)};
+const Register middle{middle_op()};
+
+}  // namespace
+}  // namespace liger

@@ -1,0 +1,169 @@
+#include "engine/registry.h"
+#include "ops/norm/norm.h"
+#include "ops/row_knobs.h"
+
+namespace liger {
+namespace {
+
+Dtype dtype_or(const Call& call, std::string_view tensor, std::string_view like) {
+  return call.has(tensor) ? call[tensor].dtype : call[like].dtype;
+}
+
+Dtype x_dtype(const Call& call) { return call["x"].dtype; }
+Dtype statistics_dtype(const Call& call) { return arithmetic(call["x"].dtype); }
+
+bool wants_dx(const Call& call) { return call.masked("wants", 0); }
+bool wants_dweight(const Call& call) { return call.masked("wants", 1) && call.has("weight"); }
+bool wants_dbias(const Call& call) { return call.masked("wants", 2) && call.has("bias"); }
+
+int64_t partials_of(const Call& call) {
+  return partial_rows(call, call["x"].rows(), call["x"].last_size());
+}
+
+Temporary partials(std::string name, bool (*wanted)(const Call&)) {
+  return {std::move(name), [wanted](const Call& call) -> int64_t {
+            if (!wanted(call)) return 0;
+            return partials_of(call) * padded_columns(call["x"].last_size()) *
+                   size_bytes(statistics_dtype(call));
+          }};
+}
+
+const Partials partials_of_weight = {
+    "weight_partials", "dweight", [](const Call& call) { return dtype_or(call, "weight", "x"); }};
+const Partials partials_of_bias = {"bias_partials", "dbias",
+                                   [](const Call& call) { return dtype_or(call, "bias", "x"); }};
+
+const Register layer_norm{Op{
+    .name = "layer_norm",
+    .doc = "y = (x - mean) * rsqrt(variance + eps) * weight + bias, over the last dimension",
+    .inputs = {rows("x"), optional(dense("weight")), optional(dense("bias")), real("eps", "1e-06"),
+               keeps_statistics()},
+    .outputs = {{"y", [](const Call&) { return like("x"); }, x_dtype},
+                {"mean", statistics_shape, statistics_dtype, false},
+                {"rstd", statistics_shape, statistics_dtype, false}},
+    .check =
+        [](const Call& call) {
+          require_vector(call, "weight", "x");
+          require_vector(call, "bias", "x");
+          require_eps(call);
+        },
+    .kernels = {{.name = "LayerNormForward",
+                 .source = "norm/layer_norm.h",
+                 .spec = [](const Call& call) -> Spec {
+                   return {{"x", x_dtype(call)},
+                           {"weight", dtype_or(call, "weight", "x")},
+                           {"bias", dtype_or(call, "bias", "x")},
+                           {"has_weight", call.has("weight")},
+                           {"has_bias", call.has("bias")},
+                           {"hidden", call["x"].last_size()},
+                           {"align_bytes", int64_t{call.align_bytes()}},
+                           {"hold", holds(call, "x", 1)}};
+                 },
+                 .candidates =
+                     [](const Call& call) {
+                       return row_candidates(call, call["x"].last_size(),
+                                             holds(call, "x", 1) ? 1 : 0);
+                     },
+                 .blocks = [](const Call& call,
+                              const Knobs& knobs) { return row_blocks(call["x"].rows(), knobs); },
+                 .arguments = {"x",
+                               "weight",
+                               "bias",
+                               "y",
+                               "mean",
+                               "rstd",
+                               {"rows", "x.rows"},
+                               {"x_stride", "x.stride"},
+                               "eps"}}},
+    .gradient = {.backward = "layer_norm_backward",
+                 .saved = {"x", "weight", "bias", "mean", "rstd"},
+                 .of = {{"x", "dx"}, {"weight", "dweight"}, {"bias", "dbias"}},
+                 .asked_by = keeps_statistics().name},
+    .sharding = Sharding::rows,
+    .example = [](const Extent& e) -> std::vector<Sample> {
+      return {{.input = "x", .shape = {e["rows"], e["size"]}},
+              {.input = "weight", .shape = {e["size"]}},
+              {.input = "bias", .shape = {e["size"]}}};
+    },
+    .bench = {{"hidden-4096", {{"rows", 16384}, {"size", 4096}}}},
+}};
+
+const Register layer_norm_backward{Op{
+    .name = "layer_norm_backward",
+    .doc = "gradients: dx = rstd * (g - mean(g) - xhat * mean(g * xhat)), g = dy * weight",
+    .internal = true,
+    .inputs = {rows("dy"), rows("x"), optional(dense("weight")), optional(dense("bias")),
+               dense("mean"), dense("rstd"), real("eps", "1e-06"), mask("wants", 3)},
+    .outputs = {{"dx", [](const Call& call) { return wants_dx(call) ? like("x") : empty(); },
+                 x_dtype},
+                {"dweight",
+                 [](const Call& call) { return wants_dweight(call) ? like("weight") : empty(); },
+                 [](const Call& call) { return dtype_or(call, "weight", "x"); }},
+                {"dbias",
+                 [](const Call& call) { return wants_dbias(call) ? like("bias") : empty(); },
+                 [](const Call& call) { return dtype_or(call, "bias", "x"); }}},
+    .temporaries = {partials("weight_partials", wants_dweight),
+                    partials("bias_partials", wants_dbias)},
+    .check =
+        [](const Call& call) {
+          require_vector(call, "weight", "x");
+          require_vector(call, "bias", "x");
+          require_statistics(call, "mean");
+          require_statistics(call, "rstd");
+          require_same_shape(call, "x", "dy");
+          require_same_dtype(call, "x", "dy");
+        },
+    .kernels =
+        {{.name = "LayerNormBackward",
+          .source = "norm/layer_norm.h",
+          .when = [](const Call& call) { return call["x"].rows() > 0; },
+          .spec = [](const Call& call) -> Spec {
+            return {{"x", x_dtype(call)},
+                    {"weight", dtype_or(call, "weight", "x")},
+                    {"has_weight", call.has("weight")},
+                    {"want_dx", wants_dx(call)},
+                    {"want_dweight", wants_dweight(call)},
+                    {"want_dbias", wants_dbias(call)},
+                    {"hidden", call["x"].last_size()},
+                    {"align_bytes", int64_t{call.align_bytes()}},
+                    {"hold", holds(call, "x", 4)}};
+          },
+          .candidates =
+              [](const Call& call) {
+                return partial_candidates(call, call["x"].last_size(), holds(call, "x", 4) ? 5 : 0);
+              },
+          .blocks = [](const Call& call,
+                       const Knobs& knobs) { return row_blocks(partials_of(call), knobs); },
+          .arguments = {"dy",
+                        "x",
+                        "weight",
+                        "mean",
+                        "rstd",
+                        "dx",
+                        "weight_partials",
+                        "bias_partials",
+                        {"rows", "x.rows"},
+                        {"partial_rows", partials_of},
+                        {"dy_stride", "dy.stride"},
+                        {"x_stride", "x.stride"}}},
+         column_sum({partials_of_weight, partials_of_bias}, "x",
+                    [](const Call& call) { return wants_dweight(call) && wants_dbias(call); }),
+         column_sum({partials_of_weight}, "x",
+                    [](const Call& call) { return wants_dweight(call) && !wants_dbias(call); }),
+         column_sum({partials_of_bias}, "x",
+                    [](const Call& call) { return wants_dbias(call) && !wants_dweight(call); })},
+    .sharding = Sharding::rows,
+    .example = [](const Extent& e) -> std::vector<Sample> {
+      return {{.input = "dy", .shape = {e["rows"], e["size"]}},
+              {.input = "x", .shape = {e["rows"], e["size"]}},
+              {.input = "weight", .shape = {e["size"]}},
+              {.input = "bias", .shape = {e["size"]}},
+              {.input = "mean", .shape = {e["rows"]}, .dtype = "arithmetic"},
+              {.input = "rstd", .shape = {e["rows"]}, .dtype = "arithmetic"},
+              {.input = "eps", .value = 1e-6},
+              {.input = "wants", .value = 7}};
+    },
+}};
+
+}  // namespace
+}  // namespace liger

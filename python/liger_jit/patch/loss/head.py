@@ -1,0 +1,472 @@
+"""The rule for the loss head: the model's last linear layer and the cross entropy that follows it.
+
+In eager mode the head answers a forward with labels by `LazyLogits`, which end in one fused call
+wherever the model's own code calls cross entropy. Under torch.compile, which cannot trace a lazy
+tensor, the head answers with real logits, and the model's loss function leaves them unused if it
+sees that they are what the head made. So no code between the two, whoever wrote it and whenever,
+ever gets anything but logits.
+"""
+
+import copy
+import functools
+import inspect
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, make_dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..autocasting import autocast_dtype
+from ..entered import Entered, call_of, place
+from ..guard import is_hooked
+from ..handle import InstanceValue
+from ..installed import replaced_by
+from ..modes import is_watched
+from ..probe import compute_dtype
+from ..recomputed import checkpoint_here
+from ..rule import SHARDED_AWAY, MetaCall, Refusal, is_sharded
+from ..source.torchs_own import (
+    CROSS_ENTROPY,
+    LINEAR,
+    replaced_call,
+    replaced_cross_entropy,
+    replaced_linear,
+)
+from ..stand_in import HeadForward, LossFunction, StandIn
+from .call import OPTIONS, LossCall, next_token_loss
+from .causal_loss import is_causal_loss, labels_of_causal_loss, own_loss
+from .label_count import LabelCount
+from .lazy_logits import LazyLogits, are_computed, are_of_the_head, lazy_logits, real_logits
+from .lazy_source import Source
+
+# Of the tensors that a head may have; a set, as one lookup is all that a call pays.
+PLAIN = frozenset({nn.Parameter, Tensor})
+PLAIN_OR_NONE = PLAIN | {type(None)}
+
+
+class LossHead:
+    """What a patched model and its head share: the head's forward and the model's, its loss.
+
+    What stands in their places holds this object, so that a deep copy of the model gets its own.
+    What one forward of the model asked for is not here: see `entered`.
+    """
+
+    def __init__(self, model: nn.Module, head: nn.Linear, fused: bool):
+        self.model, self.head, self.fused = model, head, fused
+        self.applied = False  # the switch: off, a forward of ours is the one it stands for
+        self.head_class, self.head_forward = type(head), type(head).forward
+        self.original_loss = getattr(model, "loss_function", None)
+        self.causal = is_causal_loss(self.original_loss)
+        self.own_loss = own_loss(self.original_loss)
+        # transformers looks the function up by the model's loss type, unless one was set.
+        self.by_type = self.causal and "_loss_function" not in model.__dict__
+        self.labels_position = labels_position(model)
+        self.options = options_of_ours(model)
+        self.links = links_between(model, head)
+
+    def begin(self, args: tuple, kwargs: dict) -> tuple[LossCall | None, tuple, dict]:
+        """Takes our options out of the keywords of a forward, and looks for labels.
+
+        Raises ValueError if skip_logits is asked for and there are no labels.
+        """
+        kwargs = dict(kwargs)
+        skip, accuracy, tokens, scaling = (
+            kwargs.pop(name, None) if name in self.options else None for name in OPTIONS
+        )
+        labels = kwargs.get("labels")
+        if len(args) > self.labels_position:
+            labels = args[self.labels_position]
+        if labels is None:
+            if skip:
+                raise ValueError("skip_logits=True needs labels: without logits or a loss, nothing")
+            return None, args, kwargs
+        # skip_logits left out means: logits are what a training step does not need.
+        keep = not skip if skip is not None else not self.model.training
+        call = LossCall(keep, bool(accuracy), bool(tokens), bool(scaling))
+        if not torch.compiler.is_compiling():
+            call.checkpoint = checkpoint_here()
+        if self.fused and keep and not call.wants_more:
+            return None, args, kwargs
+        if self.fused:
+            shifted = kwargs.get("shift_labels")
+            call.labels = LabelCount.begin(labels if shifted is None else shifted)
+        return call, args, kwargs
+
+    def forward(self, *inputs, **named) -> Tensor:
+        """The head's forward: lazy logits where there is a loss to fuse, else its own."""
+        call = call_of(self)
+        if call is not None and torch.compiler.is_compiling():
+            return self.traced_forward(call, *inputs, **named)
+        if call is None or not self.stands() or checkpoint_here() is not call.checkpoint:
+            return type(self.head).forward(self.head, *inputs, **named)
+        states = inputs[0] if inputs else next(iter(named.values()))
+        weight, bias = held(self.head, "weight"), held(self.head, "bias")
+        if not (type(states) is Tensor and self.stays_whole(weight, bias)):
+            return type(self.head).forward(self.head, *inputs, **named)
+        if not self.fused:
+            logits = type(self.head).forward(self.head, states)
+            return lazy_logits(Source(logits, None, None, logits.dtype, (), call))
+        # Views: whether a parameter is trained is settled here, as a product would settle it.
+        head = (weight.view_as(weight), None if bias is None else bias.view_as(bias))
+        return lazy_logits(Source(states, *head, product_dtype(states, weight), (), call))
+
+    def traced_forward(self, call: LossCall, *inputs, **named) -> Tensor:
+        """Under torch.compile, which cannot trace a lazy tensor: real logits, and a note of what
+        they came from. If the loss gets these very logits, it takes the states, and nothing is left
+        that uses the product, so no compiled graph has it."""
+        from .traced_logits import made
+
+        states = inputs[0] if inputs else next(iter(named.values()))
+        logits = type(self.head).forward(self.head, *inputs, **named)
+        weight, bias = held(self.head, "weight"), held(self.head, "bias")
+        if self.fused and self.is_as_found() and self.stays_whole(weight, bias):
+            made(logits, states, weight, bias)
+            call.traced = (logits, states, weight, bias)
+        return logits
+
+    def stands(self) -> bool:
+        """Whether calling the head is still calling its class's forward and nothing else: no hook,
+        of its own or of all modules, and no other forward over ours; and whether what comes after
+        it runs as Python, which lazy logits need."""
+        head = self.head
+        forward = head.__dict__.get("forward")
+        return (
+            type(forward) is HeadForward  # a wrapper may have its attributes
+            and forward.loss_head is self
+            and self.is_as_found()
+            and not is_hooked(head)
+            and not is_compiled(getattr(self.model, "loss_function", None))
+            and not torch._C._are_functorch_transforms_active()
+        )
+
+    def is_as_found(self) -> bool:
+        """Whether the head still is a matrix product and the loss torch's own, for all to see."""
+        return (
+            type(self.head) is self.head_class
+            and self.head_class.forward is self.head_forward
+            and F.linear is LINEAR
+            and F.cross_entropy is CROSS_ENTROPY
+            and not is_watched()
+        )
+
+    def stays_whole(self, weight: Tensor, bias: Tensor | None) -> bool:
+        """Whether these are the head's matrix and bias, and still are after the head has returned.
+
+        A tensor of another class may be a shard, or packed. Sharding that gathers weights for one
+        module's forward (FSDP, ZeRO-3) frees them again after it. That module may be the head or
+        one that has it, but for the model: the first FSDP stands in its place, the second in its
+        class.
+        """
+        return (
+            type(weight) in PLAIN
+            and type(bias) in PLAIN_OR_NONE
+            and weight.dim() == 2
+            and weight.is_floating_point()
+            and not hasattr(weight, "ds_id")
+            and all(
+                parent._modules.get(name) is child
+                and (type(child) is seen or not is_sharded(child))
+                for parent, name, child, seen in self.links
+            )
+        )
+
+    def loss(self, *args, **kwargs) -> Tensor:
+        """The model's loss function, in place of the original one of causal models."""
+        call = call_of(self)
+        if torch.compiler.is_compiling() and call is not None:
+            return self.traced_loss(call, *args, **kwargs)
+        original = self.loss_by_type()
+        if call is None or original is not self.original_loss:
+            return original(*args, **kwargs)
+        with call.losing(labels_of_causal_loss(*args, **kwargs)):
+            return self.original_loss(*args, **kwargs)
+
+    def loss_by_type(self) -> Callable:
+        """The original one, or what the model's `loss_type` means now."""
+        if not self.by_type:
+            return self.original_loss
+        from transformers.loss.loss_utils import LOSS_MAPPING
+
+        kind = getattr(self.model, "loss_type", None)
+        return LOSS_MAPPING[kind if kind in LOSS_MAPPING else "ForCausalLM"]
+
+    def traced_loss(
+        self,
+        call: LossCall,
+        logits: Tensor,
+        labels: Tensor,
+        vocab_size: int,
+        num_items_in_batch=None,
+        ignore_index: int = -100,
+        shift_labels: Tensor | None = None,
+        **kwargs,
+    ) -> Tensor:
+        from .traced_logits import is_untouched
+
+        options = {
+            "num_items_in_batch": num_items_in_batch,
+            "ignore_index": ignore_index,
+            "shift_labels": shift_labels,
+        }
+        original = self.loss_by_type()
+        if original is not self.original_loss or not self.can_stand_for_loss(num_items_in_batch):
+            return original(logits, labels, vocab_size, **options, **kwargs)
+        if not self.fused:
+            return shaped(next_token_loss(call, logits, labels, None, None, **options), options)
+        if call.traced is None or logits is not call.traced[0] or not is_untouched(*call.traced):
+            return original(logits, labels, vocab_size, **options, **kwargs)
+        call.unused_logits = True
+        _, states, weight, bias = call.traced
+        return shaped(next_token_loss(call, states, labels, weight, bias, **options), options)
+
+    def can_stand_for_loss(self, num_items: Tensor | int | None) -> bool:
+        """Whether `next_token_loss` is what transformers' own gives now, for that divisor."""
+        one = not isinstance(num_items, Tensor) or num_items.numel() == 1
+        own = self.own_loss is not None and self.own_loss.stands()
+        return one and own and F.cross_entropy is CROSS_ENTROPY and not is_watched()
+
+    def changes(self) -> list:
+        own = [
+            self,
+            InstanceValue(self.head, "forward", HeadForward(self)),
+            InstanceValue(self.model, "forward", AroundForward(self)),
+        ]
+        loss = [InstanceValue(self.model, "_loss_function", LossFunction(self))] * self.causal
+        return own + loss
+
+    def apply(self) -> None:
+        self.applied = True
+
+    def undo(self) -> None:
+        self.applied = False
+
+
+def shaped(loss: Tensor, options: dict) -> Tensor:
+    """With the dimensions of the tensor that transformers would divide it by."""
+    divisor = options["num_items_in_batch"]
+    return loss.reshape(divisor.shape) if isinstance(divisor, Tensor) else loss
+
+
+def find(model: nn.Module, fused: bool) -> LossHead | Refusal:
+    """The loss head of a model, or why there is none that can be patched."""
+    try:
+        head = model.get_output_embeddings()
+    except (AttributeError, NotImplementedError):
+        head = None
+    if head is None:
+        return Refusal("the model has no output head")
+    if type(head).forward is not nn.Linear.forward:
+        return Refusal(f"the head is {type(head).__name__}, not a plain nn.Linear")
+    if reason := replaced_linear() or replaced_call() or replaced_cross_entropy():
+        return Refusal(reason)
+    if type(head.__dict__.get("forward")) is HeadForward:
+        return Refusal("already patched")
+    for name in ("weight", "bias"):
+        if name in head._parameters and hasattr(type(head), name):
+            return Refusal(f"the head's class has a {name} of its own")
+    # A parametrised weight is left alone: reading it may change it.
+    weight = head._parameters.get("weight")
+    if weight is not None and weight.dim() != 2:
+        return Refusal(SHARDED_AWAY)
+    if weight is not None and not weight.is_floating_point():
+        return Refusal(f"the head's weight is packed ({weight.dtype})")
+    if getattr(head, "_distribute_module_applied", False):
+        return Refusal("the head is spread over ranks (tensor parallel)")
+    if labels_position(model) is None:
+        return Refusal("the model's forward takes no labels")
+    reason = replaced_by(head)
+    return Refusal(reason) if reason else LossHead(model, head, fused)
+
+
+NOT_HELD = object()
+
+
+def held(module: nn.Module, name: str) -> object:
+    """A tensor that a module holds, or NOT_HELD: to read one that is made when it is read, as a
+    parametrised one is, may change it."""
+    if name in module._parameters:
+        return module._parameters[name]
+    return module.__dict__.get(name, NOT_HELD)
+
+
+def path_of(model: nn.Module, head: nn.Module | None) -> str:
+    return next((path for path, module in model.named_modules() if module is head), "")
+
+
+def links_between(
+    model: nn.Module, head: nn.Module
+) -> list[tuple[nn.Module, str, nn.Module, type | None]]:
+    """(module, name, child, the child's class if it is not sharded) from the model to its head."""
+    links, parent = [], model
+    for name in filter(None, path_of(model, head).split(".")):
+        child = parent._modules[name]
+        links.append((parent, name, child, None if is_sharded(child) else type(child)))
+        parent = child
+    return links
+
+
+def labels_position(model: nn.Module) -> int | None:
+    """Of `labels` among the arguments of the model's forward; None if it takes none.
+
+    A forward that a trainer put on the model may hand on whatever it gets to the class's own.
+    """
+    for parameters in arguments_of(model):
+        names = [one.name for one in parameters]
+        if "labels" not in names:
+            continue
+        position = names.index("labels")
+        by_name = parameters[position].kind is inspect.Parameter.KEYWORD_ONLY
+        return sys.maxsize if by_name else position
+    return None
+
+
+def arguments_of(model: nn.Module) -> list[list[inspect.Parameter]]:
+    """Of the model's forward and of its class's."""
+    own = list(inspect.signature(type(model).forward).parameters.values())[1:]
+    return [list(inspect.signature(model.forward).parameters.values()), own]
+
+
+def options_of_ours(model: nn.Module) -> frozenset[str]:
+    """Those of `OPTIONS` that the model's forward has no argument of its own for."""
+    taken = {one.name for parameters in arguments_of(model) for one in parameters}
+    return frozenset(OPTIONS) - taken
+
+
+def is_compiled(function) -> bool:
+    """Whether torch.compile made this function or module, or compiles the calls of this module."""
+    kept = getattr(function, "__dict__", {})
+    return (
+        kept.get("_torchdynamo_orig_callable") is not None
+        or kept.get("_compiled_call_impl") is not None
+    )
+
+
+def product_dtype(states: Tensor, weight: Tensor) -> torch.dtype:
+    """Of the head's matrix product. Autocast leaves float64 as it is."""
+    if torch.float64 in (states.dtype, weight.dtype):
+        return weight.dtype
+    return autocast_dtype(states.device) or weight.dtype
+
+
+class AroundForward(StandIn):
+    """In place of the model's forward: the same one, entered before and left after."""
+
+    def __init__(self, loss_head: LossHead):
+        super().__init__(loss_head.model)
+        self.loss_head = loss_head
+
+    def __call__(self, *args, **kwargs):
+        loss_head, args = self.loss_head, self.without_module(args)
+        if not loss_head.applied:
+            return self.original(*args, **kwargs)
+        call, args, kwargs = loss_head.begin(args, kwargs)
+        here = place()
+        outer = here.innermost
+        try:
+            here.innermost = Entered(loss_head, call, outer)
+            output = self.original(*args, **kwargs)
+            if call is not None:
+                output = None if output is None else finished(output, call)
+                call.end()
+            return output
+        finally:
+            here.innermost = outer
+
+
+def finished(output, call: LossCall):
+    """The model's output with no lazy logits left in it: the very one if it had none, else a copy,
+    which has all else that its class or the model's code has put there."""
+    extra = {"token_accuracy": call.found_accuracy, "predicted_tokens": call.found_tokens}
+    extra = extra if call.token_accuracy or call.predicted_tokens else {}
+    if isinstance(output, tuple):
+        return finished_tuple(output, extra, call)
+    if not isinstance(output, dict):
+        return real_logits(output)
+    if torch.compiler.is_compiling():
+        return finished_while_traced(output, extra, call)
+    lazy = {name: value for name, value in output.items() if isinstance(value, LazyLogits)}
+    changed = {
+        name: settled(value, call) if name == "logits" else real_logits(value)
+        for name, value in lazy.items()
+    }
+    if not changed and not extra:
+        return output
+    output = copy.copy(output)
+    if extra and is_dataclass(output):
+        output.__class__ = with_token_fields(type(output))
+    for name, value in (changed | extra).items():
+        output[name] = value
+        if value is None and is_dataclass(output):  # such a field is no item
+            OrderedDict.__delitem__(output, name)
+    return output
+
+
+def finished_tuple(output: tuple, extra: dict, call: LossCall) -> tuple:
+    """Its logits are what the head gave, or else the first that is made of that alone."""
+    lazy = [value for value in output if isinstance(value, LazyLogits)]
+    if lazy:
+        logits = next(filter(are_of_the_head, lazy), lazy[0])
+        kept = settled(logits, call)  # first: another that is computed computes these too
+        values = [kept if value is logits else real_logits(value) for value in output]
+    else:
+        values = list(output)
+    if not extra and all(value is given for value, given in zip(values, output, strict=True)):
+        return output
+    if not extra and hasattr(output, "_make"):
+        return output._make(values)
+    return (*values, *extra.values())
+
+
+def finished_while_traced(output: dict, extra: dict, call: LossCall) -> dict:
+    if call.unused_logits and not call.keep_logits:
+        values = dict(output.items())
+        if is_dataclass(output):  # what was set on a field later may be no item
+            values |= {field.name: getattr(output, field.name) for field in fields(output)}
+        values.pop("logits", None)
+        output = type(output)(**values)
+    for name, value in extra.items():
+        setattr(output, name, value)
+    return output
+
+
+def settled(logits: LazyLogits, call: LossCall) -> Tensor | None:
+    """What an output has for logits: None in a training step whose loss did without them."""
+    kept = call.keep_logits or are_computed(logits) or not call.fused
+    return real_logits(logits) if kept else None
+
+
+@functools.cache
+def with_token_fields(output_class: type) -> type:
+    """The output class with the two fields of Liger's outputs, so that wrappers carry them on."""
+    present = {field.name for field in fields(output_class)}
+    names = [name for name in ("token_accuracy", "predicted_tokens") if name not in present]
+    added = [(name, Tensor | None, None) for name in names]
+    return make_dataclass(f"{output_class.__name__}WithTokens", added, bases=(output_class,))
+
+
+def meta_call(loss_head: LossHead) -> MetaCall:
+    """The loss of a training step of the patched model, on meta tensors."""
+    head, fused = loss_head.head, loss_head.fused
+    vocabulary, width = head.out_features, head.in_features
+    dtype, biased = compute_dtype(head), head.bias is not None
+
+    def run(batch: int, tokens: int) -> None:
+        def empty(*shape):
+            return torch.empty(*shape, dtype=dtype, device="meta", requires_grad=True)
+
+        # A plain step divides by the labels it counts, a Trainer's by a number that it brings.
+        for num_items in (None, batch * tokens):
+            next_token_loss(
+                LossCall(keep_logits=False),
+                empty(batch, tokens, width if fused else vocabulary),
+                torch.empty(batch, tokens, dtype=torch.int64, device="meta"),
+                empty(vocabulary, width) if fused else None,
+                empty(vocabulary) if fused and biased else None,
+                num_items,
+            ).backward()
+
+    op = "fused_linear_cross_entropy" if fused else "cross_entropy"
+    return MetaCall(op, (vocabulary, width, dtype, biased), run)

@@ -1,0 +1,503 @@
+"""Logits that are not computed until something needs their values.
+
+A `LazyLogits` stands for head(hidden) in the code between a model's head and its loss. Casts,
+reshapes, slices of leading dimensions, scales and a tanh softcap are written down; a cross entropy
+becomes one fused call on the hidden states; any other operation gets the real logits, computed as
+the model would have, so unknown code costs memory and never correctness.
+
+Lazy tensors alias as real ones would. Those of one `Block` are views of one tensor; when an
+operation needs one of them, that tensor is computed, and all of them that live become plain
+tensors: views of it, in the very objects that the model's code holds. So a write through one is
+seen through the others, and nothing lazy is left that could be stale.
+"""
+
+import sys
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._pytree import tree_map_only
+
+from ..autocasting import autocast_dtype, without_autocast
+from ..modes import is_watched, unwatched
+from ..recomputed import checkpoint_here, outside_of_checkpoint
+from .call import loss_of_logits, loss_of_states
+from .lazy_source import STEPS, Source
+
+# A view that was taken: (function, its arguments after the tensor, whether gradients were on).
+View = tuple[Callable, tuple, bool]
+
+
+class Block:
+    """What lazy tensors that alias stand for: one tensor that is not computed yet.
+
+    Its lazy tensors own it; it knows them by weak references, which go before they become plain, as
+    torch changes no tensor that has some.
+    """
+
+    def __init__(self, source: Source):
+        self.source = source
+        self.tensor: Tensor | None = None
+        self.lazies: list[weakref.ref] = []
+        source.call.blocks.append(weakref.ref(self))
+
+    def compute(self) -> None:
+        """Computes the tensor if it is not yet, and makes its lazy tensors plain ones."""
+        off = torch._C.DisableTorchFunctionSubclass()
+        with off, outside_of_checkpoint(), unwatched():
+            if self.tensor is None:
+                with torch.set_grad_enabled(self.source.with_grad):
+                    self.tensor = self.source.compute()
+            living = [lazy for reference in self.lazies if (lazy := reference()) is not None]
+            self.lazies.clear()
+            for lazy in living:
+                lazy._become_plain()
+
+
+class _Defer(torch.autograd.Function):
+    """Ties a `LazyLogits` to the graph, for code that hands it to autograd without an operation."""
+
+    @staticmethod
+    def forward(ctx, make, source: Source, *tensors):
+        ctx.source = source
+        return make()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        with torch.enable_grad():
+            leaves = [
+                t.detach().requires_grad_(needed) if t is not None else None
+                for t, needed in zip(ctx.source.tensors(), ctx.needs_input_grad[2:], strict=True)
+            ]
+            logits = ctx.source.of(*leaves).compute()
+            wanted = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
+            found = iter(torch.autograd.grad(logits, wanted, gradient))
+        return (
+            None,
+            None,
+            *(next(found) if leaf is not None and leaf.requires_grad else None for leaf in leaves),
+        )
+
+
+class _Follow(torch.autograd.Function):
+    """Values with the history of another tensor, which stood for them."""
+
+    @staticmethod
+    def forward(ctx, history, values):
+        return values.detach()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
+@dataclass
+class Standing:
+    """What a lazy tensor stands for.
+
+    source: of its own values. form: a meta tensor that is to another's what the real tensors would
+    be, a view or a copy. views: from the block's tensor to its own. node: of autograd, as it was
+    made. computed: the logits, only where the lazy tensor could not become plain.
+    """
+
+    block: Block
+    source: Source
+    form: Tensor
+    views: tuple[View, ...]
+    node: object = None
+    computed: Tensor | None = None
+
+
+class LazyLogits(torch.Tensor):
+    """A tensor of the logits' shape, strides, dtype and device without their values. It has one
+    attribute beside a tensor's own: all other names are free for the model's code to set."""
+
+    _lazy: "Standing"
+
+    @staticmethod
+    def _of(source: Source, form: Tensor | None = None) -> "LazyLogits":
+        """Logits that alias no others."""
+        if form is None:
+            form = torch.empty(source.shape, dtype=source.result_dtype, device="meta")
+        return LazyLogits._made(source, form, Block(source), ())
+
+    def _viewed(self, source: Source, form: Tensor, function: Callable, *arguments) -> "LazyLogits":
+        """A view of these logits: function(these, *arguments)."""
+        step = (function, arguments, torch.is_grad_enabled())
+        return LazyLogits._made(source, form, self._lazy.block, (*self._lazy.views, step))
+
+    @staticmethod
+    def _made(source: Source, form: Tensor, block: Block, views: tuple[View, ...]) -> "LazyLogits":
+        def make() -> LazyLogits:
+            lazy = torch.Tensor._make_wrapper_subclass(
+                LazyLogits,
+                form.shape,
+                strides=form.stride(),
+                storage_offset=form.storage_offset(),
+                dtype=form.dtype,
+                device=source.states.device,
+            )
+            lazy._lazy = Standing(block, source, form, views)
+            return lazy
+
+        with torch._C.DisableTorchFunctionSubclass():
+            lazy = _Defer.apply(make, source, *source.tensors())
+            lazy._lazy.node = lazy.grad_fn
+        block.lazies.append(weakref.ref(lazy))
+        return lazy
+
+    def _become_plain(self) -> None:
+        """Turns this very object into the real tensor. The block has its tensor."""
+        block, real = self._lazy.block, self._lazy.block.tensor
+        for function, arguments, with_grad in self._lazy.views:
+            with torch.set_grad_enabled(with_grad):
+                real = function(real, *arguments)
+        if self.grad_fn is not self._lazy.node:  # as of what a checkpoint hands on
+            with torch.enable_grad():
+                real = _Follow.apply(self, real)
+        whole = real is block.tensor
+        if not self._swap(real):
+            self._lazy.computed = real
+        elif whole:
+            block.tensor = self  # what was the tensor is now the lazy one
+
+    def _swap(self, real: Tensor) -> bool:
+        """Makes this object the real tensor and that one lazy; not while C++ holds it, as the node
+        of a function that runs does, or if somebody has a weak reference to it."""
+        attributes = {name: value for name, value in self.__dict__.items() if name != "_lazy"}
+        try:
+            torch.utils.swap_tensors(self, real)
+        except RuntimeError:
+            return False
+        self.__dict__.update(attributes)
+        return True
+
+    def _real(self) -> Tensor:
+        """The logits: this object itself, or what stands beside it."""
+        if self._lazy.computed is None:
+            self._lazy.block.compute()
+            return self._lazy.computed if isinstance(self, LazyLogits) else self
+        # It may be held no longer, but others have seen what stands beside it: a view of that.
+        computed = self._lazy.computed
+        with torch._C.DisableTorchFunctionSubclass():
+            if self.grad_fn is not self._lazy.node:  # C++ code has written to it
+                with torch.enable_grad():
+                    view = _Follow.apply(self, computed)
+            else:
+                with torch.set_grad_enabled(self._lazy.source.with_grad):
+                    view = computed.view_as(computed)
+            return self if self._swap(view) else computed
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunctionSubclass():
+            if func in _METADATA and args and args[0]._lazy.computed is None:
+                return func(*args, **kwargs)
+            fold = _FOLDS.get(func)
+            if fold is not None and (args or fold is _cross_entropy):
+                result = fold(*args, **kwargs)
+                if result is not NotImplemented:
+                    return result
+        args, kwargs = tree_map_only(LazyLogits, LazyLogits._real, (args, kwargs))
+        return func(*args, **kwargs)
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        """Operations of C++ code, below autograd, which has recorded them with this tensor."""
+        lazies: dict[int, LazyLogits] = {}
+        stays = any(result.alias_info is not None for result in func._schema.returns)
+
+        def values(lazy: LazyLogits) -> Tensor:
+            if stays or func._schema.is_mutable:
+                lazy._stay()
+            found = lazy._values_alone()
+            lazies[id(found)] = lazy
+            return found
+
+        args, kwargs = tree_map_only(LazyLogits, values, (args, kwargs or {}))
+        # What writes returns what it has written.
+        return tree_map_only(Tensor, lambda t: lazies.get(id(t), t), func(*args, **kwargs))
+
+    def _stay(self) -> None:
+        """Computes logits that C++ code writes, or has an alias of: they must be there for all."""
+        if self._lazy.computed is None:
+            with torch.overrides.enable_reentrant_dispatch():  # their own history is recorded
+                self._lazy.block.compute()
+
+    def _values_alone(self) -> Tensor:
+        """The logits without a history, and without becoming plain: C++ code holds this tensor."""
+        if self._lazy.computed is not None:
+            return self._lazy.computed.detach()
+        if self._lazy.block.tensor is None:
+            return self._lazy.source.compute()
+        real = self._lazy.block.tensor.detach()
+        for function, arguments, _ in self._lazy.views:
+            real = function(real, *arguments)
+        return real
+
+
+def lazy_logits(source: Source) -> LazyLogits:
+    return LazyLogits._of(source)
+
+
+def real_logits(value):
+    """The logits that a value stands for, computed if they are not; any other value as it is."""
+    return value._real() if isinstance(value, LazyLogits) else value
+
+
+def are_of_the_head(logits: LazyLogits) -> bool:
+    """Whether they are the very ones that the head gave, whole."""
+    return not logits._lazy.views and not logits._lazy.source.steps
+
+
+def are_computed(logits: LazyLogits) -> bool:
+    """Whether these were computed for the loss, and cost nothing more to return."""
+    return logits._lazy.source.weight is None
+
+
+def _open(logits) -> Source | None:
+    """The source of logits that can still be folded."""
+    if not isinstance(logits, LazyLogits) or logits._lazy.block.tensor is not None:
+        return None
+    source = logits._lazy.source
+    if is_watched() or checkpoint_here() is not source.call.checkpoint:
+        return None
+    # What is done to logits under no_grad has no gradient, nor must its fused form have one.
+    if source.with_grad != torch.is_grad_enabled() or logits.grad_fn is not logits._lazy.node:
+        return None
+    return source
+
+
+def _then(name: str, value=None) -> Callable:
+    """A step that makes a copy."""
+
+    def fold(logits, *rest, **options):
+        source = _open(logits)
+        if source is None or rest or options:
+            return NotImplemented
+        return LazyLogits._of(source.then(name, value), STEPS[name](logits._lazy.form, value))
+
+    return fold
+
+
+def _cast(logits, dtype: torch.dtype):
+    if _open(logits) is None or not dtype.is_floating_point:
+        return NotImplemented
+    return logits if dtype == logits.dtype else _then("cast", dtype)(logits)
+
+
+def _float(logits, **options):
+    return NotImplemented if options else _cast(logits, torch.float32)
+
+
+def _to(logits, target=None, *rest, dtype=None, device=None, **options):
+    if rest or options:
+        return NotImplemented
+    if isinstance(target, Tensor):
+        dtype, device = target.dtype, target.device
+    elif isinstance(target, torch.dtype):
+        dtype = target
+    elif target is not None:
+        device = target
+    if device is not None and torch.device(device) != logits.device:
+        return NotImplemented
+    return _cast(logits, dtype or logits.dtype)
+
+
+def _contiguous(logits, **options):
+    source = _open(logits)
+    if source is None or options:
+        return NotImplemented
+    if logits._lazy.form.is_contiguous():
+        return logits
+    return LazyLogits._of(source.copied(source.states), logits._lazy.form.contiguous())
+
+
+def _shaped(function: Callable) -> Callable:
+    """`view` or `reshape` to a new shape of the leading dimensions; the vocabulary stays last."""
+
+    def fold(logits, *shape, **options):
+        source = _open(logits)
+        sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+        if source is None or options or not sizes or not all(type(size) is int for size in sizes):
+            return NotImplemented
+        form = function(logits._lazy.form, *shape)
+        if form.dim() == 0 or form.shape[-1] != source.vocabulary:
+            return NotImplemented
+        states = source.states.reshape(*form.shape[:-1], source.states.shape[-1])
+        if _is_alias(form, logits._lazy.form):
+            return logits._viewed(source.of(states), form, function, *shape)
+        return LazyLogits._of(source.copied(states), form)
+
+    return fold
+
+
+def _take(logits, index):
+    """Indexing that leaves the vocabulary whole: by numbers and slices a view, by a tensor a copy
+    of rows."""
+    source = _open(logits)
+    parts = index if isinstance(index, tuple) else (index,)
+    if source is None or not parts:
+        return NotImplemented
+    if isinstance(parts[0], Tensor):
+        return _take_rows(logits, source, parts)
+    if not all(part is Ellipsis or type(part) in (int, slice) for part in parts):
+        return NotImplemented
+    dots = [position for position, part in enumerate(parts) if part is Ellipsis]
+    if len(dots) > 1 or len(parts) - len(dots) > logits.dim():
+        return NotImplemented
+    if dots:
+        missing = logits.dim() - (len(parts) - 1)
+        parts = (*parts[: dots[0]], *[slice(None)] * missing, *parts[dots[0] + 1 :])
+    if len(parts) == logits.dim():
+        if parts[-1] != slice(None):
+            return NotImplemented
+        parts = parts[:-1]
+    form = logits._lazy.form[index]
+    return logits._viewed(source.of(source.states[parts]), form, torch.Tensor.__getitem__, index)
+
+
+def _take_rows(logits, source: Source, parts: tuple):
+    rows, *rest = parts
+    kinds = (torch.bool, torch.int64)
+    if isinstance(rows, LazyLogits) or rows.dtype not in kinds or not 0 < rows.dim() < logits.dim():
+        return NotImplemented
+    if len(rest) >= logits.dim() or any(part != slice(None) for part in rest):
+        return NotImplemented
+    return LazyLogits._of(source.copied(source.states[rows]))
+
+
+def _is_alias(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage()._cdata == other.untyped_storage()._cdata
+
+
+def _scaled(name: str) -> Callable:
+    def fold(logits, factor=None, *rest, **options):
+        if not isinstance(logits, LazyLogits):
+            logits, factor = factor, logits
+        plain = isinstance(factor, (int, float)) and not isinstance(factor, bool)
+        if rest or options or not plain or factor == 0:
+            return NotImplemented
+        return _then(name, float(factor))(logits)
+
+    return fold
+
+
+def _cross_entropy(
+    input,
+    target,
+    weight=None,
+    size_average=None,
+    ignore_index=-100,
+    reduce=None,
+    reduction="mean",
+    label_smoothing=0.0,
+):
+    source = _open(input)
+    if source is None or size_average is not None or reduce is not None:
+        return NotImplemented
+    indices = target.dim() == 1 and target.dtype == torch.int64 and input.dim() == 2
+    shape = source.scale_and_softcap()
+    if not indices or target.shape[0] != input.shape[0] or shape is None:
+        return NotImplemented
+    source.check()
+    scale, softcap = shape
+    loss_of = loss_of_logits if source.weight is None else loss_of_states
+    tensors = source.tensors()[:1] if source.weight is None else source.tensors()
+    tensors = [None if t is None else t.to(source.dtype) for t in tensors]
+    if abs(scale - 1.0) > 1e-6:
+        # Scaling the states scales the product; only the bias is left to be scaled beside it.
+        tensors[0] = tensors[0] * scale
+        if tensors[-1] is not None and len(tensors) == 3:
+            tensors[-1] = tensors[-1] * scale
+    with without_autocast(input.device):  # the head's, which may have been off, is in its dtype
+        loss = loss_of(
+            source.call,
+            *tensors,
+            target=target,
+            ce_weight=weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            softcap=softcap,
+        )
+    source.call.fused = True
+    # Under autocast torch takes the logits of a cross entropy as float32, but for float64.
+    casts = autocast_dtype(input.device) is not None and input.dtype != torch.float64
+    return loss.to(torch.float32 if casts else input.dtype)
+
+
+NO_GRADIENT = (
+    "liger_jit: the gradient of logits is asked for, but this step's loss comes from the hidden "
+    "states and never had logits. Call the model with skip_logits=False for this step."
+)
+
+
+def _gradient(outputs, inputs, *rest, **options):
+    """torch.autograd.grad. A loss made from states has no logits in its graph."""
+    leaves = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
+    if all(_open(leaf) is None for leaf in leaves):
+        return NotImplemented
+    raise RuntimeError(NO_GRADIENT)
+
+
+def _hook(logits, *rest, **options):
+    """On the gradient of logits: after a loss was made from their states there will be none."""
+    if isinstance(logits, LazyLogits) and logits._lazy.source.call.fused:
+        raise RuntimeError(NO_GRADIENT)
+    return NotImplemented
+
+
+def _node(logits, *rest, **options):
+    """`grad_fn`, which a hook on several gradients looks at."""
+    if sys._getframe(2).f_globals.get("__name__") == "torch.autograd.graph":
+        return _hook(logits)
+    return NotImplemented
+
+
+def _named(owner, *names: str) -> list:
+    return [getattr(owner, name) for name in names]
+
+
+# What the wrapper knows. Not `grad_fn`: a hook on that node would never run.
+_METADATA = {
+    *(getattr(torch.Tensor, name).__get__ for name in (
+        "shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf",
+        "is_cuda", "is_cpu", "is_meta", "is_sparse", "is_quantized", "is_nested", "itemsize",
+    )),
+    *_named(
+        torch.Tensor, "dim", "ndimension", "size", "numel", "nelement", "stride", "is_contiguous",
+        "is_floating_point", "is_complex", "element_size", "get_device", "__len__", "__hash__",
+    ),
+    *_named(torch, "is_floating_point", "is_complex", "numel"),
+}  # fmt: skip
+
+_FOLDS: dict[Callable, Callable] = {
+    F.cross_entropy: _cross_entropy,
+    torch.autograd.grad: _gradient,
+    torch.Tensor.register_hook: _hook,
+    torch.Tensor.retain_grad: _hook,
+    torch.Tensor.grad_fn.__get__: _node,
+    torch.Tensor.float: _float,
+    torch.Tensor.to: _to,
+    torch.Tensor.type_as: lambda logits, other: _to(logits, other),
+    torch.Tensor.contiguous: _contiguous,
+    torch.Tensor.view: _shaped(torch.Tensor.view),
+    torch.Tensor.reshape: _shaped(torch.Tensor.reshape),
+    torch.reshape: _shaped(torch.reshape),
+    torch.Tensor.__getitem__: _take,
+    torch.Tensor.tanh: _then("tanh"),
+    torch.tanh: _then("tanh"),
+    **dict.fromkeys(
+        [*_named(torch.Tensor, "mul", "multiply", "__mul__", "__rmul__"), torch.mul],
+        _scaled("mul"),
+    ),
+    **dict.fromkeys(
+        [*_named(torch.Tensor, "div", "divide", "__truediv__", "true_divide"), torch.div],
+        _scaled("div"),
+    ),
+}

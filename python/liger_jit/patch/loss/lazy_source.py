@@ -1,0 +1,119 @@
+"""Where logits come from, as long as they are not computed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..autocasting import without_autocast
+from .call import LossCall
+
+# Steps that are written down: ("mul" | "div", number), ("cast", dtype), ("tanh" | "copy", None).
+Step = tuple[str, object]
+
+STEPS: dict[str, Callable] = {
+    "mul": lambda logits, value: logits * value,
+    "div": lambda logits, value: logits / value,
+    "tanh": lambda logits, value: torch.tanh(logits),
+    "cast": lambda logits, value: logits.to(value),
+    "copy": lambda logits, value: logits.clone(),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """States [..., H] and a head [V, H], or computed logits [..., V], and what follows.
+
+    The tensors must stay as they are: `check` raises if one was written to since. `with_grad` says
+    whether gradients were on.
+    """
+
+    states: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    dtype: torch.dtype
+    steps: tuple[Step, ...]
+    call: LossCall
+    with_grad: bool = field(default_factory=torch.is_grad_enabled)
+    versions: tuple[int | None, ...] = field(init=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "versions", tuple(map(_version, self.tensors())))
+
+    @property
+    def vocabulary(self) -> int:
+        return self.states.shape[-1] if self.weight is None else self.weight.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.states.shape[:-1], self.vocabulary)
+
+    @property
+    def result_dtype(self) -> torch.dtype:
+        casts = [value for name, value in self.steps if name == "cast"]
+        return casts[-1] if casts else self.dtype
+
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        return (self.states, self.weight, self.bias)
+
+    def check(self) -> None:
+        """Raises RuntimeError if the logits that are asked for are no longer to be had."""
+        names = ("input", "weight", "bias")
+        for name, tensor, version in zip(names, self.tensors(), self.versions, strict=True):
+            if _version(tensor) != version:
+                raise RuntimeError(
+                    f"logits are needed after the head's {name}, of shape {tuple(tensor.shape)}, "
+                    "was written to in place: write after the loss, or into a copy"
+                )
+
+    def of(self, states: Tensor, *head: Tensor | None) -> "Source":
+        """The same of other states, which were made from these just now."""
+        self.check()
+        weight, bias = head or (self.weight, self.bias)
+        return replace(self, states=states, weight=weight, bias=bias)
+
+    def copied(self, states: Tensor) -> "Source":
+        """The same, and not what the last step gave: a backward reads what a tanh gave, so a write
+        into that spoils it, and one into a copy does not."""
+        derived = self.of(states)
+        return derived.then("copy") if self.steps and self.steps[-1][0] == "tanh" else derived
+
+    def then(self, name: str, value=None) -> "Source":
+        self.check()
+        return replace(self, steps=(*self.steps, (name, value)))
+
+    def compute(self) -> Tensor:
+        """The logits, by the same operations in the same order as the model would have used."""
+        self.check()
+        logits = self.states
+        if self.weight is not None:
+            bias = None if self.bias is None else self.bias.to(self.dtype)
+            with without_autocast(logits.device):
+                logits = F.linear(logits.to(self.dtype), self.weight.to(self.dtype), bias)
+        elif not self.steps:
+            logits = logits.view_as(logits)  # not the tensor itself, which others may hold
+        for name, value in self.steps:
+            logits = STEPS[name](logits, value)
+        return logits
+
+    def scale_and_softcap(self) -> tuple[float, float | None] | None:
+        """(a, c) with logits = c * tanh(a * head / c), or a * head; None for any other steps."""
+        scale, outer, capped = 1.0, 1.0, False
+        for name, value in self.steps:
+            if name == "tanh":
+                if capped:
+                    return None
+                capped = True
+            elif name in ("mul", "div"):
+                factor = value if name == "mul" else 1.0 / value
+                scale, outer = (scale, outer * factor) if capped else (scale * factor, outer)
+        if not capped:
+            return scale, None
+        return (scale * outer, outer) if outer > 0 else None
+
+
+def _version(tensor: Tensor | None) -> int | None:
+    """How often it was written to; None if nobody counts that."""
+    return None if tensor is None or tensor.is_inference() else tensor._version

@@ -1,0 +1,194 @@
+"""The rule for a residual sum and the norm that follows it, in the forward of a decoder layer.
+
+The layer's forward stays its own, but for the statements that make a sum and norm it, which become
+one call of `add_and_norm` (`add_norm_source`). At each call the sum goes into the norm's kernel if
+the norm is patched and nothing else is hooked to it; if not, both are done as they were. So are
+those that one node could not give: a sum without history, or in another order in memory.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from types import FunctionType
+
+import torch
+from torch import Tensor, nn
+
+from ...meta_calls import MetaCall
+from ..guard import guard_of_rewritten, is_plain, is_usable
+from ..installed import switched
+from ..probe import Mismatch, assert_same, compute_dtype, live_device, twin_of
+from ..rule import CompoundRule, Parts, Proof, Refusal, group_of, own_class_forward
+from ..source.definition import NO_SOURCE, definition_of
+from .add_norm_source import norms_after_sums, rewritten, shown_sums
+from .layer_probe import LayerProbe
+from .norm import NORM, is_norm
+from .proved_norm import NormProof, ProvedNorm, norm_of
+
+ROLE = "fused_add_rms_norm"
+
+
+def add_and_norm(norm: nn.Module, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """(norm(left + right), left + right)."""
+    alike = is_plain(left) and is_plain(right) and left.dtype == right.dtype
+    ours = norm_of(norm) if alike and left.shape == right.shape else None
+    usable = ours is not None and is_usable(left) and ours.takes(norm, left)
+    if not usable or not is_one_node(left, right, norm.weight):
+        total = left + right
+        return norm(total), total
+    return ours.after_add(norm, left, right)
+
+
+def is_one_node(left: Tensor, right: Tensor, weight: Tensor) -> bool:
+    """Whether the sum has a history if the norm has one, and lies in memory as the operator's."""
+    if not (left.is_contiguous() and right.is_contiguous()):
+        return False
+    needed = left.requires_grad or right.requires_grad or not weight.requires_grad
+    return needed or not torch.is_grad_enabled()
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether its forward gives a sum to one of its norms, or it looks as if it might: it has norms
+    and other children that are made of something."""
+    children = module._modules
+    if not children or own_class_forward(module) is nn.Module.forward:
+        return False
+    parts = [child for child in children.values() if child is not None]
+    given = map(children.get, norms_after_sums(own_class_forward(module)))
+    if any(child is not None and is_norm(child) for child in given):
+        return True
+    larger = [one for one in parts if one._modules and not hasattr(one, "in_features")]
+    linear = [one for one in parts if hasattr(one, "in_features")]
+    normed = any(map(is_norm, parts))
+    return normed and len(larger) > 1 and not linear and not holds_layers(module)
+
+
+def holds_layers(module: nn.Module) -> bool:
+    """Whether it is a model around a list of parts that have norms themselves."""
+    lists = (one for one in module.modules() if isinstance(one, nn.ModuleList))
+    return any(is_norm(part) for one in lists for part in one.modules())
+
+
+def group(module: nn.Module) -> Hashable:
+    own = own_class_forward(module)
+    places = str(live_device(module)), compute_dtype(module)
+    # What a forward branches on; not numbers, of which one is the layer's own.
+    switches = tuple(
+        (name, value)
+        for name, value in module.__dict__.items()
+        if type(value) in (bool, str) and name != "training"
+    )
+    children = tuple((name, type(child)) for name, child in module.named_children())
+    after = [module._modules.get(name) for name in norms_after_sums(own)]
+    return own, places, switches, children, *(group_of(norm) for norm in after if norm is not None)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AddNormProof(Proof):
+    """norms: the answers about the layer's norms, by name; None for a child that is no norm."""
+
+    norms: dict[str, NormProof | Refusal | None]
+
+
+def prove(module: nn.Module, proved: Parts) -> AddNormProof | Refusal:
+    own = own_class_forward(module)
+    if definition_of(own) is None:
+        return Refusal(NO_SOURCE)
+    proofs = {
+        name: proved(NORM, child) if NORM.match(child) else None
+        for name, child in module.named_children()
+    }
+    names, reason = norms_that_take(module, proofs)
+    if not names:
+        return Refusal(reason)
+    reached = []
+
+    def seen(*inputs):
+        reached.append(inputs)
+        return add_and_norm(*inputs)
+
+    try:
+        forward = rewritten(own, names, add_and_norm)
+        watched = rewritten(own, names, seen)
+        check(module, watched, proofs, torch.device("cpu"), torch.float32, operators=False)
+    except Mismatch as mismatch:
+        return Refusal(str(mismatch))
+    if not reached:
+        return Refusal("its forward, as it is set, does not come to the sum before its norm")
+    guard = guard_of_rewritten(own)
+    meta = meta_call(module._modules[names[0]], proofs[names[0]].norm)
+    return AddNormProof(ROLE, switched(forward, guard), guard, forward, meta, norms=proofs)
+
+
+def norms_that_take(module: nn.Module, proofs: dict) -> tuple[tuple[str, ...], str]:
+    """Of the children that get a sum, those whose kernel takes it; and why there is none."""
+    names, reasons = [], []
+    given = norms_after_sums(own_class_forward(module))
+    uses = shown_sums(own_class_forward(module))
+    for name in given:
+        proof = proofs.get(name)
+        if proof is None:
+            reasons.append(f"the sum goes to {name}, which is no norm")
+        elif isinstance(proof, Refusal):
+            reasons.append(f"{name}: {proof.reason}")
+        elif proof.norm is None:
+            reasons.append(f"{name} is a norm whose kernel takes no sum")
+        elif name in uses:
+            reasons.append(f"the sum before {name} is more than a term after it: `{uses[name]}`")
+        else:
+            names.append(name)
+    if not given:
+        reasons.append("no norm in its forward is called on a sum made there")
+    return tuple(names), "; ".join(reasons)
+
+
+def confirm(module: nn.Module, proof: AddNormProof, confirmed: Parts) -> AddNormProof | Refusal:
+    device, dtype = live_device(module), compute_dtype(module)
+    try:
+        check(module, proof.run, proof.norms, device, dtype)
+    except Mismatch as mismatch:
+        return Refusal(str(mismatch))
+    return proof
+
+
+def check(
+    module: nn.Module,
+    forward: FunctionType,
+    proofs: dict,
+    device: torch.device,
+    dtype: torch.dtype,
+    operators: bool = True,
+) -> None:
+    """`Mismatch` unless the rewritten forward gives what the class's own gives on stand-ins.
+
+    Without `operators` it calls the norms' own forwards.
+    """
+    probe = LayerProbe(module, proofs, device, dtype)
+    outputs, arguments = probe.way_that_works()
+    plain, patched = probe.twin(outputs), probe.twin(outputs, operators)
+    own = own_class_forward(module)
+    assert_same(
+        lambda x: probe.call(own, plain, arguments, x),
+        lambda x: probe.call(forward, patched, arguments, x),
+        [probe.x],
+        probe.weights,
+        "the layer",
+    )
+
+
+def meta_call(norm: nn.Module, proved: ProvedNorm) -> MetaCall:
+    width, dtype = norm.weight.shape[0], norm.weight.dtype
+    twin = twin_of(norm, {"weight": nn.Parameter(torch.empty(width, dtype=dtype, device="meta"))})
+
+    def run(batch: int, tokens: int) -> None:
+        def empty():
+            return torch.empty(batch, tokens, width, dtype=dtype, device="meta", requires_grad=True)
+
+        y, total = proved.after_add(twin, empty(), empty())
+        (y + total).sum().backward()
+
+    return MetaCall(ROLE, (width, dtype), run)
+
+
+ADD_NORM: CompoundRule[AddNormProof] = CompoundRule(
+    "add_norm", (ROLE,), is_layer, group, prove, confirm
+)

@@ -1,0 +1,323 @@
+"""The rule for gated MLPs: down(act(gate(x)) * up(x)), with gate and up apart or in one projection.
+
+Where the projections are plain linear layers the whole becomes one node (`whole_mlp`). Elsewhere
+only act(gate) * up is replaced: the projections are still called as modules, so adapters, packed
+weights and hooks on them keep working.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ... import functional
+from ...meta_calls import MetaCall
+from ..guard import guard_of, is_hooked, is_usable
+from ..installed import guarded
+from ..probe import (
+    LONG,
+    OUTLYING,
+    Mismatch,
+    SparseLinear,
+    assert_same,
+    compute_dtype,
+    live_device,
+    random,
+    run_own,
+    set_mode,
+    tensor_inputs,
+    twin_of,
+)
+from ..rule import Proof, Refusal, Rule, group_of, own_class_forward
+from ..source.reading import read
+from ..source.torchs_own import replaced_linear
+from .whole_mlp import check_whole, is_whole, whole_meta_call, whole_run
+
+# Names of (gate, up, down), or of (both in one, down), that gated MLPs give their projections.
+APART = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"), ("linear_1", "linear_v", "w2"))
+TOGETHER = (("gate_up_proj", "down_proj"), ("fc1", "fc2"), ("up_gate_proj", "down_proj"))
+# The role of an MLP that is one node.
+WHOLE = "gated_mlp"
+PROBE_SHAPES = ((1, 3), (2, 37), (5,))
+PROBED_DIMS = (2, 3)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """An activation times its neighbour: the operator, and the same in plain torch.
+
+    `name` is the activation's in `functional.gated_mlp`.
+    """
+
+    role: str
+    name: str
+    operator: Callable[[Tensor, Tensor], Tensor]
+    activation: Callable[[Tensor], Tensor]
+
+
+def geglu_tanh(gate: Tensor, up: Tensor) -> Tensor:
+    return functional.geglu(gate, up, "tanh")
+
+
+def geglu_exact(gate: Tensor, up: Tensor) -> Tensor:
+    return functional.geglu(gate, up, "none")
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    return functional.swiglu(gate, up)
+
+
+GATES = (
+    Gate("swiglu", "silu", swiglu, F.silu),
+    Gate("geglu", "gelu_tanh", geglu_tanh, lambda x: F.gelu(x, approximate="tanh")),
+    Gate("geglu", "gelu", geglu_exact, F.gelu),
+)
+
+
+def names_of(module: nn.Module) -> tuple[str, ...] | None:
+    """The names of the projections, or None if the module is not built like a gated MLP."""
+    for names in (*APART, *TOGETHER):
+        children = [module._modules.get(name) for name in names]
+        if all(child is not None and widths_of(child) for child in children):
+            if names not in TOGETHER:
+                return names
+            # A plain MLP has two projections as well; a gated one halves the width between them.
+            if widths_of(children[0])[1] == 2 * widths_of(children[1])[0]:
+                return names
+    return None
+
+
+def widths_of(projection: nn.Module) -> tuple[int, int] | None:
+    """(in, out) features of a linear layer of any make."""
+    into, out = (getattr(projection, name, None) for name in ("in_features", "out_features"))
+    return (into, out) if isinstance(into, int) and isinstance(out, int) else None
+
+
+def is_glu(module: nn.Module) -> bool:
+    return names_of(module) is not None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GateProof(Proof):
+    """Of act(gate) * up alone. names: those of the projections, which are called as modules."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WholeProof(GateProof):
+    """Of an MLP as one node, where its projections are plain. apart: of its gate alone."""
+
+    apart: GateProof
+
+    @property
+    def otherwise(self) -> GateProof:
+        return self.apart
+
+
+def prove(module: nn.Module) -> GateProof | Refusal:
+    names = names_of(module)
+    if tensor_inputs(own_class_forward(module)) != 1:
+        return Refusal("its forward takes more than one input")
+    others = [child for name, child in module.named_children() if name not in names]
+    if any(is_hooked(child) for child in others):
+        return Refusal("its activation has hooks, which a fused gate would not call")
+    try:
+        # Read before it is run: what has effects would have them on what it shares with a twin.
+        guard = guard_of(module, called=names)
+        # What cancels in exact arithmetic keeps a product of 16 bits from being infinite.
+        if scales := read(module, own_class_forward(module)).scales:
+            raise Mismatch(f"it scales what it computes: {scales}")
+    except Mismatch as mismatch:
+        return Refusal(str(mismatch))
+    gate, up_first, order = find_gate(module, names)
+    if gate is None:
+        return Refusal(f"no known gate computes what it does (activation: {activation_of(others)})")
+    run = glu_run(names, gate, up_first, order)
+    meta = meta_call(module, names, gate)
+    proof = GateProof(gate.role, guarded(run, guard, takes), guard, run, meta, names=names)
+    if up_first:
+        return replace(proof, missed=(WHOLE, "in its one weight up comes before gate"))
+    return as_one_node(module, gate, proof)
+
+
+def takes(module: nn.Module, x: Tensor) -> bool:
+    """Whether a probe had as many dimensions: a forward may flatten some, and bring back others."""
+    return x.dim() in PROBED_DIMS
+
+
+def as_one_node(module: nn.Module, gate: Gate, apart: GateProof) -> WholeProof:
+    """The proof of act(gate) * up alone, taken for the whole MLP."""
+    if reason := replaced_linear():
+        return replace(apart, missed=(WHOLE, reason))
+    names = apart.names
+    run = whole_run(names, gate.name, apart.run)
+    inputs = widths_of(module._modules[names[0]])[0]
+    width, outputs = widths_of(module._modules[names[-1]])
+    meta = apart.meta
+    if is_whole(module, names):
+        sizes = inputs, width, outputs
+        meta = whole_meta_call(sizes, compute_dtype(module), gate.name, len(names) == 2)
+    guard = apart.guard
+    forward = guarded(run, guard, takes)
+    return WholeProof(gate.role, forward, guard, run, meta, names=names, apart=apart)
+
+
+def confirm(module: nn.Module, proof: GateProof) -> GateProof | Refusal:
+    names = proof.names
+    device, dtype = live_device(module), compute_dtype(module)
+    apart = proof.apart if isinstance(proof, WholeProof) else proof
+    try:
+        check(module, names, apart.run, device, dtype)
+    except Mismatch as mismatch:
+        return Refusal(str(mismatch))
+    if apart is proof:
+        return proof
+    width = widths_of(module._modules[names[-1]])[0]
+    try:
+        check_whole(module, names, width, proof.run, device, dtype)
+    except Mismatch as mismatch:
+        return replace(apart, missed=(WHOLE, str(mismatch)))
+    return proof
+
+
+def activation_of(others: list[nn.Module]) -> str:
+    return ", ".join(type(child).__name__ for child in others) or "a function"
+
+
+def find_gate(
+    module: nn.Module, names: tuple[str, ...]
+) -> tuple[Gate | None, bool, tuple[str, ...]]:
+    """(gate, whether up comes first in one weight, names in the order in which they are called):
+    the gate whose formula is the module's own in float32, in both modes of the module."""
+    for gate in GATES:
+        for up_first in (False, True) if len(names) == 2 else (False,):
+            try:
+                for dtype in (torch.bfloat16, torch.float16, torch.float32):
+                    cpu = torch.device("cpu")
+                    order = check(module, names, None, cpu, dtype, gate, up_first)
+            except Mismatch:
+                continue
+            return gate, up_first, order
+    return None, False, names
+
+
+def check(
+    module: nn.Module,
+    names: tuple[str, ...],
+    run: Callable | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    gate: Gate | None = None,
+    up_first: bool = False,
+) -> tuple[str, ...]:
+    """`Mismatch` unless the candidate equals the module's own forward on sparse projections; the
+    names of these in the order in which that calls them.
+
+    The candidate is the plain torch formula if `gate` is given, else `run`.
+    """
+    generator = torch.Generator().manual_seed(13)
+    projections = {
+        name: SparseLinear(*widths_of(module._modules[name]), generator).to(device, dtype)
+        for name in names
+    }
+    called: list[nn.Module] = []
+    for projection in projections.values():
+        projection.order = called
+    width = widths_of(module._modules[names[0]])[0]
+    # More than one sequence, and of another number of tokens than any that a forward would name.
+    inputs = [random((*leading, width), generator, dtype).to(device) for leading in PROBE_SHAPES]
+    if gate and dtype is torch.float32:
+        inputs.append(random((1, 3, width), generator) * OUTLYING)
+        inputs.append(random((1, LONG, width), generator))
+    twin = twin_of(module, modules=projections)
+
+    def formula(x: Tensor) -> Tensor:
+        *inner, down = projections.values()
+        halves = [inner[0](x), inner[1](x)] if len(inner) == 2 else inner[0](x).chunk(2, -1)
+        g, u = reversed(halves) if up_first else halves
+        return down(gate.activation(g) * u)
+
+    candidate = formula if gate else lambda x: run(twin, x)
+
+    def original(x: Tensor) -> Tensor:
+        called.clear()
+        return run_own(module, twin, x)
+
+    weights = [projection.weight for projection in projections.values()]
+    orders = []
+    for training in (True, False):
+        set_mode(twin, training)
+        what = "the formula" if gate else "the operator"
+        for x in inputs:
+            if x.shape[-2] == LONG and not training:
+                continue  # what is read knows no number of tokens: once is enough
+            if x.dim() == 2 and not accepts(module, twin, x):
+                continue
+            assert_same(original, candidate, [x], weights, what)
+        original(inputs[0])
+        orders.append(list(called))
+    if orders[0] != orders[1] or len(orders[0]) != len(names):
+        raise Mismatch("it calls its projections in no order of its own")
+    named = {projection: name for name, projection in projections.items()}
+    return tuple(named[projection] for projection in orders[0])
+
+
+def accepts(module: nn.Module, twin: nn.Module, x: Tensor) -> bool:
+    """Whether its forward takes rows without sequences as well."""
+    try:
+        run_own(module, twin, x)
+    except Mismatch:
+        return False
+    return True
+
+
+def glu_run(names: tuple[str, ...], gate: Gate, up_first: bool, order: tuple[str, ...]) -> Callable:
+    """The projections called in that order: dropout of adapters draws its numbers by it."""
+
+    def gated(gate_part: Tensor, up_part: Tensor) -> Tensor:
+        alike = gate_part.shape == up_part.shape and gate_part.dtype == up_part.dtype
+        if alike and is_usable(gate_part) and is_usable(up_part):
+            return gate.operator(gate_part, up_part)
+        # What the projections gave is no longer what they gave to the probe.
+        return gate.activation(gate_part) * up_part
+
+    if len(names) == 3:
+        first, second, down_name = order
+        gate_is_first = first == names[0]
+
+        def run(self, x):
+            one, other = getattr(self, first)(x), getattr(self, second)(x)
+            hidden = gated(one, other) if gate_is_first else gated(other, one)
+            return getattr(self, down_name)(hidden)
+    else:
+        both_name, down_name = names
+        gate_half = 1 if up_first else 0
+
+        def run(self, x):
+            halves = getattr(self, both_name)(x).chunk(2, dim=-1)
+            return getattr(self, down_name)(gated(halves[gate_half], halves[1 - gate_half]))
+
+    return run
+
+
+def meta_call(module: nn.Module, names: tuple[str, ...], gate: Gate) -> MetaCall:
+    width, dtype = widths_of(module._modules[names[-1]])[0], compute_dtype(module)
+    packed = len(names) == 2
+
+    def run(batch: int, tokens: int) -> None:
+        def empty(*shape):
+            return torch.empty(*shape, dtype=dtype, device="meta", requires_grad=True)
+
+        if packed:
+            halves = empty(batch, tokens, 2 * width).chunk(2, dim=-1)
+        else:
+            halves = empty(batch, tokens, width), empty(batch, tokens, width)
+        gate.operator(*halves).sum().backward()
+
+    return MetaCall(gate.role, (width, dtype, gate.name, packed), run)
+
+
+GLU: Rule[GateProof] = Rule("glu", ("swiglu", "geglu"), is_glu, group_of, prove, confirm)

@@ -1,0 +1,267 @@
+"""The rule for normalisations: every form of RMSNorm that the native operator has, and LayerNorm.
+
+Which form a module computes is found by trying all of them on its own forward: float32 settles the
+formula, bfloat16 settles where it rounds, mixed dtypes settle what it returns, and float16 whether
+large values overflow on the way. A permuted input settles whether the result lies in memory as that
+does.
+"""
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+from ... import functional
+from ...meta_calls import MetaCall
+from ..autocasting import AutocastOfGpus, autocast_dtype
+from ..guard import Guard, guard_of
+from ..installed import guarded
+from ..probe import (
+    LONG,
+    OUTLYING,
+    OUTPUT_ERROR,
+    Mismatch,
+    assert_same,
+    compute_dtype,
+    live_device,
+    random,
+    relative_error,
+    run_own,
+    set_mode,
+    tensor_inputs,
+    twin_of,
+)
+from ..rule import Refusal, Rule, group_of, own_class_forward, taken_away
+from ..source.torchs_own import torchs_name
+from .memory_order import has_order, in_order_of
+from .proved_norm import DTYPES, NormProof, ProvedNorm, RmsForm
+
+LARGEST_EPSILON = 1e-2
+
+
+def is_norm(module: nn.Module) -> bool:
+    """A leaf that has a norm's name or an epsilon, and no parameters but a vector or two."""
+    if next(module.children(), None) is not None:
+        return False
+    parameters = {name: p for name, p in module._parameters.items() if p is not None}
+    if not set(parameters) <= {"weight", "bias"}:
+        return False
+    if any(p.dim() != 1 for p in parameters.values()):
+        return False
+    return "norm" in type(module).__name__.lower() or bool(epsilons(module) and parameters)
+
+
+def epsilons(module: nn.Module) -> list[str]:
+    return [
+        name
+        for name, value in module.__dict__.items()
+        if isinstance(value, float) and 0.0 < value <= LARGEST_EPSILON
+    ]
+
+
+def prove(module: nn.Module) -> NormProof | Refusal:
+    if reason := taken_away(module):
+        return Refusal(reason)
+    if torchs_name(own_class_forward(module)) == "LayerNorm.forward":
+        return prove_layer_norm(module)
+    if tensor_inputs(own_class_forward(module)) != 1:
+        return Refusal("its forward takes more than one input")
+    if module._parameters.get("bias") is not None:
+        return Refusal("a bias, and not torch's LayerNorm")
+    if not epsilons(module):
+        return Refusal("no epsilon among its attributes")
+    weight = module._parameters.get("weight")
+    try:
+        # Read before it is run: what has effects would have them on what it shares with a twin.
+        guard = guard_of(module, tensors=("weight",))
+        form = find_form(module, weight, guard)
+        return rms_proof(module, form, keeps_order(module, weight), weight, guard)
+    except Mismatch as mismatch:
+        return Refusal(str(mismatch))
+
+
+def find_form(module: nn.Module, weight: Tensor | None, guard: Guard) -> RmsForm:
+    """The form whose float32 values, bfloat16 roundings and result dtypes are the module's."""
+    # A norm without a weight has no width of its own.
+    widths = (64, 96, 1024) if weight is None else (weight.shape[0],)
+    read = dict(guard.values)
+    forms = [
+        RmsForm(mode, offset, promote, epsilon)
+        for mode, offset, promote, epsilon in itertools.product(
+            ("llama", "gemma"),
+            (0.0, 1.0),
+            (True, False),
+            [name for name in epsilons(module) if name in read],
+        )
+    ]
+    if weight is None:
+        forms = [form for form in forms if form.mode == "gemma" and not form.offset]
+    for dtypes in ((DTYPES[0],) * 2, *itertools.product(DTYPES, DTYPES)):
+        for width in widths:
+            forms = matching(module, forms, width, weight is not None, *dtypes)
+    check_gradients(module, forms[0], widths[0], weight is not None)
+    return forms[0]
+
+
+def matching(module, forms, width, has_weight, x_dtype, weight_dtype) -> list[RmsForm]:
+    """Those forms that agree with the module's own forward, the closest ones only."""
+    generator = torch.Generator().manual_seed(7)
+    weight = random((width,), generator, weight_dtype) if has_weight else None
+    # Rows from tiny to large, so that a wrong epsilon shows, and squares that float16 cannot hold.
+    # All sizes differ, so that a mean over another dimension shows.
+    rows = torch.logspace(-4, 3, 8, device="cpu").reshape(2, 4, 1)
+    x = (random((2, 4, width), generator) * rows).to(x_dtype)
+    errors = {}
+    for training in (True, False):
+        twin = twin_of(module, {"weight": nn.Parameter(weight)} if has_weight else None)
+        set_mode(twin, training)
+        own = run_own(module, twin, x)
+        for form in forms:
+            found = form.reference(x, weight, getattr(module, form.epsilon))
+            errors[form] = max(largest_row_error(found, own), errors.get(form, 0.0))
+    allowed = max(OUTPUT_ERROR[x_dtype], OUTPUT_ERROR[weight_dtype])
+    best = min(errors.values(), default=float("inf"))
+    if not best <= allowed:
+        raise Mismatch(f"no known norm computes what it does (closest differs by {best:.1e})")
+    return [form for form, error in errors.items() if error <= max(best, 1e-6)]
+
+
+def largest_row_error(found: Tensor, own: Tensor) -> float:
+    if found.shape != own.shape:
+        return float("inf")
+    pairs = zip(found.flatten(0, -2), own.flatten(0, -2), strict=True)
+    return max(relative_error(*pair) for pair in pairs)
+
+
+def check_gradients(module: nn.Module, form: RmsForm, width: int, has_weight: bool) -> None:
+    """On inputs of each number of dimensions, of many rows, and of large values."""
+    generator = torch.Generator().manual_seed(3)
+    weight = nn.Parameter(random((width,), generator)) if has_weight else None
+    twin = twin_of(module, {"weight": weight} if has_weight else None)
+    eps = getattr(module, form.epsilon)
+    probes = [(leading, 1.0) for leading in ((), (3,), (2, 3), (2, 3, 4), (1, LONG))]
+    for leading, scale in (*probes, ((2, 3), OUTLYING)):
+        assert_same(
+            lambda x: run_own(module, twin, x),
+            lambda x: form.reference(x, weight, eps),
+            [random((*leading, width), generator) * scale],
+            [weight] if has_weight else [],
+            "the formula",
+        )
+
+
+def keeps_order(module: nn.Module, weight: Tensor | None) -> bool:
+    """Whether its result lies in memory as a permuted input does, as that of arithmetic."""
+    generator = torch.Generator().manual_seed(9)
+    width = 64 if weight is None else weight.shape[0]
+    own = None if weight is None else {"weight": nn.Parameter(random((width,), generator))}
+    x = random((4, 3, 2, width), generator).permute(2, 0, 1, 3)
+    return run_own(module, twin_of(module, own), x).stride() == x.stride()
+
+
+def is_autocast(module: nn.Module, weight: Tensor | None) -> bool:
+    """Whether autocast on a GPU gives the norm of a tensor of 16 bits another dtype."""
+    width = 64 if weight is None else weight.shape[0]
+    for dtype in (torch.bfloat16, torch.float32):  # of the weight
+        own = None if weight is None else {"weight": nn.Parameter(torch.ones(width, dtype=dtype))}
+        twin, x = twin_of(module, own), torch.ones(2, width, dtype=torch.bfloat16)
+        plain = run_own(module, twin, x).dtype
+        with AutocastOfGpus():
+            if run_own(module, twin, x).dtype != plain:
+                return True
+    return False
+
+
+def rms_proof(
+    module: nn.Module, form: RmsForm, ordered: bool, weight: Tensor | None, guard: Guard
+) -> NormProof:
+    eps = getattr(module, form.epsilon)
+    norm = ProvedNorm(form, ordered, is_autocast(module, weight))
+    if weight is None:
+
+        def run(self, x):
+            epsilon = getattr(self, form.epsilon)
+            return in_order_of(x, lambda x: functional.rms_norm(x, None, epsilon))
+
+        def takes(self, x):
+            tried = x.dtype in DTYPES or x.dtype == torch.float64
+            tried = tried and not norm.has_another_dtype(x)
+            return tried and (x.is_contiguous() or (ordered and has_order(x)))
+
+        return NormProof("rms_norm", guarded(run, guard, takes), guard, run)
+
+    def call(x: Tensor, weight: Tensor) -> Tensor:
+        return functional.rms_norm(x, weight, eps, form.offset, form.mode, form.promote)
+
+    meta = norm_meta_call("rms_norm", call, (weight,), (form.mode, form.offset))
+    forward = guarded(norm.__call__, guard, norm.takes_alone)
+    return NormProof("rms_norm", forward, guard, norm, meta, norm=norm)
+
+
+def prove_layer_norm(module: nn.LayerNorm) -> NormProof | Refusal:
+    if len(module.normalized_shape) != 1:
+        return Refusal("normalises over more than one dimension")
+
+    def run(self, x):
+        return functional.layer_norm(x, self.weight, self.bias, self.eps)
+
+    eps = module.eps
+
+    def call(x: Tensor, *vectors: Tensor) -> Tensor:
+        return functional.layer_norm(x, *vectors, eps=eps)
+
+    vectors = tuple(p for p in (module.weight, module.bias) if p is not None)
+    tensors = tuple(name for name in ("weight", "bias") if getattr(module, name) is not None)
+    try:
+        guard = guard_of(module, tensors=tensors)
+    except Mismatch as mismatch:
+        return Refusal(str(mismatch))
+    meta = norm_meta_call("layer_norm", call, vectors, ()) if vectors else None
+
+    def takes(self, x):
+        kinds = {x.dtype, *(self._parameters[name].dtype for name in tensors)}
+        if len(kinds) != 1 or x.shape[-1:] != self.normalized_shape:
+            return False
+        # Under CUDA's autocast torch normalises in float32, and its result is of that type.
+        return x.dtype == torch.float32 or not x.is_cuda or autocast_dtype(x.device) is None
+
+    return NormProof("layer_norm", guarded(run, guard, takes), guard, run, meta)
+
+
+def confirm(module: nn.Module, proof: NormProof) -> NormProof | Refusal:
+    """The operator itself against the module's own forward, on its device and in its dtype."""
+    device, dtype = live_device(module), compute_dtype(module)
+    generator = torch.Generator().manual_seed(5)
+    twin = twin_of(module)
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            value = random(parameter.shape, generator, parameter.dtype).to(device)
+            twin._parameters[name] = nn.Parameter(value)
+    width = getattr(module, "normalized_shape", None) or [64]
+    width = next((p.shape[0] for p in twin._parameters.values() if p is not None), width[0])
+    x = random((4, width), generator, dtype).to(device)
+    weights = [p for p in twin._parameters.values() if p is not None]
+    own = own_class_forward(module)
+    try:
+        assert_same(
+            lambda x: own(twin, x), lambda x: proof.run(twin, x), [x], weights, "the operator"
+        )
+    except Mismatch as mismatch:
+        return Refusal(str(mismatch))
+    return proof
+
+
+def norm_meta_call(op: str, call, vectors: tuple, details: tuple) -> MetaCall:
+    width, dtype = vectors[0].shape[0], vectors[0].dtype
+    count = len(vectors)
+
+    def run(batch: int, tokens: int) -> None:
+        def empty(*shape):
+            return torch.empty(*shape, dtype=dtype, device="meta", requires_grad=True)
+
+        call(empty(batch, tokens, width), *(empty(width) for _ in range(count))).sum().backward()
+
+    return MetaCall(op, (width, dtype, count, *details), run)
+
+
+NORM: Rule[NormProof] = Rule("norm", ("rms_norm", "layer_norm"), is_norm, group_of, prove, confirm)

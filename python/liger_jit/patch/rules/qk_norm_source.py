@@ -1,0 +1,136 @@
+"""The source of an attention's forward that norms each head of q and k and then rotates both.
+
+    q = self.q_norm(<expression>).transpose(1, 2)        or without the transpose
+    k = self.k_norm(<expression>).transpose(1, 2)
+    ...                                                  that does not name q or k
+    q, k = apply_rotary_pos_emb(q, k, cos, sin)
+
+with nothing between that writes to a tensor in place, becomes, statement by statement,
+
+    waits = may_wait(self.q_norm, self.k_norm)
+    q = normed(waits, self.q_norm, <expression>).transpose(1, 2)
+    k = normed(waits, self.k_norm, <expression>).transpose(1, 2)
+    ...
+    q, k = norm_and_rope(waits, self.q_norm, self.k_norm, q, k, cos, sin)
+
+so that norms that are hooked are still called where they stand.
+"""
+
+import ast
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FunctionType
+
+from ..probe import Mismatch
+from ..source.definition import compiled, innermost, rebuilt, statement_at
+from ..source.reading import first_line
+
+# Names that no forward has.
+WAITS = "_liger_jit_waits"
+MAY_WAIT = "_liger_jit_may_wait"
+NORMED = "_liger_jit_normed"
+NORM_AND_ROPE = "_liger_jit_norm_and_rope"
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A forward before and after, how many statements there are up to the rotation, and norms."""
+
+    own: ast.FunctionDef
+    definition: ast.FunctionDef
+    end: int
+    pair: tuple[str, str]
+    norms: tuple[str, str]
+
+    def forward(self, own: FunctionType, functions: tuple[Callable, ...]) -> FunctionType:
+        """The whole forward, with (may_wait, normed, norm_and_rope); `Mismatch` if it cannot be
+        rebuilt."""
+        return rebuilt(self.definition, own, self.named(functions))
+
+    def head(self, own: FunctionType, functions: tuple[Callable, ...] = ()) -> FunctionType:
+        """The forward up to the rotation, returning q and k: the class's own without functions.
+        Without its decorators."""
+        definition = copy.deepcopy(self.definition if functions else self.own)
+        end = self.end + 1 if functions else self.end
+        last = definition.body[end - 1]
+        definition.body[end:] = [statement_at(f"return {', '.join(self.pair)}", last)]
+        return compiled(definition, innermost(own), self.named(functions))
+
+    def named(self, functions: tuple[Callable, ...]) -> dict[str, Callable]:
+        return dict(zip((MAY_WAIT, NORMED, NORM_AND_ROPE), functions, strict=False))
+
+
+def rewrite(own: ast.FunctionDef, rotary: str) -> Rewritten:
+    """Raises Mismatch unless the statements are there, in the function's own body."""
+    definition = copy.deepcopy(own)
+    body = definition.body
+    rotations = [(i, rotated_pair(body[i], rotary)) for i in range(len(body))]
+    rotations = [(i, names) for i, names in rotations if names]
+    if len(rotations) != 1:
+        raise Mismatch(f"it has no single statement `q, k = {rotary}(q, k, cos, sin)`")
+    (end, (q, k, cos, sin)) = rotations[0]
+    calls = {}
+    for name in (q, k):
+        # The last statement that names it: what comes between sees no unfinished value.
+        last = max((i for i in range(end) if name in names_in(body[i])), default=None)
+        call = None if last is None else norm_call(body[last], name)
+        if call is None:
+            raise Mismatch(f"{name} is not what a norm gives when it is rotated")
+        calls[name] = (last, call)
+    first = min(last for last, _ in calls.values())
+    for one in body[first:end]:
+        # By another name it may be what a norm was given, which is now read at the rotation.
+        if (write := write_in(one)) is not None:
+            raise Mismatch(f"`{write}` may write to what a norm is given, before the rotation")
+    norms = calls[q][1].func.attr, calls[k][1].func.attr
+    text = f"{q}, {k} = {NORM_AND_ROPE}({WAITS}, self.{norms[0]}, self.{norms[1]}, {q}, {k}, "
+    body[end] = statement_at(f"{text}{cos}, {sin})", body[end])
+    for _, call in calls.values():
+        waits = ast.copy_location(ast.Name(WAITS, ast.Load()), call)
+        call.args = [waits, call.func, *call.args]
+        call.func = ast.copy_location(ast.Name(NORMED, ast.Load()), call)
+    text = f"{WAITS} = {MAY_WAIT}(self.{norms[0]}, self.{norms[1]})"
+    body.insert(first, statement_at(text, body[first]))
+    return Rewritten(own, definition, end + 1, (q, k), norms)
+
+
+def rotated_pair(statement: ast.stmt, rotary: str) -> tuple[str, ...] | None:
+    """(q, k, cos, sin) of `q, k = rotary(q, k, cos, sin)`."""
+    value = getattr(statement, "value", None)
+    if not isinstance(statement, ast.Assign) or not isinstance(value, ast.Call):
+        return None
+    names = tuple(ast.unparse(argument) for argument in value.args)
+    distinct = len(set(names)) == 4 and all(name.isidentifier() for name in names)
+    if len(names) != 4 or not distinct:
+        return None
+    wanted = ast.parse(f"{names[0]}, {names[1]} = {rotary}({', '.join(names)})").body[0]
+    return names if ast.dump(statement) == ast.dump(wanted) else None
+
+
+def norm_call(statement: ast.stmt, name: str) -> ast.Call | None:
+    """The call `self.norm(<expression>)` of `name = self.norm(<expression>)`, transposed or not."""
+    if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
+        return None
+    if ast.unparse(statement.targets[0]) != name:
+        return None
+    call = statement.value
+    if isinstance(call, ast.Call) and [ast.unparse(one) for one in call.args] == ["1", "2"]:
+        if not isinstance(call.func, ast.Attribute) or call.func.attr != "transpose":
+            return None
+        call = call.func.value
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+        return None
+    plain = len(call.args) == 1 and not call.keywords and not isinstance(call.args[0], ast.Starred)
+    return call if plain and ast.unparse(call.func.value) == "self" else None
+
+
+def write_in(statement: ast.stmt) -> str | None:
+    """The first of its statements that may write to a tensor in place. What it calls is read by
+    `effects`, which lets nothing write but to a name that is new in the forward."""
+    writes = (node for node in ast.walk(statement) if isinstance(node, ast.AugAssign))
+    return next((first_line(node) for node in writes), None)
+
+
+def names_in(statement: ast.stmt) -> set[str]:
+    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}

@@ -1,0 +1,124 @@
+"""A gated MLP as one node of the graph, while its projections are plain linear layers.
+
+That node keeps gate and up for the backward and not their product. Whether a projection is plain is
+asked at each forward: adapters, hooks, quantised or sharded weights may come after the patch.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ... import functional
+from ...meta_calls import MetaCall
+from ..guard import is_hooked
+from ..probe import assert_same, random, run_own, set_mode, twin_of
+from ..source.torchs_own import LINEAR, LINEAR_FORWARD
+
+PROBE_TOKENS, PROBE_HIDDEN = 3, 8
+A_LINEAR = nn.Linear(1, 1, bias=False, device="meta")
+
+
+def is_plain(projection: nn.Module) -> bool:
+    """x @ weight.T and nothing else, on an ordinary tensor."""
+    parameters = projection.__dict__["_parameters"]  # reading an attribute takes a microsecond
+    return (
+        type(projection) is nn.Linear
+        and nn.Linear.forward is LINEAR_FORWARD
+        and parameters.get("bias") is None
+        and type(parameters.get("weight")) in (nn.Parameter, Tensor)
+        and "forward" not in projection.__dict__
+        and not is_hooked(projection)
+    )
+
+
+def keeps_less(gate: nn.Module, up: nn.Module | None, down: nn.Module) -> bool:
+    """Whether the node keeps less than the modules would. A frozen projection keeps no input: with
+    down frozen they have no product to save, and with gate and up frozen they do not keep x."""
+    if not torch.is_grad_enabled():
+        return True
+    inner = gate.weight.requires_grad or (up is not None and up.weight.requires_grad)
+    return inner and down.weight.requires_grad
+
+
+def whole_run(
+    names: tuple[str, ...], activation: str, otherwise: Callable[[nn.Module, Tensor], Tensor]
+) -> Callable:
+    """The MLP as one node, or `otherwise` where a projection is not plain.
+
+    `names` are those of gate, up and down, or of gate over up in one weight, and down.
+    """
+    gate_name, down_name = names[0], names[-1]
+    up_name = names[1] if len(names) == 3 else None
+
+    def run(self, x):
+        gate, down = getattr(self, gate_name), getattr(self, down_name)
+        up = getattr(self, up_name) if up_name else None
+        plain = type(x) is Tensor and F.linear is LINEAR and is_plain(gate) and is_plain(down)
+        plain = plain and (up is None or is_plain(up))
+        if not plain or not keeps_less(gate, up, down):
+            return otherwise(self, x)
+        up_weight = None if up is None else up.weight
+        if up is not None and up_weight.shape != gate.weight.shape:
+            return otherwise(self, x)
+        return functional.gated_mlp(x, gate.weight, up_weight, down.weight, activation)
+
+    return run
+
+
+def is_whole(module: nn.Module, names: tuple[str, ...]) -> bool:
+    """True if the module as it is now would take the one node in training."""
+    *inner, down = [getattr(module, name) for name in names]
+    if F.linear is not LINEAR or not all(map(is_plain, (*inner, down))):
+        return False
+    return down.weight.requires_grad and any(one.weight.requires_grad for one in inner)
+
+
+def check_whole(
+    module: nn.Module,
+    names: tuple[str, ...],
+    width: int,
+    run: Callable,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """`Mismatch` unless the node equals the module's own forward on dense projections.
+
+    They are as wide as the module's own between gate and down, which is what kernels are made for,
+    and narrow outside.
+    """
+    generator = torch.Generator().manual_seed(19)
+    both = width if len(names) == 3 else 2 * width
+
+    def linear(outputs: int, inputs: int) -> nn.Linear:
+        weight = random((outputs, inputs), generator) * inputs**-0.5
+        return twin_of(A_LINEAR, {"weight": nn.Parameter(weight.to(device, dtype))})
+
+    layers = {name: linear(both, PROBE_HIDDEN) for name in names[:-1]}
+    layers[names[-1]] = linear(PROBE_HIDDEN, width)
+    twin = twin_of(module, modules=layers)
+    x = random((1, PROBE_TOKENS, PROBE_HIDDEN), generator, dtype).to(device)
+    weights = [layer.weight for layer in layers.values()]
+    for training in (True, False):
+        set_mode(twin, training)
+        own = lambda x: run_own(module, twin, x)  # noqa: E731
+        assert_same(own, lambda x: run(twin, x), [x], weights, "the whole MLP")
+
+
+def whole_meta_call(
+    sizes: tuple[int, int, int], dtype: torch.dtype, activation: str, packed: bool
+) -> MetaCall:
+    """Of an MLP of `sizes` (in, between, out)."""
+    inputs, width, outputs = sizes
+
+    def run(batch: int, tokens: int) -> None:
+        def empty(*shape):
+            return torch.empty(*shape, dtype=dtype, device="meta", requires_grad=True)
+
+        gate = empty(2 * width if packed else width, inputs)
+        up = None if packed else empty(width, inputs)
+        x, down = empty(batch, tokens, inputs), empty(outputs, width)
+        functional.gated_mlp(x, gate, up, down, activation).sum().backward()
+
+    return MetaCall("gated_mlp", (*sizes, dtype, activation, packed), run)

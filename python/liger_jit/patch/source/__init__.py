@@ -1,0 +1,1 @@
+"""What a function computes, read from its source."""

@@ -1,0 +1,543 @@
+"""What a forward depends on, read from its source: the whole of it, or it cannot be watched.
+
+A forward that a guard is to watch may do arithmetic of a few kinds on tensors, read numbers and
+functions of its module, and call functions that do the same. Whatever else stands in it (a write, a
+branch on the input, an attribute found by its name's text, an operation that acts on some values
+only) says that a probe has not seen all that it computes, and is refused by name.
+"""
+
+import ast
+import builtins
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+
+import torch
+from torch import nn
+
+from ..probe import Mismatch
+from .definition import definition_of
+from .sizes import LIMITED, Kind, Sizes, is_rounding
+from .torchs_own import is_torchs, takes_inplace, torchs_name
+
+# Compared by type and value. Functions are known by what they hold: see `Function`.
+COMPARED = (int, float, str, bool, torch.dtype, torch.device, type(None))
+LIBRARIES = ("torch", "math")
+# What a formula of a norm, a gate or a rotation is made of: smooth, and the same for each element.
+OPERATIONS = frozenset(
+    "add cat chunk contiguous cos div double erf expand finfo flatten float gelu layer_norm mean "
+    "mul neg permute pi pow repeat_interleave reshape rms_norm rsqrt sigmoid silu sin split "
+    "sqrt square squeeze stack sub sum swish tanh to transpose type type_as unflatten unsqueeze "
+    "view".split()
+)
+# Of tensors, beside those.
+FACTS = frozenset({"dtype", "shape", "ndim", "size", "dim", "device"})
+BUILTINS = frozenset({"int", "float", "len", "tuple"})
+# Of what a branch on a module's own numbers is made.
+TESTS = (ast.Attribute, ast.Name, ast.Constant, ast.Compare, ast.BoolOp, ast.UnaryOp, ast.Tuple)
+STATEMENTS = (ast.Assign, ast.AnnAssign, ast.Return, ast.Expr, ast.If, ast.Pass, ast.Raise)
+
+
+def is_immutable(value: object) -> bool:
+    if type(value) is tuple:
+        return all(map(is_immutable, value))
+    return type(value) in COMPARED
+
+
+@dataclass(frozen=True, eq=False)
+class Function:
+    """A Python function and all of it that can be replaced in place.
+
+    cells: what reads each cell of its closure, and what was in it.
+    """
+
+    function: FunctionType
+    code: CodeType
+    defaults: tuple | None
+    named_defaults: dict
+    cells: tuple[tuple[Callable[[], object], object], ...]
+
+    def is_changed(self) -> bool:
+        """But for code and defaults, which a guard compares itself."""
+        if not is_same(self.function.__kwdefaults__ or {}, self.named_defaults):
+            return True
+        return any(is_another(read, value) for read, value in self.cells)
+
+
+def reader_of(cell: CellType) -> Callable[[], object]:
+    """A function that has the cell in its closure. torch.compile takes a cell that it meets as an
+    object for no cell any more, in whatever closure it stands."""
+
+    def read(value: object = None) -> Callable[[], object]:
+        return lambda: value
+
+    return FunctionType(read().__code__, globals(), "read", None, (cell,))
+
+
+def is_another(read: Callable[[], object], value: object) -> bool:
+    try:
+        return read() is not value
+    except NameError:  # the cell was emptied
+        return True
+
+
+def function_of(function: FunctionType) -> Function:
+    cells = [(cell, cell.cell_contents) for cell in function.__closure__ or ()]
+    return Function(
+        function,
+        function.__code__,
+        function.__defaults__,
+        dict(function.__kwdefaults__ or {}),
+        tuple((reader_of(cell), value) for cell, value in cells if not isinstance(value, type)),
+    )
+
+
+def is_same(found: object, value: object) -> bool:
+    """By type and value, in tuples and dicts as well. What was read is all of kinds that compare to
+    one truth; what stands in its place now may be of any."""
+    if found is value:
+        return True
+    if type(found) is not type(value):
+        return False
+    if type(value) is tuple:
+        return len(found) == len(value) and all(map(is_same, found, value))
+    if type(value) is dict:
+        same_names = found.keys() == value.keys()
+        return same_names and all(is_same(found[name], value[name]) for name in value)
+    return found == value
+
+
+def essence(function: object, module: nn.Module | None) -> object:
+    """What a module's own method or a partial function runs, whatever copy of it this is."""
+    if type(function) is MethodType:
+        return function.__func__ if function.__self__ is module else function
+    if type(function) is partial:
+        return function.func, (*function.args,), dict(function.keywords)
+    return function
+
+
+@dataclass
+class Reading:
+    """What was read: see the fields of `Guard` with these names. called: children by name.
+    by_width, moves: see `Sizes`. scales: a product of the forward itself, with a number."""
+
+    values: dict[str, object] = field(default_factory=dict)
+    callables: dict[str, object] = field(default_factory=dict)
+    methods: dict[str, Callable] = field(default_factory=dict)
+    names: dict[tuple[int, str], tuple] = field(default_factory=dict)
+    functions: dict[FunctionType, Function] = field(default_factory=dict)
+    tensors: set[str] = field(default_factory=set)
+    called: set[str] = field(default_factory=set)
+    by_width: str = ""
+    moves: str = ""
+    scales: str = ""
+
+
+def read(module: nn.Module | None, forward: Callable) -> Reading:
+    """Raises Mismatch that names what cannot be watched. Runs nothing of the module.
+
+    forward: of the module's class, or a function of tensors if there is no module.
+    """
+    reading = Reading()
+    _Reader(module, reading).function(forward, bound=module is not None, top=True)
+    if reading.by_width and reading.moves:
+        raise Mismatch(
+            f"{forward.__qualname__} needs its last dimension ({reading.by_width}), and may have "
+            f"made another one the last ({reading.moves})"
+        )
+    return reading
+
+
+def has_changing_default(function: FunctionType) -> bool:
+    """Whether it has a default that a call may write to."""
+    defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+    return not all(map(is_immutable, defaults))
+
+
+def has_nested_calls(one: ast.Raise) -> bool:
+    """Whether more is called than the exception's class."""
+    return len([node for node in ast.walk(one) if isinstance(node, ast.Call)]) > 1
+
+
+class _Reader:
+    def __init__(self, module: nn.Module | None, reading: Reading):
+        self.module, self.reading = module, reading
+
+    def function(self, function: Callable, bound: bool = False, top: bool = False) -> None:
+        """Reads a function's source; a bound one has the module for its first argument. `top` is
+        the forward, which gets one tensor and nothing else."""
+        if hasattr(function, "__wrapped__"):
+            raise Mismatch(f"{function.__qualname__} is decorated, and its decorator is not read")
+        if function in self.reading.functions:
+            return
+        if not isinstance(function, FunctionType):
+            raise Mismatch(f"{function!r} is no Python function, and cannot be read")
+        definition = definition_of(function)
+        if definition is None:
+            raise Mismatch(f"the source of {function.__qualname__} is not there")
+        if has_changing_default(function):
+            raise Mismatch(f"{function.__qualname__} has a default that can be changed")
+        self.reading.functions[function] = function_of(function)
+        body = _Body(self, function, definition, bound, top)
+        body.run()
+        self.reading.by_width = self.reading.by_width or body.sizes.by_width
+        self.reading.moves = self.reading.moves or body.sizes.moves
+
+
+class _Body:
+    """One function's statements."""
+
+    def __init__(self, reader: _Reader, function: FunctionType, definition, bound: bool, top: bool):
+        self.reader, self.module, self.reading = reader, reader.module, reader.reading
+        self.function, self.definition = function, definition
+        names = list(inspect.signature(function).parameters)
+        self.own = names[0] if bound and names else None
+        parameters = inspect.signature(function).parameters.values()
+        # Nobody passes them: calls with more than one argument go to the module's own forward.
+        self.absent = {p.name for p in parameters if p.default is None} if top else set()
+        self.top = top
+        self.locals = {*function.__code__.co_varnames, *function.__code__.co_cellvars}
+        closure = zip(function.__code__.co_freevars, function.__closure__ or ())
+        self.cells = {name: cell.cell_contents for name, cell in closure}
+        self.sizes = Sizes(self.refuse)
+
+    def refuse(self, what: str) -> None:
+        raise Mismatch(f"{self.function.__qualname__} {what}")
+
+    def run(self) -> None:
+        self.statements(self.definition.body)
+
+    def statements(self, body: list[ast.stmt]) -> None:
+        for statement in body:
+            self.statement(statement)
+
+    def statement(self, one: ast.stmt) -> None:
+        if not isinstance(one, STATEMENTS):
+            self.refuse(f"has a statement that a probe may not see the whole of: {first_line(one)}")
+        if isinstance(one, ast.Raise):
+            if has_nested_calls(one):
+                self.refuse(f"calls in {first_line(one)}")
+            return
+        if isinstance(one, ast.If):
+            return self.branch(one)
+        targets = one.targets if isinstance(one, ast.Assign) else []
+        if isinstance(one, ast.AnnAssign):
+            targets = [one.target]
+        for target in targets:
+            self.target(target)
+        value = getattr(one, "value", None)
+        if value is None:
+            return
+        kind = self.value(value)
+        if isinstance(one, ast.Return):
+            self.sizes.plain(value, kind)
+        for target in targets:
+            self.sizes.assign(target, kind)
+
+    def target(self, target: ast.expr) -> None:
+        if isinstance(target, (ast.Tuple, ast.List)):
+            for part in target.elts:
+                self.target(part)
+        elif isinstance(target, ast.Name):
+            self.absent.discard(target.id)
+        else:
+            self.refuse(f"writes {ast.unparse(target)}")
+
+    def branch(self, one: ast.If | ast.IfExp) -> Kind | None:
+        """A branch on what is not there takes the one way; one on the module's numbers takes both
+        into account; one on the input says that some inputs were not tried."""
+        taken = self.known(one.test)
+        run = self.statements if isinstance(one, ast.If) else self.value
+        if taken is not None:
+            return run(one.body if taken else one.orelse)
+        self.test(one.test)
+        before = dict(self.sizes.names)
+        kind, names = run(one.body), self.sizes.names
+        self.sizes.names = before
+        other = run(one.orelse)
+        self.sizes.names = self.sizes.joined(names, self.sizes.names)
+        return None if isinstance(one, ast.If) else self.sizes.chosen(one, kind, other)
+
+    def known(self, test: ast.expr) -> bool | None:
+        """The outcome of `name is None`, of an argument that nobody passes."""
+        if not isinstance(test, ast.Compare) or not isinstance(test.left, ast.Name):
+            return None
+        is_none = len(test.ops) == 1 and isinstance(test.comparators[0], ast.Constant)
+        if test.left.id not in self.absent or not is_none or test.comparators[0].value is not None:
+            return None
+        return {ast.Is: True, ast.IsNot: False}.get(type(test.ops[0]))
+
+    def test(self, test: ast.expr) -> None:
+        for node in ast.walk(test):
+            if isinstance(node, ast.Name) and node.id in self.locals and node.id != self.own:
+                self.refuse(f"branches on its input: {ast.unparse(test)}")
+            if isinstance(node, ast.Call):
+                self.refuse(f"branches on a call: {ast.unparse(test)}")
+            if isinstance(node, ast.Attribute) and self.is_tensor(node) and not asks_for_none(test):
+                self.refuse(f"branches on a tensor: {ast.unparse(test)}")
+            if isinstance(node, ast.expr) and not isinstance(node, TESTS):
+                self.refuse(f"branches on {ast.unparse(test)}")
+        for node in ast.walk(test):
+            if isinstance(node, (ast.Attribute, ast.Name)):
+                if not (isinstance(node, ast.Name) and node.id == self.own):
+                    self.value(node)
+
+    def is_tensor(self, node: ast.expr) -> bool:
+        return (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == self.own
+            and (node.attr in self.module._parameters or node.attr in self.module._buffers)
+        )
+
+    def value(self, node: ast.expr) -> Kind:
+        self.sizes.seen[node] = kind = self.kind_of(node)
+        return kind
+
+    def kind_of(self, node: ast.expr) -> Kind:
+        if isinstance(node, ast.Constant):
+            return Kind.NUMBER
+        if isinstance(node, ast.Name):
+            return self.name(node.id)
+        if isinstance(node, ast.Attribute):
+            return self.attribute(node)
+        if isinstance(node, ast.Call):
+            return self.call(node)
+        if isinstance(node, ast.IfExp):
+            return self.branch(node)
+        parts = (
+            ast.BinOp, ast.UnaryOp, ast.Tuple, ast.List, ast.Subscript, ast.Slice, ast.Starred,
+        )  # fmt: skip
+        chosen = isinstance(node, ast.Subscript) and isinstance(node.value, (ast.Tuple, ast.List))
+        if not isinstance(node, parts) or chosen or isinstance(getattr(node, "op", None), ast.Not):
+            self.refuse(f"has a part that a probe may not see the whole of: {first_line(node)}")
+        kinds = [self.value(one) for one in ast.iter_child_nodes(node) if isinstance(one, ast.expr)]
+        if isinstance(node, ast.BinOp):
+            if self.top and isinstance(node.op, (ast.Mult, ast.Div)) and self.is_scale(node, kinds):
+                self.reading.scales = first_line(node)
+            return self.sizes.binary(node, *kinds)
+        if isinstance(node, ast.UnaryOp):
+            return self.sizes.unary(node, *kinds)
+        if isinstance(node, ast.Subscript):
+            return self.sizes.subscript(node, kinds[0])
+        if isinstance(node, ast.Starred):
+            return self.sizes.spread(node, *kinds)
+        return self.sizes.several(kinds)
+
+    def is_scale(self, node: ast.BinOp, kinds: list[Kind]) -> bool:
+        """Whether one side is a number, and may be another than 1."""
+        if (kinds[0] is Kind.NUMBER) == (kinds[1] is Kind.NUMBER):
+            return False
+        number = node.left if kinds[0] is Kind.NUMBER else node.right
+        if isinstance(number, ast.Attribute):
+            return self.reading.values.get(number.attr) != 1
+        return not isinstance(number, ast.Constant) or number.value != 1
+
+    def name(self, name: str) -> Kind:
+        if name == self.own:
+            self.refuse("hands on its module")
+        if name in self.locals:
+            return self.sizes.name(name)
+        return self.number(name, self.found(name))
+
+    def number(self, name: str, value: object) -> Kind:
+        if not is_immutable(value):
+            self.refuse(f"reads {name}, which may change")
+        if is_rounding(value):
+            self.refuse(f"uses {value}, which rounds")
+        return Kind.NUMBER
+
+    def found(self, name: str) -> object:
+        """A name of the closure, of the file or of Python, which the guard will watch."""
+        if name in self.cells:
+            return self.cells[name]
+        scope = self.function.__globals__
+        if name in scope:
+            self.reading.names[id(scope), name] = (scope, name, scope[name])
+            return scope[name]
+        if name not in BUILTINS:
+            self.refuse(f"uses {name}")
+        self.reading.names[id(scope), name] = (scope, name, None)  # nobody has covered it
+        return getattr(builtins, name)
+
+    def attribute(self, node: ast.Attribute) -> Kind:
+        base = node.value
+        if isinstance(base, ast.Name) and base.id == self.own:
+            return self.own_attribute(node.attr)
+        library = self.library(base)
+        if library is not None:
+            value = getattr(library, node.attr, None)
+            if is_immutable(value) and value is not None:
+                return self.number(ast.unparse(node), value)
+            if node.attr not in OPERATIONS:
+                self.refuse(f"uses {ast.unparse(node)}")
+            if not is_immutable(value) and not isinstance(value, type):
+                self.torchs(value, node)
+            return Kind.VALUE
+        if node.attr not in FACTS and node.attr not in OPERATIONS:
+            self.refuse(f"uses .{node.attr}")
+        if callable(method := getattr(torch.Tensor, node.attr, None)):
+            self.torchs(method, node)
+        return self.sizes.fact(node, self.value(base))
+
+    def torchs(self, function: object, node: ast.Attribute) -> None:
+        if not is_torchs(function, node.attr):
+            self.refuse(f"uses {ast.unparse(node)}, which is not torch's own")
+
+    def library(self, node: ast.expr) -> ModuleType | None:
+        """The module of torch or of Python's mathematics that a dotted name stands for."""
+        if isinstance(node, ast.Attribute):
+            outer = self.library(node.value)
+            inner = None if outer is None else getattr(outer, node.attr, None)
+            # Exactly: torch.ops makes modules of what others registered.
+            return inner if type(inner) is ModuleType else None
+        if not isinstance(node, ast.Name) or node.id in self.locals or node.id in self.cells:
+            return None
+        value = self.function.__globals__.get(node.id)
+        if not isinstance(value, ModuleType) or value.__name__.split(".")[0] not in LIBRARIES:
+            return None
+        self.found(node.id)
+        return value
+
+    def own_attribute(self, name: str) -> Kind:
+        module, reading = self.module, self.reading
+        if name == "training":
+            return Kind.NUMBER
+        if name.startswith("__"):
+            self.refuse(f"reads {name}, which has another name in its class")
+        for place in (module._parameters, module._buffers):
+            if name in place:
+                if hasattr(type(module), name):
+                    self.refuse(f"reads {name}, for which its class stands in")
+                if place[name] is None:
+                    reading.values[name] = None
+                elif place is module._buffers:
+                    self.refuse(f"reads the buffer {name}")
+                else:
+                    reading.tensors.add(name)
+                return Kind.VALUE
+        if name in module._modules:
+            self.refuse(f"reads its child {name}")
+        if name in module.__dict__:
+            return self.own_value(name, module.__dict__[name])
+        found = inspect.getattr_static(type(module), name, None)
+        reading.values[name] = found
+        return self.number(name, found)
+
+    def own_value(self, name: str, value: object) -> Kind:
+        self.reading.values[name] = value
+        return self.number(f"{name}, a {type(value).__name__}", value)
+
+    def call(self, node: ast.Call) -> Kind:
+        for one in node.keywords:
+            self.keyword(one)
+        given = [(part, self.value(part)) for part in node.args]
+        named = {one.arg: (one.value, self.value(one.value)) for one in node.keywords}
+        function = node.func
+        if isinstance(function, ast.Name) and function.id not in self.locals:
+            value = self.found(function.id)
+            self.call_of(value, function.id)
+            self.positions(node, value)
+            if function.id in BUILTINS and value is getattr(builtins, function.id):
+                return self.sizes.converted(node, function.id, [kind for _, kind in given])
+            return self.result(node, value, given, named)
+        if not isinstance(function, ast.Attribute):
+            return self.refuse(f"calls {first_line(function)}")
+        base = function.value
+        if isinstance(base, ast.Name) and base.id == self.own:
+            value = self.own_call(function.attr)
+            self.positions(node, value)
+            return self.result(node, value, given, named)
+        if isinstance(base, ast.Call) and ast.unparse(base) == "super()":
+            self.inherited_call(function.attr)
+            return self.sizes.no_sizes(given, named)
+        self.attribute(function)
+        if (library := self.library(base)) is not None:
+            self.positions(node, getattr(library, function.attr, None))
+            return self.sizes.function(node, function.attr, given, named)
+        return self.sizes.operation(node, function.attr, given, named)
+
+    def result(self, node: ast.Call, function: object, given: list, named: dict) -> Kind:
+        inner = function.func if type(function) is partial else function
+        if torchs_name(inner) is None:
+            return self.sizes.no_sizes(given, named)
+        if inner is not function and inner.__name__ in LIMITED:
+            self.refuse(f"calls a partial {inner.__name__}")
+        return self.sizes.function(node, inner.__name__, given, named)
+
+    def positions(self, node: ast.Call, function: object) -> None:
+        """The same, said without a name."""
+        before = 0
+        if type(function) is partial:
+            before, function = len(function.args), function.func
+        if takes_inplace(function, before + len(node.args)):
+            self.refuse(f"works in place: {first_line(node)}")
+
+    def keyword(self, one: ast.keyword) -> None:
+        """Operations that write are named like those that do not."""
+        if one.arg in (None, "out"):
+            self.refuse(f"calls with {ast.unparse(one)}")
+        if one.arg == "inplace":
+            own = isinstance(one.value, ast.Attribute) and ast.unparse(one.value.value) == self.own
+            value = getattr(self.module, one.value.attr, True) if own else True
+            if (one.value.value if isinstance(one.value, ast.Constant) else value) is not False:
+                self.refuse("works in place")
+
+    def call_of(self, value: object, name: str, bound: bool = False) -> None:
+        if type(value) is partial:
+            if not all(map(is_immutable, (*value.args, *value.keywords.values()))):
+                self.refuse(f"calls {name} with values that may change")
+            if value.keywords.get("inplace", False) is not False:
+                self.refuse(f"calls {name}, which works in place")
+            return self.call_of(value.func, name)
+        own = torchs_name(value)
+        if isinstance(value, FunctionType) and own is None:
+            return self.reader.function(value, bound)
+        if own in OPERATIONS:
+            return
+        if name not in BUILTINS or value is not getattr(builtins, name):
+            self.refuse(f"calls {name}")
+
+    def own_call(self, name: str) -> object:
+        """What is called, if it is an attribute of the module that is no child."""
+        module, reading = self.module, self.reading
+        if name in module._modules:
+            reading.called.add(name)
+        elif name in module.__dict__:
+            value = module.__dict__[name]
+            bound = type(value) is MethodType and value.__self__ is module
+            reading.callables[name] = essence(value, module)
+            self.call_of(value.__func__ if bound else value, name, bound)
+            return value
+        else:
+            found = inspect.getattr_static(type(module), name, None)
+            if not isinstance(found, FunctionType) or found is vars(nn.Module).get(name):
+                self.refuse(f"calls {name}")
+            reading.methods[name] = found
+            self.reader.function(found, bound=True)
+        return None
+
+    def inherited_call(self, name: str) -> None:
+        owner = self.cells.get("__class__")
+        line = type(self.module).__mro__
+        for one in line[line.index(owner) + 1 :] if owner in line else ():
+            found = vars(one).get(name)
+            self.reading.names[id(one), name] = (vars(one), name, found)
+            if isinstance(found, FunctionType):
+                return self.reader.function(found, bound=True)
+            if found is not None:
+                break
+        self.refuse(f"calls super().{name}")
+
+
+def asks_for_none(test: ast.expr) -> bool:
+    """`something is None`, or is not."""
+    if not isinstance(test, ast.Compare) or not isinstance(test.ops[0], (ast.Is, ast.IsNot)):
+        return False
+    return isinstance(test.comparators[0], ast.Constant) and test.comparators[0].value is None
+
+
+def first_line(node: ast.AST) -> str:
+    return ast.unparse(node).split("\n")[0][:80]

@@ -1,0 +1,361 @@
+// The product of two matrices of bfloat16, a [rows, depth] times the transpose of b [columns,
+// depth], tile by tile, for a caller who makes something of each tile before it is written.
+//
+// On sm_90a: a cluster of two blocks has two tiles, one below the other, and shares b's part. One
+// warp of a block has the engine bring slices of the depth into a ring of stages; two groups of 128
+// threads multiply, each the half of its tile's rows, and each thread keeps its share of the sums
+// in registers. Elsewhere a thread makes a row of the tile by plain sums.
+#pragma once
+#include "device/sm90/tile_copy.h"
+#include "device/softmax.h"
+
+namespace liger {
+
+struct TileShape {
+  int rows;
+  int columns;
+  int depth;   // of one stage
+  int stages;  // that are on their way at once
+};
+
+#if defined(LIGER_TILE_ENGINE)
+constexpr bool has_tile_engine = true;
+constexpr int tile_cluster = 2;
+#else
+constexpr bool has_tile_engine = false;
+constexpr int tile_cluster = 1;
+#endif
+
+#if defined(LIGER_TILE_ENGINE)
+
+// Sums of 64 x 256 products over 16 of the depth: 128 of each of a group's threads. `a` and `b`
+// describe slices in shared memory.
+LIGER_DEVICE void multiply_slices(float (&sums)[128], unsigned long long a, unsigned long long b,
+                                  bool add) {
+#define LIGER_4(FIRST) \
+  "+f"(sums[FIRST]), "+f"(sums[FIRST + 1]), "+f"(sums[FIRST + 2]), "+f"(sums[FIRST + 3])
+#define LIGER_16(FIRST) LIGER_4(FIRST), LIGER_4(FIRST + 4), LIGER_4(FIRST + 8), LIGER_4(FIRST + 12)
+#define LIGER_64(FIRST) \
+  LIGER_16(FIRST), LIGER_16(FIRST + 16), LIGER_16(FIRST + 32), LIGER_16(FIRST + 48)
+  asm volatile(
+      "{\n"
+      ".reg .pred add;\n"
+      "setp.ne.b32 add, %130, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
+      "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+      "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
+      "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
+      "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,"
+      "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,"
+      "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,"
+      "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,"
+      "%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
+      "}, %128, %129, add, 1, 1, 0, 0;\n"
+      "}"
+      : LIGER_64(0), LIGER_64(64)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+#undef LIGER_4
+#undef LIGER_16
+#undef LIGER_64
+}
+
+LIGER_DEVICE void begin_multiplying() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+LIGER_DEVICE void end_group_of_products() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+template <int Pending>
+LIGER_DEVICE void wait_for_products() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
+}
+
+// Slices lie as the engine's swizzle of 128 bytes leaves them: eight rows of 128 bytes each 1024.
+LIGER_DEVICE unsigned long long slice_at(SharedAddress address) {
+  constexpr unsigned long long swizzle_of_128 = 1ull << 62;
+  constexpr unsigned long long eight_rows = 1024 >> 4;
+  return static_cast<unsigned long long>((address & 0x3ffff) >> 4) | 1ull << 16 | eight_rows << 32 |
+         swizzle_of_128;
+}
+
+// Four 8 x 8 blocks of two-byte elements; lanes 8 i to 8 i + 7 name the rows of block i.
+LIGER_DEVICE void store_blocks(SharedAddress row, const unsigned int (&words)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row),
+               "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+               : "memory");
+}
+
+#endif
+
+struct TileMatrices {
+  const TileMap* a_map;
+  const TileMap* b_map;
+  const TileMap* c_map;
+  const bf16* a;
+  const bf16* b;
+  bf16* c;
+  long long rows;
+  long long a_stride;
+  long long c_stride;
+};
+
+// Where a thread's share of a tile is.
+struct TileShare {
+  static constexpr int rows = has_tile_engine ? 2 : 1;
+  static constexpr int columns = has_tile_engine ? 16 : 64;  // of a row in one of the tile's parts
+  long long first_row;
+  int tile_column;  // of tiles
+
+  LIGER_DEVICE long long row(int i) const { return first_row + 8 * i; }
+  // Of all threads that share a row: every one gets the combination, one of them leads.
+  template <class V, class Combine>
+  LIGER_DEVICE V across_row(V value, Combine combine) const {
+    if constexpr (has_tile_engine) return meet_by_shuffles<4>(value, combine);
+    return value;
+  }
+  LIGER_DEVICE bool leads() const { return !has_tile_engine || thread_index() % 4 == 0; }
+};
+
+// State state = begin(share); part(state, values) for each part of the tile, `values[row][column]`
+// being what will be written, minus infinity past the last column; end(state, share).
+template <TileShape Shape, int Columns, int Depth, bool Stores>
+class TileProduct {
+ public:
+  static constexpr int block_threads = on_host ? 1 : 384;
+  static constexpr int tiles_across = (Columns + Shape.columns - 1) / Shape.columns;
+  using Values = float[TileShare::rows][TileShare::columns];
+
+  LIGER_DEVICE explicit TileProduct(const TileMatrices& matrices) : m_(matrices) {}
+
+  template <class Begin, class Part, class End>
+  LIGER_DEVICE void each_tile(long long block, long long blocks, Begin&& begin, Part&& part,
+                              End&& end) const {
+#if defined(LIGER_TILE_ENGINE)
+    by_engine(block, blocks, begin, part, end);
+#else
+    by_sums(block, blocks, begin, part, end);
+#endif
+  }
+
+ private:
+  static constexpr int parts = 4;
+  static constexpr int part_columns = Shape.columns / parts;
+
+  // Tiles of one cluster stand below each other; clusters go down first, so that b's part is read
+  // while it is in the L2 cache.
+  LIGER_DEVICE int tiles_down() const {
+    constexpr int of_cluster = tile_cluster * Shape.rows;
+    return static_cast<int>((m_.rows + of_cluster - 1) / of_cluster);
+  }
+
+#if defined(LIGER_TILE_ENGINE)
+  static_assert(Shape.rows == 128 && Shape.columns == 256 && Shape.depth == 64);
+  static constexpr int a_bytes = Shape.rows * Shape.depth * 2;
+  static constexpr int b_bytes = Shape.columns * Shape.depth * 2;
+  static constexpr int stage_bytes = a_bytes + b_bytes;
+  static constexpr int group_threads = 128;
+  static constexpr int groups = 2;  // that multiply
+  static constexpr int warp_rows = 16;
+  static constexpr int buffer_bytes = warp_rows * part_columns * 2;  // a warp's part of a tile
+  static constexpr int steps = (Depth + Shape.depth - 1) / Shape.depth;
+
+  // A place in the ring of stages.
+  struct Turn {
+    int stage = 0;
+    int parity = 0;
+    LIGER_DEVICE void next() {
+      if (++stage == Shape.stages) {
+        stage = 0;
+        parity ^= 1;
+      }
+    }
+  };
+
+  struct Ring {
+    SharedAddress first;
+    LIGER_DEVICE SharedAddress a(int stage) const { return first + stage * stage_bytes; }
+    LIGER_DEVICE SharedAddress b(int stage) const { return a(stage) + a_bytes; }
+    LIGER_DEVICE SharedAddress buffers() const { return first + Shape.stages * stage_bytes; }
+    LIGER_DEVICE ArrivalBarrier filled(int stage) const {
+      return {buffers() + groups * 4 * 2 * buffer_bytes + stage * 8};
+    }
+    LIGER_DEVICE ArrivalBarrier emptied(int stage) const {
+      return {filled(stage).address + Shape.stages * 8};
+    }
+  };
+
+  template <class Begin, class Part, class End>
+  LIGER_DEVICE void by_engine(long long block, long long blocks, Begin&& begin, Part&& part,
+                              End&& end) const {
+    const Ring ring{(shared_address(shared_of_launch()) + 1023) & ~1023u};
+    const int rank = static_cast<int>(block % tile_cluster);
+    if (thread_index() == 0) {
+      for (int stage = 0; stage < Shape.stages; ++stage) {
+        ring.filled(stage).make(1);
+        ring.emptied(stage).make(groups * tile_cluster);
+      }
+      publish_barriers();
+    }
+    cluster_barrier<tile_cluster>();
+    const int cluster = static_cast<int>(block / tile_cluster);
+    const int clusters = static_cast<int>(blocks / tile_cluster);
+    const int group = thread_index() / group_threads;
+    if (group == 0) {
+      asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+      if (thread_index() == 0) fill(ring, cluster, clusters, rank);
+      __syncwarp();  // the barrier is for whole warps
+    } else {
+      asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+      multiply(ring, cluster, clusters, rank, group - 1, begin, part, end);
+    }
+    cluster_barrier<tile_cluster>();  // nobody leaves while the other may still arrive here
+  }
+
+  LIGER_DEVICE int first_row(int tile, int rank) const {
+    return (tile % tiles_down() * tile_cluster + rank) * Shape.rows;
+  }
+  LIGER_DEVICE int tile_column(int tile) const { return tile / tiles_down(); }
+
+  LIGER_DEVICE void fill(const Ring& ring, int cluster, int clusters, int rank) const {
+    Turn turn;
+    const int tiles = tiles_down() * tiles_across;
+    for (int tile = cluster; tile < tiles; tile += clusters) {
+      const int row = first_row(tile, rank);
+      const int column = tile_column(tile) * Shape.columns + rank * (Shape.columns / tile_cluster);
+      for (int step = 0; step < steps; ++step, turn.next()) {
+        const ArrivalBarrier filled = ring.filled(turn.stage);
+        ring.emptied(turn.stage).wait(turn.parity ^ 1);
+        filled.arrive_and_expect(stage_bytes);
+        load_tile<1>(ring.a(turn.stage), *m_.a_map, step * Shape.depth, row, filled);
+        load_tile<tile_cluster>(ring.b(turn.stage) + rank * (b_bytes / tile_cluster), *m_.b_map,
+                                step * Shape.depth, column, filled);
+      }
+    }
+  }
+
+  template <class Begin, class Part, class End>
+  LIGER_DEVICE void multiply(const Ring& ring, int cluster, int clusters, int rank, int group,
+                             Begin&& begin, Part&& part, End&& end) const {
+    Turn turn;
+    const int warp = thread_index() % group_threads / warp_threads;
+    const int lane = thread_index() % warp_threads;
+    const int tiles = tiles_down() * tiles_across;
+    float sums[128];
+    for (int tile = cluster; tile < tiles; tile += clusters) {
+      const int warp_row = first_row(tile, rank) + group * (Shape.rows / groups) + warp * warp_rows;
+      const TileShare share{warp_row + lane / 4, tile_column(tile)};
+      auto state = begin(share);
+      sum_products(ring, turn, group, sums);
+      const int column = share.tile_column * Shape.columns;
+      if (column + Shape.columns > Columns) drop_past_the_end(sums, column + lane % 4 * 2);
+      LIGER_UNROLL for (int i = 0; i < parts; ++i) {
+        // Buffers of a warp of its own: no thread waits for another warp.
+        const SharedAddress buffer =
+            ring.buffers() + ((group * 4 + warp) * 2 + i % 2) * buffer_bytes;
+        one_part(sums, i, state, part, buffer, lane);
+        if constexpr (Stores) {
+          if (lane == 0) store_tile(*m_.c_map, buffer, column + i * part_columns, warp_row);
+        }
+      }
+      end(state, share);
+    }
+    if constexpr (Stores) {
+      if (lane == 0) wait_for_stores();
+    }
+  }
+
+  LIGER_DEVICE void sum_products(const Ring& ring, Turn& turn, int group,
+                                 float (&sums)[128]) const {
+    const auto release = [&](int stage) {
+      const int thread = thread_index() % group_threads;
+      if (thread < tile_cluster) ring.emptied(stage).arrive_in(thread);
+    };
+    int before = -1;
+    LIGER_UNROLL_BY(1)
+    for (int step = 0; step < steps; ++step) {
+      ring.filled(turn.stage).wait(turn.parity);
+      const auto a = slice_at(ring.a(turn.stage) + group * (a_bytes / groups));
+      const auto b = slice_at(ring.b(turn.stage));
+      begin_multiplying();
+      LIGER_UNROLL for (int i = 0; i < Shape.depth / 16; ++i) {
+        multiply_slices(sums, a + 2 * i, b + 2 * i, step > 0 || i > 0);
+      }
+      end_group_of_products();
+      wait_for_products<1>();
+      if (before >= 0) release(before);
+      before = turn.stage;
+      turn.next();
+    }
+    wait_for_products<0>();
+    release(before);
+  }
+
+  // sums[4 g + 2 row + i] is that of column 8 g + 2 (lane % 4) + i.
+  static LIGER_DEVICE void drop_past_the_end(float (&sums)[128], int column) {
+    LIGER_UNROLL for (int i = 0; i < 128; ++i) {
+      if (column + i / 4 * 8 + i % 2 >= Columns) sums[i] = minus_infinity<float>();
+    }
+  }
+
+  template <class State, class Part>
+  static LIGER_DEVICE void one_part(const float (&sums)[128], int i, State& state, Part&& part,
+                                    SharedAddress buffer, int lane) {
+    Values values;
+    LIGER_UNROLL for (int j = 0; j < 32; ++j) {
+      values[j % 4 / 2][j / 4 * 2 + j % 2] = sums[i * 32 + j];
+    }
+    part(state, values);
+    if constexpr (!Stores) return;
+    if (lane == 0) wait_until_stores_read<1>();
+    __syncwarp();
+    const int block = lane / 8;
+    const int row = lane % 8 + block % 2 * 8;
+    LIGER_UNROLL for (int j = 0; j < TileShare::columns; j += 4) {
+      const unsigned int words[4] = {narrow_two<bf16>(values[0][j], values[0][j + 1]),
+                                     narrow_two<bf16>(values[1][j], values[1][j + 1]),
+                                     narrow_two<bf16>(values[0][j + 2], values[0][j + 3]),
+                                     narrow_two<bf16>(values[1][j + 2], values[1][j + 3])};
+      const int sixteen_bytes = (j / 2 + block / 2) ^ (row % 8);  // the engine's swizzle
+      store_blocks(buffer + row * (part_columns * 2) + sixteen_bytes * 16, words);
+    }
+    publish_to_engine();
+    __syncwarp();
+  }
+#else
+  template <class Begin, class Part, class End>
+  LIGER_DEVICE void by_sums(long long block, long long blocks, Begin&& begin, Part&& part,
+                            End&& end) const {
+    const int tiles = tiles_down() * tiles_across;
+    for (long long tile = block; tile < tiles; tile += blocks) {
+      for (int i = thread_index(); i < Shape.rows; i += block_threads) {
+        const long long row = tile % tiles_down() * Shape.rows + i;
+        if (row < m_.rows) one_row({row, static_cast<int>(tile / tiles_down())}, begin, part, end);
+      }
+    }
+  }
+
+  template <class Begin, class Part, class End>
+  LIGER_DEVICE void one_row(const TileShare& share, Begin&& begin, Part&& part, End&& end) const {
+    auto state = begin(share);
+    const bf16* const a = m_.a + share.first_row * m_.a_stride;
+    for (int i = 0; i < parts; ++i) {
+      const int first = share.tile_column * Shape.columns + i * part_columns;
+      Values values;
+      for (int j = 0; j < part_columns; ++j) {
+        float sum = first + j < Columns ? 0.0f : minus_infinity<float>();
+        for (int k = 0; k < Depth && first + j < Columns; ++k) {
+          sum = fused(widen(a[k]), widen(m_.b[static_cast<long long>(first + j) * Depth + k]), sum);
+        }
+        values[0][j] = sum;
+      }
+      part(state, values);
+      for (int j = 0; Stores && j < part_columns && first + j < Columns; ++j) {
+        m_.c[share.first_row * m_.c_stride + first + j] = narrow<bf16>(values[0][j]);
+      }
+    }
+    end(state, share);
+  }
+#endif
+
+  const TileMatrices& m_;
+};
+
+}  // namespace liger

@@ -1,0 +1,95 @@
+"""How results lie in memory: as those of eager arithmetic, so that a view finds what it found."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from liger_jit.patch.rules.rope import rotary_function
+from norm_forms_test import WIDTH, Gemma, Llama, Olmo2, WeightlessNorm, applied
+from tiny_models import counted
+from torch import nn
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+
+def permutations(*shape):
+    """Tensors of that shape, for each order in which their dims may lie in memory."""
+    for order in itertools.permutations(range(len(shape))):
+        back = [order.index(dim) for dim in range(len(shape))]
+        yield torch.randn([shape[dim] for dim in order]).permute(back)
+
+
+def others():
+    """Parts of something larger, and rows that are there once."""
+    yield torch.randn(2, 5, 2 * WIDTH)[..., :WIDTH]
+    yield torch.randn(5, 2, 2 * WIDTH).transpose(0, 1)[..., WIDTH:]
+    yield torch.randn(2, 5, 2 * WIDTH)[..., ::2]
+    yield torch.randn(2, 1, WIDTH).expand(2, 3, WIDTH)
+    yield torch.randn(WIDTH).expand(3, WIDTH)
+    yield torch.randn(1, WIDTH).expand(3, WIDTH).expand(2, 3, WIDTH).transpose(0, 1)
+    yield torch.randn(2, 1, 4, WIDTH).transpose(1, 2)
+
+
+def order(x):
+    return [step for step, size in zip(x.stride(), x.shape, strict=True) if size > 1]
+
+
+NORMS = {
+    **{form.__name__: form for form in (Llama, Gemma, Olmo2, WeightlessNorm)},
+    "RMSNorm": lambda: nn.RMSNorm(WIDTH, eps=1e-6),
+    "LayerNorm": lambda: nn.LayerNorm(WIDTH),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norms_result_lies_in_memory_as_eagers(name, dtype):
+    norm = NORMS[name]().to(dtype)
+    own = copy.deepcopy(norm)
+    assert applied(norm).patched
+    for x in (*permutations(2, 3, 5, WIDTH), *permutations(3, 5, WIDTH), *others()):
+        x = x.to(dtype)
+        found, expected = norm(x), own(x)
+        torch.testing.assert_close(found, expected)
+        assert order(found) == order(expected), (x.shape, x.stride())
+
+
+def test_heads_that_are_transposed_are_normed_where_they_lie(monkeypatch):
+    norm = Llama()
+    own = copy.deepcopy(norm)
+    assert applied(norm).patched
+    results = []
+    for one in (norm, own):
+        leaf = torch.randn(2, 5, 3, WIDTH, generator=torch.Generator().manual_seed(3))
+        leaf.requires_grad_()
+        with counted(monkeypatch) as calls:
+            y = one(leaf.transpose(1, 2))
+        assert calls["rms_norm"] == (1 if one is norm else 0)
+        y.transpose(1, 2).view(2, 5, -1).square().sum().backward()
+        results.append((y, leaf.grad, one.weight.grad))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_permuted_input_may_be_viewed_after_the_norm():
+    norm = Llama()
+    assert applied(norm).patched
+    x = torch.randn(2, WIDTH, 5)
+    assert norm(x.transpose(1, 2)).transpose(1, 2).view(2, -1).shape == (2, 5 * WIDTH)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_a_rotations_results_lie_in_memory_as_eagers(dim, monkeypatch):
+    rotate = rotary_function(apply_rotary_pos_emb, True)
+    tables = [torch.randn(2, 5, 8) for _ in range(2)]
+    sizes = [(2, heads, 5, 8) if dim == 1 else (2, 5, heads, 8) for heads in (4, 3)]
+    rotated = 0
+    for q, k in zip(*(permutations(*one) for one in sizes), strict=True):
+        with counted(monkeypatch) as calls:
+            found = rotate(q, k, *tables, dim)
+        expected = apply_rotary_pos_emb(q, k, *tables, dim)
+        for one, own in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, own)
+            assert order(one) == order(own), q.stride()
+        rotated += calls["rope"]
+    assert rotated == 6  # where the last dim lies innermost
