@@ -42,7 +42,7 @@ Choice chosen_anew(const Tunable& tunable, bool may_measure) {
   // A search would want every candidate, and there is nothing to compile them with.
   if (!may_compile(target)) return {};
   if (!may_measure) return {.provisional = true};
-  if (prefetches_pending() && target.backend != Backend::cpu) {
+  if (background_compiles_pending() && target.backend != Backend::cpu) {
     prefetch_candidates(tunable, static_cast<int>(candidates.size()), Urgency::later);
     return {.provisional = true};
   }
@@ -60,7 +60,7 @@ Choice choose_candidate(const Tunable& tunable, bool may_measure) {
   std::string identity = tunable.identity();
   if (const auto choice = known.find(identity)) {
     // The first candidate stands in until its rivals, which somebody asked for, are compiled.
-    if (!choice->provisional || (may_measure && prefetches_pending())) return *choice;
+    if (!choice->provisional || (may_measure && background_compiles_pending())) return *choice;
   }
   const Choice choice = chosen_anew(tunable, may_measure);
   if (!choice.provisional || may_measure) known.put(std::move(identity), choice);

@@ -20,7 +20,7 @@ TuneRecord record_in(const Entry& entry) {
 }  // namespace
 
 FindingRecipe::FindingRecipe(const Tunable& tunable, const std::vector<std::string>& candidates)
-    : Recipe(Shelf::tune, key_of(tunable), Ranks::agree),
+    : Recipe(EntryKind::tune, key_of(tunable), Ranks::agree),
       tunable_(tunable),
       candidates_(candidates) {}
 

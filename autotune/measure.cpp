@@ -92,7 +92,7 @@ int fastest(const std::vector<std::string>& candidates, const TuneRecord& record
 void prefetch_candidates(const Tunable& tunable, int count, Urgency urgency) {
   const Target& target = tunable.device.properties().target;
   for (int candidate = 0; candidate < count; ++candidate)
-    prefetch(tunable.unit(candidate), target, urgency);
+    compile_in_background(tunable.unit(candidate), target, urgency);
 }
 
 Finding measure(const Tunable& tunable, const std::vector<std::string>& candidates,

@@ -27,7 +27,7 @@ namespace liger {
 namespace {
 
 // More than any real file has; keeps a damaged one from costing memory.
-constexpr uint64_t kMostNoteBytes = 1 << 20;
+constexpr uint64_t most_note_bytes = 1 << 20;
 
 bool read_at(int file, uint64_t offset, void* into, size_t size_bytes) {
   char* to = static_cast<char*>(into);
@@ -74,7 +74,7 @@ std::string gnu_build_id(int file) {
   for (int i = 0; i < header.e_phnum; ++i) {
     ElfW(Phdr) segment;
     if (!read_at(file, header.e_phoff + i * sizeof segment, &segment, sizeof segment)) return "";
-    if (segment.p_type != PT_NOTE || segment.p_filesz > kMostNoteBytes) continue;
+    if (segment.p_type != PT_NOTE || segment.p_filesz > most_note_bytes) continue;
     std::string notes(segment.p_filesz, '\0');
     if (!read_at(file, segment.p_offset, notes.data(), notes.size())) continue;
     std::string id = build_id_in(notes, segment.p_align == 8 ? 8 : 4);

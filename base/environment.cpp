@@ -18,14 +18,14 @@ namespace {
 
 using Lookup = std::function<const char*(const char*)>;
 
-constexpr const char* kRemote = "LIGER_JIT_REMOTE";
-constexpr int kMostThreads = 256;
+constexpr const char* remote_variable = "LIGER_JIT_REMOTE";
+constexpr int most_threads = 256;
 
 std::atomic<bool> was_read{false};
 
 // Set by torchrun, DeepSpeed's launcher, Open MPI and Slurm.
-constexpr const char* kRanksOnNode[] = {"LOCAL_WORLD_SIZE", "LOCAL_SIZE",
-                                        "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_NTASKS_PER_NODE"};
+constexpr const char* rank_variables[] = {"LOCAL_WORLD_SIZE", "LOCAL_SIZE",
+                                          "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_NTASKS_PER_NODE"};
 
 std::string value_of(const Lookup& lookup, const char* name) {
   const char* value = lookup(name);
@@ -91,14 +91,14 @@ std::string parse_cache_folder(const Lookup& lookup) {
 }
 
 std::vector<std::string> parse_readonly_layers(const Lookup& lookup) {
-  constexpr const char* kName = "LIGER_JIT_CACHE_READONLY";
+  constexpr const char* variable = "LIGER_JIT_CACHE_READONLY";
   std::vector<std::string> layers;
-  std::string rest = value_of(lookup, kName);
+  std::string rest = value_of(lookup, variable);
   while (!rest.empty()) {
     const size_t colon = std::min(rest.find(':'), rest.size());
     const std::string part = rest.substr(0, colon);
     rest.erase(0, colon + 1);
-    const std::string layer = part.empty() ? "" : expand(kName, part, lookup);
+    const std::string layer = part.empty() ? "" : expand(variable, part, lookup);
     if (!layer.empty()) layers.push_back(layer);
   }
   return layers;
@@ -119,7 +119,7 @@ AutotuneMode parse_autotune(const std::string& value) {
   refuse("LIGER_JIT_AUTOTUNE", value, "first-run, off, full");
 }
 
-constexpr std::pair<std::string_view, CacheMode> kCacheModes[] = {
+constexpr std::pair<std::string_view, CacheMode> cache_modes[] = {
     {"readwrite", CacheMode::readwrite},
     {"readonly", CacheMode::readonly},
     {"offline", CacheMode::offline},
@@ -130,7 +130,7 @@ constexpr std::pair<std::string_view, CacheMode> kCacheModes[] = {
 CacheMode parse_cache_mode(const std::string& value) {
   if (value.empty()) return CacheMode::readwrite;
   std::string allowed;
-  for (const auto& [name, mode] : kCacheModes) {
+  for (const auto& [name, mode] : cache_modes) {
     if (value == name) return mode;
     allowed += fmt::format("{}{}", allowed.empty() ? "" : ", ", name);
   }
@@ -144,13 +144,14 @@ std::optional<RemoteAddress> parse_remote(const std::string& value) {
 
 // A word says what is printed on stderr; with a slash it is a file.
 void parse_log(Environment& result, const Lookup& lookup) {
-  constexpr const char* kName = "LIGER_JIT_LOG";
-  const std::string value = value_of(lookup, kName);
+  constexpr const char* variable = "LIGER_JIT_LOG";
+  const std::string value = value_of(lookup, variable);
   if (value.empty() || value == "0") return;
   result.log = value == "1" ? LogFormat::text : LogFormat::json;
   if (value == "1" || value == "json") return;
-  if (value.find('/') == std::string::npos) refuse(kName, value, "0, 1, json, a path with a slash");
-  result.log_file = expand(kName, value, lookup);
+  if (value.find('/') == std::string::npos)
+    refuse(variable, value, "0, 1, json, a path with a slash");
+  result.log_file = expand(variable, value, lookup);
 }
 
 int parse_threads(const std::string& value) {
@@ -158,15 +159,15 @@ int parse_threads(const std::string& value) {
   int threads = -1;
   const auto [end, trouble] = std::from_chars(value.data(), value.data() + value.size(), threads);
   const bool whole = trouble == std::errc() && end == value.data() + value.size();
-  if (!whole || threads < 0 || threads > kMostThreads) {
-    refuse("LIGER_JIT_THREADS", value, fmt::format("a number from 0 to {}", kMostThreads));
+  if (!whole || threads < 0 || threads > most_threads) {
+    refuse("LIGER_JIT_THREADS", value, fmt::format("a number from 0 to {}", most_threads));
   }
   return threads;
 }
 
 // These variables are not ours, so a value that is no number says nothing.
 int parse_ranks_on_node(const Lookup& lookup) {
-  for (const char* name : kRanksOnNode) {
+  for (const char* name : rank_variables) {
     const std::string value = value_of(lookup, name);
     int ranks = 0;
     std::from_chars(value.data(), value.data() + value.size(), ranks);
@@ -178,7 +179,7 @@ int parse_ranks_on_node(const Lookup& lookup) {
 }  // namespace
 
 std::string_view name_of(CacheMode mode) {
-  for (const auto& [name, one] : kCacheModes)
+  for (const auto& [name, one] : cache_modes)
     if (one == mode) return name;
   return "";
 }
@@ -194,7 +195,7 @@ const std::vector<EnvironmentVariable>& environment_table() {
       {"LIGER_JIT_CACHE_MODE", "readwrite",
        "`readonly` writes nothing, `offline` compiles nothing (what the cache lacks is an error), "
        "`refresh` makes everything anew, `off` keeps all in memory."},
-      {kRemote, "(none)",
+      {remote_variable, "(none)",
        "Redis server that shares the cache: `redis://[:password@]host:port/prefix` or "
        "`unix://[:password@]/socket?prefix=name`."},
       {"LIGER_JIT_CACHE_SIZE", "1G",
@@ -222,7 +223,7 @@ Environment parse_environment(const Lookup& lookup) {
   result.cache_folder = parse_cache_folder(lookup);
   result.readonly_cache_layers = parse_readonly_layers(lookup);
   result.cache_size_bytes = parse_cache_size(value_of(lookup, "LIGER_JIT_CACHE_SIZE"));
-  result.remote = parse_remote(value_of(lookup, kRemote));
+  result.remote = parse_remote(value_of(lookup, remote_variable));
   result.cache_mode = parse_cache_mode(value_of(lookup, "LIGER_JIT_CACHE_MODE"));
   if (result.cache_mode == CacheMode::off) {
     result.cache_folder.clear();
@@ -267,7 +268,7 @@ bool environment_is_read() { return was_read.load(std::memory_order_acquire); }
 std::string shown_value(const EnvironmentVariable& variable) {
   const char* value = std::getenv(variable.name);
   if (value == nullptr) return "";
-  return std::string_view(variable.name) == kRemote ? without_password(value) : value;
+  return std::string_view(variable.name) == remote_variable ? without_password(value) : value;
 }
 
 }  // namespace liger

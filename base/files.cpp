@@ -16,9 +16,9 @@
 namespace liger {
 namespace {
 
-constexpr size_t kReadStepBytes = 64 * 1024;
+constexpr size_t read_step_bytes = 64 * 1024;
 // A file system that lost its mind may claim any size; memory is not taken on its word.
-constexpr off_t kMostEntryBytes = off_t{256} << 20;
+constexpr off_t most_entry_bytes = off_t{256} << 20;
 
 enum class Strictness { any_file, entry };
 
@@ -32,7 +32,7 @@ int read_to_end(int file, std::string& bytes, size_t expected_bytes) {
   size_t filled = 0;
   bytes.resize(expected_bytes + 1);
   while (true) {
-    if (filled == bytes.size()) bytes.resize(bytes.size() + kReadStepBytes);
+    if (filled == bytes.size()) bytes.resize(bytes.size() + read_step_bytes);
     const ssize_t got = ::read(file, bytes.data() + filled, bytes.size() - filled);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return errno;
@@ -50,7 +50,7 @@ std::string wrong_with(const struct stat& status, Strictness strictness) {
   }
   if (strictness == Strictness::any_file) return "";
   if ((status.st_mode & (S_IWGRP | S_IWOTH)) != 0) return "can be written by other users";
-  if (status.st_size > kMostEntryBytes) return fmt::format("has {} bytes", status.st_size);
+  if (status.st_size > most_entry_bytes) return fmt::format("has {} bytes", status.st_size);
   return "";
 }
 

@@ -81,7 +81,7 @@ std::optional<int64_t> modified_seconds(const std::string& path);
 std::optional<int64_t> clock_seconds_of(const std::string& folder);
 
 // Every temporary's name starts with this, so that those of dead writers can be swept.
-inline constexpr std::string_view kTemporaryPrefix = ".tmp-";
+inline constexpr std::string_view temporary_prefix = ".tmp-";
 bool is_temporary(const std::string& path);
 
 std::vector<std::string> list_files(

@@ -23,7 +23,7 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr size_t kWarningsKept = 64;
+constexpr size_t warnings_kept = 64;
 
 const char* name_of(Event event) {
   switch (event) {
@@ -125,7 +125,7 @@ void warn_once(std::string_view topic, std::string_view message) {
     const std::lock_guard lock(all.mutex);
     if (!all.topics.emplace(topic).second) return;
     all.recent.emplace_back(message);
-    if (all.recent.size() > kWarningsKept) all.recent.pop_front();
+    if (all.recent.size() > warnings_kept) all.recent.pop_front();
   }
   print_line(STDERR_FILENO, fmt::format("liger_jit warning: {}\n", message));
   // A warning about the environment itself comes before there is one.

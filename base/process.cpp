@@ -24,7 +24,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kPollMilliseconds = 20;
+constexpr int poll_milliseconds = 20;
 
 [[noreturn]] void cannot_start(const std::string& program, int error_number) {
   throw Error(ErrorKind::compile,
@@ -169,7 +169,7 @@ ProcessResult run_process(const std::vector<std::string>& arguments, const std::
   while (!ended) {
     const bool silent = !output.read_end.is_open() && !error.read_end.is_open();
     pollfd files[2] = {{output.read_end.number(), POLLIN, 0}, {error.read_end.number(), POLLIN, 0}};
-    ::poll(files, 2, silent ? 1 : kPollMilliseconds);
+    ::poll(files, 2, silent ? 1 : poll_milliseconds);
     drain(output.read_end, result.output);
     drain(error.read_end, result.error);
     ended = has_ended(child, WNOHANG, result);

@@ -18,7 +18,7 @@
 namespace liger {
 namespace {
 
-constexpr int kAttempts = 3;
+constexpr int most_attempts = 3;
 
 enum class Rule { first_wins, newest_wins };
 
@@ -41,7 +41,7 @@ std::string temporary_path(const std::string& folder) {
   for (char* letter = host; *letter != 0; ++letter) {
     if (std::isalnum(static_cast<unsigned char>(*letter)) == 0) *letter = '_';
   }
-  return fmt::format("{}/{}{}-{}-{}-{:016x}", folder, kTemporaryPrefix, host, ::getpid(),
+  return fmt::format("{}/{}{}-{}-{}-{:016x}", folder, temporary_prefix, host, ::getpid(),
                      ::syscall(SYS_gettid), random_bits());
 }
 
@@ -113,7 +113,7 @@ PublishResult publish(const std::string& path, std::string_view bytes, Rule rule
   std::string folder = std::filesystem::path(path).parent_path().string();
   if (folder.empty()) folder = ".";
   Attempt attempt;
-  for (int i = 0; i < kAttempts; ++i) {
+  for (int i = 0; i < most_attempts; ++i) {
     attempt = try_once(folder, path, bytes, rule);
     if (attempt.outcome != Publish::failed) return {attempt.outcome, {}};
     // The folder is new, or somebody emptied the cache between two steps.
@@ -145,7 +145,7 @@ std::optional<int64_t> clock_seconds_of(const std::string& folder) {
 }
 
 bool is_temporary(const std::string& path) {
-  return std::string_view(path).substr(path.find_last_of('/') + 1).starts_with(kTemporaryPrefix);
+  return std::string_view(path).substr(path.find_last_of('/') + 1).starts_with(temporary_prefix);
 }
 
 }  // namespace liger

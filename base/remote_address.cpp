@@ -8,9 +8,9 @@
 namespace liger {
 namespace {
 
-constexpr std::string_view kTcp = "redis://";
-constexpr std::string_view kUnix = "unix://";
-constexpr std::string_view kPrefixOption = "?prefix=";
+constexpr std::string_view tcp_scheme = "redis://";
+constexpr std::string_view unix_scheme = "unix://";
+constexpr std::string_view prefix_option = "?prefix=";
 
 [[noreturn]] void refuse(std::string_view text, std::string_view why) {
   throw Error(ErrorKind::invalid_argument,
@@ -87,17 +87,18 @@ std::string RemoteAddress::shown() const {
 }
 
 RemoteAddress parse_remote_address(std::string_view text) {
-  const bool tcp = text.starts_with(kTcp);
-  if (!tcp && !text.starts_with(kUnix)) refuse(text, "it starts with neither redis:// nor unix://");
+  const bool tcp = text.starts_with(tcp_scheme);
+  if (!tcp && !text.starts_with(unix_scheme))
+    refuse(text, "it starts with neither redis:// nor unix://");
   RemoteAddress address;
-  std::string_view rest = text.substr(tcp ? kTcp.size() : kUnix.size());
+  std::string_view rest = text.substr(tcp ? tcp_scheme.size() : unix_scheme.size());
   if (std::string_view user = credentials_of(text); user.data() != nullptr) {
     rest.remove_prefix(user.size() + 1);
     address.password = decoded(cut_at(user, ":"), text);
     address.user = decoded(user, text);
     if (address.password.empty()) refuse(text, "there is an @ and no password before it");
   }
-  const std::string_view prefix = cut_at(rest, tcp ? "/" : kPrefixOption);
+  const std::string_view prefix = cut_at(rest, tcp ? "/" : prefix_option);
   if (!prefix.empty()) address.prefix = decoded(prefix, text);
   if (tcp) {
     parse_host_and_port(address, rest, text);

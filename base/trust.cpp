@@ -13,7 +13,7 @@
 namespace liger {
 namespace {
 
-constexpr int kMostLinks = 40;
+constexpr int most_links = 40;
 
 // Puts the parts of a path in front of those still to be walked.
 void push_parts(std::deque<std::string>& parts, const std::filesystem::path& path) {
@@ -48,7 +48,7 @@ std::string distrust_reason(const std::string& folder) {
   if (trouble) return fmt::format("{}: {}", folder, trouble.message());
 
   std::filesystem::path resolved = "/";
-  int links_left = kMostLinks;
+  int links_left = most_links;
   struct stat status = {};
   if (::lstat("/", &status) != 0) return fmt::format("/: {}", std::strerror(errno));
   std::string reason = wrong_with("/", status);

@@ -56,7 +56,7 @@ double dispatch_hit_ns() {
   const Tensor weight = dense({576});
   const Place place;
   const auto look_up = [&](auto&& find) {
-    CallWords call;
+    CallKey call;
     begin_call(call, op, place);
     push_tensor(call, x);
     push_tensor(call, weight);
@@ -92,7 +92,7 @@ struct Costs {
 double warm_read_ns(Store& store, const Key& key, std::optional<Entry>& entry) {
   std::vector<double> reads;
   for (int repeat = 0; repeat < 50; ++repeat) {
-    reads.push_back(nanoseconds([&] { entry = store.read(Shelf::artifact, key); }));
+    reads.push_back(nanoseconds([&] { entry = store.read(EntryKind::artifact, key); }));
     if (!entry) std::abort();
   }
   return median(reads);
@@ -117,7 +117,7 @@ Costs warm_entry(Store& store, Store& bundle, const Key& key) {
 // Each kernel for the first time in this process.
 void start(Store& store, const std::vector<Key>& keys) {
   for (const Key& key : keys) {
-    std::optional<Entry> entry = store.read(Shelf::artifact, key);
+    std::optional<Entry> entry = store.read(EntryKind::artifact, key);
     if (!entry) std::abort();
     Binary binary;
     binary.bytes = std::move(entry->payload);
@@ -136,7 +136,7 @@ int main(int count, char** arguments) {
   std::vector<Key> keys;
   size_t bytes = 0;
   for (const StoredFile& file : store.list()) {
-    if (file.shelf != Shelf::artifact || !file.entry) continue;
+    if (file.kind != EntryKind::artifact || !file.entry) continue;
     Key& key = keys.emplace_back();
     for (const auto& [name, value] : Key::fields_of(file.entry->key_bytes)) key.add(name, value);
     bytes += file.size_bytes;
@@ -150,7 +150,7 @@ int main(int count, char** arguments) {
   const double start_ms = nanoseconds([&] { start(store, keys); }) / 1e6;
   std::vector<BundledEntry> bundled;
   for (const Key& key : keys)
-    bundled.push_back({Shelf::artifact, *store.find(Shelf::artifact, key.hash())});
+    bundled.push_back({EntryKind::artifact, *store.find(EntryKind::artifact, key.hash())});
   const std::string bundle_file = std::string(arguments[1]) + "/costs.ljb";
   std::ofstream(bundle_file, std::ios::binary) << encode_bundle(std::move(bundled), "");
   Store bundle("", {bundle_file});

@@ -37,14 +37,12 @@ Hash128 get_hash(const char* from) {
 }
 
 bool before(const BundleRecord& left, const BundleRecord& right) {
-  if (left.shelf != right.shelf) return left.shelf < right.shelf;
+  if (left.kind != right.kind) return left.kind < right.kind;
   if (left.key_hash.high != right.key_hash.high) return left.key_hash.high < right.key_hash.high;
   return left.key_hash.low < right.key_hash.low;
 }
 
-std::string name_of(const BundleRecord& record) {
-  return entry_name(record.shelf, record.key_hash);
-}
+std::string name_of(const BundleRecord& record) { return entry_name(record.kind, record.key_hash); }
 
 BundleIndex refused(std::string problem) {
   BundleIndex index;
@@ -55,7 +53,7 @@ BundleIndex refused(std::string problem) {
 std::string compressed(std::string_view bytes) {
   const std::unique_ptr<ZSTD_CCtx, decltype(&ZSTD_freeCCtx)> context(ZSTD_createCCtx(),
                                                                      &ZSTD_freeCCtx);
-  ZSTD_CCtx_setParameter(context.get(), ZSTD_c_compressionLevel, kCompressionLevel);
+  ZSTD_CCtx_setParameter(context.get(), ZSTD_c_compressionLevel, compression_level);
   std::string frame(ZSTD_compressBound(bytes.size()), '\0');
   const size_t size =
       ZSTD_compress2(context.get(), frame.data(), frame.size(), bytes.data(), bytes.size());
@@ -68,20 +66,20 @@ std::string compressed(std::string_view bytes) {
 
 // Empty, or what is wrong with the record.
 std::string read_record(std::string_view bytes, uint64_t frame_at, BundleRecord& record) {
-  const auto shelf = static_cast<uint8_t>(bytes[kShelfAt]);
-  if (shelf > static_cast<uint8_t>(Shelf::tune)) return fmt::format("it names a shelf {}", shelf);
-  record.shelf = static_cast<Shelf>(shelf);
-  record.key_hash = get_hash(bytes.data() + kKeyHashAt);
+  const auto kind = static_cast<uint8_t>(bytes[kind_at]);
+  if (kind > static_cast<uint8_t>(EntryKind::tune)) return fmt::format("it names a kind {}", kind);
+  record.kind = static_cast<EntryKind>(kind);
+  record.key_hash = get_hash(bytes.data() + key_hash_at);
   record.frame_at = frame_at;
-  record.frame_bytes = number_at<uint64_t>(bytes, kFrameLengthAt);
-  record.entry_bytes = number_at<uint64_t>(bytes, kEntryLengthAt);
-  std::copy_n(bytes.data() + kFrameSha256At, record.frame_sha256.size(),
+  record.frame_bytes = number_at<uint64_t>(bytes, frame_length_at);
+  record.entry_bytes = number_at<uint64_t>(bytes, entry_length_at);
+  std::copy_n(bytes.data() + frame_sha256_at, record.frame_sha256.size(),
               reinterpret_cast<char*>(record.frame_sha256.data()));
-  if (record.entry_bytes < kHeaderBytes || record.entry_bytes > kMostEntryBytes) {
+  if (record.entry_bytes < header_bytes || record.entry_bytes > most_entry_bytes) {
     return fmt::format("{} claims {} bytes; an entry has {} to {}", name_of(record),
-                       record.entry_bytes, kHeaderBytes, kMostEntryBytes);
+                       record.entry_bytes, header_bytes, most_entry_bytes);
   }
-  if (record.entry_bytes / kMostRatio > record.frame_bytes) {
+  if (record.entry_bytes / most_ratio > record.frame_bytes) {
     return fmt::format("{} claims {} bytes from {}", name_of(record), record.entry_bytes,
                        record.frame_bytes);
   }
@@ -90,66 +88,66 @@ std::string read_record(std::string_view bytes, uint64_t frame_at, BundleRecord&
 
 }  // namespace
 
-const BundleRecord* BundleIndex::find(Shelf shelf, const Hash128& key_hash) const {
+const BundleRecord* BundleIndex::find(EntryKind kind, const Hash128& key_hash) const {
   BundleRecord asked;
-  asked.shelf = shelf;
+  asked.kind = kind;
   asked.key_hash = key_hash;
   const auto found = std::lower_bound(records.begin(), records.end(), asked, before);
   return found == records.end() || before(asked, *found) ? nullptr : &*found;
 }
 
 std::optional<uint64_t> bundle_head_bytes(std::string_view header, uint64_t file_bytes) {
-  if (header.size() < kBundleHeaderBytes || file_bytes < kBundleHeaderBytes) return std::nullopt;
-  const uint64_t count = number_at<uint64_t>(header, kRecordCountAt);
-  const uint64_t provenance_bytes = number_at<uint64_t>(header, kProvenanceLengthAt);
+  if (header.size() < bundle_header_bytes || file_bytes < bundle_header_bytes) return std::nullopt;
+  const uint64_t count = number_at<uint64_t>(header, record_count_at);
+  const uint64_t provenance_bytes = number_at<uint64_t>(header, provenance_length_at);
   // By division and one at a time: products and sums may overflow.
-  const uint64_t rest = file_bytes - kBundleHeaderBytes;
-  if (provenance_bytes > std::min(rest, kMostProvenanceBytes)) return std::nullopt;
-  if (count > (rest - provenance_bytes) / kRecordBytes) return std::nullopt;
-  return kBundleHeaderBytes + count * kRecordBytes + provenance_bytes;
+  const uint64_t rest = file_bytes - bundle_header_bytes;
+  if (provenance_bytes > std::min(rest, most_provenance_bytes)) return std::nullopt;
+  if (count > (rest - provenance_bytes) / record_bytes) return std::nullopt;
+  return bundle_header_bytes + count * record_bytes + provenance_bytes;
 }
 
 BundleIndex parse_bundle_head(std::string_view head, uint64_t file_bytes) {
-  if (head.substr(0, kBundleMagic.size()) != kBundleMagic) {
-    return refused("it is no bundle: it does not start with " + std::string(kBundleMagic));
+  if (head.substr(0, bundle_magic.size()) != bundle_magic) {
+    return refused("it is no bundle: it does not start with " + std::string(bundle_magic));
   }
-  if (head.size() < kBundleHeaderBytes) return refused("its header is cut off");
-  const auto schema = number_at<uint32_t>(head, kSchemaAt);
-  if (schema != kBundleSchema) {
+  if (head.size() < bundle_header_bytes) return refused("its header is cut off");
+  const auto schema = number_at<uint32_t>(head, schema_at);
+  if (schema != bundle_schema) {
     return refused(fmt::format("it has schema {} and this version of liger_jit reads {}", schema,
-                               kBundleSchema));
+                               bundle_schema));
   }
-  if (number_at<uint32_t>(head, kBundleHeaderLengthAt) != kBundleHeaderBytes) {
+  if (number_at<uint32_t>(head, bundle_header_length_at) != bundle_header_bytes) {
     return refused("the length of its header is wrong");
   }
-  if (file_bytes > kMostBundleBytes) {
+  if (file_bytes > most_bundle_bytes) {
     return refused(
-        fmt::format("it has {} bytes; at most {} are read", file_bytes, kMostBundleBytes));
+        fmt::format("it has {} bytes; at most {} are read", file_bytes, most_bundle_bytes));
   }
-  if (number_at<uint64_t>(head, kFileLengthAt) != file_bytes) {
+  if (number_at<uint64_t>(head, file_length_at) != file_bytes) {
     return refused(fmt::format("it has {} bytes and says {}: cut off, or something was added",
-                               file_bytes, number_at<uint64_t>(head, kFileLengthAt)));
+                               file_bytes, number_at<uint64_t>(head, file_length_at)));
   }
   if (bundle_head_bytes(head, file_bytes) != head.size()) {
     return refused("its index does not fit into the file");
   }
-  const std::string_view body = head.substr(kBundleHeaderBytes);
-  const Sha256 manifest = sha256(head.substr(0, kManifestAt), body);
-  if (head.substr(kManifestAt, manifest.size()) !=
+  const std::string_view body = head.substr(bundle_header_bytes);
+  const Sha256 manifest = sha256(head.substr(0, manifest_at), body);
+  if (head.substr(manifest_at, manifest.size()) !=
       std::string_view(reinterpret_cast<const char*>(manifest.data()), manifest.size())) {
     return refused("the SHA-256 of its index is wrong: the file is damaged");
   }
 
   BundleIndex index;
   index.manifest = hex_of(manifest);
-  const auto count = number_at<uint64_t>(head, kRecordCountAt);
+  const auto count = number_at<uint64_t>(head, record_count_at);
   index.records.resize(count);
   uint64_t frame_at = head.size();
   uint64_t unpacked_bytes = 0;
   for (uint64_t i = 0; i < count; ++i) {
     BundleRecord& record = index.records[i];
     std::string problem =
-        read_record(body.substr(i * kRecordBytes, kRecordBytes), frame_at, record);
+        read_record(body.substr(i * record_bytes, record_bytes), frame_at, record);
     if (!problem.empty()) return refused(std::move(problem));
     if (i > 0 && !before(index.records[i - 1], record)) {
       return refused(fmt::format("its index is not sorted, or {} is there twice", name_of(record)));
@@ -160,14 +158,14 @@ BundleIndex parse_bundle_head(std::string_view head, uint64_t file_bytes) {
     frame_at += record.frame_bytes;
     // Of at most 2^26 each: the sum is refused before it overflows.
     unpacked_bytes += record.entry_bytes;
-    if (unpacked_bytes > kMostUnpackedBytes) {
-      return refused(fmt::format("its entries claim more than {} bytes", kMostUnpackedBytes));
+    if (unpacked_bytes > most_unpacked_bytes) {
+      return refused(fmt::format("its entries claim more than {} bytes", most_unpacked_bytes));
     }
   }
   if (frame_at != file_bytes) {
     return refused(fmt::format("{} bytes belong to no entry", file_bytes - frame_at));
   }
-  index.provenance = body.substr(count * kRecordBytes);
+  index.provenance = body.substr(count * record_bytes);
   return index;
 }
 
@@ -188,7 +186,7 @@ std::optional<Entry> unpack_entry(const BundleRecord& record, std::string_view f
 
 BundleIndex parse_bundle(std::string_view bytes) {
   const auto head_bytes =
-      bundle_head_bytes(bytes.substr(0, kBundleHeaderBytes), bytes.size()).value_or(bytes.size());
+      bundle_head_bytes(bytes.substr(0, bundle_header_bytes), bytes.size()).value_or(bytes.size());
   BundleIndex index = parse_bundle_head(bytes.substr(0, head_bytes), bytes.size());
   for (const BundleRecord& record : index.records) {
     if (!unpack_entry(record, bytes.substr(record.frame_at, record.frame_bytes), true)) {
@@ -209,39 +207,39 @@ std::string encode_bundle(const std::vector<BundledEntry>& entries, std::string_
     Packed& made = packed.emplace_back();
     made.frame = compressed(bytes);
     made.record = {
-        one.shelf,         hash128(one.entry.key_bytes), 0, made.frame.size(), bytes.size(),
+        one.kind,          hash128(one.entry.key_bytes), 0, made.frame.size(), bytes.size(),
         sha256(made.frame)};
   }
   std::sort(packed.begin(), packed.end(), [](const Packed& left, const Packed& right) {
     return before(left.record, right.record);
   });
 
-  std::string bytes(kBundleHeaderBytes + packed.size() * kRecordBytes, '\0');
+  std::string bytes(bundle_header_bytes + packed.size() * record_bytes, '\0');
   bytes += provenance;
   for (size_t i = 0; i < packed.size(); ++i) {
-    char* const into = bytes.data() + kBundleHeaderBytes + i * kRecordBytes;
+    char* const into = bytes.data() + bundle_header_bytes + i * record_bytes;
     const BundleRecord& record = packed[i].record;
-    into[kShelfAt] = static_cast<char>(record.shelf);
-    put_hash(into + kKeyHashAt, record.key_hash);
-    put_little(into + kFrameLengthAt, record.frame_bytes);
-    put_little(into + kEntryLengthAt, record.entry_bytes);
+    into[kind_at] = static_cast<char>(record.kind);
+    put_hash(into + key_hash_at, record.key_hash);
+    put_little(into + frame_length_at, record.frame_bytes);
+    put_little(into + entry_length_at, record.entry_bytes);
     std::copy(record.frame_sha256.begin(), record.frame_sha256.end(),
-              reinterpret_cast<uint8_t*>(into) + kFrameSha256At);
+              reinterpret_cast<uint8_t*>(into) + frame_sha256_at);
   }
   const size_t head_bytes = bytes.size();
   uint64_t file_bytes = head_bytes;
   for (const Packed& one : packed) file_bytes += one.frame.size();
 
   char* const header = bytes.data();
-  kBundleMagic.copy(header, kBundleMagic.size());
-  put_little(header + kSchemaAt, kBundleSchema);
-  put_little(header + kBundleHeaderLengthAt, static_cast<uint32_t>(kBundleHeaderBytes));
-  put_little(header + kRecordCountAt, uint64_t{packed.size()});
-  put_little(header + kProvenanceLengthAt, uint64_t{provenance.size()});
-  put_little(header + kFileLengthAt, file_bytes);
+  bundle_magic.copy(header, bundle_magic.size());
+  put_little(header + schema_at, bundle_schema);
+  put_little(header + bundle_header_length_at, static_cast<uint32_t>(bundle_header_bytes));
+  put_little(header + record_count_at, uint64_t{packed.size()});
+  put_little(header + provenance_length_at, uint64_t{provenance.size()});
+  put_little(header + file_length_at, file_bytes);
   const std::string_view head = bytes;
-  const Sha256 manifest = sha256(head.substr(0, kManifestAt), head.substr(kBundleHeaderBytes));
-  std::copy(manifest.begin(), manifest.end(), reinterpret_cast<uint8_t*>(header) + kManifestAt);
+  const Sha256 manifest = sha256(head.substr(0, manifest_at), head.substr(bundle_header_bytes));
+  std::copy(manifest.begin(), manifest.end(), reinterpret_cast<uint8_t*>(header) + manifest_at);
 
   // What this version would refuse must not be written by it.
   const BundleIndex index = parse_bundle_head(bytes, file_bytes);

@@ -14,7 +14,7 @@
 namespace liger {
 
 struct BundleRecord {
-  Shelf shelf = Shelf::artifact;
+  EntryKind kind = EntryKind::artifact;
   Hash128 key_hash;
   uint64_t frame_at = 0;  // in the file
   uint64_t frame_bytes = 0;
@@ -24,19 +24,19 @@ struct BundleRecord {
 
 struct BundleIndex {
   std::string problem;  // not empty: refused, for this reason, and nothing else here counts
-  std::vector<BundleRecord> records;  // sorted by shelf and key hash, none twice
+  std::vector<BundleRecord> records;  // sorted by kind and key hash, none twice
   std::string provenance;             // `name=value` lines
   std::string manifest;               // SHA-256 in hexadecimal; names the content of the whole file
   bool ok() const { return problem.empty(); }
 
-  const BundleRecord* find(Shelf shelf, const Hash128& key_hash) const;  // null: not there
+  const BundleRecord* find(EntryKind kind, const Hash128& key_hash) const;  // null: not there
 };
 
 // The file of these entries, whatever their order: the same entries, of which none may be there
 // twice, and the same provenance give the same bytes. Raises Error(invalid_argument) for what no
 // reader would take.
 struct BundledEntry {
-  Shelf shelf = Shelf::artifact;
+  EntryKind kind = EntryKind::artifact;
   Entry entry;
 };
 std::string encode_bundle(const std::vector<BundledEntry>& entries, std::string_view provenance);

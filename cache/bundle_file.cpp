@@ -30,9 +30,9 @@ bool read_at(int file, uint64_t at, std::string& bytes) {
 
 // Where the links of a path lead, if only this user or root can have put them there. Else empty.
 std::string followed(const std::string& path, std::string& problem) {
-  constexpr int kMostLinks = 40;
+  constexpr int most_links = 40;
   std::filesystem::path here = path;
-  for (int i = 0; i < kMostLinks; ++i) {
+  for (int i = 0; i < most_links; ++i) {
     problem = distrust_reason(here.parent_path().string());
     if (!problem.empty()) return "";
     std::error_code is_no_link;
@@ -77,12 +77,12 @@ std::unique_ptr<BundleFile> BundleFile::open(const std::string& path, Origin ori
   if (!problem.empty()) return nullptr;
 
   const auto file_bytes = static_cast<uint64_t>(status.st_size);
-  std::string head(std::min<uint64_t>(kBundleHeaderBytes, file_bytes), '\0');
+  std::string head(std::min<uint64_t>(bundle_header_bytes, file_bytes), '\0');
   if (!read_at(file, 0, head)) {
     problem = "it cannot be read";
     return nullptr;
   }
-  if (file_bytes <= kMostBundleBytes && head.starts_with(kBundleMagic)) {
+  if (file_bytes <= most_bundle_bytes && head.starts_with(bundle_magic)) {
     if (const auto head_bytes = bundle_head_bytes(head, file_bytes)) {
       head.resize(*head_bytes);
       if (!read_at(file, 0, head)) head.clear();
@@ -96,9 +96,9 @@ std::unique_ptr<BundleFile> BundleFile::open(const std::string& path, Origin ori
   return bundle;
 }
 
-BundleFile::Answer BundleFile::read(Shelf shelf, const Hash128& key_hash,
+BundleFile::Answer BundleFile::read(EntryKind kind, const Hash128& key_hash,
                                     std::optional<Entry>& entry) const {
-  const BundleRecord* record = index_.find(shelf, key_hash);
+  const BundleRecord* record = index_.find(kind, key_hash);
   if (record == nullptr) return Answer::absent;
   // The entry's own hash guards against accidents, and against people the owner of the file does.
   entry = read_record(*record, false);

@@ -23,7 +23,7 @@ class BundleFile {
                                           std::string& problem);
 
   enum class Answer { hit, absent, damaged };
-  Answer read(Shelf shelf, const Hash128& key_hash, std::optional<Entry>& entry) const;
+  Answer read(EntryKind kind, const Hash128& key_hash, std::optional<Entry>& entry) const;
 
   const std::string& path() const { return path_; }
   const BundleIndex& index() const { return index_; }

@@ -7,35 +7,36 @@
 
 namespace liger {
 
-inline constexpr std::string_view kBundleMagic = "LIGERBDL";
-inline constexpr std::string_view kBundleSuffix = ".ljb";
-inline constexpr uint32_t kBundleSchema = 1;
+inline constexpr std::string_view bundle_magic = "LIGERBDL";
+inline constexpr std::string_view bundle_suffix = ".ljb";
+inline constexpr uint32_t bundle_schema = 1;
 
 // Where each field of the header stands. Magic and schema stand where those of an entry do.
-inline constexpr size_t kBundleHeaderLengthAt = 12;
-inline constexpr size_t kRecordCountAt = 16;
-inline constexpr size_t kProvenanceLengthAt = 24;
-inline constexpr size_t kFileLengthAt = 32;
+inline constexpr size_t bundle_header_length_at = 12;
+inline constexpr size_t record_count_at = 16;
+inline constexpr size_t provenance_length_at = 24;
+inline constexpr size_t file_length_at = 32;
 // SHA-256 of the bytes before it and of all before the frames.
-inline constexpr size_t kManifestAt = 40;
-inline constexpr size_t kBundleHeaderBytes = 72;
+inline constexpr size_t manifest_at = 40;
+inline constexpr size_t bundle_header_bytes = 72;
 
 // Where each field of a record stands.
-inline constexpr size_t kShelfAt = 0;
-inline constexpr size_t kKeyHashAt = 1;  // most significant byte first, as in the entry's file name
-inline constexpr size_t kFrameLengthAt = 17;
-inline constexpr size_t kEntryLengthAt = 25;
-inline constexpr size_t kFrameSha256At = 33;
-inline constexpr size_t kRecordBytes = 65;
+inline constexpr size_t kind_at = 0;
+inline constexpr size_t key_hash_at =
+    1;  // most significant byte first, as in the entry's file name
+inline constexpr size_t frame_length_at = 17;
+inline constexpr size_t entry_length_at = 25;
+inline constexpr size_t frame_sha256_at = 33;
+inline constexpr size_t record_bytes = 65;
 
 // More than this is refused before any memory is taken for it.
-inline constexpr uint64_t kMostBundleBytes = uint64_t{1} << 30;
-inline constexpr uint64_t kMostProvenanceBytes = uint64_t{64} << 10;
-inline constexpr uint64_t kMostEntryBytes = uint64_t{64} << 20;
-inline constexpr uint64_t kMostUnpackedBytes = uint64_t{4} << 30;  // of all entries together
-inline constexpr uint64_t kMostRatio = 1024;  // of an entry to its frame; kernels shrink tenfold
+inline constexpr uint64_t most_bundle_bytes = uint64_t{1} << 30;
+inline constexpr uint64_t most_provenance_bytes = uint64_t{64} << 10;
+inline constexpr uint64_t most_entry_bytes = uint64_t{64} << 20;
+inline constexpr uint64_t most_unpacked_bytes = uint64_t{4} << 30;  // of all entries together
+inline constexpr uint64_t most_ratio = 1024;  // of an entry to its frame; kernels shrink tenfold
 
 // Frames are small and written once, so the time of a high level is well spent.
-inline constexpr int kCompressionLevel = 19;
+inline constexpr int compression_level = 19;
 
 }  // namespace liger

@@ -8,12 +8,12 @@
 
 namespace liger {
 
-std::string_view folder_of(Shelf shelf) {
-  return shelf == Shelf::artifact ? kArtifactFolder : kTuneFolder;
+std::string_view folder_of(EntryKind kind) {
+  return kind == EntryKind::artifact ? artifact_folder : tune_folder;
 }
 
-std::string entry_name(Shelf shelf, const Hash128& key_hash) {
-  return fmt::format("{}/{}", folder_of(shelf), key_hash.hex());
+std::string entry_name(EntryKind kind, const Hash128& key_hash) {
+  return fmt::format("{}/{}", folder_of(kind), key_hash.hex());
 }
 
 std::string_view meta_value(std::string_view meta, std::string_view name) {
@@ -28,46 +28,46 @@ std::string_view meta_value(std::string_view meta, std::string_view name) {
 
 std::string encode_entry(std::string_view key_bytes, std::string_view meta,
                          std::string_view payload) {
-  std::string bytes(kHeaderBytes, '\0');
-  bytes.reserve(kHeaderBytes + key_bytes.size() + meta.size() + payload.size());
+  std::string bytes(header_bytes, '\0');
+  bytes.reserve(header_bytes + key_bytes.size() + meta.size() + payload.size());
   bytes.append(key_bytes).append(meta).append(payload);
-  const Hash128 body_hash = hash128(std::string_view(bytes).substr(kHeaderBytes));
+  const Hash128 body_hash = hash128(std::string_view(bytes).substr(header_bytes));
 
   char* header = bytes.data();
-  kEntryMagic.copy(header + kMagicAt, kEntryMagic.size());
-  put_little(header + kSchemaAt, kEntrySchema);
-  put_little(header + kHeaderLengthAt, static_cast<uint32_t>(kHeaderBytes));
-  put_little(header + kKeyLengthAt, uint64_t{key_bytes.size()});
-  put_little(header + kMetaLengthAt, uint64_t{meta.size()});
-  put_little(header + kPayloadLengthAt, uint64_t{payload.size()});
-  put_little(header + kBodyHashAt, body_hash.low);
-  put_little(header + kBodyHashAt + sizeof(uint64_t), body_hash.high);
-  put_little(header + kHeaderHashAt, hash64(header, kHeaderHashAt));
+  entry_magic.copy(header + magic_at, entry_magic.size());
+  put_little(header + schema_at, entry_schema);
+  put_little(header + header_length_at, static_cast<uint32_t>(header_bytes));
+  put_little(header + key_length_at, uint64_t{key_bytes.size()});
+  put_little(header + meta_length_at, uint64_t{meta.size()});
+  put_little(header + payload_length_at, uint64_t{payload.size()});
+  put_little(header + body_hash_at, body_hash.low);
+  put_little(header + body_hash_at + sizeof(uint64_t), body_hash.high);
+  put_little(header + header_hash_at, hash64(header, header_hash_at));
   return bytes;
 }
 
 std::optional<Entry> decode_entry(std::string_view bytes) {
-  if (bytes.size() < kHeaderBytes) return std::nullopt;
+  if (bytes.size() < header_bytes) return std::nullopt;
   const char* header = bytes.data();
-  if (bytes.substr(kMagicAt, kEntryMagic.size()) != kEntryMagic) return std::nullopt;
-  if (get_little<uint32_t>(header + kSchemaAt) != kEntrySchema) return std::nullopt;
-  if (get_little<uint32_t>(header + kHeaderLengthAt) != kHeaderBytes) return std::nullopt;
+  if (bytes.substr(magic_at, entry_magic.size()) != entry_magic) return std::nullopt;
+  if (get_little<uint32_t>(header + schema_at) != entry_schema) return std::nullopt;
+  if (get_little<uint32_t>(header + header_length_at) != header_bytes) return std::nullopt;
   // The body's hash alone would let two wrong lengths shift the border between two parts.
-  if (get_little<uint64_t>(header + kHeaderHashAt) != hash64(header, kHeaderHashAt)) {
+  if (get_little<uint64_t>(header + header_hash_at) != hash64(header, header_hash_at)) {
     return std::nullopt;
   }
 
-  const std::string_view body = bytes.substr(kHeaderBytes);
-  const uint64_t key_bytes = get_little<uint64_t>(header + kKeyLengthAt);
-  const uint64_t meta_bytes = get_little<uint64_t>(header + kMetaLengthAt);
-  const uint64_t payload_bytes = get_little<uint64_t>(header + kPayloadLengthAt);
+  const std::string_view body = bytes.substr(header_bytes);
+  const uint64_t key_bytes = get_little<uint64_t>(header + key_length_at);
+  const uint64_t meta_bytes = get_little<uint64_t>(header + meta_length_at);
+  const uint64_t payload_bytes = get_little<uint64_t>(header + payload_length_at);
   // One at a time: their sum may overflow.
   if (key_bytes > body.size()) return std::nullopt;
   if (meta_bytes > body.size() - key_bytes) return std::nullopt;
   if (payload_bytes != body.size() - key_bytes - meta_bytes) return std::nullopt;
 
-  const Hash128 stored{get_little<uint64_t>(header + kBodyHashAt + sizeof(uint64_t)),
-                       get_little<uint64_t>(header + kBodyHashAt)};
+  const Hash128 stored{get_little<uint64_t>(header + body_hash_at + sizeof(uint64_t)),
+                       get_little<uint64_t>(header + body_hash_at)};
   if (hash128(body) != stored) return std::nullopt;
   return Entry{std::string(body.substr(0, key_bytes)),
                std::string(body.substr(key_bytes, meta_bytes)),

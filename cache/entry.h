@@ -10,14 +10,14 @@
 
 namespace liger {
 
-enum class Shelf : uint8_t {
+enum class EntryKind : uint8_t {
   artifact,  // a/: compiled kernels, written once
   tune,      // t/: measured times, replaced as they grow
 };
 
 // How an entry is called on disk, on a server and by people: `a/<32 hex>` or `t/<32 hex>`.
-std::string_view folder_of(Shelf shelf);
-std::string entry_name(Shelf shelf, const Hash128& key_hash);
+std::string_view folder_of(EntryKind kind);
+std::string entry_name(EntryKind kind, const Hash128& key_hash);
 
 struct Entry {
   std::string key_bytes;  // Key::bytes()

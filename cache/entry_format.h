@@ -7,26 +7,26 @@
 
 namespace liger {
 
-inline constexpr std::string_view kEntryMagic = "LIGERJIT";
-inline constexpr uint32_t kEntrySchema = 1;
+inline constexpr std::string_view entry_magic = "LIGERJIT";
+inline constexpr uint32_t entry_schema = 1;
 
 // Where each field of the header stands.
-inline constexpr size_t kMagicAt = 0;
-inline constexpr size_t kSchemaAt = 8;
-inline constexpr size_t kHeaderLengthAt = 12;
-inline constexpr size_t kKeyLengthAt = 16;
-inline constexpr size_t kMetaLengthAt = 24;
-inline constexpr size_t kPayloadLengthAt = 32;
-inline constexpr size_t kBodyHashAt = 40;    // XXH3-128 of all that follows the header: low, high
-inline constexpr size_t kHeaderHashAt = 56;  // XXH3-64 of the header's bytes before it
-inline constexpr size_t kHeaderBytes = 64;
+inline constexpr size_t magic_at = 0;
+inline constexpr size_t schema_at = 8;
+inline constexpr size_t header_length_at = 12;
+inline constexpr size_t key_length_at = 16;
+inline constexpr size_t meta_length_at = 24;
+inline constexpr size_t payload_length_at = 32;
+inline constexpr size_t body_hash_at = 40;    // XXH3-128 of all that follows the header: low, high
+inline constexpr size_t header_hash_at = 56;  // XXH3-64 of the header's bytes before it
+inline constexpr size_t header_bytes = 64;
 
 // A new schema takes a new folder, so that old and new versions of the library live side by side.
-inline constexpr std::string_view kSchemaFolder = "v1";
-inline constexpr std::string_view kArtifactFolder = "a";
-inline constexpr std::string_view kTuneFolder = "t";
-inline constexpr std::string_view kQuarantineFolder = "q";
-inline constexpr std::string_view kArtifactSuffix = ".ljk";
-inline constexpr std::string_view kTuneSuffix = ".ljt";
+inline constexpr std::string_view schema_folder = "v1";
+inline constexpr std::string_view artifact_folder = "a";
+inline constexpr std::string_view tune_folder = "t";
+inline constexpr std::string_view quarantine_folder = "q";
+inline constexpr std::string_view artifact_suffix = ".ljk";
+inline constexpr std::string_view tune_suffix = ".ljt";
 
 }  // namespace liger

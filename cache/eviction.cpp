@@ -23,15 +23,15 @@ namespace liger {
 namespace {
 
 // A writer needs milliseconds; one that is an hour old was killed.
-constexpr int64_t kDeadWriterSeconds = 3600;
+constexpr int64_t dead_writer_seconds = 3600;
 
-constexpr std::string_view kElectionFile = "prune.lock";
-constexpr std::string_view kDoneFile = "pruned";  // its time is that of the last time
+constexpr std::string_view election_file = "prune.lock";
+constexpr std::string_view done_file = "pruned";  // its time is that of the last time
 
 // Open while this process is elected. A file system without locks elects everybody, which costs
 // time only: all of them remove the same files.
 std::optional<Descriptor> elected(const std::string& root, std::string& problem) {
-  const std::string path = fmt::format("{}/{}", root, kElectionFile);
+  const std::string path = fmt::format("{}/{}", root, election_file);
   Descriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!file.is_open()) {
     problem = fmt::format("{}: {}", path, std::strerror(errno));
@@ -43,18 +43,18 @@ std::optional<Descriptor> elected(const std::string& root, std::string& problem)
 
 bool is_a_day_from(int64_t now_seconds, std::optional<int64_t> then_seconds) {
   // A time a day ahead was written under a wrong clock.
-  return !then_seconds || std::abs(now_seconds - *then_seconds) >= kDaySeconds;
+  return !then_seconds || std::abs(now_seconds - *then_seconds) >= day_seconds;
 }
 
 }  // namespace
 
 std::vector<Evictable> evictables_of(const std::string& root) {
   std::vector<Evictable> found;
-  for (const std::string_view part : {kQuarantineFolder, kArtifactFolder, kTuneFolder}) {
+  for (const std::string_view part : {quarantine_folder, artifact_folder, tune_folder}) {
     for (const std::string& path : list_files(fmt::format("{}/{}", root, part))) {
       if (is_temporary(path)) continue;
       if (const auto stamp = stamp_of(path)) {
-        found.push_back({path, *stamp, part == kQuarantineFolder});
+        found.push_back({path, *stamp, part == quarantine_folder});
       }
     }
   }
@@ -97,7 +97,7 @@ Pruned prune_folder(const std::string& root, uint64_t most_bytes) {
 }
 
 void prune_if_due(const std::string& root, uint64_t most_bytes) {
-  const std::string done = fmt::format("{}/{}", root, kDoneFile);
+  const std::string done = fmt::format("{}/{}", root, done_file);
   const std::optional<int64_t> last_seconds = modified_seconds(done);
   if (!is_a_day_from(std::time(nullptr), last_seconds)) return;
   const std::optional<int64_t> server_seconds = clock_seconds_of(root);
@@ -115,7 +115,7 @@ uint64_t sweep_temporaries(const std::string& root) {
   for (const std::string& path : list_files(root)) {
     if (!is_temporary(path)) continue;
     const std::optional<int64_t> born_seconds = modified_seconds(path);
-    if (born_seconds && *born_seconds < *now_seconds - kDeadWriterSeconds && remove_file(path)) {
+    if (born_seconds && *born_seconds < *now_seconds - dead_writer_seconds && remove_file(path)) {
       ++removed;
     }
   }

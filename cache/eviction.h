@@ -13,7 +13,7 @@ namespace liger {
 
 // A read sets the time of a file anew when it is older than this, so that times tell days of use
 // and a file server sees at most one such write a day for an entry.
-inline constexpr int64_t kDaySeconds = 24 * 3600;
+inline constexpr int64_t day_seconds = 24 * 3600;
 
 struct Pruned {
   bool elected = true;  // false: another process is at it, and nothing was done

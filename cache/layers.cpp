@@ -5,34 +5,34 @@
 
 namespace liger {
 
-std::optional<Entry> read_near(Shelf shelf, const Key& key) {
+std::optional<Entry> read_local(EntryKind kind, const Key& key) {
   if (environment().cache_mode == CacheMode::refresh) return std::nullopt;
-  return Store::user().read(shelf, key);
+  return Store::user().read(kind, key);
 }
 
-void keep_near(Shelf shelf, const Key& key, const Entry& entry) {
+void write_through(EntryKind kind, const Key& key, const Entry& entry) {
   const bool replace = environment().cache_mode == CacheMode::refresh;
-  Store::user().publish(shelf, key, entry.meta, entry.payload, replace);
+  Store::user().publish(kind, key, entry.meta, entry.payload, replace);
 }
 
-std::optional<Entry> read_entry(Shelf shelf, const Key& key) {
+std::optional<Entry> read_entry(EntryKind kind, const Key& key) {
   if (environment().cache_mode == CacheMode::refresh) return std::nullopt;
-  if (auto entry = read_near(shelf, key)) return entry;
+  if (auto entry = read_local(kind, key)) return entry;
   Remote* const remote = Remote::of_process();
   if (remote == nullptr) return std::nullopt;
-  std::optional<Entry> entry = remote->read(shelf, key);
-  if (entry) keep_near(shelf, key, *entry);
+  std::optional<Entry> entry = remote->read(kind, key);
+  if (entry) write_through(kind, key, *entry);
   return entry;
 }
 
-void publish_entry(Shelf shelf, const Key& key, std::string_view meta, std::string_view payload,
+void publish_entry(EntryKind kind, const Key& key, std::string_view meta, std::string_view payload,
                    Standing standing) {
   const CacheMode mode = environment().cache_mode;
   if (mode == CacheMode::readonly) return;
   const bool replace = standing == Standing::replace || mode == CacheMode::refresh;
-  Store::user().publish(shelf, key, meta, payload, replace);
+  Store::user().publish(kind, key, meta, payload, replace);
   if (Remote* const remote = Remote::of_process())
-    remote->publish(shelf, key, encode_entry(key.bytes(), meta, payload), replace);
+    remote->publish(kind, key, encode_entry(key.bytes(), meta, payload), replace);
 }
 
 }  // namespace liger

@@ -11,13 +11,13 @@ namespace liger {
 
 // The first layer that has it and verifies wins. What the server had is kept in the user's folder;
 // a read-only folder is as near as that one, so nothing is copied from there.
-std::optional<Entry> read_entry(Shelf shelf, const Key& key);
+std::optional<Entry> read_entry(EntryKind kind, const Key& key);
 
 // The same of the folders alone: a look at what another process may have written by now.
-std::optional<Entry> read_near(Shelf shelf, const Key& key);
+std::optional<Entry> read_local(EntryKind kind, const Key& key);
 
 // Keeps in the user's folder what came from farther away.
-void keep_near(Shelf shelf, const Key& key, const Entry& entry);
+void write_through(EntryKind kind, const Key& key, const Entry& entry);
 
 enum class Standing {
   keep,     // an entry that is there stays
@@ -26,7 +26,7 @@ enum class Standing {
 
 // To the user's folder, and in the background to the server. Best effort: the caller goes on with
 // the bytes it has.
-void publish_entry(Shelf shelf, const Key& key, std::string_view meta, std::string_view payload,
+void publish_entry(EntryKind kind, const Key& key, std::string_view meta, std::string_view payload,
                    Standing standing = Standing::keep);
 
 }  // namespace liger

@@ -16,8 +16,8 @@
 namespace liger {
 namespace {
 
-constexpr size_t kShortReply = 4096;
-constexpr std::string_view kNoAnswer = "no answer in time";
+constexpr size_t short_reply = 4096;
+constexpr std::string_view no_answer = "no answer in time";
 
 RedisReply reply_of(const redisReply& reply) {
   switch (reply.type) {
@@ -27,7 +27,7 @@ RedisReply reply_of(const redisReply& reply) {
     case REDIS_REPLY_STATUS:
       return {RedisReply::Kind::text, std::string(reply.str, reply.len)};
     case REDIS_REPLY_ERROR:
-      return {RedisReply::Kind::refused, std::string(reply.str, std::min(reply.len, kShortReply))};
+      return {RedisReply::Kind::refused, std::string(reply.str, std::min(reply.len, short_reply))};
     default:
       return {RedisReply::Kind::broken, "a reply of a type that was not asked for"};
   }
@@ -71,7 +71,7 @@ std::unique_ptr<RedisConnection> RedisConnection::open(const RemoteAddress& addr
 
   std::vector<std::string_view> words = {"AUTH", address.password};
   if (!address.user.empty()) words.insert(words.begin() + 1, address.user);
-  const RedisReply reply = connection->ask(words, kShortReply, deadline);
+  const RedisReply reply = connection->ask(words, short_reply, deadline);
   if (reply.kind == RedisReply::Kind::text) return connection;
   // Only the first word: a server that does not know AUTH repeats what it was given.
   why =
@@ -114,7 +114,7 @@ RedisReply RedisConnection::ask(const std::vector<std::string_view>& words, size
                              lengths.data()) != REDIS_OK)
     return broken("the command cannot be written");
   for (int all_sent = 0; all_sent == 0;) {
-    if (!wait_for(POLLOUT, deadline)) return broken(kNoAnswer);
+    if (!wait_for(POLLOUT, deadline)) return broken(no_answer);
     if (redisBufferWrite(context_, &all_sent) != REDIS_OK) return broken("");
   }
   while (true) {
@@ -125,9 +125,9 @@ RedisReply RedisConnection::ask(const std::vector<std::string_view>& words, size
       freeReplyObject(made);
       return reply;
     }
-    if (context_->reader->len - context_->reader->pos > most_bytes + kShortReply)
+    if (context_->reader->len - context_->reader->pos > most_bytes + short_reply)
       return broken("a reply longer than what was asked for");
-    if (!wait_for(POLLIN, deadline)) return broken(kNoAnswer);
+    if (!wait_for(POLLIN, deadline)) return broken(no_answer);
     if (redisBufferRead(context_) != REDIS_OK) return broken("");
   }
 }

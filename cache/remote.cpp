@@ -20,13 +20,13 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Kind = RedisReply::Kind;
 
-constexpr size_t kMostQueuedBytes = size_t{64} << 20;
-constexpr std::chrono::milliseconds kLongestExit{1000};
+constexpr size_t most_queued_bytes = size_t{64} << 20;
+constexpr std::chrono::milliseconds longest_exit{1000};
 
 std::atomic<Remote*> the_remote{nullptr};
 
 void drain_at_exit() {
-  if (Remote* const remote = the_remote) remote->drain(kLongestExit);
+  if (Remote* const remote = the_remote) remote->drain(longest_exit);
 }
 
 }  // namespace
@@ -61,8 +61,8 @@ void Remote::renew_in_child() {
   the_remote = new Remote(parents->address_);
 }
 
-std::string Remote::name_of(Shelf shelf, const Hash128& hash) const {
-  return fmt::format("{}/{}/{}", address_.prefix, kSchemaFolder, entry_name(shelf, hash));
+std::string Remote::name_of(EntryKind kind, const Hash128& hash) const {
+  return fmt::format("{}/{}/{}", address_.prefix, schema_folder, entry_name(kind, hash));
 }
 
 // With mutex_ held.
@@ -80,11 +80,11 @@ void Remote::note_failure(BackOff& back_off, std::string_view why) {
                         address_.shown(), why));
 }
 
-std::optional<Entry> Remote::read(Shelf shelf, const Key& key) {
+std::optional<Entry> Remote::read(EntryKind kind, const Key& key) {
   const Clock::time_point begin = Clock::now();
   const auto question = std::make_shared<Question>();
-  question->name = name_of(shelf, key.hash());
-  question->deadline = begin + kRemoteBudget;
+  question->name = name_of(kind, key.hash());
+  question->deadline = begin + remote_budget;
   std::unique_lock lock(mutex_);
   if (absent_.contains(question->name)) return std::nullopt;
   if (server_.active(begin)) {
@@ -100,7 +100,7 @@ std::optional<Entry> Remote::read(Shelf shelf, const Key& key) {
       std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin).count());
   if (!in_time) {
     std::erase(questions_, question);
-    note_failure(server_, fmt::format("no answer within {} ms", kRemoteBudget.count()));
+    note_failure(server_, fmt::format("no answer within {} ms", remote_budget.count()));
     return std::nullopt;
   }
 
@@ -120,7 +120,7 @@ std::optional<Entry> Remote::read(Shelf shelf, const Key& key) {
   lock.unlock();
 
   std::optional<Entry> entry;
-  if (reply.kind == Kind::text && reply.text.size() <= kMostRemoteBytes)
+  if (reply.kind == Kind::text && reply.text.size() <= most_remote_bytes)
     entry = decode_entry(reply.text);
   if (entry && entry->key_bytes == key.bytes()) {
     ++counters().hit_remote;
@@ -141,13 +141,13 @@ std::optional<Entry> Remote::read(Shelf shelf, const Key& key) {
   return std::nullopt;
 }
 
-void Remote::publish(Shelf shelf, const Key& key, std::string bytes, bool replace) {
-  if (bytes.size() > kMostRemoteBytes) return;
-  Message message{name_of(shelf, key.hash()), std::move(bytes), replace || shelf == Shelf::tune};
+void Remote::publish(EntryKind kind, const Key& key, std::string bytes, bool replace) {
+  if (bytes.size() > most_remote_bytes) return;
+  Message message{name_of(kind, key.hash()), std::move(bytes), replace || kind == EntryKind::tune};
   const std::lock_guard lock(mutex_);
   const Clock::time_point now = Clock::now();
   if (server_.active(now) || writes_.active(now) ||
-      message_bytes_ + message.bytes.size() > kMostQueuedBytes) {
+      message_bytes_ + message.bytes.size() > most_queued_bytes) {
     ++counters().remote_skipped;
     return;
   }
@@ -189,7 +189,7 @@ void Remote::work() {
       questions_.pop_front();
       lock.unlock();
       // The last byte is there only if the value is too long. Not GET, which would bring all of it.
-      const std::string last = fmt::format("{}", kMostRemoteBytes);
+      const std::string last = fmt::format("{}", most_remote_bytes);
       RedisReply reply = ask({"GETRANGE", question->name, "0", last}, question->deadline);
       lock.lock();
       question->reply = std::move(reply);
@@ -202,7 +202,7 @@ void Remote::work() {
       lock.unlock();
       std::vector<std::string_view> words = {"SET", message.name, message.bytes};
       if (!message.replace) words.push_back("NX");
-      const RedisReply reply = ask(words, Clock::now() + kRemoteBudget);
+      const RedisReply reply = ask(words, Clock::now() + remote_budget);
       lock.lock();
       sending_ = false;
       if (reply.kind == Kind::text) {
@@ -227,7 +227,7 @@ RedisReply Remote::ask(const std::vector<std::string_view>& words, Deadline dead
       if (!connection_) return {Kind::broken, why};
       descriptor_ = connection_->descriptor();
     }
-    reply = connection_->ask(words, kMostRemoteBytes, deadline);
+    reply = connection_->ask(words, most_remote_bytes, deadline);
     if (reply.kind != Kind::broken) return reply;
     descriptor_ = -1;
     connection_.reset();

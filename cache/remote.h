@@ -21,10 +21,10 @@ namespace liger {
 
 // Of everything that somebody waits for: connecting, logging in, the command and its reply. The
 // system may take a moment more to wake who waits, and all together is to stay within 0.2 s.
-inline constexpr std::chrono::milliseconds kRemoteBudget{180};
+inline constexpr std::chrono::milliseconds remote_budget{180};
 
 // No entry is near it; a longer value is not one of ours.
-inline constexpr size_t kMostRemoteBytes = size_t{2} << 20;
+inline constexpr size_t most_remote_bytes = size_t{2} << 20;
 
 class Remote {
  public:
@@ -38,11 +38,11 @@ class Remote {
 
   // The entry if the server has it and every byte verifies. A key that is not there is asked for
   // once in a process.
-  std::optional<Entry> read(Shelf shelf, const Key& key);
+  std::optional<Entry> read(EntryKind kind, const Key& key);
 
   // Queued; returns at once. A kernel that is there stays, unless it was rejected or `replace` is
   // set; times are replaced.
-  void publish(Shelf shelf, const Key& key, std::string bytes, bool replace);
+  void publish(EntryKind kind, const Key& key, std::string bytes, bool replace);
 
   // Until what was queued is sent or given up, or the time is over.
   void drain(std::chrono::milliseconds longest);
@@ -59,7 +59,7 @@ class Remote {
   RedisReply ask(const std::vector<std::string_view>& words, Deadline deadline);
   void start_thread();
   void note_failure(BackOff& back_off, std::string_view why);
-  std::string name_of(Shelf shelf, const Hash128& hash) const;
+  std::string name_of(EntryKind kind, const Hash128& hash) const;
   static void renew_in_child();
 
   const RemoteAddress address_;

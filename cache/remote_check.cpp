@@ -11,7 +11,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Kind = RedisReply::Kind;
 
-constexpr size_t kMostReplyBytes = 1024;
+constexpr size_t most_reply_bytes = 1024;
 
 }  // namespace
 
@@ -24,7 +24,7 @@ RemoteCheck check_remote(const RemoteAddress& address, bool writes,
 
   const std::string name = fmt::format("{}/doctor-{}", address.prefix, getpid());
   const Clock::time_point begin = Clock::now();
-  const RedisReply read = connection->ask({"GET", name}, kMostReplyBytes, deadline);
+  const RedisReply read = connection->ask({"GET", name}, most_reply_bytes, deadline);
   result.read_ms = std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
   result.reads = read.kind == Kind::absent || read.kind == Kind::text;
   if (!result.reads) {
@@ -33,12 +33,12 @@ RemoteCheck check_remote(const RemoteAddress& address, bool writes,
   }
   if (!writes) return result;
   const RedisReply written =
-      connection->ask({"SET", name, "1", "EX", "60"}, kMostReplyBytes, deadline);
+      connection->ask({"SET", name, "1", "EX", "60"}, most_reply_bytes, deadline);
   if (written.kind != Kind::text) {
     result.problem = written.text;
     return result;
   }
-  connection->ask({"DEL", name}, kMostReplyBytes, deadline);
+  connection->ask({"DEL", name}, most_reply_bytes, deadline);
   return result;
 }
 

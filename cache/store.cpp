@@ -21,26 +21,26 @@
 namespace liger {
 namespace {
 
-constexpr int kBackgroundNice = 19;
+constexpr int background_nice = 19;
 
 std::string folder_of(const std::string& root, std::string_view part) {
-  return fmt::format("{}/{}/{}", root, kSchemaFolder, part);
+  return fmt::format("{}/{}/{}", root, schema_folder, part);
 }
 
-std::string_view suffix_of(Shelf shelf) {
-  return shelf == Shelf::artifact ? kArtifactSuffix : kTuneSuffix;
+std::string_view suffix_of(EntryKind kind) {
+  return kind == EntryKind::artifact ? artifact_suffix : tune_suffix;
 }
 
-std::string path_of(const std::string& root, Shelf shelf, const Hash128& hash) {
+std::string path_of(const std::string& root, EntryKind kind, const Hash128& hash) {
   const std::string hex = hash.hex();
-  return fmt::format("{}/{}/{}{}", folder_of(root, folder_of(shelf)),
-                     std::string_view(hex).substr(0, 2), hex, suffix_of(shelf));
+  return fmt::format("{}/{}/{}{}", folder_of(root, folder_of(kind)),
+                     std::string_view(hex).substr(0, 2), hex, suffix_of(kind));
 }
 
 std::string name_of(const std::string& path) { return path.substr(path.find_last_of('/') + 1); }
 
 std::string quarantine_path(const std::string& root, const std::string& path) {
-  return fmt::format("{}/{}", folder_of(root, kQuarantineFolder), name_of(path));
+  return fmt::format("{}/{}", folder_of(root, quarantine_folder), name_of(path));
 }
 
 // Nothing unless it verifies and its key is that of its name.
@@ -50,16 +50,16 @@ std::optional<Entry> entry_called(const std::string& hex, std::string_view bytes
   return entry;
 }
 
-void add_files(std::vector<StoredFile>& files, const std::string& layer, Shelf shelf) {
-  const std::string_view suffix = suffix_of(shelf);
-  for (const std::string& path : list_files(folder_of(layer, folder_of(shelf)))) {
+void add_files(std::vector<StoredFile>& files, const std::string& layer, EntryKind kind) {
+  const std::string_view suffix = suffix_of(kind);
+  for (const std::string& path : list_files(folder_of(layer, folder_of(kind)))) {
     if (!path.ends_with(suffix) || is_temporary(path)) continue;
     const std::optional<StampedFile> file = read_stamped_file(path);
     if (!file) continue;
     const std::string file_name = name_of(path);
     const std::string hex = file_name.substr(0, file_name.size() - suffix.size());
     std::optional<Entry> entry = entry_called(hex, file->bytes);
-    files.push_back({path, layer, fmt::format("{}/{}", folder_of(shelf), hex), shelf,
+    files.push_back({path, layer, fmt::format("{}/{}", folder_of(kind), hex), kind,
                      file->stamp.size_bytes, file->stamp.modified_ns / 1'000'000'000,
                      std::move(entry)});
   }
@@ -68,13 +68,13 @@ void add_files(std::vector<StoredFile>& files, const std::string& layer, Shelf s
 void add_bundle(std::vector<StoredFile>& files, const BundleFile& bundle) {
   const int64_t modified = modified_seconds(bundle.path()).value_or(0);
   for (const BundleRecord& record : bundle.index().records) {
-    files.push_back({bundle.path(), bundle.path(), entry_name(record.shelf, record.key_hash),
-                     record.shelf, record.frame_bytes, modified, bundle.read_deep(record)});
+    files.push_back({bundle.path(), bundle.path(), entry_name(record.kind, record.key_hash),
+                     record.kind, record.frame_bytes, modified, bundle.read_deep(record)});
   }
 }
 
-std::optional<Entry> entry_in(const std::string& folder, Shelf shelf, const Hash128& key_hash) {
-  const std::optional<StampedFile> file = read_stamped_file(path_of(folder, shelf, key_hash));
+std::optional<Entry> entry_in(const std::string& folder, EntryKind kind, const Hash128& key_hash) {
+  const std::optional<StampedFile> file = read_stamped_file(path_of(folder, kind, key_hash));
   std::optional<Entry> entry = file ? decode_entry(file->bytes) : std::nullopt;
   return entry && hash128(entry->key_bytes) == key_hash ? entry : std::nullopt;
 }
@@ -82,7 +82,7 @@ std::optional<Entry> entry_in(const std::string& folder, Shelf shelf, const Hash
 bool is_bundle(const std::string& path) {
   struct stat status = {};
   if (::stat(path.c_str(), &status) == 0) return S_ISREG(status.st_mode);
-  return path.ends_with(kBundleSuffix);
+  return path.ends_with(bundle_suffix);
 }
 
 }  // namespace
@@ -104,7 +104,7 @@ Store::Store(std::string folder, const std::vector<std::string>& readonly_layers
   if (!reason.empty()) go_memory_only(std::move(reason));
 }
 
-std::string Store::root() const { return fmt::format("{}/{}", folder_, kSchemaFolder); }
+std::string Store::root() const { return fmt::format("{}/{}", folder_, schema_folder); }
 
 void Store::add_layer(std::string path, BundleFile::Origin origin) {
   ReadonlyLayer layer;
@@ -113,7 +113,7 @@ void Store::add_layer(std::string path, BundleFile::Origin origin) {
   if (layer.is_bundle) {
     layer.bundle = BundleFile::open(layer.path, origin, layer.problem);
   } else {
-    layer.problem = distrust_reason(folder_of(layer.path, kArtifactFolder));
+    layer.problem = distrust_reason(folder_of(layer.path, artifact_folder));
   }
   if (!layer.problem.empty()) {
     warn_once("cache layer " + layer.path,
@@ -148,18 +148,18 @@ Store& Store::user() {
   return *own.store;
 }
 
-std::optional<Entry> Store::read(Shelf shelf, const Key& key) {
+std::optional<Entry> Store::read(EntryKind kind, const Key& key) {
   const Hash128 hash = key.hash();
   if (!folder_.empty()) {
-    if (auto entry = read_layer(path_of(folder_, shelf, hash), key, !options_.readonly)) {
+    if (auto entry = read_layer(path_of(folder_, kind, hash), key, !options_.readonly)) {
       ++counters().hit_disk;
       return entry;
     }
   }
   for (const ReadonlyLayer& layer : readonly_layers_) {
     if (!layer.problem.empty()) continue;
-    if (auto entry = layer.bundle ? read_bundle(*layer.bundle, shelf, key)
-                                  : read_layer(path_of(layer.path, shelf, hash), key, false)) {
+    if (auto entry = layer.bundle ? read_bundle(*layer.bundle, kind, key)
+                                  : read_layer(path_of(layer.path, kind, hash), key, false)) {
       ++counters().hit_readonly;
       return entry;
     }
@@ -176,7 +176,7 @@ std::optional<Entry> Store::read_layer(const std::string& path, const Key& key,
   if (entry && entry->key_bytes == key.bytes()) {
     if (log_enabled()) log_event(Event::hit, {{"file", path}});
     const bool is_own = may_move_aside;
-    if (is_own && std::time(nullptr) - file->stamp.modified_ns / 1'000'000'000 > kDaySeconds) {
+    if (is_own && std::time(nullptr) - file->stamp.modified_ns / 1'000'000'000 > day_seconds) {
       touch_file(path);  // in use: eviction takes it last
     }
     return entry;
@@ -187,7 +187,7 @@ std::optional<Entry> Store::read_layer(const std::string& path, const Key& key,
   if (what.empty()) what = entry ? "holds another key" : "is damaged";
   bool moved = false;
   if (may_move_aside) {
-    make_folders(folder_of(folder_, kQuarantineFolder));
+    make_folders(folder_of(folder_, quarantine_folder));
     moved = move_if_unchanged(path, file->stamp, quarantine_path(folder_, path));
   }
   log_event(Event::corrupt, {{"file", path}, {"moved", moved ? 1.0 : 0.0}});
@@ -198,9 +198,9 @@ std::optional<Entry> Store::read_layer(const std::string& path, const Key& key,
   return std::nullopt;
 }
 
-std::optional<Entry> Store::read_bundle(const BundleFile& bundle, Shelf shelf, const Key& key) {
+std::optional<Entry> Store::read_bundle(const BundleFile& bundle, EntryKind kind, const Key& key) {
   std::optional<Entry> entry;
-  const BundleFile::Answer answer = bundle.read(shelf, key.hash(), entry);
+  const BundleFile::Answer answer = bundle.read(kind, key.hash(), entry);
   if (answer == BundleFile::Answer::absent) return std::nullopt;
   if (answer == BundleFile::Answer::hit && entry->key_bytes == key.bytes()) {
     if (log_enabled()) log_event(Event::hit, {{"file", bundle.path()}, {"key", key.hash().hex()}});
@@ -216,30 +216,30 @@ std::optional<Entry> Store::read_bundle(const BundleFile& bundle, Shelf shelf, c
   return std::nullopt;
 }
 
-std::optional<Entry> Store::find(Shelf shelf, const Hash128& key_hash) const {
+std::optional<Entry> Store::find(EntryKind kind, const Hash128& key_hash) const {
   if (!folder_.empty()) {
-    if (auto entry = entry_in(folder_, shelf, key_hash)) return entry;
+    if (auto entry = entry_in(folder_, kind, key_hash)) return entry;
   }
   for (const ReadonlyLayer& layer : readonly_layers_) {
     if (!layer.problem.empty()) continue;
     std::optional<Entry> entry;
     if (layer.bundle) {
-      layer.bundle->read(shelf, key_hash, entry);
+      layer.bundle->read(kind, key_hash, entry);
     } else {
-      entry = entry_in(layer.path, shelf, key_hash);
+      entry = entry_in(layer.path, kind, key_hash);
     }
     if (entry) return entry;
   }
   return std::nullopt;
 }
 
-std::vector<std::string> Store::keys(Shelf shelf) const {
+std::vector<std::string> Store::keys(EntryKind kind) const {
   std::vector<std::string> keys;
   const auto add = [&](std::optional<Entry> entry) {
     if (entry) keys.push_back(std::move(entry->key_bytes));
   };
   const auto add_folder = [&](const std::string& folder) {
-    for (const std::string& path : list_files(folder_of(folder, folder_of(shelf)))) {
+    for (const std::string& path : list_files(folder_of(folder, folder_of(kind)))) {
       const std::optional<StampedFile> file = read_stamped_file(path);
       const std::string name = name_of(path);
       if (file) add(entry_called(name.substr(0, name.find('.')), file->bytes));
@@ -254,24 +254,24 @@ std::vector<std::string> Store::keys(Shelf shelf) const {
     }
     for (const BundleRecord& record : layer.bundle->index().records) {
       std::optional<Entry> entry;
-      if (record.shelf == shelf) layer.bundle->read(shelf, record.key_hash, entry);
+      if (record.kind == kind) layer.bundle->read(kind, record.key_hash, entry);
       add(std::move(entry));
     }
   }
   return keys;
 }
 
-void Store::publish(Shelf shelf, const Key& key, std::string_view meta, std::string_view payload,
+void Store::publish(EntryKind kind, const Key& key, std::string_view meta, std::string_view payload,
                     bool replace) {
   if (!may_change()) return;
   if (!may_write_.load(std::memory_order_relaxed)) {
     ++counters().publish_failed;
     return;
   }
-  const std::string path = path_of(folder_, shelf, key.hash());
+  const std::string path = path_of(folder_, kind, key.hash());
   const std::string bytes = encode_entry(key.bytes(), meta, payload);
-  const PublishResult result =
-      shelf == Shelf::artifact && !replace ? publish_file(path, bytes) : replace_file(path, bytes);
+  const PublishResult result = kind == EntryKind::artifact && !replace ? publish_file(path, bytes)
+                                                                       : replace_file(path, bytes);
   switch (result.outcome) {
     case Publish::written:
       ++counters().published;
@@ -294,8 +294,8 @@ void Store::publish(Shelf shelf, const Key& key, std::string_view meta, std::str
 std::vector<StoredFile> Store::list() const {
   std::vector<StoredFile> files;
   const auto add_folder = [&](const std::string& folder) {
-    add_files(files, folder, Shelf::artifact);
-    add_files(files, folder, Shelf::tune);
+    add_files(files, folder, EntryKind::artifact);
+    add_files(files, folder, EntryKind::tune);
   };
   if (!folder_.empty()) add_folder(folder_);
   for (const ReadonlyLayer& layer : readonly_layers_) {
@@ -312,7 +312,7 @@ std::vector<StoredFile> Store::list() const {
 uint64_t Store::clear() {
   if (!may_change()) return 0;
   uint64_t removed = 0;
-  for (const std::string_view part : {kArtifactFolder, kTuneFolder, kQuarantineFolder}) {
+  for (const std::string_view part : {artifact_folder, tune_folder, quarantine_folder}) {
     for (const std::string& path : list_files(folder_of(folder_, part))) {
       // A temporary may belong to a writer at work; sweep() knows when it does not.
       if (!is_temporary(path) && remove_file(path)) ++removed;
@@ -334,7 +334,7 @@ void Store::prune_in_background() {
   std::call_once(prune_once_, [this] {
     try {
       std::thread([root = root(), most_bytes = options_.prune_to_bytes] {
-        setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kBackgroundNice);
+        setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), background_nice);
         prune_if_due(root, most_bytes);
       }).detach();
     } catch (const std::system_error&) {
@@ -348,7 +348,7 @@ std::vector<std::string> Store::repair() {
   if (!may_change()) return moved;
   for (const StoredFile& file : list()) {
     if (file.entry || file.layer != folder_) continue;
-    make_folders(folder_of(folder_, kQuarantineFolder));
+    make_folders(folder_of(folder_, quarantine_folder));
     const std::optional<FileStamp> stamp = stamp_of(file.path);
     if (stamp && move_if_unchanged(file.path, *stamp, quarantine_path(folder_, file.path))) {
       moved.push_back(file.path);
@@ -359,7 +359,7 @@ std::vector<std::string> Store::repair() {
 
 Imported Store::import_bundle(const std::string& path) {
   Imported result;
-  const std::optional<std::string> bytes = read_any_file(path, kMostBundleBytes, result.problem);
+  const std::optional<std::string> bytes = read_any_file(path, most_bundle_bytes, result.problem);
   if (bytes) {
     result.index = parse_bundle(*bytes);
     result.problem = result.index.problem;
@@ -376,13 +376,13 @@ Imported Store::import_bundle(const std::string& path) {
     const std::string_view frame =
         std::string_view(*bytes).substr(record.frame_at, record.frame_bytes);
     const Entry entry = *unpack_entry(record, frame, false);
-    if (entry_in(folder_, record.shelf, record.key_hash)) {
+    if (entry_in(folder_, record.kind, record.key_hash)) {
       ++result.existed;
       continue;
     }
     // Here is nothing, or something damaged that replacing mends.
     const PublishResult published =
-        replace_file(path_of(folder_, record.shelf, record.key_hash),
+        replace_file(path_of(folder_, record.kind, record.key_hash),
                      encode_entry(entry.key_bytes, entry.meta, entry.payload));
     if (published.outcome == Publish::failed) {
       ++result.failed;
@@ -392,7 +392,7 @@ Imported Store::import_bundle(const std::string& path) {
       ++result.written;
       ++counters().published;
       if (log_enabled())
-        log_event(Event::publish, {{"file", path_of(folder_, record.shelf, record.key_hash)}});
+        log_event(Event::publish, {{"file", path_of(folder_, record.kind, record.key_hash)}});
     }
   }
   if (result.written > 0) prune_in_background();

@@ -21,7 +21,7 @@ struct StoredFile {
   std::string path;   // of a bundle's entry: that of the bundle
   std::string layer;  // the folder or bundle that has it
   std::string name;   // `a/<32 hex>` or `t/<32 hex>`
-  Shelf shelf;
+  EntryKind kind;
   uint64_t size_bytes = 0;
   int64_t modified_seconds = 0;
   std::optional<Entry> entry;  // empty: does not verify, or its key is not that of its name
@@ -67,19 +67,19 @@ class Store {
 
   // First layer that verifies wins. Any trouble is a miss and a counter. A corrupt file is moved
   // aside so that the next publish can mend it.
-  std::optional<Entry> read(Shelf shelf, const Key& key);
+  std::optional<Entry> read(EntryKind kind, const Key& key);
 
   // Best effort: the caller goes on with the bytes it has whatever happens. After a failure such as
   // a full disk, one warning is printed and this process writes no more. A kernel that is there
   // stays unless `replace` is set.
-  void publish(Shelf shelf, const Key& key, std::string_view meta, std::string_view payload,
+  void publish(EntryKind kind, const Key& key, std::string_view meta, std::string_view payload,
                bool replace = false);
 
   // From any layer, by what an entry's name says; counts nothing.
-  std::optional<Entry> find(Shelf shelf, const Hash128& key_hash) const;
+  std::optional<Entry> find(EntryKind kind, const Hash128& key_hash) const;
 
   // The keys (Key::bytes) of all entries that verify, of all layers: reads each of them once.
-  std::vector<std::string> keys(Shelf shelf) const;
+  std::vector<std::string> keys(EntryKind kind) const;
 
   // Verifies the whole bundle before it writes anything. What the folder has, stays.
   Imported import_bundle(const std::string& path);
@@ -99,7 +99,7 @@ class Store {
 
  private:
   std::optional<Entry> read_layer(const std::string& path, const Key& key, bool may_move_aside);
-  std::optional<Entry> read_bundle(const BundleFile& bundle, Shelf shelf, const Key& key);
+  std::optional<Entry> read_bundle(const BundleFile& bundle, EntryKind kind, const Key& key);
   void go_memory_only(std::string reason);
   void add_layer(std::string path, BundleFile::Origin origin);
   void prune_in_background();

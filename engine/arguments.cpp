@@ -35,13 +35,13 @@ int64_t property(const Call& call, const std::string& text) {
   wrong_declaration(call.op(), text);
 }
 
-uint64_t scalar_word(const Call& call, int input) {
+uint64_t packed_scalar(const Call& call, int input) {
   const Scalar value = call.scalar(input);
   if (call.op().inputs[input].kind == InputKind::real) return std::bit_cast<uint64_t>(value.real);
   return static_cast<uint64_t>(value.integer);
 }
 
-TiledMatrix tiled(const Call& call, const TilesOf& tiles) {
+TiledMatrix tiled(const Call& call, const TensorMapOf& tiles) {
   const Tensor& tensor = call[tiles.tensor];
   // Of a single row the stride is its length, which may be any.
   const int64_t row_bytes = tensor.row_stride() * size_bytes(tensor.dtype);
@@ -55,10 +55,10 @@ void push_fault(const Op& op, const FaultOf& fault, Launch& launch) {
   if (input < 0 || !op.inputs[input].is_tensor()) wrong_declaration(op, fault.input);
   if (!fault.besides.empty() && op.input_index(fault.besides) < 0)
     wrong_declaration(op, fault.besides);
-  const auto word = static_cast<uint16_t>(launch.words.size());
+  const auto word = static_cast<uint16_t>(launch.packed_arguments.size());
   launch.pointers.push_back({word, fault_slot});
   launch.pointers.push_back({static_cast<uint16_t>(word + 1), blamed_slot});
-  launch.words.insert(launch.words.end(), {0, 0, reinterpret_cast<uint64_t>(&fault)});
+  launch.packed_arguments.insert(launch.packed_arguments.end(), {0, 0, reinterpret_cast<uint64_t>(&fault)});
 }
 
 }  // namespace
@@ -90,16 +90,16 @@ Launch launch_of(const KernelOf& kernel, const Call& call, const Knobs& knobs) {
           : static_cast<int>(value_of(knobs, "threads", 1) * value_of(knobs, "rows", 1));
   if (kernel.shared_bytes) launch.shared_bytes = kernel.shared_bytes(call, knobs);
   for (const auto& [member, source] : kernel.arguments) {
-    const auto word = static_cast<uint16_t>(launch.words.size());
+    const auto word = static_cast<uint16_t>(launch.packed_arguments.size());
     if (const auto* compute = std::get_if<std::function<int64_t(const Call&)>>(&source)) {
-      launch.words.push_back(static_cast<uint64_t>((*compute)(call)));
+      launch.packed_arguments.push_back(static_cast<uint64_t>((*compute)(call)));
       continue;
     }
-    if (const auto* tiles = std::get_if<TilesOf>(&source)) {
-      if (word * sizeof(uint64_t) % alignof(TileMap) != 0) wrong_declaration(op, tiles->tensor);
+    if (const auto* tiles = std::get_if<TensorMapOf>(&source)) {
+      if (word * sizeof(uint64_t) % alignof(TensorMap) != 0) wrong_declaration(op, tiles->tensor);
       launch.tiles.push_back(
           {word, static_cast<uint16_t>(slot_of(op, tiles->tensor)), tiled(call, *tiles)});
-      launch.words.resize(word + sizeof(TileMap) / sizeof(uint64_t));
+      launch.packed_arguments.resize(word + sizeof(TensorMap) / sizeof(uint64_t));
       continue;
     }
     if (const auto* fault = std::get_if<FaultOf>(&source)) {
@@ -108,17 +108,17 @@ Launch launch_of(const KernelOf& kernel, const Call& call, const Knobs& knobs) {
     }
     const auto& name = std::get<std::string>(source);
     if (name.find('.') != std::string::npos) {
-      launch.words.push_back(static_cast<uint64_t>(property(call, name)));
+      launch.packed_arguments.push_back(static_cast<uint64_t>(property(call, name)));
     } else if (const int slot = slot_of(op, name); slot >= 0) {
       launch.pointers.push_back({word, static_cast<uint16_t>(slot)});
-      launch.words.push_back(0);
+      launch.packed_arguments.push_back(0);
     } else if (const int input = op.input_index(name); input >= 0) {
-      launch.words.push_back(scalar_word(call, input));
+      launch.packed_arguments.push_back(packed_scalar(call, input));
     } else {
       wrong_declaration(op, name);
     }
   }
-  if (launch.words.size() > max_words || slot_count(op) > max_slots) wrong_declaration(op, "count");
+  if (launch.packed_arguments.size() > max_packed_arguments || slot_count(op) > max_slots) wrong_declaration(op, "count");
   return launch;
 }
 

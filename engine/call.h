@@ -42,7 +42,7 @@ class Call {
   int64_t integer(std::string_view name) const { return scalars_[index(name)].integer; }
   double real(std::string_view name) const { return scalars_[index(name)].real; }
   bool flag(std::string_view name) const { return scalars_[index(name)].integer != 0; }
-  bool masked(std::string_view name, int bit) const {
+  bool wants_grad(int bit, std::string_view name = "output_mask") const {
     return scalars_[index(name)].integer >> bit & 1;
   }
 

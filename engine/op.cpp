@@ -10,7 +10,7 @@
 namespace liger {
 
 int Argument::bytes() const {
-  if (std::holds_alternative<TilesOf>(source)) return sizeof(TileMap);
+  if (std::holds_alternative<TensorMapOf>(source)) return sizeof(TensorMap);
   const int words = std::holds_alternative<FaultOf>(source) ? 3 : 1;
   return words * static_cast<int>(sizeof(uint64_t));
 }

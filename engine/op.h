@@ -64,7 +64,7 @@ struct Temporary {
 };
 
 // How a kernel's tiles of a tensor [rows, columns] are made; see TiledMatrix.
-struct TilesOf {
+struct TensorMapOf {
   std::string tensor;
   int tile_rows;
   int tile_columns;
@@ -81,9 +81,9 @@ struct FaultOf {
 // scalar input's value (integers as int64, reals as double); `x.rows`, `x.stride` (of rows),
 // `x.size1`, `x.stride0` for what they say of an input or an output. A function gives any other
 // integer.
-using Source = std::variant<std::string, std::function<int64_t(const Call&)>, TilesOf, FaultOf>;
+using Source = std::variant<std::string, std::function<int64_t(const Call&)>, TensorMapOf, FaultOf>;
 
-// A member of the kernel's struct and its source: eight bytes, the 128 of a TileMap, or the 24 of
+// A member of the kernel's struct and its source: eight bytes, the 128 of a TensorMap, or the 24 of
 // an InputFault. A unit whose struct has other members, or in another order, does not compile.
 struct Argument {
   std::string member;
@@ -136,13 +136,13 @@ struct Gradient {
   std::string backward;
   // The same, but it may overwrite saved tensors (its inputs that are `written`): called where
   // nobody can see them any more. Empty: there is none.
-  std::string last_backward;
+  std::string donating_backward;
   std::vector<std::string> saved;  // inputs or outputs
   std::vector<GradientOf> of;      // an input with no gradient at any of its outputs has none
   // The flag or mask input that the autograd layer sets where a gradient is needed: for the
   // gradients themselves (`ready`), or for what the backward reads of the forward. It is no input
   // of the backward.
-  std::string asked_by;
+  std::string needs_grad_flag;
   // `ready`: what the forward multiplies its gradients with, so that their type holds them; they
   // are divided by it when the factor arrives. Empty: 1. May look at dtypes and scalars, at no
   // size.

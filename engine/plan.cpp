@@ -177,18 +177,18 @@ std::shared_ptr<const Plan> make_plan(const Call& call, Device& device, Stream s
 }
 
 void launch(const Launch& launch, Device& device, void* const* pointers, Stream stream) {
-  alignas(TileMap) uint64_t words[max_words];
-  std::copy(launch.words.begin(), launch.words.end(), words);
+  alignas(TensorMap) uint64_t words[max_packed_arguments];
+  std::copy(launch.packed_arguments.begin(), launch.packed_arguments.end(), words);
   for (const auto& [word, slot] : launch.pointers)
     words[word] = reinterpret_cast<uint64_t>(pointers[slot]);
   for (const auto& [word, slot, described] : launch.tiles) {
     TiledMatrix matrix = described;
     matrix.data = pointers[slot];
-    const TileMap map = device.map_tiles(matrix);
+    const TensorMap map = device.tensor_map_of(matrix);
     std::copy(std::begin(map.words), std::end(map.words), words + word);
   }
   device.launch(launch.function, launch.blocks, launch.threads, words,
-                launch.words.size() * sizeof(uint64_t), stream, launch.shared_bytes);
+                launch.packed_arguments.size() * sizeof(uint64_t), stream, launch.shared_bytes);
 }
 
 void launch(const Plan& plan, void* const* pointers, Stream stream) {
@@ -202,7 +202,7 @@ namespace {
 const Op& called_by_user(const Op& blamed) {
   if (!blamed.internal) return blamed;
   for (const Op& op : registry()) {
-    if (op.gradient.backward == blamed.name || op.gradient.last_backward == blamed.name) return op;
+    if (op.gradient.backward == blamed.name || op.gradient.donating_backward == blamed.name) return op;
   }
   return blamed;
 }

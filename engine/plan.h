@@ -26,7 +26,7 @@ struct Launch {
   int64_t blocks = 0;
   int threads = 1;
   int shared_bytes = 0;         // of a block, beyond what the kernel declares
-  std::vector<uint64_t> words;  // the kernel struct; pointers are filled in at each call
+  std::vector<uint64_t> packed_arguments;  // the kernel struct; pointers are filled in at each call
   struct Pointer {
     uint16_t word;
     uint16_t slot;  // inputs by index, then outputs, then temporaries
@@ -58,7 +58,7 @@ constexpr int max_slots = 40;
 constexpr int fault_slot = max_slots;
 constexpr int blamed_slot = max_slots + 1;
 constexpr int all_slots = max_slots + 2;
-constexpr int max_words = 64;
+constexpr int max_packed_arguments = 64;
 
 // Raises Error(invalid_argument) naming op, argument, value and what is allowed, or
 // Error(unsupported).

@@ -16,12 +16,12 @@ namespace liger {
 namespace {
 
 struct PlanEntry {
-  std::vector<uint64_t> words;
+  std::vector<uint64_t> key;
   std::shared_ptr<const Plan> plan;
-  bool stands() const { return !plan->provisional || prefetches_pending(); }
+  bool stands() const { return !plan->provisional || background_compiles_pending(); }
   bool is(std::span<const uint64_t> other) const {
-    return words.size() == other.size() &&
-           std::memcmp(words.data(), other.data(), other.size_bytes()) == 0;
+    return key.size() == other.size() &&
+           std::memcmp(key.data(), other.data(), other.size_bytes()) == 0;
   }
 };
 
@@ -41,12 +41,12 @@ struct ProcessTable {
 };
 ProcessTable& process_table() { return ProcessState<ProcessTable>::get(); }
 
-std::shared_ptr<const PlanEntry> find_in_process(uint64_t hash, std::span<const uint64_t> words) {
+std::shared_ptr<const PlanEntry> find_in_process(uint64_t hash, std::span<const uint64_t> key) {
   ProcessTable& table = process_table();
   std::lock_guard lock(table.mutex);
   const auto [begin, end] = table.entries.equal_range(hash);
   for (auto it = begin; it != end; ++it) {
-    if (!it->second->is(words)) continue;
+    if (!it->second->is(key)) continue;
     if (it->second->stands()) return it->second;
     table.entries.erase(it);
     break;
@@ -58,7 +58,7 @@ constexpr uint64_t undefined_tensor = 0;
 
 }  // namespace
 
-void begin_call(CallWords& call, const Op& op, Place place) {
+void begin_call(CallKey& call, const Op& op, Place place) {
   call.count = 0;
   call.push(reinterpret_cast<uint64_t>(&op));
   call.push(static_cast<uint64_t>(place.backend) | static_cast<uint64_t>(place.ordinal) << 8 |
@@ -66,7 +66,7 @@ void begin_call(CallWords& call, const Op& op, Place place) {
             static_cast<uint64_t>(place.multiprocessors) << 40);
 }
 
-void push_tensor(CallWords& call, const Tensor& tensor) {
+void push_tensor(CallKey& call, const Tensor& tensor) {
   if (!tensor.defined) {
     call.push(undefined_tensor);
     return;
@@ -78,15 +78,15 @@ void push_tensor(CallWords& call, const Tensor& tensor) {
   for (int dim = 0; dim < tensor.dims; ++dim) call.push(static_cast<uint64_t>(tensor.strides[dim]));
 }
 
-void push_scalar(CallWords& call, Scalar scalar) { call.push(std::bit_cast<uint64_t>(scalar)); }
+void push_scalar(CallKey& call, Scalar scalar) { call.push(std::bit_cast<uint64_t>(scalar)); }
 
-Call decode(const Op& op, std::span<const uint64_t> words) {
+Call decode(const Op& op, std::span<const uint64_t> key) {
   size_t at = 1;
-  const uint64_t where = words[at++];
+  const uint64_t where = key[at++];
   Call call(op, {static_cast<Backend>(where & 0xff), static_cast<int>(where >> 8 & 0xffff),
                  static_cast<int>(where >> 40), static_cast<int>(where >> 24 & 0xffff)});
   for (size_t i = 0; i < op.inputs.size(); ++i) {
-    const uint64_t word = words[at++];
+    const uint64_t word = key[at++];
     if (!op.inputs[i].is_tensor()) {
       call.scalar(static_cast<int>(i)) = std::bit_cast<Scalar>(word);
       continue;
@@ -98,28 +98,28 @@ Call decode(const Op& op, std::span<const uint64_t> words) {
     tensor.dims = static_cast<int>(word >> 16 & 0xff);
     tensor.align_bytes = static_cast<int>(word >> 24 & 0xff);
     for (int dim = 0; dim < tensor.dims; ++dim)
-      tensor.sizes[dim] = static_cast<int64_t>(words[at++]);
+      tensor.sizes[dim] = static_cast<int64_t>(key[at++]);
     for (int dim = 0; dim < tensor.dims; ++dim)
-      tensor.strides[dim] = static_cast<int64_t>(words[at++]);
+      tensor.strides[dim] = static_cast<int64_t>(key[at++]);
   }
   return call;
 }
 
-const Plan* find_plan(std::span<const uint64_t> words) {
-  const uint64_t hash = hash64(words.data(), words.size_bytes());
+const Plan* find_plan(std::span<const uint64_t> key) {
+  const uint64_t hash = hash64(key.data(), key.size_bytes());
   const ThreadSlot& slot = thread_table[hash % thread_slots];
   const bool found =
-      slot.hash == hash && slot.entry && slot.entry->is(words) && slot.entry->stands();
+      slot.hash == hash && slot.entry && slot.entry->is(key) && slot.entry->stands();
   return found ? slot.entry->plan.get() : nullptr;
 }
 
-const Plan& plan_for(std::span<const uint64_t> words,
+const Plan& plan_for(std::span<const uint64_t> key,
                      const std::function<std::shared_ptr<const Plan>()>& make) {
-  const uint64_t hash = hash64(words.data(), words.size_bytes());
-  auto entry = find_in_process(hash, words);
+  const uint64_t hash = hash64(key.data(), key.size_bytes());
+  auto entry = find_in_process(hash, key);
   if (!entry) {
     auto made = std::make_shared<PlanEntry>();
-    made->words.assign(words.begin(), words.end());
+    made->key.assign(key.begin(), key.end());
     made->plan = make();
     ProcessTable& table = process_table();
     std::lock_guard lock(table.mutex);

@@ -44,7 +44,7 @@ void begin_prepare(const Target& target) { open_recorder = Recorder{.target = ta
 int end_prepare(bool awaited) {
   if (!open_recorder) return 0;
   for (Unit& unit : open_recorder->other_candidates) {
-    prefetch(std::move(unit), open_recorder->target, awaited ? Urgency::soon : Urgency::later);
+    compile_in_background(std::move(unit), open_recorder->target, awaited ? Urgency::soon : Urgency::later);
   }
   const int units = static_cast<int>(open_recorder->units.size());
   last_calls = std::move(open_recorder->calls);
@@ -68,7 +68,7 @@ void prepare(const Call& call, bool spare) {
   for (PlannedUnit& planned : units_of(call, tuned, &recorder.units)) {
     is_new = true;
     if (planned.first && !spare) {
-      prefetch(std::move(planned.unit), recorder.target, Urgency::soon);
+      compile_in_background(std::move(planned.unit), recorder.target, Urgency::soon);
     } else {
       recorder.other_candidates.push_back(std::move(planned.unit));
     }
@@ -80,7 +80,7 @@ std::vector<std::string> prepared_names() {
   std::set<std::string> names;
   for (const auto& [call, tuned] : last_calls) {
     for (const PlannedUnit& planned : units_of(call, tuned)) {
-      names.insert(entry_name(Shelf::artifact, artifact_key(planned.unit, last_target).hash()));
+      names.insert(entry_name(EntryKind::artifact, artifact_key(planned.unit, last_target).hash()));
     }
     for (const KernelOf& kernel : call.op().kernels) {
       if (kernel.when && !kernel.when(call)) continue;

@@ -14,7 +14,7 @@ int64_t power_of_two_from(int64_t n) {
   return power;
 }
 
-constexpr int64_t most_lanes = 1024;
+constexpr int64_t most_accumulators = 1024;
 
 int64_t packs_of(int64_t size) { return (size + 7) / 8; }
 
@@ -26,12 +26,13 @@ void add_unless_there(std::vector<Knobs>& list, int64_t threads, int64_t rows) {
 }
 
 // Threads of a row so that each has `packs_each` packs: whole teams of 32, or a power of two below
-// one; a power of two, too, for a row of more packs than lanes.
+// one; a power of two, too, for a row of more packs than accumulators.
 int64_t threads_for(int64_t size, int64_t packs_each) {
   const int64_t threads = (packs_of(size) + packs_each - 1) / packs_each;
   if (threads <= 32) return power_of_two_from(threads);
-  if (packs_of(size) > most_lanes) return std::min(power_of_two_from(threads), most_lanes);
-  return std::min<int64_t>((threads + 31) / 32 * 32, most_lanes);
+  if (packs_of(size) > most_accumulators)
+    return std::min(power_of_two_from(threads), most_accumulators);
+  return std::min<int64_t>((threads + 31) / 32 * 32, most_accumulators);
 }
 
 // A block of at least `block` threads, if they can keep their packs: `registers` for each.

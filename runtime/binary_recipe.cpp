@@ -8,7 +8,7 @@
 #include "base/log.h"
 #include "base/profile_range.h"
 #include "base/text.h"
-#include "runtime/share/patience.h"
+#include "runtime/share/wait_budget.h"
 
 namespace liger {
 namespace {
@@ -37,7 +37,7 @@ Binary BinaryRecipe::make(const std::optional<Entry>&) const {
   counters().compiled += 1;
   const ProfileRange range("compile", unit_.kernel);
   Binary binary = compiler_for(target_.backend).compile(unit_, target_);
-  Patience::compile_took(binary.compile_ms);
+  WaitBudget::compile_took(binary.compile_ms);
   counters().compile_microseconds += static_cast<uint64_t>(binary.compile_ms * 1000);
   log_event(Event::compile, {{"kernel", unit_.kernel},
                              {"arch", target_.arch},

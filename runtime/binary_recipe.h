@@ -17,7 +17,7 @@ class BinaryRecipe final : public Recipe<Binary> {
  public:
   // Unit and target outlive it.
   BinaryRecipe(Key key, const Unit& unit, const Target& target)
-      : Recipe(Shelf::artifact, std::move(key), Ranks::share), unit_(unit), target_(target) {}
+      : Recipe(EntryKind::artifact, std::move(key), Ranks::share), unit_(unit), target_(target) {}
 
   std::optional<Binary> accept(const Entry& entry) const override;
   // Raises Error(compile) or Error(unsupported); as refuse_offline() where it may not compile.

@@ -150,7 +150,7 @@ Key artifact_key(const Unit& unit, const Target& target) {
   const std::vector<ServedBuild>& served = builds_instead_of_a_compiler(target);
   for (const ServedBuild& build : served) {
     Key key = key_of(unit, build.target, build.compiler);
-    if (served.size() == 1 || Store::user().find(Shelf::artifact, key.hash())) return key;
+    if (served.size() == 1 || Store::user().find(EntryKind::artifact, key.hash())) return key;
   }
   return key_of(unit, target, compiler_identity(target));
 }
@@ -165,7 +165,7 @@ bool is_made_elsewhere(const Unit& unit, const Target& target) {
   if (tables().artifacts.ready(key.hash())) return false;
   if (NodeLock::busy(key.hash(), Store::user().folder())) return true;
   const auto group = Group::current();
-  return group && group->promised_elsewhere(key);
+  return group && group->claimed_elsewhere(key);
 }
 
 const Kernel* kernel(const Unit& unit, Device& device, bool may_load) {

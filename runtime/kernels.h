@@ -58,26 +58,26 @@ enum class Urgency { awaited, soon, later };
 // What has time until later gets half of them, or the one there is: compiles that run at once hold
 // each other up, and somebody may want one now. The future becomes ready when the artifact is
 // there or has failed (the error is inside).
-std::shared_future<std::shared_ptr<const Binary>> prefetch(Unit unit, Target target,
-                                                           Urgency urgency = Urgency::soon);
+std::shared_future<std::shared_ptr<const Binary>> compile_in_background(
+    Unit unit, Target target, Urgency urgency = Urgency::soon);
 
 // Drops what is queued, for a process that ends: its futures never become ready. What runs goes on.
-void end_prefetches();
+void end_background_compiles();
 
 // Whether some that nobody awaits are not done. Takes no lock.
-bool prefetches_pending();
+bool background_compiles_pending();
 
 // Blocks until the pool is idle; returns the number of artifacts made since the last call.
-int wait_for_prefetches(const std::function<void(int done, int total)>& progress = {});
+int wait_for_background_compiles(const std::function<void(int done, int total)>& progress = {});
 
-struct PrefetchProgress {  // since the last wait
+struct BackgroundProgress {  // since the last wait
   int done = 0;
   int total = 0;
   int failed = 0;
 };
-PrefetchProgress prefetch_progress();
+BackgroundProgress background_progress();
 
 // The messages of prefetches that failed since this was last asked.
-std::vector<std::string> take_prefetch_failures();
+std::vector<std::string> take_background_failures();
 
 }  // namespace liger

@@ -104,7 +104,7 @@ struct Gradients final : Node {
     const at::AutoDispatchBelowADInplaceOrView below;
     if (!overwrites_kept(stack, incoming, kept)) return wiring.backward().callBoxed(stack);
     released = true;  // whatever becomes of the call, what was saved is no more
-    wiring.last_backward().callBoxed(stack);
+    wiring.donating_backward().callBoxed(stack);
   }
 
   // Whether this backward may write over what the forward kept: it is run and not traced, and the
@@ -326,7 +326,7 @@ void AutogradKernel::operator()(const c10::OperatorHandle& handle, c10::Dispatch
     return handle.redispatchBoxed(below, stack);
   }
   const bool ready = op.gradient.ready();
-  if (wiring.asked_by >= 0) ask(wiring, inputs, (*stack)[base + wiring.asked_by]);
+  if (wiring.needs_grad_flag >= 0) ask(wiring, inputs, (*stack)[base + wiring.needs_grad_flag]);
 
   const auto node = make_node<Gradients>(wiring);
   node->set_next_edges(edges_to(wiring, inputs));

@@ -47,7 +47,7 @@ Place place_of(c10::Device where) { return place_of(opened(where), where); }
 namespace {
 
 struct Prepared {
-  CallWords words;
+  CallKey words;
   void* pointers[all_slots];
 };
 

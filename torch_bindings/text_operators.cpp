@@ -35,7 +35,7 @@ Target target_of(const std::string& text) {
 
 // Progress of the background compiles: done, total, failed.
 std::vector<int64_t> progress() {
-  const PrefetchProgress state = prefetch_progress();
+  const BackgroundProgress state = background_progress();
   return {state.done, state.total, state.failed};
 }
 
@@ -108,10 +108,10 @@ void register_text_operators(torch::Library& library) {
   library.def("_prepared() -> str[]", [] { return prepared_names(); });
   library.def("_progress() -> int[]", [] { return progress(); });
   library.def("_wait() -> str[]", [] {
-    wait_for_prefetches();
-    return take_prefetch_failures();
+    wait_for_background_compiles();
+    return take_background_failures();
   });
-  library.def("_end_prefetches() -> ()", [] { end_prefetches(); });
+  library.def("_end_background_compiles() -> ()", [] { end_background_compiles(); });
   library.def("_tune_prepared(str device) -> int", [](const std::string& device_text) {
     return with_torch_errors([&] { return tune_on(device_text); });
   });

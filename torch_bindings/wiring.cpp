@@ -30,7 +30,7 @@ Wiring::Wiring(const Op& op)
     : op(op),
       node_name("liger_jit::" + op.name + "_gradient"),
       backward(op.gradient.backward),
-      last_backward(op.gradient.last_backward) {
+      donating_backward(op.gradient.donating_backward) {
   const Gradient& gradient = op.gradient;
   // A backward returns each distinct gradient once, in the order of the declaration.
   std::vector<std::string> names;
@@ -43,7 +43,7 @@ Wiring::Wiring(const Op& op)
                               bits_of(op, through)});
   }
   gradients = static_cast<int>(names.size());
-  asked_by = op.input_index(gradient.asked_by);
+  needs_grad_flag = op.input_index(gradient.needs_grad_flag);
   for (uint32_t bits = 0; bits < 1u << gradients; ++bits) {
     c10::List<bool> mask;
     for (int i = 0; i < gradients; ++i) mask.push_back((bits >> i & 1) != 0);
@@ -54,7 +54,7 @@ Wiring::Wiring(const Op& op)
   }
   for (size_t i = 0; i < op.inputs.size(); ++i) {
     const int input = static_cast<int>(i);
-    if (input == asked_by) continue;
+    if (input == needs_grad_flag) continue;
     const bool has_gradient =
         std::any_of(differentiable.begin(), differentiable.end(),
                     [&](const Differentiable& each) { return each.input == input; });
@@ -68,13 +68,14 @@ Wiring::Wiring(const Op& op)
     const int input = op.input_index(name);
     saved.push_back({input >= 0, input >= 0 ? input : op.output_index(name)});
   }
-  if (gradient.last_backward.empty()) return;
-  const Op& last = op_named(gradient.last_backward);
+  if (gradient.donating_backward.empty()) return;
+  const Op& last = op_named(gradient.donating_backward);
   for (size_t i = 0; i < gradient.saved.size(); ++i) {
     const int input = last.input_index(gradient.saved[i]);
-    TORCH_INTERNAL_ASSERT(input >= 0, gradient.last_backward, " has no ", gradient.saved[i]);
+    TORCH_INTERNAL_ASSERT(input >= 0, gradient.donating_backward, " has no ", gradient.saved[i]);
     if (!last.inputs[input].written) continue;
-    TORCH_INTERNAL_ASSERT(!saved[i].is_input, gradient.last_backward, " would overwrite an input");
+    TORCH_INTERNAL_ASSERT(!saved[i].is_input, gradient.donating_backward,
+                          " would overwrite an input");
     overwritten |= 1u << i;
   }
 }

@@ -46,9 +46,9 @@ struct Wiring {
   int gradients = 0;                // outputs of the backward
   std::vector<c10::IValue> masks;   // by bits: the lists that ask the backward for some of them
   size_t outputs_with_history = 0;  // up to the last differentiable one
-  int asked_by = -1;                // input that asks a forward for what gradients need
+  int needs_grad_flag = -1;         // input that asks a forward for what gradients need
   OperatorByName backward;
-  OperatorByName last_backward;
+  OperatorByName donating_backward;
   uint32_t overwritten = 0;  // by bits: those of `saved` that the last backward writes
   bool overwrites(size_t saved_one) const { return (overwritten >> saved_one & 1) != 0; }
 };

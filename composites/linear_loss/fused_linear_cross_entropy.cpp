@@ -14,7 +14,7 @@
 
 #include "ops/loss/cross_entropy.h"
 #include "engine/registry.h"
-#include "composites/linear_loss/linear_exponentials.h"
+#include "composites/linear_loss/scaled_exp.h"
 #include "composites/linear_loss/linear_loss.h"
 
 namespace liger::torch_bindings {
@@ -101,7 +101,7 @@ class Loop {
     sum_dtype_ = accumulates_wide(sizes, asked, accumulate) ? exact_.dtype() : options_.dtype();
     results_ = results_of(in_, input_, wanted_);
     const LinearLoss loss{in_, input_, weight_, target_, wanted_.totals};
-    if (LinearExponentials::serve(loss, chunk)) {
+    if (ScaledExp::serve(loss, chunk)) {
       exponentials_.emplace(loss, chunk, wanted_.gradient());
       // Too few tokens make logits: those that have a label, or another batch's.
       if (in_.records())
@@ -161,7 +161,7 @@ class Loop {
              {"target", target_.narrow(0, first, count)},
              {"weight", in_["ce_weight"]},
              {"totals", wanted_.totals},
-             {"upstream", part(wanted_.upstream)},
+             {"grad_output", part(wanted_.grad_output)},
              {"loss", part(results_.row_loss)},
              {"z_loss", part(results_.row_z_loss)},
              {"predicted", part(results_.predicted)},
@@ -187,7 +187,7 @@ class Loop {
   at::Tensor input_, target_, weight_, bias_;
   at::TensorOptions options_, exact_;
   caffe2::TypeMeta sum_dtype_;
-  std::optional<LinearExponentials> exponentials_;
+  std::optional<ScaledExp> exponentials_;
 };
 
 // By chunks of tokens, or by tiles of classes where the weight's gradient alone would make that
@@ -247,7 +247,7 @@ Tensors reduced_loss(const Op& op, c10::ArrayRef<c10::IValue> values) {
                                 .dweight = asked[1],
                                 .dbias = dbias,
                                 .totals = totals,
-                                .upstream = {}});
+                                .grad_output = {}});
   const at::Tensor loss = at::empty({}, exact);
   const at::Tensor z_loss = at::empty({}, exact);
   const at::Tensor accuracy = in["want_accuracy"].toBool() ? at::empty({}, exact) : at::Tensor();
@@ -278,14 +278,14 @@ Tensors each_loss(const Op& op, c10::ArrayRef<c10::IValue> values) {
 
 Tensors each_gradient(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const CompositeCall in(op, values);
-  const auto wants = in["wants"].toBoolList();
-  const bool dbias = wants[2] && in.has("bias");
+  const auto output_mask = in["output_mask"].toBoolList();
+  const bool dbias = output_mask[2] && in.has("bias");
   Wanted wanted{.loss = false,
-                .dinput = wants[0],
-                .dweight = wants[1],
+                .dinput = output_mask[0],
+                .dweight = output_mask[1],
                 .dbias = dbias,
                 .totals = {},
-                .upstream = in.tensor("dloss").contiguous()};
+                .grad_output = in.tensor("dloss").contiguous()};
   const Results rows = loss_of(in, Tokens::all(in), std::move(wanted));
   const auto options = in.tensor("input").options();
   return {or_empty(rows.dinput, options), or_empty(rows.dweight, options),

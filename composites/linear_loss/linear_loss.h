@@ -2,7 +2,7 @@
 // classes.
 #pragma once
 
-#include "ops/linear_loss/chunk_law.h"
+#include "ops/linear_loss/chunking_policy.h"
 #include "ops/loss/cross_entropy.h"
 #include "torch_bindings/composite_call.h"
 
@@ -15,7 +15,7 @@ struct Wanted {
   bool dweight = false;
   bool dbias = false;
   at::Tensor totals;    // of a reduced loss
-  at::Tensor upstream;  // one factor a token
+  at::Tensor grad_output;  // one factor a token
   bool gradient() const { return dinput || dweight || dbias; }
 };
 

@@ -15,7 +15,7 @@ namespace liger::torch_bindings {
 namespace {
 
 // Sums over tiles of 32 bits and more are kept in 64, to be as exact as in one piece.
-at::TensorOptions so_far_of(const at::TensorOptions& options) {
+at::TensorOptions running_of(const at::TensorOptions& options) {
   return options.dtype(options.dtype().itemsize() < 4 ? at::kFloat : at::kDouble);
 }
 
@@ -41,7 +41,7 @@ class TwoPasses {
  private:
   struct Group {
     int64_t first, count;
-    at::Tensor input, target, so_far, gradient;
+    at::Tensor input, target, running, gradient;
     at::Tensor dinput;  // its sum over tiles
   };
   struct Tile {
@@ -63,7 +63,7 @@ class TwoPasses {
 
   void prepare_buffers() {
     logits_ = at::empty({tiles_.tokens, tiles_.classes}, options_);
-    so_far_ = at::empty({tiles_.tokens, 5}, so_far_of(options_));
+    running_ = at::empty({tiles_.tokens, 5}, running_of(options_));
     gradient_ = at::empty({tiles_.tokens, 4}, exact_);
     if (wanted_.dinput && exact_.dtype() != options_.dtype()) {
       dinput_sum_ = at::empty({tiles_.tokens, input_.size(1)}, exact_);
@@ -76,14 +76,14 @@ class TwoPasses {
                 count,
                 input_.narrow(0, first, count),
                 target_.narrow(0, first, count),
-                so_far_.narrow(0, 0, count),
+                running_.narrow(0, 0, count),
                 gradient_.narrow(0, 0, count),
                 {}};
     if (wanted_.dinput) {
       group.dinput = dinput_sum_.defined() ? dinput_sum_.narrow(0, 0, count)
                                            : results_.dinput.narrow(0, first, count);
     }
-    each_tile(group, [&](const Tile& tile) { fold(group, tile); });
+    each_tile(group, [&](const Tile& tile) { accumulate(group, tile); });
     each_tile(group, [&](const Tile& tile) { add_gradients(group, tile); });
     if (dinput_sum_.defined()) results_.dinput.narrow(0, first, count).copy_(group.dinput);
   }
@@ -105,22 +105,22 @@ class TwoPasses {
     }
   }
 
-  void fold(const Group& group, const Tile& tile) {
-    static const Op& fold_op = op_named("cross_entropy_fold_");
+  void accumulate(const Group& group, const Tile& tile) {
+    static const Op& accumulate_op = op_named("cross_entropy_accumulate_");
     const auto part = [&](const at::Tensor& whole) {
       return rows_of(whole, group.first, group.count);
     };
     // Rows are named where faults are found, with the last tile: all groups share the other plans.
     const bool is_last = tile.first + tile.count == weight_.size(0);
-    in_.run(fold_op, {{"logits", tile.whole},
+    in_.run(accumulate_op, {{"logits", tile.whole},
                       {"target", group.target},
                       {"weight", in_["ce_weight"]},
                       {"totals", wanted_.totals},
-                      {"upstream", part(wanted_.upstream)},
+                      {"grad_output", part(wanted_.grad_output)},
                       {"loss", part(results_.row_loss)},
                       {"z_loss", part(results_.row_z_loss)},
                       {"predicted", part(results_.predicted)},
-                      {"so_far", group.so_far},
+                      {"running", group.running},
                       {"gradient", group.gradient},
                       {"first_column", tile.first},
                       {"columns", tile.count},
@@ -163,7 +163,7 @@ class TwoPasses {
   const VocabularyTiles tiles_;
   Results results_;
   at::Tensor input_, target_, weight_, bias_;
-  at::Tensor logits_, so_far_, gradient_, dinput_sum_;  // of one group
+  at::Tensor logits_, running_, gradient_, dinput_sum_;  // of one group
   at::TensorOptions options_, exact_;
 };
 

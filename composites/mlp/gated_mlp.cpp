@@ -80,26 +80,26 @@ class Gradients {
         dy_(by_rows(in.tensor("dy"))),
         x_(by_rows(in.tensor("x"))),
         pair_(Pair::given(in.tensor("gate"), in.tensor("up"))) {
-    const auto wants = in["wants"].toBoolList();
-    for (int i = 0; i < 4; ++i) wants_[i] = wants[i];
-    wants_[2] = wants_[2] && !pair_.both.defined();
+    const auto output_mask = in["output_mask"].toBoolList();
+    for (int i = 0; i < 4; ++i) wants_grad_[i] = output_mask[i];
+    wants_grad_[2] = wants_grad_[2] && !pair_.both.defined();
   }
 
   Tensors run() {
-    const bool of_pair = wants_[0] || wants_[1] || wants_[2];
+    const bool of_pair = wants_grad_[0] || wants_grad_[1] || wants_grad_[2];
     at::Tensor middle = of_pair ? through_middle() : product();
-    const at::Tensor ddown = wants_[3] ? product_of(dy_.t(), middle) : nothing();
+    const at::Tensor ddown = wants_grad_[3] ? product_of(dy_.t(), middle) : nothing();
     middle.reset();
     const at::Tensor dgate =
-        wants_[1] ? product_of((packed() ? gradients_.both : gradients_.gate).t(), x_) : nothing();
-    const at::Tensor dup = wants_[2] ? product_of(gradients_.up.t(), x_) : nothing();
-    return {wants_[0] ? with_leading_dims_of(in_.tensor("x"), dx()) : nothing(), dgate, dup, ddown};
+        wants_grad_[1] ? product_of((packed() ? gradients_.both : gradients_.gate).t(), x_) : nothing();
+    const at::Tensor dup = wants_grad_[2] ? product_of(gradients_.up.t(), x_) : nothing();
+    return {wants_grad_[0] ? with_leading_dims_of(in_.tensor("x"), dx()) : nothing(), dgate, dup, ddown};
   }
 
  private:
   bool packed() const { return pair_.both.defined(); }
   at::Tensor nothing() const { return at::empty({0}, x_.options()); }
-  at::Tensor product() const { return wants_[3] ? gated(in_, pair_) : at::Tensor(); }
+  at::Tensor product() const { return wants_grad_[3] ? gated(in_, pair_) : at::Tensor(); }
 
   // Fills the gradients of gate and up; returns their product if it is wanted.
   at::Tensor through_middle() {
@@ -111,7 +111,7 @@ class Gradients {
                         {"up", pair_.up},
                         {"dgate", gradients_.gate},
                         {"dup", gradients_.up},
-                        {"want_product", wants_[3]}});
+                        {"want_product", wants_grad_[3]}});
     return middle;
   }
 
@@ -127,7 +127,7 @@ class Gradients {
   const bool in_place_;
   at::Tensor dy_, x_;
   Pair pair_, gradients_;
-  bool wants_[4];
+  bool wants_grad_[4];
 };
 
 Tensors backward(const Op& op, c10::ArrayRef<c10::IValue> values) {

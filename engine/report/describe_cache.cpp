@@ -40,7 +40,7 @@ json file_json(const StoredFile& file) {
   json row = {{"path", file.path},
               {"layer", file.layer},
               {"name", file.name},
-              {"shelf", file.shelf == Shelf::artifact ? "artifact" : "tune"},
+              {"kind", file.kind == EntryKind::artifact ? "artifact" : "tune"},
               {"size_bytes", file.size_bytes},
               {"modified_seconds", file.modified_seconds},
               {"ok", file.entry.has_value()}};
@@ -63,20 +63,20 @@ json file_json(const StoredFile& file) {
 }
 
 struct EntryName {
-  Shelf shelf;
+  EntryKind kind;
   Hash128 hash;
 };
 
 EntryName parse_name(const std::string& name) {
   const bool artifact = name.starts_with("a/");
-  EntryName parsed{artifact ? Shelf::artifact : Shelf::tune, {}};
+  EntryName parsed{artifact ? EntryKind::artifact : EntryKind::tune, {}};
   const auto half = [&](size_t at, uint64_t& into) {
     const char* const from = name.data() + at;
     const auto [end, trouble] = std::from_chars(from, from + 16, into, 16);
     return trouble == std::errc() && end == from + 16;
   };
-  const bool shelf_known = artifact || name.starts_with("t/");
-  if (!shelf_known || name.size() != 34 || !half(2, parsed.hash.high) || !half(18, parsed.hash.low))
+  const bool kind_known = artifact || name.starts_with("t/");
+  if (!kind_known || name.size() != 34 || !half(2, parsed.hash.high) || !half(18, parsed.hash.low))
     refuse(fmt::format("'{}' is no entry's name; those look like a/ or t/ and 32 digits", name));
   return parsed;
 }
@@ -124,7 +124,7 @@ std::string describe_entries(const std::string& name) {
   for (const StoredFile& file : Store::user().list()) {
     if (!file.name.starts_with(name) && !file.name.substr(2).starts_with(name)) continue;
     json row = file_json(file);
-    if (file.entry && file.shelf == Shelf::tune) row["times"] = file.entry->payload;
+    if (file.entry && file.kind == EntryKind::tune) row["times"] = file.entry->payload;
     entries.push_back(std::move(row));
   }
   return text_of(json{{"entries", entries}});
@@ -160,14 +160,14 @@ std::string export_bundle(const std::string& path, const std::vector<std::string
   std::set<std::string> once(names.begin(), names.end());
   for (const std::string& name : once) {
     const EntryName parsed = parse_name(name);
-    std::optional<Entry> entry = Store::user().find(parsed.shelf, parsed.hash);
+    std::optional<Entry> entry = Store::user().find(parsed.kind, parsed.hash);
     if (!entry) refuse(fmt::format("{} is in no layer of the cache, or damaged there", name));
     for (const auto& [field, value] : Key::fields_of(entry->key_bytes)) {
       if (field == "compiler") add_line(lines, "compiler", value);
       if (field == "arch") add_line(lines, "target", value);
     }
-    if (parsed.shelf == Shelf::artifact) entry->meta = without_compile_time(entry->meta);
-    entries.push_back({parsed.shelf, std::move(*entry)});
+    if (parsed.kind == EntryKind::artifact) entry->meta = without_compile_time(entry->meta);
+    entries.push_back({parsed.kind, std::move(*entry)});
   }
   std::string told;
   for (const std::string& line : lines) told += line;

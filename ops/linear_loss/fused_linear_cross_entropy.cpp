@@ -1,5 +1,5 @@
 #include "engine/registry.h"
-#include "ops/linear_loss/chunk_law.h"
+#include "ops/linear_loss/chunking_policy.h"
 #include "ops/loss/cross_entropy.h"
 
 namespace liger {
@@ -63,7 +63,7 @@ Shape one_each() { return rows_of("input"); }
 Output gradient_output(std::string name, std::string of, std::string mask_name, int bit) {
   return {std::move(name),
           [of, mask_name, bit](const Call& call) {
-            return call.has(of) && call.masked(mask_name, bit) ? like(of) : empty();
+            return call.has(of) && call.wants_grad(bit, mask_name) ? like(of) : empty();
           },
           [](const Call& call) { return call["input"].dtype; }, false};
 }
@@ -99,7 +99,7 @@ Op reduced_op() {
     }
   };
   op.gradient = {.of = {{"input", "dinput"}, {"weight", "dweight"}, {"bias", "dbias"}},
-                 .asked_by = "with_gradient",
+                 .needs_grad_flag = "with_gradient",
                  .unit = [](const Call& call) {
                    return gradient_unit(call["input"].dtype, reduction_of(call));
                  }};
@@ -151,10 +151,10 @@ Op each_backward_op() {
   op.internal = true;
   op.inputs = {dense("dloss")};
   for (Input& input : linear_inputs(false)) op.inputs.push_back(std::move(input));
-  op.inputs.push_back(mask("wants", 3));
-  op.outputs = {gradient_output("dinput", "input", "wants", 0),
-                gradient_output("dweight", "weight", "wants", 1),
-                gradient_output("dbias", "bias", "wants", 2)};
+  op.inputs.push_back(mask("output_mask", 3));
+  op.outputs = {gradient_output("dinput", "input", "output_mask", 0),
+                gradient_output("dweight", "weight", "output_mask", 1),
+                gradient_output("dbias", "bias", "output_mask", 2)};
   op.check = check_each;
   op.example = [](const Extent& e) {
     std::vector<Sample> samples = {{.input = "dloss", .shape = {e["rows"]}, .dtype = "arithmetic"}};
@@ -170,7 +170,7 @@ Op each_backward_op() {
                                                      {"want_predicted", 0},
                                                      {"accumulate", 0},
                                                      {"chunk_tokens", 0},
-                                                     {"wants", 7}}) {
+                                                     {"output_mask", 7}}) {
       samples.push_back({.input = name, .value = value});
     }
     return samples;

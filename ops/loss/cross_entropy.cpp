@@ -3,7 +3,7 @@
 #include "engine/arguments.h"
 #include "engine/output_layout.h"
 #include "engine/registry.h"
-#include "ops/held_rows.h"
+#include "ops/resident_rows.h"
 
 namespace liger {
 
@@ -91,21 +91,21 @@ struct Rows {
   }
   // A row that is held may start anywhere (0): its loads are aligned down.
   int64_t spec_align_bytes() const {
-    return held() && align_bytes() < 16 && shift_alike() ? 0 : align_bytes();
+    return resident() && align_bytes() < 16 && shift_alike() ? 0 : align_bytes();
   }
 
   bool has_registers_to_spare() const {
     return call.real("label_smoothing") == 0.0 && call.real("softcap") == 0.0;
   }
 
-  HeldRows shape() const {
+  ResidentRows shape() const {
     return {.place = call.place(),
             .size = size(),
             .element_bytes = element_bytes(),
             .shifted = align_bytes() < 16 && shift_alike(),
             .may_keep = has_registers_to_spare()};
   }
-  bool held() const { return !call.on_host() && !held_row_candidates(shape()).empty(); }
+  bool resident() const { return !call.on_host() && !resident_row_candidates(shape()).empty(); }
 };
 
 // Knobs that a row which is read anew at each use has, too.
@@ -115,13 +115,13 @@ Knobs of_one_block(int64_t threads, int64_t rows) {
 
 std::vector<Knobs> candidates_for(const Rows& rows) {
   if (rows.call.on_host()) return {of_one_block(1, 1), of_one_block(1, 4)};
-  if (rows.held()) return held_row_candidates(rows.shape());
+  if (rows.resident()) return resident_row_candidates(rows.shape());
   if (rows.size() > 8192)
     return {of_one_block(512, 1), of_one_block(1024, 1), of_one_block(256, 1)};
   return {of_one_block(128, 1), of_one_block(256, 1), of_one_block(64, 1)};
 }
 
-Spec rows_spec(const Call& call, bool upstream, bool with_loss, bool with_gradient, bool scaled,
+Spec rows_spec(const Call& call, bool grad_output, bool with_loss, bool with_gradient, bool scaled,
                bool in_place, bool joined) {
   const Rows rows{call, in_place};
   return {
@@ -129,7 +129,7 @@ Spec rows_spec(const Call& call, bool upstream, bool with_loss, bool with_gradie
       {"classes", call["logits"].last_size()},
       {"align_bytes", rows.spec_align_bytes()},
       {"has_weight", call.has("weight")},
-      {"has_upstream", upstream},
+      {"has_grad_output", grad_output},
       {"smoothing", call.real("label_smoothing") != 0.0},
       {"z_loss", call.real("lse_square_scale") != 0.0},
       {"softcap", call.real("softcap") != 0.0},
@@ -142,7 +142,7 @@ Spec rows_spec(const Call& call, bool upstream, bool with_loss, bool with_gradie
        scaled ? static_cast<int64_t>(gradient_unit(call["logits"].dtype, reduction_of(call))) : 1},
       {"in_place", in_place},
       {"joined", joined},
-      {"held", rows.held()}};
+      {"held", rows.resident()}};
 }
 
 // The kernel over rows without what differs between its users.
@@ -160,7 +160,7 @@ KernelOf rows_kernel(bool in_place) {
           .shared_bytes =
               [in_place](const Call& call, const Knobs& knobs) {
                 const Rows rows{call, in_place};
-                return rows.held() ? held_row_shared_bytes(rows.shape(), knobs) : 0;
+                return rows.resident() ? resident_row_shared_bytes(rows.shape(), knobs) : 0;
               }};
 }
 
@@ -229,7 +229,7 @@ KernelOf rows_kernel(bool joined, std::string loss, std::string z_loss) {
       "target",
       {"class_weight", "weight"},
       "totals",
-      {"upstream", none},
+      {"grad_output", none},
       {"loss", std::move(loss)},
       {"z_loss", std::move(z_loss)},
       "predicted",
@@ -359,7 +359,7 @@ const Register cross_entropy{Op{
         },
     .kernels = loss_kernels(),
     .gradient = {.of = {{"logits", "dlogits"}},
-                 .asked_by = "with_gradient",
+                 .needs_grad_flag = "with_gradient",
                  .unit =
                      [](const Call& call) {
                        return gradient_unit(call["logits"].dtype, reduction_of(call));
@@ -385,7 +385,7 @@ std::vector<Input> chunk_inputs() {
                                dense("target", {Dtype::i64}),
                                optional(dense("weight")),
                                optional(dense("totals")),
-                               optional(dense("upstream")),
+                               optional(dense("grad_output")),
                                optional(written(dense("loss"))),
                                optional(written(dense("z_loss"))),
                                optional(written(dense("predicted", {Dtype::i64}))),
@@ -398,14 +398,14 @@ std::vector<Input> chunk_inputs() {
 KernelOf rows_of_chunk() {
   KernelOf kernel = rows_kernel(true);
   kernel.spec = [](const Call& call) {
-    return rows_spec(call, call.has("upstream"), call.has("loss"), call.flag("with_gradient"),
+    return rows_spec(call, call.has("grad_output"), call.has("loss"), call.flag("with_gradient"),
                      call.has("totals"), true, !reduced(call));
   };
   kernel.arguments = {"logits",
                       "target",
                       {"class_weight", "weight"},
                       "totals",
-                      "upstream",
+                      "grad_output",
                       "loss",
                       "z_loss",
                       "predicted",
@@ -438,7 +438,7 @@ const Register cross_entropy_chunk{Op{
               {.input = "target", .shape = {e["rows"]}, .dtype = "i64", .below = e["size"]},
               {.input = "weight", .none = true},
               {.input = "totals", .shape = {3}, .dtype = "arithmetic"},
-              {.input = "upstream", .none = true},
+              {.input = "grad_output", .none = true},
               {.input = "loss", .shape = {e["rows"]}, .dtype = "arithmetic"},
               {.input = "z_loss", .shape = {e["rows"]}, .dtype = "arithmetic"},
               {.input = "predicted", .none = true},

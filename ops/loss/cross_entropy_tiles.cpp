@@ -6,7 +6,7 @@
 namespace liger {
 namespace {
 
-constexpr int64_t numbers_of_row_so_far = 5;
+constexpr int64_t numbers_of_row_running = 5;
 constexpr int64_t numbers_of_row_gradient = 4;
 
 int64_t width(const Call& call) { return call["logits"].last_size(); }
@@ -65,16 +65,16 @@ std::vector<Sample> tile_example(const Extent& e) {
       {.input = "classes", .value = static_cast<double>(e["size"])}};
 }
 
-std::vector<Input> fold_inputs() {
+std::vector<Input> accumulate_inputs() {
   std::vector<Input> inputs = {rows("logits"),
                                dense("target", {Dtype::i64}),
                                optional(dense("weight")),
                                optional(dense("totals")),
-                               optional(dense("upstream")),
+                               optional(dense("grad_output")),
                                optional(written(dense("loss"))),
                                optional(written(dense("z_loss"))),
                                optional(written(dense("predicted", {Dtype::i64}))),
-                               written(dense("so_far", {Dtype::f32, Dtype::f64})),
+                               written(dense("running", {Dtype::f32, Dtype::f64})),
                                written(dense("gradient")),
                                integer("first_column", 0),
                                integer("columns", 1),
@@ -84,15 +84,15 @@ std::vector<Input> fold_inputs() {
   return inputs;
 }
 
-Spec fold_spec(const Call& call) {
+Spec accumulate_spec(const Call& call) {
   const Dtype logits = call["logits"].dtype;
   const bool wants_best = call.flag("want_accuracy") || call.flag("want_predicted");
   return {
       {"logits", logits},
-      {"so_far", call["so_far"].dtype},
+      {"running", call["running"].dtype},
       {"columns", width(call)},
       {"has_weight", call.has("weight")},
-      {"has_upstream", call.has("upstream")},
+      {"has_grad_output", call.has("grad_output")},
       {"smoothing", call.real("label_smoothing") != 0.0},
       {"z_loss", call.real("lse_square_scale") != 0.0},
       {"softcap", call.real("softcap") != 0.0},
@@ -105,34 +105,34 @@ Spec fold_spec(const Call& call) {
       {"joined", reduction_of(call) == Reduction::none}};
 }
 
-const Register fold{Op{
-    .name = "cross_entropy_fold_",
+const Register accumulate{Op{
+    .name = "cross_entropy_accumulate_",
     .doc = "folds a tile of logits into what is known of its rows; the last one makes their losses "
            "and what their gradients are made from",
     .internal = true,
-    .inputs = fold_inputs(),
+    .inputs = accumulate_inputs(),
     .check =
         [](const Call& call) {
           const Dtype logits = call["logits"].dtype;
           check_tile(call);
-          check_numbers(call, "so_far", numbers_of_row_so_far, true);
+          check_numbers(call, "running", numbers_of_row_running, true);
           check_numbers(call, "gradient", numbers_of_row_gradient, false);
           check_cross_entropy(call, call["logits"].rows(), call.integer("classes"), logits);
         },
-    .kernels = {{.name = "CrossEntropyFold",
+    .kernels = {{.name = "CrossEntropyAccumulate",
                  .source = "loss/cross_entropy_tiles.h",
-                 .spec = fold_spec,
+                 .spec = accumulate_spec,
                  .candidates = tile_candidates,
                  .blocks = tile_blocks,
                  .arguments = {"logits",
                                "target",
                                {"class_weight", "weight"},
                                "totals",
-                               "upstream",
+                               "grad_output",
                                "loss",
                                "z_loss",
                                "predicted",
-                               "so_far",
+                               "running",
                                "gradient",
                                {"fault", FaultOf{"target", "ignore_index"}},
                                {"rows", "logits.rows"},
@@ -149,12 +149,12 @@ const Register fold{Op{
       std::vector<Sample> samples = tile_example(e);
       samples.insert(samples.end(),
                      {{.input = "totals", .shape = {3}, .dtype = "arithmetic"},
-                      {.input = "upstream", .none = true},
+                      {.input = "grad_output", .none = true},
                       {.input = "loss", .shape = {e["rows"]}, .dtype = "arithmetic"},
                       {.input = "z_loss", .shape = {e["rows"]}, .dtype = "arithmetic"},
                       {.input = "predicted", .none = true},
-                      {.input = "so_far",
-                       .shape = {e["rows"], numbers_of_row_so_far},
+                      {.input = "running",
+                       .shape = {e["rows"], numbers_of_row_running},
                        .dtype = "arithmetic"}});
       return samples;
     },

@@ -78,7 +78,7 @@ Op gated_backward_op(std::string name, std::string source, std::vector<Input> fl
   op.internal = true;
   op.inputs = {rows("dy"), rows("gate"), rows("up")};
   op.inputs.insert(op.inputs.end(), flags.begin(), flags.end());
-  op.inputs.push_back(mask("wants", 2));
+  op.inputs.push_back(mask("output_mask", 2));
   op.outputs = {{"dgate", gate_shape, gate_dtype}, {"dup", gate_shape, gate_dtype}};
   op.sharding = Sharding::elements;
   op.check = [](const Call& call) {
@@ -108,7 +108,7 @@ Op gated_backward_op(std::string name, std::string source, std::vector<Input> fl
                                {.input = "gate", .shape = {e["rows"], e["size"]}},
                                {.input = "up", .shape = {e["rows"], e["size"]}}},
                               flags);
-    samples.push_back({.input = "wants", .value = 3});
+    samples.push_back({.input = "output_mask", .value = 3});
     return samples;
   };
   return op;

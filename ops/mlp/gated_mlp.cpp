@@ -42,7 +42,7 @@ std::vector<Input> mlp_inputs() {
 Output gradient_output(std::string name, std::string of, int bit) {
   return {std::move(name),
           [of, bit](const Call& call) {
-            return call.has(of) && call.masked("wants", bit) ? like(of) : empty();
+            return call.has(of) && call.wants_grad(bit) ? like(of) : empty();
           },
           x_dtype, false};
 }
@@ -70,7 +70,7 @@ Op forward_op() {
        x_dtype, false}};
   op.check = check_mlp;
   op.gradient = {.backward = "gated_mlp_backward",
-                 .last_backward = "gated_mlp_backward_",
+                 .donating_backward = "gated_mlp_backward_",
                  .saved = {"x", "gate_weight", "up_weight", "down_weight", "gate", "up"},
                  .of = {{"x", "dx"},
                         {"gate_weight", "dgate_weight"},
@@ -96,7 +96,7 @@ Op backward_op(bool in_place) {
   op.inputs.push_back(kept(dense("gate")));
   op.inputs.push_back(kept(optional(dense("up"))));
   op.inputs.push_back(activation());
-  op.inputs.push_back(mask("wants", 4));
+  op.inputs.push_back(mask("output_mask", 4));
   op.outputs = {gradient_output("dx", "x", 0), gradient_output("dgate_weight", "gate_weight", 1),
                 gradient_output("dup_weight", "up_weight", 2),
                 gradient_output("ddown_weight", "down_weight", 3)};
@@ -107,7 +107,7 @@ Op backward_op(bool in_place) {
     samples.push_back({.input = "gate", .shape = {e["rows"], e["size"]}});
     samples.push_back({.input = "up", .shape = {e["rows"], e["size"]}});
     samples.push_back({.input = "activation", .value = 0});
-    samples.push_back({.input = "wants", .value = 15});
+    samples.push_back({.input = "output_mask", .value = 15});
     return samples;
   };
   return op;
@@ -171,7 +171,7 @@ Op middle_op() {
 
 const Register forward{forward_op()};
 const Register backward{backward_op(false)};
-const Register last_backward{backward_op(true)};
+const Register donating_backward{backward_op(true)};
 const Register middle{middle_op()};
 
 }  // namespace

@@ -53,7 +53,7 @@ const Register fused_add_rms_norm{Op{
     .gradient = {.backward = "fused_add_rms_norm_backward",
                  .saved = {"sum", "weight", "rstd"},
                  .of = {{"x", "dx"}, {"residual", "dx"}, {"weight", "dweight", {"y"}}},
-                 .asked_by = keeps_statistics().name},
+                 .needs_grad_flag = keeps_statistics().name},
     .sharding = Sharding::rows,
     .example = [](const Extent& e) -> std::vector<Sample> {
       return {{.input = "x", .shape = {e["rows"], e["size"]}},

@@ -12,9 +12,9 @@ Dtype dtype_or(const Call& call, std::string_view tensor, std::string_view like)
 Dtype x_dtype(const Call& call) { return call["x"].dtype; }
 Dtype statistics_dtype(const Call& call) { return arithmetic(call["x"].dtype); }
 
-bool wants_dx(const Call& call) { return call.masked("wants", 0); }
-bool wants_dweight(const Call& call) { return call.masked("wants", 1) && call.has("weight"); }
-bool wants_dbias(const Call& call) { return call.masked("wants", 2) && call.has("bias"); }
+bool wants_dx(const Call& call) { return call.wants_grad(0); }
+bool wants_dweight(const Call& call) { return call.wants_grad(1) && call.has("weight"); }
+bool wants_dbias(const Call& call) { return call.wants_grad(2) && call.has("bias"); }
 
 int64_t partials_of(const Call& call) {
   return partial_rows(call, call["x"].rows(), call["x"].last_size());
@@ -78,7 +78,7 @@ const Register layer_norm{Op{
     .gradient = {.backward = "layer_norm_backward",
                  .saved = {"x", "weight", "bias", "mean", "rstd"},
                  .of = {{"x", "dx"}, {"weight", "dweight"}, {"bias", "dbias"}},
-                 .asked_by = keeps_statistics().name},
+                 .needs_grad_flag = keeps_statistics().name},
     .sharding = Sharding::rows,
     .example = [](const Extent& e) -> std::vector<Sample> {
       return {{.input = "x", .shape = {e["rows"], e["size"]}},
@@ -93,7 +93,7 @@ const Register layer_norm_backward{Op{
     .doc = "gradients: dx = rstd * (g - mean(g) - xhat * mean(g * xhat)), g = dy * weight",
     .internal = true,
     .inputs = {rows("dy"), rows("x"), optional(dense("weight")), optional(dense("bias")),
-               dense("mean"), dense("rstd"), real("eps", "1e-06"), mask("wants", 3)},
+               dense("mean"), dense("rstd"), real("eps", "1e-06"), mask("output_mask", 3)},
     .outputs = {{"dx", [](const Call& call) { return wants_dx(call) ? like("x") : empty(); },
                  x_dtype},
                 {"dweight",
@@ -161,7 +161,7 @@ const Register layer_norm_backward{Op{
               {.input = "mean", .shape = {e["rows"]}, .dtype = "arithmetic"},
               {.input = "rstd", .shape = {e["rows"]}, .dtype = "arithmetic"},
               {.input = "eps", .value = 1e-6},
-              {.input = "wants", .value = 7}};
+              {.input = "output_mask", .value = 7}};
     },
 }};
 

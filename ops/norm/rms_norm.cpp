@@ -81,7 +81,7 @@ const Register rms_norm{Op{
     .gradient = {.backward = "rms_norm_backward",
                  .saved = {"x", "weight", "rstd"},
                  .of = {{"x", "dx"}, {"weight", "dweight"}},
-                 .asked_by = keeps_statistics().name},
+                 .needs_grad_flag = keeps_statistics().name},
     .sharding = Sharding::rows,
     .example = [](const Extent& e) -> std::vector<Sample> {
       return {{.input = "x", .shape = {e["rows"], e["size"]}},
@@ -99,9 +99,9 @@ const Register rms_norm_backward{rms_norm_backward_op("rms_norm_backward", false
 
 Op rms_norm_backward_op(std::string name, bool with_dsum) {
   const auto wants_dweight = [](const Call& call) {
-    return call.masked("wants", 1) && call.has("weight");
+    return call.wants_grad(1) && call.has("weight");
   };
-  const auto wants_dx = [](const Call& call) { return call.masked("wants", 0); };
+  const auto wants_dx = [](const Call& call) { return call.wants_grad(0); };
   Op op;
   op.name = std::move(name);
   op.doc =
@@ -110,9 +110,9 @@ Op rms_norm_backward_op(std::string name, bool with_dsum) {
   op.sharding = Sharding::rows;
   op.inputs = {rows("dy")};
   if (with_dsum) op.inputs.push_back(rows("dsum"));
-  op.inputs.insert(op.inputs.end(),
-                   {rows("x"), optional(dense("weight")), dense("rstd"), real("eps", "1e-06"),
-                    real("offset", "0.0"), casting_mode(), flag("promote"), mask("wants", 2)});
+  op.inputs.insert(op.inputs.end(), {rows("x"), optional(dense("weight")), dense("rstd"),
+                                     real("eps", "1e-06"), real("offset", "0.0"), casting_mode(),
+                                     flag("promote"), mask("output_mask", 2)});
   op.outputs = {
       {"dx", [wants_dx](const Call& call) { return wants_dx(call) ? like("x") : empty(); },
        [](const Call& call) { return call["x"].dtype; }},
@@ -188,7 +188,7 @@ Op rms_norm_backward_op(std::string name, bool with_dsum) {
                                    {.input = "offset", .value = 0.0},
                                    {.input = "casting_mode", .value = 0},
                                    {.input = "promote", .value = 0},
-                                   {.input = "wants", .value = 3}});
+                                   {.input = "output_mask", .value = 3}});
     return samples;
   };
   return op;

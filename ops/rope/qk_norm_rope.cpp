@@ -128,8 +128,8 @@ KernelOf forward_kernel() {
   };
 }
 
-bool wants_dx(const Call& call) { return call.masked("wants", 0) || call.masked("wants", 1); }
-bool wants_dweight(const Call& call) { return call.masked("wants", 2) || call.masked("wants", 3); }
+bool wants_dx(const Call& call) { return call.wants_grad(0) || call.wants_grad(1); }
+bool wants_dweight(const Call& call) { return call.wants_grad(2) || call.wants_grad(3); }
 
 KernelOf backward_kernel() {
   const auto rows = [](const char* x) { return [x](const Call& call) { return call[x].rows(); }; };
@@ -237,7 +237,7 @@ const Register qk_norm_rope_backward{Op{
     .internal = true,
     .inputs = {strided("dq_out"), strided("dk_out"), strided("q"), strided("k"), dense("weight_q"),
                dense("weight_k"), strided("cos"), strided("sin"), dense("rstd_q"), dense("rstd_k"),
-               real("eps", "1e-06"), real("offset", "0.0"), casting_mode(), mask("wants", 4)},
+               real("eps", "1e-06"), real("offset", "0.0"), casting_mode(), mask("output_mask", 4)},
     .outputs = {made_like("dq", "q", wants_dx, true), made_like("dk", "k", wants_dx, true),
                 made_like("dweight_q", "weight_q", wants_dweight, false),
                 made_like("dweight_k", "weight_k", wants_dweight, false)},
@@ -275,7 +275,7 @@ const Register qk_norm_rope_backward{Op{
                {.input = "eps", .value = 1e-6},
                {.input = "offset", .value = 0.0},
                {.input = "casting_mode", .value = 0},
-               {.input = "wants", .value = 15}});
+               {.input = "output_mask", .value = 15}});
           return list;
         },
 }};

@@ -102,7 +102,7 @@ const Register rope_backward{Op{
     .doc = "gradients of rope: the transposed rotation",
     .internal = true,
     .inputs = {strided("dq_out"), optional(strided("dk_out")), strided("cos"), strided("sin"),
-               mask("wants", 2)},
+               mask("output_mask", 2)},
     .outputs = {rotated("dq", "dq_out", "dq_out"), rotated("dk", "dk_out", "dq_out")},
     .check = [](const Call& call) { check_rotary(call, "dq_out", "dk_out"); },
     .kernels = {rope_kernel(true, "dq_out", "dk_out", "dq", "dk")},
@@ -110,7 +110,7 @@ const Register rope_backward{Op{
     .example =
         [](const Extent& e) {
           auto samples = rope_samples(e, "dq_out", "dk_out");
-          samples.push_back({.input = "wants", .value = 3});
+          samples.push_back({.input = "output_mask", .value = 3});
           return samples;
         },
 }};

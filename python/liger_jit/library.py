@@ -120,4 +120,4 @@ def example_sizes() -> dict[str, dict[str, Any]]:
 
 BINDING = load()
 # Before the interpreter takes its modules apart, which is slow while compilers have the cores.
-atexit.register(lambda: native()._end_prefetches())
+atexit.register(lambda: native()._end_background_compiles())

@@ -48,7 +48,7 @@ const std::vector<ServedBuild>& served_builds(const Target& target) {
   const std::lock_guard lock(found.mutex);
   const auto known = found.by_arch.find(target.arch);
   if (known != found.by_arch.end()) return known->second;
-  std::vector<ServedBuild> builds = builds_among(Store::user().keys(Shelf::artifact), target);
+  std::vector<ServedBuild> builds = builds_among(Store::user().keys(EntryKind::artifact), target);
   return found.by_arch.emplace(target.arch, std::move(builds)).first->second;
 }
 

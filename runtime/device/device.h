@@ -57,7 +57,7 @@ struct TiledMatrix {
   int tile_rows;
   int tile_columns;  // 64 at most: 128 bytes, which shared memory has in swizzled order
 };
-struct alignas(64) TileMap {  // CUtensorMap
+struct alignas(64) TensorMap {  // CUtensorMap
   uint64_t words[16];
 };
 
@@ -78,7 +78,7 @@ class Device {
   virtual void allow_shared(Function* function, int shared_bytes) = 0;
 
   // Zeros where the device has no such engine.
-  virtual TileMap map_tiles(const TiledMatrix&) { return {}; }
+  virtual TensorMap tensor_map_of(const TiledMatrix&) { return {}; }
 
   // `arguments` is the kernel struct, passed by value. Asynchronous on a GPU.
   virtual void launch(Function* function, int64_t blocks, int threads, const void* arguments,

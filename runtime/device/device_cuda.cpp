@@ -42,7 +42,7 @@ struct Driver {
   int (*set_current)(Context);
   int (*push_current)(Context);
   int (*pop_current)(Context*);
-  int (*encode_tiles)(TileMap*, int type, unsigned dims, void* data, const uint64_t* sizes,
+  int (*encode_tiles)(TensorMap*, int type, unsigned dims, void* data, const uint64_t* sizes,
                       const uint64_t* strides, const unsigned* tile, const unsigned* steps,
                       int interleave, int swizzle, int promotion, int fill);  // or null
   int (*error_name)(int, const char**);
@@ -156,10 +156,10 @@ class CudaDevice final : public GpuDevice {
     allocate_fault();
   }
 
-  TileMap map_tiles(const TiledMatrix& matrix) override {
+  TensorMap tensor_map_of(const TiledMatrix& matrix) override {
     constexpr int bfloat16 = 9, not_interleaved = 0, swizzle_of_128_bytes = 3;
     constexpr int promote_to_256_bytes = 3, fill_with_zeros = 0;
-    TileMap map{};
+    TensorMap map{};
     if (!has_tile_engine_ || !matrix.data) return map;
     const uint64_t sizes[] = {static_cast<uint64_t>(matrix.columns),
                               static_cast<uint64_t>(matrix.rows)};

@@ -8,7 +8,7 @@
 #include "base/counters.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "runtime/share/patience.h"
+#include "runtime/share/wait_budget.h"
 
 namespace liger {
 namespace {
@@ -16,16 +16,16 @@ namespace {
 // Names of another version of this library are others.
 constexpr std::string_view kernels = "liger_jit/1/kernel";
 constexpr std::string_view picks = "liger_jit/1/pick";
-constexpr std::string_view promises = "liger_jit/1/promise";
-constexpr std::string_view broken_promise = "nobody";
+constexpr std::string_view claims = "liger_jit/1/claim";
+constexpr std::string_view broken_claim = "nobody";
 
-std::string name_of(std::string_view shelf, const Key& key) {
-  return fmt::format("{}/{}", shelf, key.hash().hex());
+std::string name_of(std::string_view kind, const Key& key) {
+  return fmt::format("{}/{}", kind, key.hash().hex());
 }
 
-// A promise is given right before the work, so it is kept unless its rank dies or hangs.
-Patience& patience() {
-  static Patience with_ranks{std::chrono::seconds(5), std::chrono::milliseconds(100)};
+// A claim is given right before the work, so it is kept unless its rank dies or hangs.
+WaitBudget& wait_budget() {
+  static WaitBudget with_ranks{std::chrono::seconds(5), std::chrono::milliseconds(100)};
   return with_ranks;
 }
 
@@ -83,28 +83,28 @@ std::optional<std::string> Group::get(const std::string& name) {
       .value_or(std::nullopt);
 }
 
-std::optional<Entry> Group::found(std::string_view shelf, const Key& key) {
-  const auto bytes = get(name_of(shelf, key));
+std::optional<Entry> Group::found(std::string_view kind, const Key& key) {
+  const auto bytes = get(name_of(kind, key));
   return bytes ? verified(key, *bytes) : std::nullopt;
 }
 
-std::optional<Entry> Group::found_or_promise(std::string_view shelf, const Key& key) {
+std::optional<Entry> Group::found_or_claim(std::string_view kind, const Key& key) {
   const std::string mine = fmt::format("{}", rank_);
-  const std::string name = name_of(promises, key);
+  const std::string name = name_of(claims, key);
   const auto holder = caller_->ask<std::string>(
       [name, mine](GroupStore& store) { return store.propose(name, mine); });
   if (!holder || *holder == mine) return std::nullopt;
-  if (*holder == broken_promise) return found(shelf, key);
+  if (*holder == broken_claim) return found(kind, key);
   std::optional<std::string> bytes;
-  patience().wait_until([&] {
-    bytes = get(name_of(shelf, key));
-    return bytes || get(name).value_or(std::string(broken_promise)) == broken_promise;
+  wait_budget().wait_until([&] {
+    bytes = get(name_of(kind, key));
+    return bytes || get(name).value_or(std::string(broken_claim)) == broken_claim;
   });
   return bytes ? verified(key, *bytes) : std::nullopt;
 }
 
 std::optional<Entry> Group::take(const Key& key) {
-  auto entry = found_or_promise(kernels, key);
+  auto entry = found_or_claim(kernels, key);
   counters().hit_group += entry.has_value();
   return entry;
 }
@@ -119,16 +119,16 @@ void Group::give(const Key& key, const Entry& entry) {
 }
 
 void Group::give_up(const Key& key) {
-  const std::string name = name_of(promises, key);
+  const std::string name = name_of(claims, key);
   caller_->ask<bool>([name](GroupStore& store) {
-    store.set(name, std::string(broken_promise));
+    store.set(name, std::string(broken_claim));
     return true;
   });
 }
 
-bool Group::promised_elsewhere(const Key& key) {
-  const auto holder = get(name_of(promises, key));
-  return holder && *holder != broken_promise && *holder != fmt::format("{}", rank_) &&
+bool Group::claimed_elsewhere(const Key& key) {
+  const auto holder = get(name_of(claims, key));
+  return holder && *holder != broken_claim && *holder != fmt::format("{}", rank_) &&
          !get(name_of(kernels, key));
 }
 
@@ -138,8 +138,8 @@ std::optional<Entry> Group::agreed(const Key& key) {
   return entry;
 }
 
-std::optional<Entry> Group::agreed_or_promise(const Key& key) {
-  auto entry = found_or_promise(picks, key);
+std::optional<Entry> Group::agreed_or_claim(const Key& key) {
+  auto entry = found_or_claim(picks, key);
   counters().pick_group += entry.has_value();
   return entry;
 }

@@ -1,6 +1,6 @@
 // The ranks of a job share kernels and picks through the key-value store of their process group.
 // Nothing here is a collective: a rank that never asks is never missed, and a rank that asks waits
-// only for what another one has promised to make.
+// only for what another one has claimed to make.
 #pragma once
 
 #include <functional>
@@ -37,20 +37,20 @@ class Group {
   void give(const Key& key, const Entry& entry);
   void give_up(const Key& key);
 
-  // Whether another rank has promised this kernel and not delivered it yet. Waits for nothing.
-  bool promised_elsewhere(const Key& key);
+  // Whether another rank has claimed this kernel and not delivered it yet. Waits for nothing.
+  bool claimed_elsewhere(const Key& key);
 
   // The group's pick, the first that was proposed. Nothing when there is none yet.
   std::optional<Entry> agreed(const Key& key);
-  // The same, but waits within reason for a rank that promised to find it. Nothing when it is for
+  // The same, but waits within reason for a rank that claimed to find it. Nothing when it is for
   // this rank to find: then it owes the group agree() or give_up().
-  std::optional<Entry> agreed_or_promise(const Key& key);
+  std::optional<Entry> agreed_or_claim(const Key& key);
   // What stands: the group's pick, or this proposal if it is the first or nobody answers.
   Entry agree(const Key& key, const Entry& proposal);
 
  private:
-  std::optional<Entry> found(std::string_view shelf, const Key& key);
-  std::optional<Entry> found_or_promise(std::string_view shelf, const Key& key);
+  std::optional<Entry> found(std::string_view kind, const Key& key);
+  std::optional<Entry> found_or_claim(std::string_view kind, const Key& key);
   std::optional<std::string> get(const std::string& name);
 
   int rank_;

@@ -14,8 +14,8 @@ namespace liger {
 namespace {
 
 // The default of the design: a compile by NVRTC takes a tenth of it.
-Patience& patience() {
-  static Patience of_node{std::chrono::milliseconds(500)};
+WaitBudget& wait_budget() {
+  static WaitBudget of_node{std::chrono::milliseconds(500)};
   return of_node;
 }
 
@@ -78,7 +78,7 @@ std::optional<bool> try_lock(int64_t byte) {
 NodeLock::NodeLock(const Hash128& key, const std::string& folder) : byte_(byte_of(key, folder)) {
   // A folder that does not exist brings nothing from one process to another.
   if (folder.empty()) return;
-  patience().wait_until([&] {
+  wait_budget().wait_until([&] {
     const std::optional<bool> locked = try_lock(byte_);
     held_ = locked.value_or(false);
     waited_ |= !locked.value_or(true);

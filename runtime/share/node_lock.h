@@ -7,7 +7,7 @@
 #include <string>
 
 #include "base/hash.h"
-#include "runtime/share/patience.h"
+#include "runtime/share/wait_budget.h"
 
 namespace liger {
 

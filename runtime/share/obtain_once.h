@@ -21,10 +21,10 @@ enum class Ranks {
 template <typename Value>
 class Recipe {
  public:
-  Recipe(Shelf shelf, Key key, Ranks ranks) : shelf(shelf), key(std::move(key)), ranks(ranks) {}
+  Recipe(EntryKind kind, Key key, Ranks ranks) : kind(kind), key(std::move(key)), ranks(ranks) {}
   virtual ~Recipe() = default;
 
-  const Shelf shelf;
+  const EntryKind kind;
   const Key key;
   const Ranks ranks;
 
@@ -60,7 +60,7 @@ class Obtaining {
   // From the cache or, where ranks agree, what stands among them. Makes nothing, and waits for
   // nobody who does.
   std::optional<Obtained<Value>> look() {
-    near_ = read_entry(recipe_.shelf, recipe_.key);
+    near_ = read_entry(recipe_.kind, recipe_.key);
     std::optional<Value> own = near_ ? recipe_.accept(*near_) : std::nullopt;
     if (recipe_.ranks == Ranks::agree) {
       group_ = Group::current();
@@ -78,7 +78,7 @@ class Obtaining {
     if (!group_) group_ = Group::current();
     if (!group_) return made_on_node();
     const Key& key = recipe_.key;
-    if (auto others = adopted(recipe_.ranks == Ranks::agree ? group_->agreed_or_promise(key)
+    if (auto others = adopted(recipe_.ranks == Ranks::agree ? group_->agreed_or_claim(key)
                                                             : group_->take(key)))
       return {*std::move(others), Origin::rank};
     try {
@@ -95,14 +95,14 @@ class Obtaining {
   Obtained<Value> made_on_node() {
     const NodeLock lock(recipe_.key.hash(), Store::user().folder());
     if (lock.waited()) {
-      near_ = read_near(recipe_.shelf, recipe_.key);
+      near_ = read_local(recipe_.kind, recipe_.key);
       if (auto others = near_ ? recipe_.accept(*near_) : std::nullopt)
         return {*std::move(others), Origin::cache};
     }
     Value value = recipe_.make(near_);
     if (recipe_.worth_publishing(value)) {
       const Entry entry = recipe_.entry_of(value);
-      publish_entry(recipe_.shelf, recipe_.key, entry.meta, entry.payload);
+      publish_entry(recipe_.kind, recipe_.key, entry.meta, entry.payload);
     }
     return {std::move(value), Origin::made};
   }
@@ -111,7 +111,7 @@ class Obtaining {
   std::optional<Value> adopted(const std::optional<Entry>& of_group, bool has_own = false) {
     std::optional<Value> value = of_group ? recipe_.adopt(*of_group) : std::nullopt;
     if (value && !has_own && recipe_.accept(*of_group))
-      keep_near(recipe_.shelf, recipe_.key, *of_group);
+      write_through(recipe_.kind, recipe_.key, *of_group);
     return value;
   }
 
@@ -142,7 +142,7 @@ template <typename Value>
 Obtained<Value> obtain_anew(const Recipe<Value>& recipe) {
   Value value = recipe.make(std::nullopt);
   const Entry entry = recipe.entry_of(value);
-  publish_entry(recipe.shelf, recipe.key, entry.meta, entry.payload, Standing::replace);
+  publish_entry(recipe.kind, recipe.key, entry.meta, entry.payload, Standing::replace);
   return {std::move(value), Origin::made};
 }
 

@@ -36,12 +36,12 @@ LIGER_DEVICE Two<A> shuffle_xor(const Two<A>& value, int mask) {
 // values[0] becomes the combination of all, halves meeting from the highest bit of the index to the
 // lowest.
 template <int Count, class V, class Combine>
-LIGER_DEVICE void fold(V* values, Combine combine) {
+LIGER_DEVICE void tree_reduce(V* values, Combine combine) {
   if constexpr (Count > 1) {
     LIGER_UNROLL for (int i = 0; i < Count / 2; ++i) {
       values[i] = combine(values[i], values[i + Count / 2]);
     }
-    fold<Count / 2>(values, combine);
+    tree_reduce<Count / 2>(values, combine);
   }
 }
 
@@ -88,43 +88,43 @@ LIGER_DEVICE V meet_by_shuffles(V value, Combine combine) {
   return value;
 }
 
-// Combines the values of a row's lanes: thread t of `Threads` has lanes t, t + Threads, ...,
-// `empty` where there is none. The tree is that of the lane's index alone: the five bits of a
+// Combines a row's accumulators: thread t of `Threads` has those of index t, t + Threads, ...,
+// `empty` where there is none. The tree is that of the index alone: the five bits of a
 // team's lanes from the highest to the lowest, then the others from the highest to the lowest.
 // Every thread gets the result. `Rows` groups of threads share the block, and all threads of the
 // block must come here. Who comes here again either waits until the last values were read, or takes
 // buffers 0 and 1 in turn.
-template <int Lanes, int Threads, int Rows, int Owned, bool Waits, class V, class Combine>
-LIGER_DEVICE V across_lanes(V (&of_lane)[Owned], Combine combine, V empty, int buffer) {
+template <int Count, int Threads, int Rows, int Owned, bool Waits, class V, class Combine>
+LIGER_DEVICE V across_accumulators(V (&accumulators)[Owned], Combine combine, V empty, int buffer) {
   static_assert(Owned == power_of_two_from(Owned));
   constexpr int width = Threads < team_lanes ? Threads : team_lanes;
   constexpr int of_team = Owned < team_lanes / width ? Owned : team_lanes / width;
   constexpr int teams_owned = Owned / of_team;
   LIGER_UNROLL for (int team = 0; team < teams_owned; ++team) {
-    fold<of_team>(of_lane + team * of_team, combine);
-    of_lane[team] = of_lane[team * of_team];
+    tree_reduce<of_team>(accumulators + team * of_team, combine);
+    accumulators[team] = accumulators[team * of_team];
   }
-  meet_in_team<width / 2, teams_owned>(of_lane, combine);
+  meet_in_team<width / 2, teams_owned>(accumulators, combine);
   constexpr int spread = teams_owned < width ? teams_owned : width;  // teams over a team's lanes
   if constexpr (Threads <= team_lanes) {
     LIGER_UNROLL for (int i = 0; i < teams_owned / spread; ++i) {
       LIGER_UNROLL for (int mask = width / 2; mask >= width / spread; mask /= 2) {
-        of_lane[i] = combine(of_lane[i], shuffle_xor(of_lane[i], mask));
+        accumulators[i] = combine(accumulators[i], shuffle_xor(accumulators[i], mask));
       }
     }
-    fold<teams_owned / spread>(of_lane, combine);
-    return of_lane[0];
+    tree_reduce<teams_owned / spread>(accumulators, combine);
+    return accumulators[0];
   } else {
-    static_assert(teams_owned <= team_lanes, "lanes of one thread");
+    static_assert(teams_owned <= team_lanes, "accumulators of one thread");
     constexpr int teams_beside = Threads / team_lanes;
-    constexpr int teams = power_of_two_from((Lanes > Threads ? Lanes : Threads) / team_lanes);
+    constexpr int teams = power_of_two_from((Count > Threads ? Count : Threads) / team_lanes);
     LIGER_SHARED Place<V> values[2][Rows][teams];
     auto& places = values[buffer][Rows == 1 ? 0 : thread_index() / Threads];
     const int lane = thread_index() % team_lanes;
     const int team = lane / (team_lanes / spread) * teams_beside +
                      (Rows == 1 ? thread_index() : thread_index() % Threads) / team_lanes;
     if constexpr (Waits) barrier();
-    if (lane % (team_lanes / spread) == 0 && team < teams) places[team].put(of_lane[0]);
+    if (lane % (team_lanes / spread) == 0 && team < teams) places[team].put(accumulators[0]);
     barrier();
     const int place = lane % teams;
     const V value = place < spread * teams_beside ? places[place].get() : empty;
@@ -135,8 +135,8 @@ LIGER_DEVICE V across_lanes(V (&of_lane)[Owned], Combine combine, V empty, int b
 // The same for one value of each thread.
 template <int Threads, int Rows, class V, class Combine>
 LIGER_DEVICE V across_threads(V value, Combine combine) {
-  V of_lane[1] = {value};
-  return across_lanes<Threads, Threads, Rows, 1, true>(of_lane, combine, value, 0);
+  V accumulators[1] = {value};
+  return across_accumulators<Threads, Threads, Rows, 1, true>(accumulators, combine, value, 0);
 }
 
 }  // namespace liger

@@ -1,30 +1,33 @@
 // A row of N elements over a number of threads.
 //
-// Packs are dealt to `lanes` (at most 1024): lane l has packs l, l + lanes, l + 2 lanes ... A
-// thread owns every Threads-th lane. Lanes depend on N alone, so what a lane sums, in which order,
-// and how lanes are combined does not depend on the number of threads.
+// Packs are dealt to `accumulator_count` (at most 1024): accumulator l has packs l, l +
+// accumulator_count, l + 2 accumulator_count ... A thread owns every Threads-th accumulator.
+// Accumulators depend on N alone, so what an accumulator sums, in which order, and how accumulators
+// are combined does not depend on the number of threads.
 #pragma once
 #include "device/reduce.h"
 
 namespace liger {
 
 //
-// Held: the caller keeps its packs in registers, which are found by constant indices, so all is
+// Resident: the caller keeps its packs in registers, which are found by constant indices, so all is
 // unrolled. Otherwise a few packs are in flight at once: more would spill, and long rows would take
 // long to compile.
-template <int N, int Threads, int Rows = 1, bool Held = false>
+template <int N, int Threads, int Rows = 1, bool Resident = false>
 struct RowOf {
   static constexpr int packs = (N + pack_size - 1) / pack_size;
-  static constexpr int lanes = power_of_two_from(packs) < 1024 ? power_of_two_from(packs) : 1024;
-  static constexpr int used = packs < lanes ? packs : lanes;
-  static constexpr int owned = (used + Threads - 1) / Threads;  // lanes of one thread
-  static constexpr int rounds = (packs + lanes - 1) / lanes;
+  static constexpr int accumulator_count =
+      power_of_two_from(packs) < 1024 ? power_of_two_from(packs) : 1024;
+  static constexpr int used = packs < accumulator_count ? packs : accumulator_count;
+  static constexpr int owned = (used + Threads - 1) / Threads;  // accumulators of one thread
+  static constexpr int rounds = (packs + accumulator_count - 1) / accumulator_count;
   static constexpr int slots = rounds * owned;  // packs of one thread at most
-  static constexpr int in_flight = Held ? slots : (Threads >= 512 ? 2 : 4);
+  static constexpr int in_flight = Resident ? slots : (Threads >= 512 ? 2 : 4);
   static constexpr int rounds_in_flight = in_flight > owned ? in_flight / owned : 1;
   static_assert(Threads <= 1024 && (Threads % team_lanes == 0 || team_lanes % Threads == 0),
                 "threads of a row: whole teams, or a power of two below one");
-  static_assert(rounds == 1 || lanes % Threads == 0, "threads of a long row: a power of two");
+  static_assert(rounds == 1 || accumulator_count % Threads == 0,
+                "threads of a long row: a power of two");
 
   // f(slot, pack) for each pack of this thread, in the order of the sum.
   template <class F>
@@ -35,7 +38,7 @@ struct RowOf {
     } else {
       assume(thread >= 0 && thread < Threads);  // spares whole packs their check
       LIGER_UNROLL_BY(in_flight) for (int slot = 0; slot < slots; ++slot) {
-        const int pack = slot / owned * lanes + slot % owned * Threads + thread;
+        const int pack = slot / owned * accumulator_count + slot % owned * Threads + thread;
         if (pack < packs) f(slot, pack);
       }
     }
@@ -56,25 +59,26 @@ struct RowOf {
  private:
   template <bool Waits, class V, class F, class Combine>
   static LIGER_DEVICE V combined_in(int buffer, int thread, F&& f, Combine combine, V empty) {
-    V of_lane[power_of_two_from(owned)];
-    LIGER_UNROLL for (V& value : of_lane) value = empty;
+    V accumulators[power_of_two_from(owned)];
+    LIGER_UNROLL for (V& value : accumulators) value = empty;
     if constexpr (on_host) {
-      const auto add = [&](int lane, int pack) {
-        of_lane[lane] = combine(of_lane[lane], f(pack, pack));
+      const auto add = [&](int index, int pack) {
+        accumulators[index] = combine(accumulators[index], f(pack, pack));
       };
       whole_packs(add);
-      if (N % pack_size != 0) add((packs - 1) % lanes, packs - 1);
+      if (N % pack_size != 0) add((packs - 1) % accumulator_count, packs - 1);
     } else {
       assume(thread >= 0 && thread < Threads);
       LIGER_UNROLL_BY(rounds_in_flight) for (int round = 0; round < rounds; ++round) {
-        LIGER_UNROLL for (int lane = 0; lane < owned; ++lane) {
-          const int pack = round * lanes + lane * Threads + thread;
-          if (pack < packs) of_lane[lane] = combine(of_lane[lane], f(round * owned + lane, pack));
+        LIGER_UNROLL for (int index = 0; index < owned; ++index) {
+          const int pack = round * accumulator_count + index * Threads + thread;
+          if (pack < packs)
+            accumulators[index] = combine(accumulators[index], f(round * owned + index, pack));
         }
       }
     }
-    return across_lanes<lanes, Threads, Rows, power_of_two_from(owned), Waits>(of_lane, combine,
-                                                                               empty, buffer);
+    return across_accumulators<accumulator_count, Threads, Rows, power_of_two_from(owned), Waits>(
+        accumulators, combine, empty, buffer);
   }
 
   // On the host a pack that may be ragged comes alone, so that loops over the others become vector
@@ -82,11 +86,11 @@ struct RowOf {
   template <class F>
   static LIGER_DEVICE void whole_packs(F&& f) {
     constexpr int whole = N / pack_size;
-    for (int first = 0; first < whole; first += lanes) {
-      const int end = whole - first < lanes ? whole - first : lanes;
-      for (int lane = 0; lane < end; ++lane) {
-        if (first + lane >= whole) __builtin_unreachable();
-        f(lane, first + lane);
+    for (int first = 0; first < whole; first += accumulator_count) {
+      const int end = whole - first < accumulator_count ? whole - first : accumulator_count;
+      for (int index = 0; index < end; ++index) {
+        if (first + index >= whole) __builtin_unreachable();
+        f(index, first + index);
       }
     }
   }
@@ -141,29 +145,29 @@ LIGER_DEVICE Pack<A> without_missing(int pack, Pack<A> values) {
   return values;
 }
 
-// One thread's share of a row of T. Held: read once and kept in registers, as it is in memory. Not
-// held: read anew at each use, for rows that registers cannot hold, and on the host, where the row
-// stays in the L1 cache.
-template <class Row, int N, int AlignBytes, bool Held, class T>
+// One thread's share of a row of T. Resident: read once and kept in registers, as it is in memory.
+// Not held: read anew at each use, for rows that registers cannot hold, and on the host, where the
+// row stays in the L1 cache.
+template <class Row, int N, int AlignBytes, bool Resident, class T>
 class RowShare {
  public:
   using A = typename ArithmeticOf<T>::Type;
   LIGER_DEVICE RowShare(const T* row, int thread) : row_(row) {
-    if constexpr (Held) {
+    if constexpr (Resident) {
       Row::each(thread, [&](int slot, int pack) {
         packs_[slot] = load_raw_pack<N, AlignBytes>(row, pack);
       });
     }
   }
   LIGER_DEVICE Pack<A> at(int slot, int pack) const {
-    if constexpr (Held) return widened(packs_[slot]);
+    if constexpr (Resident) return widened(packs_[slot]);
     return load_pack<N, AlignBytes>(row_, pack);
   }
   LIGER_DEVICE A element(int column) const { return widen(row_[column]); }
 
  private:
   const T* row_;
-  RawPack<T> packs_[Held ? Row::slots : 1];
+  RawPack<T> packs_[Resident ? Row::slots : 1];
 };
 
 // f(row, thread of the row, active). On a GPU each group of `Threads` threads takes one of the

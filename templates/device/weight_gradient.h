@@ -12,9 +12,9 @@ LIGER_DEVICE constexpr long long padded(long long columns) {
   return (columns + pack_size - 1) / pack_size * pack_size;
 }
 
-// One partial sum of a row's columns. Held in registers, or kept in its memory when they cannot
+// One partial sum of a row's columns. Resident in registers, or kept in its memory when they cannot
 // hold it. Nothing at all when it is not wanted.
-template <class Row, int N, bool Held, bool Wanted, class A>
+template <class Row, int N, bool Resident, bool Wanted, class A>
 class ColumnAccumulator {
  public:
   // `memory` is the first partial's; each has padded(N) elements.
@@ -31,7 +31,7 @@ class ColumnAccumulator {
     put(slot, pack, fused(a, b, sum(slot, pack)));
   }
   LIGER_DEVICE void write(int thread) const {
-    if constexpr (Held && Wanted) {
+    if constexpr (Resident && Wanted) {
       Row::each(thread,
                 [&](int slot, int pack) { store_pack<N, 16>(memory_, pack, packs_[slot]); });
     }
@@ -39,18 +39,18 @@ class ColumnAccumulator {
 
  private:
   LIGER_DEVICE Pack<A> sum(int slot, int pack) const {
-    if constexpr (Held) return packs_[slot];
+    if constexpr (Resident) return packs_[slot];
     return load_pack<N, 16, false>(memory_, pack);
   }
   LIGER_DEVICE void put(int slot, int pack, const Pack<A>& values) {
-    if constexpr (Held) {
+    if constexpr (Resident) {
       packs_[slot] = values;
     } else {
       store_pack<N, 16>(memory_, pack, values);
     }
   }
   A* memory_;
-  Pack<A> packs_[Held && Wanted ? Row::slots : 1];
+  Pack<A> packs_[Resident && Wanted ? Row::slots : 1];
 };
 
 // One turn of a partial. A group of threads without a row goes along inactive, because barriers are

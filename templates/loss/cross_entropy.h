@@ -4,9 +4,9 @@
 //        + lambda lse^2                                                  [scaled by totals.z_loss]
 #pragma once
 #include "device/fault.h"
-#include "device/held_row.h"
 #include "device/loss_gradient.h"
-#include "device/reread_row.h"
+#include "device/resident_row.h"
+#include "device/streamed_row.h"
 
 namespace liger {
 
@@ -26,14 +26,15 @@ struct CrossEntropyTotalsSpec {
   int threads;
 };
 
-// Sums over rows have as many lanes, whatever the threads are: row r is in lane r % 1024.
-constexpr int row_lanes = 1024;
+// Sums over rows have as many accumulators, whatever the threads are: row r is in accumulator r %
+// 1024.
+constexpr int row_accumulators = 1024;
 
 // Counts the rows that are not ignored, or sums their class weights. One block.
 template <CrossEntropyTotalsSpec S>
 struct CrossEntropyTotals {
   static constexpr int block_threads = threads_of_block(S.threads, 1);
-  static constexpr int owned = row_lanes / S.threads;
+  static constexpr int owned = row_accumulators / S.threads;
   using A = Type<S.arithmetic>;
 
   const long long* target;
@@ -47,13 +48,14 @@ struct CrossEntropyTotals {
   LIGER_DEVICE void operator()(long long) const {
     long long rows_of_thread = 0;
     double weights[owned] = {};  // what is lost here is lost in every row
-    LIGER_UNROLL for (int lane = 0; lane < owned; ++lane) {
+    LIGER_UNROLL for (int index = 0; index < owned; ++index) {
       LIGER_UNROLL_BY(8)
-      for (long long row = lane * S.threads + thread_index(); row < rows; row += row_lanes) {
+      for (long long row = index * S.threads + thread_index(); row < rows;
+           row += row_accumulators) {
         const long long y = target[row];
         if (y == ignore_index) continue;
         ++rows_of_thread;
-        if constexpr (S.has_weight) weights[lane] += y >= 0 && y < classes ? class_weight[y] : 0;
+        if constexpr (S.has_weight) weights[index] += y >= 0 && y < classes ? class_weight[y] : 0;
       }
     }
     const auto counted = across_threads<S.threads, 1>(rows_of_thread, Add{});
@@ -61,8 +63,8 @@ struct CrossEntropyTotals {
     if constexpr (S.mean) {
       result.loss = result.z_loss = result.share;
       if constexpr (S.has_weight) {
-        const double sum =
-            across_lanes<row_lanes, S.threads, 1, owned, true>(weights, Add{}, 0.0, 0);
+        const double sum = across_accumulators<row_accumulators, S.threads, 1, owned, true>(
+            weights, Add{}, 0.0, 0);
         result.loss = A(1.0 / sum);
       }
       if constexpr (S.has_num_items) result.loss = result.z_loss = A(1.0 / double(*num_items));
@@ -76,7 +78,7 @@ struct CrossEntropyRowsSpec {
   int classes;
   int align_bytes;
   bool has_weight;
-  bool has_upstream;  // the gradient is multiplied by one factor for each row
+  bool has_grad_output;  // the gradient is multiplied by one factor for each row
   bool smoothing;
   bool z_loss;
   bool softcap;
@@ -112,7 +114,7 @@ struct CrossEntropyRows {
   const long long* target;
   const A* class_weight;
   const LossTotals<A>* totals;
-  const A* upstream;
+  const A* grad_output;
   A* loss;    // of each row, unscaled
   A* z_loss;  // of each row, unscaled
   long long* predicted;
@@ -129,10 +131,10 @@ struct CrossEntropyRows {
 
   LIGER_DEVICE void operator()(long long block) const {
     if constexpr (S.held) {
-      using Row = HeldRow<S.classes, S.threads, S.cluster, S.kept, S.align_bytes, T>;
+      using Row = ResidentRow<S.classes, S.threads, S.cluster, S.kept, S.align_bytes, T>;
       one_row<Row>(block / S.cluster, static_cast<int>(block % S.cluster));
     } else {
-      using Row = RereadRow<S.classes, S.threads, S.align_bytes, !S.in_place, T>;
+      using Row = StreamedRow<S.classes, S.threads, S.align_bytes, !S.in_place, T>;
       each_row<S.threads, S.rows>(block, rows, [&](long long row, int thread, bool active) {
         if (S.rows == 1 || active) one_row<Row>(row, thread);
       });
@@ -198,9 +200,9 @@ struct CrossEntropyRows {
         loss_scale *= totals->loss * A(S.unit);
         z_scale *= totals->z_loss * A(S.unit);
       }
-      if constexpr (S.has_upstream) {
-        loss_scale *= upstream[row_index];
-        z_scale *= upstream[row_index];
+      if constexpr (S.has_grad_output) {
+        loss_scale *= grad_output[row_index];
+        z_scale *= grad_output[row_index];
       }
       Wide of_p = (hit + spread * Wide(smooth.second)) * loss_scale;
       if constexpr (S.z_loss) of_p += Wide(2) * Wide(lse_square_scale) * Wide(lse) * z_scale;
@@ -330,7 +332,7 @@ struct CrossEntropyMeanSpec {
 template <CrossEntropyMeanSpec S>
 struct CrossEntropyMean {
   static constexpr int block_threads = threads_of_block(S.threads, 1);
-  static constexpr int owned = row_lanes / S.threads;
+  static constexpr int owned = row_accumulators / S.threads;
   using A = Type<S.arithmetic>;
 
   const A* row_loss;
@@ -347,16 +349,18 @@ struct CrossEntropyMean {
   LIGER_DEVICE void operator()(long long) const {
     Two<A> sums[owned];
     int hits = 0;
-    LIGER_UNROLL for (int lane = 0; lane < owned; ++lane) {
+    LIGER_UNROLL for (int index = 0; index < owned; ++index) {
       LIGER_UNROLL_BY(8)
-      for (long long row = lane * S.threads + thread_index(); row < rows; row += row_lanes) {
-        sums[lane] = sums[lane] + Two<A>{row_loss[row], row_z_loss[row]};
+      for (long long row = index * S.threads + thread_index(); row < rows;
+           row += row_accumulators) {
+        sums[index] = sums[index] + Two<A>{row_loss[row], row_z_loss[row]};
         if constexpr (S.accuracy) {
           hits += target[row] != ignore_index && predicted[row] == target[row];
         }
       }
     }
-    const auto both = across_lanes<row_lanes, S.threads, 1, owned, true>(sums, Add{}, Two<A>{}, 0);
+    const auto both =
+        across_accumulators<row_accumulators, S.threads, 1, owned, true>(sums, Add{}, Two<A>{}, 0);
     if constexpr (S.accuracy) {
       const A right = A(across_threads<S.threads, 1>(hits, Add{}));
       if (thread_index() == 0) *token_accuracy = right * totals->share;

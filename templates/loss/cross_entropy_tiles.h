@@ -9,7 +9,7 @@ namespace liger {
 
 // What is known of a row after some tiles.
 template <class Wide>
-struct RowSoFar {
+struct RunningRow {
   Wide largest;    // logit
   Wide sum;        // of exp(z - largest z)
   Wide of_label;   // logit of the label
@@ -24,7 +24,7 @@ struct TileRow {
   using A = Arithmetic<S.logits>;
   using T = Type<S.logits>;
   // A tile has the kernel's columns in memory, so its rows start at whole packs.
-  using Row = RereadRow<S.columns, S.threads, 16, false, T>;
+  using Row = StreamedRow<S.columns, S.threads, 16, false, T>;
   static_assert(S.columns % pack_size == 0, "a tile is whole packs wide");
 
   // `missing` in the columns of the last tile that are no classes: they may hold anything.
@@ -47,12 +47,12 @@ struct TileRow {
   }
 };
 
-struct CrossEntropyFoldSpec {
+struct CrossEntropyAccumulateSpec {
   Dtype logits;
-  Dtype so_far;  // what is known of rows is kept and added up in
+  Dtype running;  // what is known of rows is kept and added up in
   int columns;
   bool has_weight;
-  bool has_upstream;  // the gradient is multiplied by one factor for each row
+  bool has_grad_output;  // the gradient is multiplied by one factor for each row
   bool smoothing;
   bool z_loss;
   bool softcap;
@@ -66,26 +66,26 @@ struct CrossEntropyFoldSpec {
   int rows;     // tuned
 };
 
-template <CrossEntropyFoldSpec S>
-struct CrossEntropyFold {
+template <CrossEntropyAccumulateSpec S>
+struct CrossEntropyAccumulate {
   static constexpr int block_threads = threads_of_block(S.threads, S.rows);
   static_assert(on_host || S.rows == 1, "a row has its block");
   using Tile = TileRow<S>;
   static constexpr bool exact = Tile::exact;
   using A = typename Tile::A;
   using T = typename Tile::T;
-  using Wide = Type<S.so_far>;
+  using Wide = Type<S.running>;
   using Row = typename Tile::Row;
 
   const T* logits;
   const long long* target;
   const A* class_weight;
   const LossTotals<A>* totals;
-  const A* upstream;
+  const A* grad_output;
   A* loss;    // of each row, unscaled
   A* z_loss;  // of each row, unscaled
   long long* predicted;
-  RowSoFar<Wide>* so_far;
+  RunningRow<Wide>* running;
   RowGradient<A>* gradient;
   InputFault fault;
   long long rows;
@@ -114,13 +114,13 @@ struct CrossEntropyFold {
       if (row.leads() && is_last()) without_label(row_index, label);
       return;
     }
-    const RowSoFar<Wide> tile = of_tile(row, row_index, label);
+    const RunningRow<Wide> tile = of_tile(row, row_index, label);
     if (!row.leads()) return;
-    const RowSoFar<Wide> all = first_column == 0 ? tile : merged(so_far[row_index], tile);
+    const RunningRow<Wide> all = first_column == 0 ? tile : merged(running[row_index], tile);
     if (is_last()) {
       finish(row_index, label, all);
     } else {
-      so_far[row_index] = all;
+      running[row_index] = all;
     }
   }
 
@@ -132,9 +132,10 @@ struct CrossEntropyFold {
   // What the sums of exponentials are relative to.
   LIGER_DEVICE Wide reference(Wide largest) const { return Wide(finite(capped(A(largest)))); }
 
-  LIGER_DEVICE RowSoFar<Wide> of_tile(const Row& row, long long row_index, long long label) const {
+  LIGER_DEVICE RunningRow<Wide> of_tile(const Row& row, long long row_index,
+                                        long long label) const {
     constexpr bool in_one_reading = !exact && !on_host && !S.softcap;
-    RowSoFar<Wide> tile = {};
+    RunningRow<Wide> tile = {};
     const long long y = label - first_column;
     if (y >= 0 && y < columns) tile.of_label = Wide(widen(logits[row_index * stride + y]));
     A largest_x;
@@ -199,18 +200,18 @@ struct CrossEntropyFold {
     if (row.leads()) {
       // A row without any number, all NaN, has no largest value: column 0 stands for it.
       const long long found = best.column < columns ? first_column + best.column : 0;
-      if (first_column == 0 || Wide(best.value) > so_far[row_index].largest) {
+      if (first_column == 0 || Wide(best.value) > running[row_index].largest) {
         predicted[row_index] = found;
       }
     }
     return best.value;
   }
 
-  LIGER_DEVICE RowSoFar<Wide> merged(const RowSoFar<Wide>& before,
-                                     const RowSoFar<Wide>& tile) const {
+  LIGER_DEVICE RunningRow<Wide> merged(const RunningRow<Wide>& before,
+                                       const RunningRow<Wide>& tile) const {
     const Wide largest = larger(before.largest, tile.largest);
     const Wide max = reference(largest);
-    RowSoFar<Wide> all = {};
+    RunningRow<Wide> all = {};
     all.largest = largest;
     all.of_label = before.of_label + tile.of_label;  // zero in all tiles but one
     const Wide to_before = reference(before.largest) - max;
@@ -229,7 +230,8 @@ struct CrossEntropyFold {
     return sum == Wide(0) ? Wide(0) : sum * exponential<exact>(shift);
   }
 
-  LIGER_DEVICE void finish(long long row_index, long long label, const RowSoFar<Wide>& row) const {
+  LIGER_DEVICE void finish(long long row_index, long long label,
+                           const RunningRow<Wide>& row) const {
     const Wide max = reference(row.largest);
     const Wide score = Wide(capped(A(row.of_label)));
     const Wide log_sum = logarithm(row.sum);
@@ -248,9 +250,9 @@ struct CrossEntropyFold {
       loss_scale *= totals->loss * A(S.unit);
       z_scale *= totals->z_loss * A(S.unit);
     }
-    if constexpr (S.has_upstream) {
-      loss_scale *= upstream[row_index];
-      z_scale *= upstream[row_index];
+    if constexpr (S.has_grad_output) {
+      loss_scale *= grad_output[row_index];
+      z_scale *= grad_output[row_index];
     }
     Wide of_p = (hit + spread * row.weights) * loss_scale;
     if constexpr (S.z_loss) of_p += Wide(2) * Wide(lse_square_scale) * lse * z_scale;

@@ -56,10 +56,10 @@ struct ColumnSum {
       LIGER_UNROLL for (int g = 0; g < 32; ++g) {
         A of_level[S.groups / 32];
         LIGER_UNROLL for (int i = 0; i < S.groups / 32; ++i) of_level[i] = sums[g + i * 32][c];
-        fold<S.groups / 32>(of_level, Add{});
+        tree_reduce<S.groups / 32>(of_level, Add{});
         level[g] = of_level[0];
       }
-      fold<32>(level, Add{});
+      tree_reduce<32>(level, Add{});
       if (column < S.columns) to[column] = narrow<Out>(level[0]);
     }
   }

@@ -81,7 +81,7 @@ class TimedKernel final : public Tunable {
       : Tunable("sample", kernel, clock_device(), nullptr), timed(std::move(candidates)) {
     for (size_t i = 0; i < timed.size(); ++i) {
       Store::user().publish(
-          Shelf::artifact, artifact_key(unit(static_cast<int>(i)), device.properties().target),
+          EntryKind::artifact, artifact_key(unit(static_cast<int>(i)), device.properties().target),
           "spill_bytes=" + std::to_string(timed[i].spill_bytes) + "\n", timed[i].code);
     }
   }
@@ -110,7 +110,7 @@ class TimedKernel final : public Tunable {
                     compiler_identity(device.properties().target));
   }
   TuneRecord record() const {
-    const auto entry = Store::user().read(Shelf::tune, key());
+    const auto entry = Store::user().read(EntryKind::tune, key());
     return entry ? TuneRecord::decode(entry->payload).value() : TuneRecord{};
   }
   std::string pick() const {
@@ -157,7 +157,7 @@ TEST_F(ChoiceTest, another_identity_with_the_same_key_takes_the_pick_and_asks_no
   TuneRecord other;
   other.put("a", {1, 1, 0, 3});
   other.put("b", {5, 5, 0, 3});
-  Store::user().publish(Shelf::tune, kernel.key(), "kernel=SameKey\npick=a\n", other.encode());
+  Store::user().publish(EntryKind::tune, kernel.key(), "kernel=SameKey\npick=a\n", other.encode());
   kernel.launches.clear();
   kernel.rows = "9";
   const uint64_t hits_before = counters().tune_hit;
@@ -190,7 +190,8 @@ TEST_F(ChoiceTest, a_search_that_was_interrupted_goes_on) {
   TuneRecord begun;
   begun.put("a", {0.5, 0.5, 0, 3});
   begun.put("b", {4, 4, 0, 3});
-  Store::user().publish(Shelf::tune, kernel.key(), "kernel=Interrupted\npick=a\n", begun.encode());
+  Store::user().publish(EntryKind::tune, kernel.key(), "kernel=Interrupted\npick=a\n",
+                        begun.encode());
   EXPECT_EQ(choose_candidate(kernel, true).candidate, 0);
   EXPECT_EQ(kernel.launches.size(), 1u);
   EXPECT_GT(kernel.launches["c"], 0);
@@ -202,7 +203,8 @@ TEST_F(ChoiceTest, a_record_of_all_is_taken_as_it_is) {
   TuneRecord record;
   record.put("a", {4, 4, 0, 3});
   record.put("b", {2, 2, 0, 3});
-  Store::user().publish(Shelf::tune, kernel.key(), "kernel=Recorded\npick=b\n", record.encode());
+  Store::user().publish(EntryKind::tune, kernel.key(), "kernel=Recorded\npick=b\n",
+                        record.encode());
   const uint64_t hits_before = counters().tune_hit;
   EXPECT_EQ(choose_candidate(kernel, false).candidate, 1);
   EXPECT_EQ(counters().tune_hit, hits_before + 1);
@@ -227,7 +229,7 @@ TEST_F(ChoiceTest, without_memory_to_measure_in_the_first_that_can_be_used_is_ta
   const Choice choice = choose_candidate(kernel, true);
   EXPECT_EQ(choice.candidate, 1);
   EXPECT_FALSE(choice.provisional);
-  EXPECT_FALSE(Store::user().read(Shelf::tune, kernel.key()));
+  EXPECT_FALSE(Store::user().read(EntryKind::tune, kernel.key()));
 }
 
 TEST_F(ChoiceTest, the_pick_of_another_rank_is_taken_whatever_it_measured) {

@@ -23,7 +23,7 @@ class TinyDisk {
     if (why_not_.empty()) ::umount2(folder_.path().c_str(), MNT_DETACH);
   }
 
-  static constexpr size_t kTooManyBytes = 1 << 20;
+  static constexpr size_t too_many_bytes = 1 << 20;
 
   bool make_readonly() {
     return ::mount(nullptr, folder_.path().c_str(), nullptr, MS_REMOUNT | MS_RDONLY, nullptr) == 0;

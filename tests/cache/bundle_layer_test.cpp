@@ -30,8 +30,9 @@ class BundleLayerTest : public testing::Test {
  protected:
   BundleLayerTest() { write_plainly(bundle_, bytes_); }
 
-  static std::string payload_of(Store& store, const Key& key, Shelf shelf = Shelf::artifact) {
-    const auto entry = store.read(shelf, key);
+  static std::string payload_of(Store& store, const Key& key,
+                                EntryKind kind = EntryKind::artifact) {
+    const auto entry = store.read(kind, key);
     return entry ? entry->payload : "(miss)";
   }
 
@@ -39,9 +40,9 @@ class BundleLayerTest : public testing::Test {
   const std::string root_ = folder_ / "cache";
   const std::string bundle_ = folder_ / "kernels.ljb";
   const std::string bytes_ =
-      encode_bundle({{Shelf::artifact, {key_of("a").bytes(), "symbol=run\n", "kernel a"}},
-                     {Shelf::artifact, {key_of("b").bytes(), "symbol=run\n", "kernel b"}},
-                     {Shelf::tune, {key_of("t").bytes(), "", "times"}}},
+      encode_bundle({{EntryKind::artifact, {key_of("a").bytes(), "symbol=run\n", "kernel a"}},
+                     {EntryKind::artifact, {key_of("b").bytes(), "symbol=run\n", "kernel b"}},
+                     {EntryKind::tune, {key_of("t").bytes(), "", "times"}}},
                     "liger_jit=0.1.0\n");
   const uint64_t hit_readonly_ = counters().hit_readonly;
   const uint64_t corrupt_ = counters().corrupt;
@@ -50,14 +51,14 @@ class BundleLayerTest : public testing::Test {
 TEST_F(BundleLayerTest, bundle_is_read_after_the_own_folder_and_never_written) {
   Store store(root_, {bundle_});
   EXPECT_EQ(payload_of(store, key_of("a")), "kernel a");
-  EXPECT_EQ(payload_of(store, key_of("t"), Shelf::tune), "times");
+  EXPECT_EQ(payload_of(store, key_of("t"), EntryKind::tune), "times");
   EXPECT_EQ(payload_of(store, key_of("t")), "(miss)");
   EXPECT_EQ(payload_of(store, key_of("c")), "(miss)");
   EXPECT_EQ(counters().hit_readonly - hit_readonly_, 2u);
-  store.publish(Shelf::artifact, key_of("a"), "", "own");
+  store.publish(EntryKind::artifact, key_of("a"), "", "own");
   EXPECT_EQ(payload_of(store, key_of("a")), "own");
   EXPECT_EQ(store.list().size(), 4u);
-  EXPECT_EQ(store.find(Shelf::artifact, key_of("b").hash())->payload, "kernel b");
+  EXPECT_EQ(store.find(EntryKind::artifact, key_of("b").hash())->payload, "kernel b");
   store.clear();
   store.prune(0);
   EXPECT_EQ(read_plainly(bundle_), bytes_);
@@ -65,7 +66,7 @@ TEST_F(BundleLayerTest, bundle_is_read_after_the_own_folder_and_never_written) {
 
 TEST_F(BundleLayerTest, bundle_serves_without_an_own_folder_and_beside_a_folder) {
   const std::string site = folder_ / "site";
-  Store(site).publish(Shelf::artifact, key_of("a"), "", "of the site");
+  Store(site).publish(EntryKind::artifact, key_of("a"), "", "of the site");
   Store store("", {site, bundle_});
   EXPECT_EQ(payload_of(store, key_of("a")), "of the site") << "the first layer wins";
   EXPECT_EQ(payload_of(store, key_of("b")), "kernel b");
@@ -73,7 +74,7 @@ TEST_F(BundleLayerTest, bundle_serves_without_an_own_folder_and_beside_a_folder)
 
 TEST_F(BundleLayerTest, damaged_frame_is_a_miss_with_one_warning_and_the_others_serve_on) {
   const BundleIndex index = parse_bundle(bytes_);
-  const BundleRecord& hurt = *index.find(Shelf::artifact, key_of("a").hash());
+  const BundleRecord& hurt = *index.find(EntryKind::artifact, key_of("a").hash());
   std::string bytes = bytes_;
   for (uint64_t i = 0; i < hurt.frame_bytes; ++i) bytes[hurt.frame_at + i] ^= 0x55;
   write_plainly(bundle_, bytes);
@@ -83,7 +84,7 @@ TEST_F(BundleLayerTest, damaged_frame_is_a_miss_with_one_warning_and_the_others_
   EXPECT_EQ(payload_of(store, key_of("b")), "kernel b");
   EXPECT_EQ(counters().corrupt - corrupt_, 2u);
   EXPECT_EQ(warnings_about(bundle_ + " is damaged"), 1u);
-  store.publish(Shelf::artifact, key_of("a"), "", "made anew");
+  store.publish(EntryKind::artifact, key_of("a"), "", "made anew");
   EXPECT_EQ(payload_of(store, key_of("a")), "made anew");
 }
 
@@ -127,10 +128,10 @@ TEST_F(BundleLayerTest, damaged_absent_or_untrusted_bundle_is_left_out_with_one_
 
 TEST_F(BundleLayerTest, import_mends_an_entry_that_others_may_write) {
   Store store(root_);
-  store.publish(Shelf::artifact, key_of("a"), "", "who knows");
+  store.publish(EntryKind::artifact, key_of("a"), "", "who knows");
   const std::string path = store.list().at(0).path;
   ASSERT_EQ(::chmod(path.c_str(), 0666), 0);
-  EXPECT_FALSE(store.find(Shelf::artifact, key_of("a").hash()));
+  EXPECT_FALSE(store.find(EntryKind::artifact, key_of("a").hash()));
   EXPECT_EQ(store.import_bundle(bundle_).existed, 0u);
   EXPECT_EQ(payload_of(store, key_of("a")), "kernel a");
 }
@@ -138,8 +139,8 @@ TEST_F(BundleLayerTest, import_mends_an_entry_that_others_may_write) {
 TEST_F(BundleLayerTest, readonly_store_changes_nothing_whatever_it_is_asked) {
   {
     Store store(root_);
-    store.publish(Shelf::artifact, key_of("a"), "", "kept");
-    store.publish(Shelf::artifact, key_of("b"), "", "damaged");
+    store.publish(EntryKind::artifact, key_of("a"), "", "kept");
+    store.publish(EntryKind::artifact, key_of("b"), "", "damaged");
     const std::string path = store.list().at(1).path;
     write_plainly(path, "damaged");
     fs::last_write_time(path, fs::file_time_type::clock::now() - std::chrono::hours(48));
@@ -157,7 +158,7 @@ TEST_F(BundleLayerTest, readonly_store_changes_nothing_whatever_it_is_asked) {
   EXPECT_EQ(payload_of(store, key_of("a")) == "kept" || payload_of(store, key_of("b")) == "damaged",
             true);
   payload_of(store, key_of("b"));
-  store.publish(Shelf::artifact, key_of("c"), "", "new");
+  store.publish(EntryKind::artifact, key_of("c"), "", "new");
   EXPECT_NE(store.import_bundle(bundle_).problem.find("readonly"), std::string::npos);
   EXPECT_EQ(store.clear() + store.sweep() + store.prune(0).removed_files, 0u);
   EXPECT_TRUE(store.repair().empty());
@@ -180,9 +181,10 @@ TEST_F(BundleLayerTest, link_is_followed_if_it_stands_in_a_trusted_folder) {
 TEST_F(BundleLayerTest, seed_is_the_last_layer_trusted_as_the_library_is_and_may_be_absent) {
   const std::string seed = folder_ / "seed.ljb";
   EXPECT_TRUE(Store(root_, {}, {.seed = seed}).readonly_layers().empty());
-  write_plainly(seed, encode_bundle({{Shelf::artifact, {key_of("a").bytes(), "", "of the seed"}},
-                                     {Shelf::artifact, {key_of("s").bytes(), "", "only there"}}},
-                                    ""));
+  write_plainly(seed,
+                encode_bundle({{EntryKind::artifact, {key_of("a").bytes(), "", "of the seed"}},
+                               {EntryKind::artifact, {key_of("s").bytes(), "", "only there"}}},
+                              ""));
   ASSERT_EQ(::chmod(seed.c_str(), 0664), 0);
   Store store(root_, {bundle_}, {.seed = seed});
   EXPECT_EQ(payload_of(store, key_of("a")), "kernel a");
@@ -195,8 +197,8 @@ TEST_F(BundleLayerTest, seed_is_the_last_layer_trusted_as_the_library_is_and_may
 
 TEST_F(BundleLayerTest, import_adds_what_is_missing_mends_what_is_damaged_and_leaves_the_rest) {
   Store store(root_);
-  store.publish(Shelf::artifact, key_of("a"), "", "own");
-  store.publish(Shelf::artifact, key_of("b"), "", "will be damaged");
+  store.publish(EntryKind::artifact, key_of("a"), "", "own");
+  store.publish(EntryKind::artifact, key_of("b"), "", "will be damaged");
   const auto file_of_b = [&] {
     for (const StoredFile& file : store.list()) {
       if (file.name == "a/" + key_of("b").hash().hex()) return file.path;
@@ -210,7 +212,7 @@ TEST_F(BundleLayerTest, import_adds_what_is_missing_mends_what_is_damaged_and_le
   EXPECT_EQ(imported.existed, 1u);
   EXPECT_EQ(payload_of(store, key_of("a")), "own");
   EXPECT_EQ(payload_of(store, key_of("b")), "kernel b");
-  EXPECT_EQ(payload_of(store, key_of("t"), Shelf::tune), "times");
+  EXPECT_EQ(payload_of(store, key_of("t"), EntryKind::tune), "times");
   EXPECT_EQ(store.import_bundle(bundle_).existed, 3u);
 }
 
@@ -240,8 +242,8 @@ TEST_F(BundleLayerTest, import_onto_a_full_disk_counts_what_was_not_written) {
   std::string noise(TinyDisk::kTooManyBytes, '\0');
   uint32_t state = 1;
   for (char& byte : noise) byte = static_cast<char>((state = state * 1664525 + 1013904223) >> 24);
-  write_plainly(bundle_, encode_bundle({{Shelf::artifact, {key_of("a").bytes(), "", "small"}},
-                                        {Shelf::artifact, {key_of("b").bytes(), "", noise}}},
+  write_plainly(bundle_, encode_bundle({{EntryKind::artifact, {key_of("a").bytes(), "", "small"}},
+                                        {EntryKind::artifact, {key_of("b").bytes(), "", noise}}},
                                        ""));
   Store store(disk.path() + "/cache");
   const Imported imported = store.import_bundle(bundle_);

@@ -16,26 +16,26 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t kPayloadBytes = 1000;
+constexpr size_t payload_bytes = 1000;
 
 class DamagedEntry : public testing::Test {
  protected:
   DamagedEntry() {
     std::mt19937 random(5);
-    payload_.resize(kPayloadBytes);
+    payload_.resize(payload_bytes);
     for (char& byte : payload_) byte = static_cast<char>(random());
     publish();
     good_ = read_plainly(file_);
   }
 
-  void publish() { store_.publish(Shelf::artifact, key_, kMeta, payload_); }
+  void publish() { store_.publish(EntryKind::artifact, key_, some_meta, payload_); }
 
   // Reads while `bad` stands in the place of the entry, then as the run would go on.
   void expect_detected_and_mended(const std::string& bad, size_t where) {
     write_plainly(file_, bad);
-    ASSERT_FALSE(store_.read(Shelf::artifact, key_)) << where;
+    ASSERT_FALSE(store_.read(EntryKind::artifact, key_)) << where;
     publish();
-    const auto mended = store_.read(Shelf::artifact, key_);
+    const auto mended = store_.read(EntryKind::artifact, key_);
     ASSERT_TRUE(mended) << where;
     ASSERT_EQ(mended->payload, payload_) << where;
     ++damages_;
@@ -49,7 +49,7 @@ class DamagedEntry : public testing::Test {
 
   ~DamagedEntry() override { EXPECT_EQ(counters().corrupt - corrupt_before_, damages_); }
 
-  static constexpr std::string_view kMeta = "symbol=run\nkernel=RmsNormForward\nregisters=40\n";
+  static constexpr std::string_view some_meta = "symbol=run\nkernel=RmsNormForward\nregisters=40\n";
   const uint64_t corrupt_before_ = counters().corrupt;
   uint64_t damages_ = 0;
   const TemporaryFolder folder_;
@@ -68,31 +68,31 @@ TEST_F(DamagedEntry, cut_at_every_length) {
 }
 
 TEST_F(DamagedEntry, every_bit_of_header_key_and_meta) {
-  for (size_t bit = 0; bit < 8 * (good_.size() - kPayloadBytes); ++bit) flip(bit);
+  for (size_t bit = 0; bit < 8 * (good_.size() - payload_bytes); ++bit) flip(bit);
 }
 
 TEST_F(DamagedEntry, random_bits_of_the_payload) {
   std::mt19937 random(23);
-  const size_t first_bit = 8 * (good_.size() - kPayloadBytes);
+  const size_t first_bit = 8 * (good_.size() - payload_bytes);
   for (int i = 0; i < repeats("TORTURE_FLIPS", 1000); ++i) {
-    flip(first_bit + random() % (8 * kPayloadBytes));
+    flip(first_bit + random() % (8 * payload_bytes));
   }
 }
 
 TEST_F(DamagedEntry, size_that_no_memory_can_hold) {
   ASSERT_EQ(::truncate(file_.c_str(), off_t{1} << 42), 0);
-  ASSERT_FALSE(store_.read(Shelf::artifact, key_));
+  ASSERT_FALSE(store_.read(EntryKind::artifact, key_));
   ++damages_;
   publish();
-  EXPECT_TRUE(store_.read(Shelf::artifact, key_));
+  EXPECT_TRUE(store_.read(EntryKind::artifact, key_));
 }
 
 TEST_F(DamagedEntry, link_folder_or_pipe_in_its_place) {
   const auto expect_mended = [&] {
-    EXPECT_FALSE(store_.read(Shelf::artifact, key_));
+    EXPECT_FALSE(store_.read(EntryKind::artifact, key_));
     ++damages_;
     publish();
-    EXPECT_TRUE(store_.read(Shelf::artifact, key_));
+    EXPECT_TRUE(store_.read(EntryKind::artifact, key_));
     fs::remove_all(folder_ / "cache/v1/q");
   };
   fs::rename(file_, folder_ / "elsewhere");

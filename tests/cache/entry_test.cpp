@@ -14,7 +14,7 @@ namespace {
 
 // The worked example of FORMAT.md, made by another program than this one. It never changes: a new
 // layout is a new schema.
-constexpr std::string_view kGoldenHex =
+constexpr std::string_view golden_hex =
     "4c494745524a49540100000040000000"
     "36000000000000000b00000000000000"
     "06000000000000000df5856aefba14ea"
@@ -26,8 +26,8 @@ constexpr std::string_view kGoldenHex =
     "0a7f454c4600ff";
 
 Key golden_key() { return Key().add("op", "rms_norm").add("target", "sm_90a"); }
-constexpr std::string_view kGoldenMeta = "symbol=run\n";
-constexpr std::string_view kGoldenPayload = {"\x7f\x45\x4c\x46\x00\xff", 6};
+constexpr std::string_view golden_meta = "symbol=run\n";
+constexpr std::string_view golden_payload = {"\x7f\x45\x4c\x46\x00\xff", 6};
 
 std::string from_hex(std::string_view hex) {
   std::string bytes;
@@ -56,14 +56,14 @@ void flip(std::string& bytes, size_t bit) {
 }
 
 TEST(Entry, golden_entry_is_written_and_read_for_ever) {
-  const std::string golden = from_hex(kGoldenHex);
-  EXPECT_EQ(encode_entry(golden_key().bytes(), kGoldenMeta, kGoldenPayload), golden);
+  const std::string golden = from_hex(golden_hex);
+  EXPECT_EQ(encode_entry(golden_key().bytes(), golden_meta, golden_payload), golden);
   EXPECT_EQ(golden_key().hash().hex(), "56c55d16bcf68ddb66d199bad11b6ed1");
   const auto entry = decode_entry(golden);
   ASSERT_TRUE(entry);
   EXPECT_EQ(entry->key_bytes, golden_key().bytes());
-  EXPECT_EQ(entry->meta, kGoldenMeta);
-  EXPECT_EQ(entry->payload, kGoldenPayload);
+  EXPECT_EQ(entry->meta, golden_meta);
+  EXPECT_EQ(entry->payload, golden_payload);
 }
 
 TEST(Entry, empty_parts_come_back) {
@@ -73,7 +73,7 @@ TEST(Entry, empty_parts_come_back) {
 }
 
 TEST(Entry, every_truncation_and_any_tail_is_detected) {
-  const std::string bytes = encode_entry(golden_key().bytes(), kGoldenMeta, random_bytes(3000));
+  const std::string bytes = encode_entry(golden_key().bytes(), golden_meta, random_bytes(3000));
   for (size_t size = 0; size < bytes.size(); ++size) {
     EXPECT_FALSE(verifies(std::string_view(bytes).substr(0, size))) << size;
   }
@@ -82,8 +82,8 @@ TEST(Entry, every_truncation_and_any_tail_is_detected) {
 }
 
 TEST(Entry, every_flipped_bit_of_header_key_and_meta_is_detected) {
-  std::string bytes = encode_entry(golden_key().bytes(), kGoldenMeta, random_bytes(3000));
-  const size_t checked_bytes = kHeaderBytes + golden_key().bytes().size() + kGoldenMeta.size();
+  std::string bytes = encode_entry(golden_key().bytes(), golden_meta, random_bytes(3000));
+  const size_t checked_bytes = header_bytes + golden_key().bytes().size() + golden_meta.size();
   for (size_t bit = 0; bit < 8 * checked_bytes; ++bit) {
     flip(bytes, bit);
     EXPECT_FALSE(verifies(bytes)) << bit;
@@ -92,7 +92,7 @@ TEST(Entry, every_flipped_bit_of_header_key_and_meta_is_detected) {
 }
 
 TEST(Entry, random_flips_of_the_payload_are_detected) {
-  std::string bytes = encode_entry(golden_key().bytes(), kGoldenMeta, random_bytes(8000));
+  std::string bytes = encode_entry(golden_key().bytes(), golden_meta, random_bytes(8000));
   const size_t first_bit = 8 * (bytes.size() - 8000);
   std::mt19937 random(11);
   for (int i = 0; i < 1000; ++i) {
@@ -105,8 +105,8 @@ TEST(Entry, random_flips_of_the_payload_are_detected) {
 
 TEST(Entry, border_between_two_parts_cannot_move) {
   std::string bytes = encode_entry("key", "meta", "payload");
-  ++bytes[kKeyLengthAt];
-  --bytes[kMetaLengthAt];
+  ++bytes[key_length_at];
+  --bytes[meta_length_at];
   EXPECT_FALSE(verifies(bytes));
 }
 
@@ -118,12 +118,12 @@ TEST(Entry, zeros_noise_and_lengths_that_overflow_do_no_harm) {
   }
   // Lengths whose sum wraps to the right size, under a header that is sealed again.
   std::string bytes = encode_entry("key", "meta", "payload");
-  for (const size_t at : {kKeyLengthAt, kMetaLengthAt, kPayloadLengthAt}) {
+  for (const size_t at : {key_length_at, meta_length_at, payload_length_at}) {
     std::string wrong = bytes;
     for (size_t i = 0; i < 8; ++i) wrong[at + i] = '\xff';
-    const uint64_t seal = hash64(wrong.data(), kHeaderHashAt);
+    const uint64_t seal = hash64(wrong.data(), header_hash_at);
     for (size_t i = 0; i < 8; ++i) {
-      wrong[kHeaderHashAt + i] = static_cast<char>(seal >> (8 * i));
+      wrong[header_hash_at + i] = static_cast<char>(seal >> (8 * i));
     }
     EXPECT_FALSE(verifies(wrong));
   }

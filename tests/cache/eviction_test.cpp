@@ -22,7 +22,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kDay = 24 * 3600;
+constexpr int64_t one_day = 24 * 3600;
 
 Key key_of(int number) { return Key().add("number", std::to_string(number)); }
 
@@ -37,13 +37,13 @@ int64_t age_of(const std::string& path) { return ::time(nullptr) - *modified_sec
 class EvictionTest : public testing::Test {
  protected:
   // The file of an entry of 1000 bytes and some.
-  std::string publish(int number, Shelf shelf = Shelf::artifact) {
-    Store(root_).publish(shelf, key_of(number), "", std::string(1000, 'x'));
-    return file_of(number, shelf);
+  std::string publish(int number, EntryKind kind = EntryKind::artifact) {
+    Store(root_).publish(kind, key_of(number), "", std::string(1000, 'x'));
+    return file_of(number, kind);
   }
-  std::string file_of(int number, Shelf shelf = Shelf::artifact) const {
+  std::string file_of(int number, EntryKind kind = EntryKind::artifact) const {
     const std::string hex = key_of(number).hash().hex();
-    const bool artifact = shelf == Shelf::artifact;
+    const bool artifact = kind == EntryKind::artifact;
     return v1_ + (artifact ? "/a/" : "/t/") + hex.substr(0, 2) + "/" + hex +
            (artifact ? ".ljk" : ".ljt");
   }
@@ -56,20 +56,20 @@ class EvictionTest : public testing::Test {
 
 TEST_F(EvictionTest, longest_unused_go_first_until_the_size_is_met) {
   const uint64_t one = entry_bytes();
-  for (int i = 0; i < 10; ++i) set_age(publish(i), (10 - i) * kDay);
-  set_age(publish(11, Shelf::tune), 20 * kDay);
+  for (int i = 0; i < 10; ++i) set_age(publish(i), (10 - i) * one_day);
+  set_age(publish(11, EntryKind::tune), 20 * one_day);
   const Pruned pruned = prune_folder(v1_, 5 * one);
   EXPECT_TRUE(pruned.elected);
   EXPECT_EQ(pruned.removed_files, 6u);
   EXPECT_LE(pruned.kept_bytes, 5 * one);
-  EXPECT_FALSE(fs::exists(file_of(11, Shelf::tune)));
+  EXPECT_FALSE(fs::exists(file_of(11, EntryKind::tune)));
   for (int i = 0; i < 10; ++i) EXPECT_EQ(fs::exists(file_of(i)), i >= 5) << i;
   EXPECT_EQ(prune_folder(v1_, 5 * one).removed_files, 0u);
 }
 
 TEST_F(EvictionTest, quarantine_goes_before_entries_and_temporaries_stay) {
   const uint64_t one = entry_bytes();
-  set_age(publish(0), 5 * kDay);
+  set_age(publish(0), 5 * one_day);
   make_folders(v1_ + "/q");
   write_plainly(v1_ + "/q/new", std::string(one, 'x'));
   write_plainly(v1_ + "/a/.tmp-writer", std::string(one, 'x'));
@@ -81,31 +81,31 @@ TEST_F(EvictionTest, quarantine_goes_before_entries_and_temporaries_stay) {
 }
 
 TEST_F(EvictionTest, read_marks_an_entry_as_used_at_most_once_a_day) {
-  set_age(publish(1), 3 * kDay);
+  set_age(publish(1), 3 * one_day);
   Store store(root_);
-  ASSERT_TRUE(store.read(Shelf::artifact, key_of(1)));
+  ASSERT_TRUE(store.read(EntryKind::artifact, key_of(1)));
   EXPECT_LT(age_of(file_of(1)), 60);
-  set_age(file_of(1), kDay / 2);
-  ASSERT_TRUE(store.read(Shelf::artifact, key_of(1)));
-  EXPECT_GE(age_of(file_of(1)), kDay / 2) << "used today already";
+  set_age(file_of(1), one_day / 2);
+  ASSERT_TRUE(store.read(EntryKind::artifact, key_of(1)));
+  EXPECT_GE(age_of(file_of(1)), one_day / 2) << "used today already";
 }
 
 TEST_F(EvictionTest, used_entry_outlives_one_that_was_written_later) {
   const uint64_t one = entry_bytes();
   fs::remove(file_of(0));
-  set_age(publish(1), 9 * kDay);
-  set_age(publish(2), 2 * kDay);
-  ASSERT_TRUE(Store(root_).read(Shelf::artifact, key_of(1)));
+  set_age(publish(1), 9 * one_day);
+  set_age(publish(2), 2 * one_day);
+  ASSERT_TRUE(Store(root_).read(EntryKind::artifact, key_of(1)));
   prune_folder(v1_, one);
   EXPECT_TRUE(fs::exists(file_of(1)));
   EXPECT_FALSE(fs::exists(file_of(2)));
 }
 
 TEST_F(EvictionTest, entry_that_is_used_or_replaced_after_it_was_listed_stays) {
-  for (int i = 1; i <= 3; ++i) set_age(publish(i), 9 * kDay);
+  for (int i = 1; i <= 3; ++i) set_age(publish(i), 9 * one_day);
   const std::vector<Evictable> listed = evictables_of(v1_);
   ASSERT_EQ(listed.size(), 3u);
-  ASSERT_TRUE(Store(root_).read(Shelf::artifact, key_of(1)));
+  ASSERT_TRUE(Store(root_).read(EntryKind::artifact, key_of(1)));
   fs::remove(file_of(2));
   publish(2);
   Pruned result;
@@ -117,10 +117,10 @@ TEST_F(EvictionTest, entry_that_is_used_or_replaced_after_it_was_listed_stays) {
 }
 
 TEST_F(EvictionTest, readonly_layer_is_neither_pruned_nor_marked) {
-  set_age(publish(1), 9 * kDay);
+  set_age(publish(1), 9 * one_day);
   Store store(folder_ / "own", {root_});
-  ASSERT_TRUE(store.read(Shelf::artifact, key_of(1)));
-  EXPECT_GE(age_of(file_of(1)), 9 * kDay);
+  ASSERT_TRUE(store.read(EntryKind::artifact, key_of(1)));
+  EXPECT_GE(age_of(file_of(1)), 9 * one_day);
   store.prune(0);
   EXPECT_TRUE(fs::exists(file_of(1)));
 }
@@ -145,7 +145,7 @@ TEST_F(EvictionTest, once_a_day) {
   publish(1);
   prune_if_due(v1_, 0);
   EXPECT_TRUE(fs::exists(file_of(1)));
-  set_age(v1_ + "/pruned", kDay + 60);
+  set_age(v1_ + "/pruned", one_day + 60);
   prune_if_due(v1_, 0);
   EXPECT_FALSE(fs::exists(file_of(1)));
   EXPECT_LT(age_of(v1_ + "/pruned"), 60);
@@ -163,13 +163,13 @@ TEST_F(EvictionTest, dead_writers_temporaries_go_along) {
 // Files whose times a machine has set whose clock is a day ahead or behind.
 TEST_F(EvictionTest, clock_a_day_off_harms_nothing) {
   const uint64_t one = entry_bytes();
-  for (const int64_t off : {kDay, -kDay}) {
+  for (const int64_t off : {one_day, -one_day}) {
     set_age(publish(1), off);
-    set_age(publish(2), off + kDay / 2);
+    set_age(publish(2), off + one_day / 2);
     fs::remove(file_of(0));
     Store store(root_);
-    EXPECT_TRUE(store.read(Shelf::artifact, key_of(1)));
-    EXPECT_TRUE(store.read(Shelf::artifact, key_of(2)));
+    EXPECT_TRUE(store.read(EntryKind::artifact, key_of(1)));
+    EXPECT_TRUE(store.read(EntryKind::artifact, key_of(2)));
     EXPECT_TRUE(prune_folder(v1_, one).elected);
     EXPECT_EQ(list_files(v1_ + "/a").size(), 1u);
     publish(1);
@@ -178,30 +178,30 @@ TEST_F(EvictionTest, clock_a_day_off_harms_nothing) {
   // The mark of the last time lies ahead: within a day it holds, beyond it is not believed.
   prune_if_due(v1_, 0);
   publish(1);
-  set_age(v1_ + "/pruned", -kDay / 2);
+  set_age(v1_ + "/pruned", -one_day / 2);
   prune_if_due(v1_, 0);
   EXPECT_TRUE(fs::exists(file_of(1)));
-  set_age(v1_ + "/pruned", -2 * kDay);
+  set_age(v1_ + "/pruned", -2 * one_day);
   prune_if_due(v1_, 0);
   EXPECT_FALSE(fs::exists(file_of(1)));
 }
 
 TEST_F(EvictionTest, first_publish_of_a_process_prunes_in_the_background) {
-  for (int i = 1; i <= 8; ++i) set_age(publish(i), i * kDay);
+  for (int i = 1; i <= 8; ++i) set_age(publish(i), i * one_day);
   const uint64_t one = fs::file_size(file_of(1));
   Store store(root_, {}, {.prune_to_bytes = 3 * one});
-  EXPECT_TRUE(store.read(Shelf::artifact, key_of(1)));
+  EXPECT_TRUE(store.read(EntryKind::artifact, key_of(1)));
   EXPECT_FALSE(fs::exists(v1_ + "/pruned")) << "who only reads does not prune";
-  store.publish(Shelf::artifact, key_of(9), "", std::string(1000, 'x'));
+  store.publish(EntryKind::artifact, key_of(9), "", std::string(1000, 'x'));
   for (int i = 0; i < 1000 && !fs::exists(v1_ + "/pruned"); ++i) ::usleep(10'000);
   EXPECT_EQ(list_files(v1_ + "/a").size(), 3u);
   for (const int kept : {9, 1, 2}) EXPECT_TRUE(fs::exists(file_of(kept))) << kept;
 }
 
 TEST_F(EvictionTest, size_of_nothing_means_never) {
-  set_age(publish(1), 100 * kDay);
+  set_age(publish(1), 100 * one_day);
   Store store(root_);
-  store.publish(Shelf::artifact, key_of(2), "", "binary");
+  store.publish(EntryKind::artifact, key_of(2), "", "binary");
   ::usleep(50'000);
   EXPECT_FALSE(fs::exists(v1_ + "/pruned"));
   EXPECT_TRUE(fs::exists(file_of(1)));
@@ -214,7 +214,7 @@ int seconds_of_the_loop() {
 
 // Processes that read and publish, and processes that prune all away under them, all in one folder.
 TEST_F(EvictionTest, prune_loop_beside_readers_and_writers_loses_no_read) {
-  constexpr int kKeys = 40;
+  constexpr int key_count = 40;
   const auto payload = [](int number) { return std::string(500 + number, 'a' + number % 26); };
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(seconds_of_the_loop());
   const uint64_t corrupt_before = counters().corrupt;
@@ -232,10 +232,10 @@ TEST_F(EvictionTest, prune_loop_beside_readers_and_writers_loses_no_read) {
     children.push_back(in_child([&] {
       static Store& store = *new Store(root_);
       static int number = i;
-      number = (number + 1) % kKeys;
-      const auto entry = store.read(Shelf::artifact, key_of(number));
+      number = (number + 1) % key_count;
+      const auto entry = store.read(EntryKind::artifact, key_of(number));
       if (entry) return entry->payload == payload(number);
-      store.publish(Shelf::artifact, key_of(number), "", payload(number));
+      store.publish(EntryKind::artifact, key_of(number), "", payload(number));
       return true;
     }));
   }
@@ -259,7 +259,7 @@ TEST_F(EvictionTest, prune_loop_beside_readers_and_writers_loses_no_read) {
 TEST_F(EvictionTest, folder_that_cannot_be_written_is_a_problem_and_no_lost_election) {
   const Pruned pruned = prune_folder(root_ + "/absent", 0);
   EXPECT_NE(pruned.problem.find("No such file"), std::string::npos) << pruned.problem;
-  Store(root_).publish(Shelf::artifact, key_of(1), "", "x");
+  Store(root_).publish(EntryKind::artifact, key_of(1), "", "x");
   EXPECT_EQ(prune_folder(v1_, 0).problem, "");
 }
 

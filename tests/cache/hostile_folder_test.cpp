@@ -18,8 +18,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr uid_t kOwner = 12345;
-constexpr uid_t kStranger = 23456;
+constexpr uid_t owner_id = 12345;
+constexpr uid_t stranger_id = 23456;
 
 Key key() { return Key().add("name", "wanted"); }
 
@@ -61,15 +61,15 @@ class HostileFolder : public testing::Test {
 
   // "(miss)" or the payload, as the owner reads it in a process that starts now.
   static bool owner_gets(const std::string& root, std::string_view expected) {
-    return as_user(kOwner, [&] {
-      const auto entry = Store(root).read(Shelf::artifact, key());
+    return as_user(owner_id, [&] {
+      const auto entry = Store(root).read(EntryKind::artifact, key());
       return (entry ? entry->payload : "(miss)") == expected;
     });
   }
 
   bool make_cache_of(uid_t user) const {
     return as_user(user, [&] {
-      Store(root_).publish(Shelf::artifact, key(), "", "good");
+      Store(root_).publish(EntryKind::artifact, key(), "", "good");
       return fs::exists(file_in(root_));
     });
   }
@@ -79,21 +79,21 @@ class HostileFolder : public testing::Test {
 };
 
 TEST_F(HostileFolder, cache_of_another_user_is_not_read) {
-  ASSERT_TRUE(as_user(kStranger, [&] { return plant(root_); }));
-  ASSERT_TRUE(as_user(kStranger, [&] { return ::chmod(root_.c_str(), 0755) == 0; }));
+  ASSERT_TRUE(as_user(stranger_id, [&] { return plant(root_); }));
+  ASSERT_TRUE(as_user(stranger_id, [&] { return ::chmod(root_.c_str(), 0755) == 0; }));
   EXPECT_TRUE(owner_gets(root_, "(miss)"));
 }
 
 TEST_F(HostileFolder, link_made_by_another_user_is_not_followed) {
-  ASSERT_TRUE(make_cache_of(kOwner));
+  ASSERT_TRUE(make_cache_of(owner_id));
   const std::string link = folder_ / "link";
-  ASSERT_TRUE(as_user(kStranger, [&] { return ::symlink(root_.c_str(), link.c_str()) == 0; }));
+  ASSERT_TRUE(as_user(stranger_id, [&] { return ::symlink(root_.c_str(), link.c_str()) == 0; }));
   EXPECT_TRUE(owner_gets(link, "(miss)"));
   EXPECT_TRUE(owner_gets(root_, "good"));
 }
 
 TEST_F(HostileFolder, world_writable_folder_is_not_read_however_deep) {
-  ASSERT_TRUE(make_cache_of(kOwner));
+  ASSERT_TRUE(make_cache_of(owner_id));
   for (const std::string& part : {root_, root_ + "/v1"}) {
     ASSERT_EQ(::chmod(part.c_str(), 0777), 0);
     EXPECT_TRUE(owner_gets(root_, "(miss)")) << part;
@@ -103,57 +103,58 @@ TEST_F(HostileFolder, world_writable_folder_is_not_read_however_deep) {
 }
 
 TEST_F(HostileFolder, entry_planted_by_another_user_is_not_read_and_is_mended) {
-  ASSERT_TRUE(make_cache_of(kOwner));
+  ASSERT_TRUE(make_cache_of(owner_id));
   // Someone opened the folder for a moment, which is over when the next process starts.
-  const std::string shelf = fs::path(file_in(root_)).parent_path().string();
-  for (const std::string& part : {root_, root_ + "/v1", root_ + "/v1/a", shelf}) {
+  const std::string kind = fs::path(file_in(root_)).parent_path().string();
+  for (const std::string& part : {root_, root_ + "/v1", root_ + "/v1/a", kind}) {
     ASSERT_EQ(::chmod(part.c_str(), 0777), 0);
   }
   ASSERT_TRUE(
-      as_user(kStranger, [&] { return ::unlink(file_in(root_).c_str()) == 0 && plant(root_); }));
-  for (const std::string& part : {root_, root_ + "/v1", root_ + "/v1/a", shelf}) {
+      as_user(stranger_id, [&] { return ::unlink(file_in(root_).c_str()) == 0 && plant(root_); }));
+  for (const std::string& part : {root_, root_ + "/v1", root_ + "/v1/a", kind}) {
     ASSERT_EQ(::chmod(part.c_str(), 0700), 0);
   }
   EXPECT_TRUE(owner_gets(root_, "(miss)"));
-  ASSERT_TRUE(as_user(kOwner, [&] {
+  ASSERT_TRUE(as_user(owner_id, [&] {
     Store store(root_);
-    store.read(Shelf::artifact, key());
-    store.publish(Shelf::artifact, key(), "", "good");
+    store.read(EntryKind::artifact, key());
+    store.publish(EntryKind::artifact, key(), "", "good");
     return true;
   }));
   EXPECT_TRUE(owner_gets(root_, "good"));
 }
 
 TEST_F(HostileFolder, entry_that_others_may_write_is_not_read_and_is_mended) {
-  ASSERT_TRUE(make_cache_of(kOwner));
+  ASSERT_TRUE(make_cache_of(owner_id));
   for (const mode_t mode : {0620, 0602, 0666}) {
     ASSERT_EQ(::chmod(file_in(root_).c_str(), mode), 0);
     EXPECT_TRUE(owner_gets(root_, "(miss)")) << mode;
-    ASSERT_TRUE(make_cache_of(kOwner));
+    ASSERT_TRUE(make_cache_of(owner_id));
     EXPECT_TRUE(owner_gets(root_, "good")) << mode;
   }
 }
 
 // A process that found everything in order reads on while the folder is replaced behind its back.
 TEST_F(HostileFolder, folder_swapped_during_the_run_is_not_read) {
-  ASSERT_TRUE(make_cache_of(kOwner));
+  ASSERT_TRUE(make_cache_of(owner_id));
   const std::string evil = folder_ / "evil";
-  ASSERT_TRUE(as_user(kStranger, [&] { return plant(evil); }));
-  ASSERT_TRUE(as_user(kStranger, [&] { return ::chmod(evil.c_str(), 0755) == 0; }));
+  ASSERT_TRUE(as_user(stranger_id, [&] { return plant(evil); }));
+  ASSERT_TRUE(as_user(stranger_id, [&] { return ::chmod(evil.c_str(), 0755) == 0; }));
   int ready[2], go[2];
   ASSERT_EQ(::pipe(ready), 0);
   ASSERT_EQ(::pipe(go), 0);
   const pid_t reader = ::fork();
   if (reader == 0) {
-    if (::setresgid(kOwner, kOwner, kOwner) != 0 || ::setresuid(kOwner, kOwner, kOwner) != 0) {
+    if (::setresgid(owner_id, owner_id, owner_id) != 0 ||
+        ::setresuid(owner_id, owner_id, owner_id) != 0) {
       ::_exit(2);
     }
     Store store(root_);
-    const auto before = store.read(Shelf::artifact, key());
+    const auto before = store.read(EntryKind::artifact, key());
     char byte = 0;
     if (::write(ready[1], "r", 1) != 1 || ::read(go[0], &byte, 1) != 1) ::_exit(3);
-    const auto after = store.read(Shelf::artifact, key());
-    store.publish(Shelf::artifact, key(), "", "good");
+    const auto after = store.read(EntryKind::artifact, key());
+    store.publish(EntryKind::artifact, key(), "", "good");
     ::_exit(before && before->payload == "good" && !after ? 0 : 1);
   }
   char byte = 0;

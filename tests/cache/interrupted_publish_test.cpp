@@ -14,25 +14,25 @@
 namespace liger {
 namespace {
 
-constexpr int kMostCalls = 10'000;
+constexpr int most_calls = 10'000;
 
 Key key() { return Key().add("name", "interrupted"); }
 
 std::string payload_of(char letter) { return std::string(50'000, letter); }
 
-void publish(Shelf shelf, const std::string& root, char letter) {
-  Store(root).publish(shelf, key(), "symbol=run\n", payload_of(letter));
+void publish(EntryKind kind, const std::string& root, char letter) {
+  Store(root).publish(kind, key(), "symbol=run\n", payload_of(letter));
 }
 
 enum class End { finished, killed, refused };
 
 // Runs a publish in a child that is killed once `calls` of its system calls have returned.
-End publish_until(Shelf shelf, const std::string& root, int calls) {
+End publish_until(EntryKind kind, const std::string& root, int calls) {
   const pid_t child = ::fork();
   if (child == 0) {
     if (::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) ::_exit(2);
     ::raise(SIGSTOP);
-    publish(shelf, root, 'b');
+    publish(kind, root, 'b');
     ::_exit(0);
   }
   int status = 0;
@@ -50,18 +50,18 @@ End publish_until(Shelf shelf, const std::string& root, int calls) {
 }
 
 // What a reader gets: a letter, or 0 for a miss. Anything but a whole entry fails the test.
-char letter_read(Shelf shelf, const std::string& root) {
-  const auto entry = Store(root).read(shelf, key());
+char letter_read(EntryKind kind, const std::string& root) {
+  const auto entry = Store(root).read(kind, key());
   if (!entry) return 0;
   EXPECT_EQ(entry->meta, "symbol=run\n");
   EXPECT_EQ(entry->payload, payload_of(entry->payload[0]));
   return entry->payload[0];
 }
 
-class InterruptedPublish : public testing::TestWithParam<std::pair<Shelf, bool>> {};
+class InterruptedPublish : public testing::TestWithParam<std::pair<EntryKind, bool>> {};
 
 TEST_P(InterruptedPublish, next_reader_finds_all_or_nothing_after_each_system_call) {
-  const auto [shelf, is_there_before] = GetParam();
+  const auto [kind, is_there_before] = GetParam();
   const uint64_t corrupt_before = counters().corrupt;
   const uint64_t failed_before = counters().publish_failed;
   int misses = 0;
@@ -69,22 +69,22 @@ TEST_P(InterruptedPublish, next_reader_finds_all_or_nothing_after_each_system_ca
   int leftovers = 0;
   End end = End::killed;
   int calls = 0;
-  for (; end == End::killed && calls < kMostCalls; ++calls) {
+  for (; end == End::killed && calls < most_calls; ++calls) {
     const TemporaryFolder folder;
     const std::string root = folder / "cache";
-    if (is_there_before) publish(shelf, root, 'a');
-    end = publish_until(shelf, root, calls);
+    if (is_there_before) publish(kind, root, 'a');
+    end = publish_until(kind, root, calls);
     if (end == End::refused) GTEST_SKIP() << "ptrace is refused";
 
-    const char letter = letter_read(shelf, root);
+    const char letter = letter_read(kind, root);
     ++(letter == 0 ? misses : hits);
     EXPECT_TRUE(letter == 'b' || letter == (is_there_before ? 'a' : 0)) << calls << letter;
     leftovers += list_files(root).size() > (letter == 0 ? 0u : 1u) ? 1 : 0;
 
     // The next writer is not hindered by what the dead one left.
-    publish(shelf, root, 'c');
-    const bool first_stands = shelf == Shelf::artifact && letter != 0;
-    EXPECT_EQ(letter_read(shelf, root), first_stands ? letter : 'c') << calls;
+    publish(kind, root, 'c');
+    const bool first_stands = kind == EntryKind::artifact && letter != 0;
+    EXPECT_EQ(letter_read(kind, root), first_stands ? letter : 'c') << calls;
   }
   EXPECT_EQ(end, End::finished);
   EXPECT_GT(calls, 10) << "the sweep did not go through the publish";
@@ -97,11 +97,11 @@ TEST_P(InterruptedPublish, next_reader_finds_all_or_nothing_after_each_system_ca
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    Shelves, InterruptedPublish,
-    testing::Values(std::pair(Shelf::artifact, false), std::pair(Shelf::artifact, true),
-                    std::pair(Shelf::tune, false), std::pair(Shelf::tune, true)),
+    Kinds, InterruptedPublish,
+    testing::Values(std::pair(EntryKind::artifact, false), std::pair(EntryKind::artifact, true),
+                    std::pair(EntryKind::tune, false), std::pair(EntryKind::tune, true)),
     [](const auto& tested) {
-      return std::string(tested.param.first == Shelf::artifact ? "artifact" : "tune") +
+      return std::string(tested.param.first == EntryKind::artifact ? "artifact" : "tune") +
              (tested.param.second ? "_there" : "_absent");
     });
 

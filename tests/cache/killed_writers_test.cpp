@@ -16,9 +16,9 @@
 namespace liger {
 namespace {
 
-constexpr int kWriters = 8;
-constexpr int kKeys = 40;
-constexpr int kRounds = 60;
+constexpr int writer_count = 8;
+constexpr int key_count = 40;
+constexpr int round_count = 60;
 
 Key key_of(int number) { return Key().add("number", std::to_string(number)); }
 
@@ -40,10 +40,10 @@ uint64_t troubles() { return counters().publish_failed + counters().corrupt; }
   Store store(root);
   std::mt19937 random(static_cast<unsigned>(writer) + 1);
   const char letter = static_cast<char>('a' + writer);
-  for (int i = 0; i < kKeys * kRounds; ++i) {
-    const int number = static_cast<int>(random() % kKeys);
-    store.publish(Shelf::artifact, key_of(number), "", payload_of(letter, number));
-    store.publish(Shelf::tune, key_of(number), "", payload_of(letter, number));
+  for (int i = 0; i < key_count * round_count; ++i) {
+    const int number = static_cast<int>(random() % key_count);
+    store.publish(EntryKind::artifact, key_of(number), "", payload_of(letter, number));
+    store.publish(EntryKind::tune, key_of(number), "", payload_of(letter, number));
     // Removing makes room for new first writers.
     if (random() % 8 == 0) {
       const std::string hex = key_of(number).hash().hex();
@@ -65,33 +65,33 @@ TEST(KilledWriters, reader_never_sees_half_an_entry) {
   const uint64_t corrupt_before = counters().corrupt;
   Store reader(root);
   std::vector<pid_t> writers;
-  for (int i = 0; i < kWriters; ++i) writers.push_back(start_writer(root, i));
+  for (int i = 0; i < writer_count; ++i) writers.push_back(start_writer(root, i));
 
   std::mt19937 random(99);
   int killed = 0;
   int reads = 0;
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(4);
   while (std::chrono::steady_clock::now() < end || killed <= 3) {
-    for (int number = 0; number < kKeys; ++number) {
-      for (const Shelf shelf : {Shelf::artifact, Shelf::tune}) {
-        const auto entry = reader.read(shelf, key_of(number));
+    for (int number = 0; number < key_count; ++number) {
+      for (const EntryKind kind : {EntryKind::artifact, EntryKind::tune}) {
+        const auto entry = reader.read(kind, key_of(number));
         if (!entry) continue;
         ++reads;
         ASSERT_TRUE(is_whole(*entry, number)) << number;
       }
     }
     // Half of the writers die at a random moment and are started anew.
-    const size_t victim = random() % (kWriters / 2);
+    const size_t victim = random() % (writer_count / 2);
     ::kill(writers[victim], SIGKILL);
     ASSERT_EQ(::waitpid(writers[victim], nullptr, 0), writers[victim]);
     ++killed;
     writers[victim] = start_writer(root, static_cast<int>(victim));
   }
   for (size_t i = 0; i < writers.size(); ++i) {
-    if (i < kWriters / 2) ::kill(writers[i], SIGKILL);
+    if (i < writer_count / 2) ::kill(writers[i], SIGKILL);
     int status = 0;
     ASSERT_EQ(::waitpid(writers[i], &status, 0), writers[i]);
-    if (i < kWriters / 2) continue;
+    if (i < writer_count / 2) continue;
     EXPECT_EQ(status, 0) << "a writer that lived saw trouble";
   }
   EXPECT_EQ(counters().corrupt, corrupt_before);
@@ -110,13 +110,13 @@ TEST(KilledWriters, without_kills_no_temporary_stays) {
   const TemporaryFolder folder;
   const std::string root = folder / "cache";
   std::vector<pid_t> writers;
-  for (int i = 0; i < kWriters; ++i) {
+  for (int i = 0; i < writer_count; ++i) {
     const pid_t child = ::fork();
     if (child == 0) {
       const uint64_t troubles_before = troubles();
       Store store(root);
-      for (int number = 0; number < kKeys; ++number) {
-        store.publish(Shelf::artifact, key_of(number), "", payload_of('x', number));
+      for (int number = 0; number < key_count; ++number) {
+        store.publish(EntryKind::artifact, key_of(number), "", payload_of('x', number));
       }
       ::_exit(troubles() == troubles_before ? 0 : 1);
     }
@@ -127,7 +127,7 @@ TEST(KilledWriters, without_kills_no_temporary_stays) {
     ASSERT_EQ(::waitpid(writer, &status, 0), writer);
     EXPECT_EQ(status, 0);
   }
-  EXPECT_EQ(list_files(root).size(), static_cast<size_t>(kKeys));
+  EXPECT_EQ(list_files(root).size(), static_cast<size_t>(key_count));
   for (const StoredFile& file : Store(root).list()) EXPECT_TRUE(file.entry) << file.path;
 }
 

@@ -19,8 +19,8 @@
 namespace liger {
 namespace {
 
-constexpr int kProcesses = 64;
-constexpr int kKeys = 200;
+constexpr int process_count = 64;
+constexpr int key_count = 200;
 
 Key key_of(int number) { return Key().add("number", std::to_string(number)); }
 
@@ -39,19 +39,19 @@ bool is_whole(const Entry& entry, int number) {
   const uint64_t corrupt_before = counters().corrupt;
   const uint64_t failed_before = counters().publish_failed;
   Store store(root);
-  std::vector<int> numbers(kKeys);
-  for (int i = 0; i < kKeys; ++i) numbers[i] = i;
+  std::vector<int> numbers(key_count);
+  for (int i = 0; i < key_count; ++i) numbers[i] = i;
   if (process % 2 == 0) {
     std::shuffle(numbers.begin(), numbers.end(), std::mt19937(static_cast<unsigned>(process)));
   }
   bool whole = true;
   const char letter = static_cast<char>('0' + process);
   for (const int number : numbers) {
-    for (const Shelf shelf : {Shelf::artifact, Shelf::tune}) {
-      if (const auto entry = store.read(shelf, key_of(number))) {
+    for (const EntryKind kind : {EntryKind::artifact, EntryKind::tune}) {
+      if (const auto entry = store.read(kind, key_of(number))) {
         whole = whole && is_whole(*entry, number);
       } else {
-        store.publish(shelf, key_of(number), "", payload_of(letter, number));
+        store.publish(kind, key_of(number), "", payload_of(letter, number));
       }
     }
   }
@@ -73,7 +73,7 @@ TEST(ManyWriters, sixty_four_cold_processes_of_which_a_third_is_killed) {
     const TemporaryFolder folder;
     const std::string root = folder / "cache";
     std::vector<pid_t> children;
-    for (int i = 0; i < kProcesses; ++i) {
+    for (int i = 0; i < process_count; ++i) {
       children.push_back(::fork());
       if (children.back() == 0) start_cold(root, i);
       // Soon, because a slow machine starts the last one when the first have ended.
@@ -91,11 +91,11 @@ TEST(ManyWriters, sixty_four_cold_processes_of_which_a_third_is_killed) {
 
     Store reader(root);
     const std::vector<StoredFile> files = reader.list();
-    EXPECT_EQ(files.size(), 2u * kKeys);
+    EXPECT_EQ(files.size(), 2u * key_count);
     for (const StoredFile& file : files) EXPECT_TRUE(file.entry) << file.path;
-    for (int number = 0; number < kKeys; ++number) {
-      for (const Shelf shelf : {Shelf::artifact, Shelf::tune}) {
-        const auto entry = reader.read(shelf, key_of(number));
+    for (int number = 0; number < key_count; ++number) {
+      for (const EntryKind kind : {EntryKind::artifact, EntryKind::tune}) {
+        const auto entry = reader.read(kind, key_of(number));
         EXPECT_TRUE(entry && is_whole(*entry, number)) << number;
       }
     }
@@ -108,7 +108,7 @@ TEST(ManyWriters, sixty_four_cold_processes_of_which_a_third_is_killed) {
     }
     left_over += temporaries;
     EXPECT_EQ(reader.sweep(), static_cast<uint64_t>(temporaries));
-    EXPECT_EQ(list_files(root).size(), 2u * kKeys);
+    EXPECT_EQ(list_files(root).size(), 2u * key_count);
   }
   EXPECT_GT(killed, 0);
   RecordProperty("killed", killed);

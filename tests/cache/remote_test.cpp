@@ -23,8 +23,8 @@ using std::chrono::milliseconds;
 
 // The bar is 0.2 s, as docs/reliability.md measures it; a machine busy with other work may be late
 // by much, and what would wait for the server itself waits far longer.
-constexpr double kMostMs = 1000;
-constexpr double kMostMsOfLaterKeys = 100;
+constexpr double most_ms = 1000;
+constexpr double most_ms_of_later_keys = 100;
 
 Key key_of(int number) {
   Key key;
@@ -77,20 +77,21 @@ class RemoteTest : public testing::Test {
     }
     EXPECT_LE(about_the_server, 1);
     RecordProperty("slowest_read_ms", std::to_string(slowest_ms_));
-    EXPECT_LE(slowest_ms_, kMostMs);
+    EXPECT_LE(slowest_ms_, most_ms);
   }
 
-  std::optional<std::string> read(Remote& remote, int number, Shelf shelf = Shelf::artifact) {
+  std::optional<std::string> read(Remote& remote, int number,
+                                  EntryKind kind = EntryKind::artifact) {
     const auto begin = Clock::now();
-    const std::optional<Entry> entry = remote.read(shelf, key_of(number));
+    const std::optional<Entry> entry = remote.read(kind, key_of(number));
     last_ms_ = std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
     slowest_ms_ = std::max(slowest_ms_, last_ms_);
     return entry ? std::optional(entry->payload) : std::nullopt;
   }
 
   static void publish(Remote& remote, int number, const std::string& payload,
-                      Shelf shelf = Shelf::artifact) {
-    remote.publish(shelf, key_of(number), entry_of(number, payload), false);
+                      EntryKind kind = EntryKind::artifact) {
+    remote.publish(kind, key_of(number), entry_of(number, payload), false);
     remote.drain(milliseconds(2000));
   }
 
@@ -101,7 +102,7 @@ class RemoteTest : public testing::Test {
     EXPECT_EQ(read(remote, 900), std::nullopt);
     for (int number = 901; number < 1000; ++number) {
       EXPECT_EQ(read(remote, number), std::nullopt);
-      EXPECT_LT(last_ms_, kMostMsOfLaterKeys);
+      EXPECT_LT(last_ms_, most_ms_of_later_keys);
     }
     EXPECT_EQ(counters().remote_errors - errors, 1u);
     EXPECT_EQ(counters().remote_skipped - skipped, 99u);
@@ -135,10 +136,10 @@ TEST_F(RemoteTest, port_password_user_and_prefix_of_the_address_are_used) {
 TEST_F(RemoteTest, first_kernel_stays_and_newest_times_win) {
   const RedisServer server;
   Remote &one = made(server.address()), &another = made(server.address());
-  for (const Shelf shelf : {Shelf::artifact, Shelf::tune}) {
-    publish(one, 3, "first", shelf);
-    publish(another, 3, "second", shelf);
-    EXPECT_EQ(read(one, 3, shelf), shelf == Shelf::artifact ? "first" : "second");
+  for (const EntryKind kind : {EntryKind::artifact, EntryKind::tune}) {
+    publish(one, 3, "first", kind);
+    publish(another, 3, "second", kind);
+    EXPECT_EQ(read(one, 3, kind), kind == EntryKind::artifact ? "first" : "second");
   }
 }
 
@@ -146,7 +147,7 @@ TEST_F(RemoteTest, kernel_that_is_known_to_be_bad_is_replaced) {
   const RedisServer server;
   Remote& remote = made(server.address());
   publish(remote, 3, "refused by the loader");
-  remote.publish(Shelf::artifact, key_of(3), entry_of(3, "made anew"), true);
+  remote.publish(EntryKind::artifact, key_of(3), entry_of(3, "made anew"), true);
   remote.drain(milliseconds(2000));
   EXPECT_EQ(read(remote, 3), "made anew");
 }
@@ -188,7 +189,7 @@ TEST_F(RemoteTest, value_that_lies_is_rejected_and_replaced) {
 TEST_F(RemoteTest, value_that_is_too_long_is_not_used) {
   const RedisServer server;
   Remote& remote = made(server.address());
-  server.ask({"SET", name_of(5), std::string(2 * kMostRemoteBytes, 'x')});
+  server.ask({"SET", name_of(5), std::string(2 * most_remote_bytes, 'x')});
   const uint64_t refused = counters().remote_rejected + counters().remote_errors;
   EXPECT_EQ(read(remote, 5), std::nullopt);
   EXPECT_EQ(counters().remote_rejected + counters().remote_errors - refused, 1u);
@@ -251,7 +252,7 @@ TEST_F(RemoteTest, threads_that_meet_a_paused_server_together_wait_together) {
   const auto begin = Clock::now();
   std::vector<std::thread> threads;
   for (int i = 0; i < 8; ++i)
-    threads.emplace_back([&, i] { remote.read(Shelf::artifact, key_of(20 + i)); });
+    threads.emplace_back([&, i] { remote.read(EntryKind::artifact, key_of(20 + i)); });
   for (std::thread& thread : threads) thread.join();
   slowest_ms_ = std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
 }
@@ -262,7 +263,7 @@ TEST_F(RemoteTest, publishing_to_a_paused_server_takes_no_time) {
   server.send(SIGSTOP);
   const auto begin = Clock::now();
   for (int number = 0; number < 100; ++number)
-    remote.publish(Shelf::artifact, key_of(number), std::string(100000, 'x'), false);
+    remote.publish(EntryKind::artifact, key_of(number), std::string(100000, 'x'), false);
   EXPECT_LT(std::chrono::duration<double>(Clock::now() - begin).count(), 0.1);
   remote.drain(milliseconds(2000));
   EXPECT_LT(std::chrono::duration<double>(Clock::now() - begin).count(), 1.0);
@@ -288,7 +289,7 @@ TEST_F(RemoteTest, what_is_queued_is_dropped_when_the_server_is_full) {
   const uint64_t errors = counters().remote_errors;
   const uint64_t skipped = counters().remote_skipped;
   for (int number = 50; number < 150; ++number)
-    remote.publish(Shelf::artifact, key_of(number), entry_of(number, "payload"), false);
+    remote.publish(EntryKind::artifact, key_of(number), entry_of(number, "payload"), false);
   remote.drain(milliseconds(2000));
   EXPECT_EQ(counters().remote_errors - errors, 1u);
   EXPECT_EQ(counters().remote_skipped - skipped, 99u);
@@ -377,7 +378,7 @@ TEST_F(RemoteTest, connection_that_is_never_made_costs_one_key) {
   address.host = "127.0.0.1";
   address.port = listener.port();
   expect_one_key_pays(made(address));
-  EXPECT_GT(slowest_ms_, kRemoteBudget.count() / 2) << "the connection was refused, not dropped";
+  EXPECT_GT(slowest_ms_, remote_budget.count() / 2) << "the connection was refused, not dropped";
   for (const int other : others) ::close(other);
 }
 

@@ -43,8 +43,9 @@ class StoreTest : public testing::Test {
     return found;
   }
 
-  static std::string payload_of(Store& store, const Key& key, Shelf shelf = Shelf::artifact) {
-    const auto entry = store.read(shelf, key);
+  static std::string payload_of(Store& store, const Key& key,
+                                EntryKind kind = EntryKind::artifact) {
+    const auto entry = store.read(kind, key);
     return entry ? entry->payload : "(miss)";
   }
 
@@ -61,9 +62,9 @@ class StoreTest : public testing::Test {
 TEST_F(StoreTest, published_entry_is_read_back_by_another_store) {
   Store writer(root_);
   Store reader(root_);
-  EXPECT_FALSE(reader.read(Shelf::artifact, key_of("k")));
-  writer.publish(Shelf::artifact, key_of("k"), "symbol=run\n", "binary");
-  const auto entry = reader.read(Shelf::artifact, key_of("k"));
+  EXPECT_FALSE(reader.read(EntryKind::artifact, key_of("k")));
+  writer.publish(EntryKind::artifact, key_of("k"), "symbol=run\n", "binary");
+  const auto entry = reader.read(EntryKind::artifact, key_of("k"));
   ASSERT_TRUE(entry);
   EXPECT_EQ(entry->key_bytes, key_of("k").bytes());
   EXPECT_EQ(entry->meta, "symbol=run\n");
@@ -76,18 +77,18 @@ TEST_F(StoreTest, published_entry_is_read_back_by_another_store) {
 
 TEST_F(StoreTest, loser_keeps_the_file_of_the_winner) {
   Store store(root_);
-  store.publish(Shelf::artifact, key_of("k"), "", "winner");
-  store.publish(Shelf::artifact, key_of("k"), "", "loser");
+  store.publish(EntryKind::artifact, key_of("k"), "", "winner");
+  store.publish(EntryKind::artifact, key_of("k"), "", "loser");
   EXPECT_EQ(payload_of(store, key_of("k")), "winner");
   EXPECT_EQ(grown(counters().published, published_), 1u);
   EXPECT_EQ(grown(counters().publish_failed, publish_failed_), 0u);
 }
 
-TEST_F(StoreTest, tune_record_is_replaced_by_the_newest_and_has_its_own_shelf) {
+TEST_F(StoreTest, tune_record_is_replaced_by_the_newest_and_has_its_own_kind) {
   Store store(root_);
-  store.publish(Shelf::tune, key_of("k"), "", "first");
-  store.publish(Shelf::tune, key_of("k"), "", "second");
-  EXPECT_EQ(payload_of(store, key_of("k"), Shelf::tune), "second");
+  store.publish(EntryKind::tune, key_of("k"), "", "first");
+  store.publish(EntryKind::tune, key_of("k"), "", "second");
+  EXPECT_EQ(payload_of(store, key_of("k"), EntryKind::tune), "second");
   EXPECT_EQ(payload_of(store, key_of("k")), "(miss)");
 }
 
@@ -95,7 +96,7 @@ TEST_F(StoreTest, corrupt_entry_is_moved_aside_and_mended_by_the_next_publish) {
   Store store(root_);
   const Key key = key_of("k");
   const std::string file = file_of(root_, key);
-  store.publish(Shelf::artifact, key, "", "binary");
+  store.publish(EntryKind::artifact, key, "", "binary");
   const std::string good = read_plainly(file);
   std::string flipped = good;
   flipped.back() = static_cast<char>(flipped.back() ^ 1);
@@ -104,7 +105,7 @@ TEST_F(StoreTest, corrupt_entry_is_moved_aside_and_mended_by_the_next_publish) {
     EXPECT_EQ(payload_of(store, key), "(miss)");
     EXPECT_FALSE(fs::exists(file));
     EXPECT_EQ(read_plainly(root_ + "/v1/q/" + fs::path(file).filename().string()), bad);
-    store.publish(Shelf::artifact, key, "", "binary");
+    store.publish(EntryKind::artifact, key, "", "binary");
     EXPECT_EQ(payload_of(store, key), "binary");
   }
   EXPECT_EQ(grown(counters().corrupt, corrupt_), 4u);
@@ -113,12 +114,12 @@ TEST_F(StoreTest, corrupt_entry_is_moved_aside_and_mended_by_the_next_publish) {
 
 TEST_F(StoreTest, wrong_key_bytes_under_the_same_hash_are_a_miss) {
   Store store(root_);
-  store.publish(Shelf::artifact, key_of("other"), "", "other binary");
+  store.publish(EntryKind::artifact, key_of("other"), "", "other binary");
   const std::string file = file_of(root_, key_of("asked"));
   ASSERT_TRUE(make_folders(fs::path(file).parent_path().string()));
   fs::copy_file(file_of(root_, key_of("other")), file);
   EXPECT_EQ(payload_of(store, key_of("asked")), "(miss)");
-  store.publish(Shelf::artifact, key_of("asked"), "", "asked binary");
+  store.publish(EntryKind::artifact, key_of("asked"), "", "asked binary");
   EXPECT_EQ(payload_of(store, key_of("asked")), "asked binary");
   EXPECT_EQ(payload_of(store, key_of("other")), "other binary");
 }
@@ -126,7 +127,7 @@ TEST_F(StoreTest, wrong_key_bytes_under_the_same_hash_are_a_miss) {
 TEST_F(StoreTest, entry_planted_by_another_user_or_through_a_link_is_never_read) {
   Store store(root_);
   const std::string file = file_of(root_, key_of("k"));
-  store.publish(Shelf::artifact, key_of("k"), "", "binary");
+  store.publish(EntryKind::artifact, key_of("k"), "", "binary");
   fs::rename(file, folder_ / "elsewhere");
   fs::create_symlink(folder_ / "elsewhere", file);
   EXPECT_EQ(payload_of(store, key_of("k")), "(miss)");
@@ -145,7 +146,7 @@ TEST_F(StoreTest, untrusted_folder_is_refused_with_one_warning_that_says_how_to_
     Store store(root_);
     EXPECT_EQ(store.folder(), "");
     EXPECT_NE(store.why_memory_only().find("chmod go-w"), std::string::npos);
-    store.publish(Shelf::artifact, key_of("k"), "", "binary");
+    store.publish(EntryKind::artifact, key_of("k"), "", "binary");
     EXPECT_EQ(payload_of(store, key_of("k")), "(miss)");
   }
   EXPECT_TRUE(list_files(root_).empty());
@@ -158,7 +159,7 @@ TEST_F(StoreTest, folder_that_cannot_be_made_costs_one_warning_and_no_exception)
     for (int i = 0; i < 2; ++i) {
       Store store(root);
       EXPECT_EQ(store.folder(), "");
-      store.publish(Shelf::artifact, key_of("k"), "", "binary");
+      store.publish(EntryKind::artifact, key_of("k"), "", "binary");
       EXPECT_EQ(payload_of(store, key_of("k")), "(miss)");
       EXPECT_EQ(store.list().size() + store.clear() + store.sweep(), 0u);
     }
@@ -169,7 +170,7 @@ TEST_F(StoreTest, folder_that_cannot_be_made_costs_one_warning_and_no_exception)
 TEST_F(StoreTest, memory_only_misses_silently) {
   const size_t warnings_before = recent_warnings().size();
   Store store("");
-  store.publish(Shelf::artifact, key_of("k"), "", "binary");
+  store.publish(EntryKind::artifact, key_of("k"), "", "binary");
   EXPECT_EQ(payload_of(store, key_of("k")), "(miss)");
   EXPECT_EQ(recent_warnings().size(), warnings_before);
   EXPECT_EQ(grown(counters().publish_failed, publish_failed_), 0u);
@@ -181,12 +182,12 @@ TEST_F(StoreTest, full_disk_costs_one_warning_then_writes_stop_and_reads_go_on) 
   const std::string root = disk.path() + "/cache";
   const size_t full_before = warnings_about("No space left");
   Store store(root);
-  store.publish(Shelf::artifact, key_of("small"), "", "binary");
+  store.publish(EntryKind::artifact, key_of("small"), "", "binary");
   const std::string big(TinyDisk::kTooManyBytes, 'x');
   for (const char* name : {"big", "bigger", "biggest"}) {
-    store.publish(Shelf::artifact, key_of(name), "", big);
+    store.publish(EntryKind::artifact, key_of(name), "", big);
   }
-  store.publish(Shelf::artifact, key_of("also small"), "", "binary");
+  store.publish(EntryKind::artifact, key_of("also small"), "", "binary");
   EXPECT_EQ(payload_of(store, key_of("small")), "binary");
   EXPECT_EQ(payload_of(store, key_of("also small")), "(miss)");
   EXPECT_EQ(list_files(disk.path()).size(), 1u) << "nothing half written stays";
@@ -199,23 +200,23 @@ TEST_F(StoreTest, disk_that_became_readonly_costs_one_warning_and_is_still_read)
   TinyDisk disk;
   if (!disk.why_not().empty()) GTEST_SKIP() << disk.why_not();
   const std::string root = disk.path() + "/cache";
-  Store(root).publish(Shelf::artifact, key_of("k"), "", "binary");
+  Store(root).publish(EntryKind::artifact, key_of("k"), "", "binary");
   ASSERT_TRUE(disk.make_readonly());
   Store store(root);
   EXPECT_EQ(payload_of(store, key_of("k")), "binary");
   EXPECT_EQ(warnings_about(root), 0u) << "who only reads is not warned";
-  store.publish(Shelf::artifact, key_of("new"), "", "binary");
-  store.publish(Shelf::tune, key_of("new"), "", "times");
+  store.publish(EntryKind::artifact, key_of("new"), "", "binary");
+  store.publish(EntryKind::tune, key_of("new"), "", "times");
   EXPECT_EQ(warnings_about(root), 1u);
 }
 
 TEST_F(StoreTest, readonly_layer_is_hit_after_the_own_folder_and_never_written) {
   const std::string site = folder_ / "site";
-  Store(site).publish(Shelf::artifact, key_of("k"), "", "of the site");
+  Store(site).publish(EntryKind::artifact, key_of("k"), "", "of the site");
   Store store(root_, {folder_ / "absent", site});
   EXPECT_EQ(payload_of(store, key_of("k")), "of the site");
   EXPECT_EQ(grown(counters().hit_readonly, hit_readonly_), 1u);
-  store.publish(Shelf::artifact, key_of("k"), "", "own");
+  store.publish(EntryKind::artifact, key_of("k"), "", "own");
   EXPECT_EQ(payload_of(store, key_of("k")), "own");
   EXPECT_EQ(store.list().size(), 2u);
 
@@ -229,14 +230,14 @@ TEST_F(StoreTest, readonly_layer_is_hit_after_the_own_folder_and_never_written) 
 
 TEST_F(StoreTest, readonly_layer_serves_without_an_own_folder) {
   const std::string site = folder_ / "site";
-  Store(site).publish(Shelf::artifact, key_of("k"), "", "of the site");
+  Store(site).publish(EntryKind::artifact, key_of("k"), "", "of the site");
   Store store("", {site});
   EXPECT_EQ(payload_of(store, key_of("k")), "of the site");
 }
 
 TEST_F(StoreTest, untrusted_readonly_layer_is_left_out) {
   const std::string site = folder_ / "site";
-  Store(site).publish(Shelf::artifact, key_of("k"), "", "of the site");
+  Store(site).publish(EntryKind::artifact, key_of("k"), "", "of the site");
   ASSERT_EQ(::chmod(site.c_str(), 0777), 0);
   Store store(root_, {site});
   EXPECT_EQ(payload_of(store, key_of("k")), "(miss)");
@@ -245,9 +246,9 @@ TEST_F(StoreTest, untrusted_readonly_layer_is_left_out) {
 
 TEST_F(StoreTest, list_shows_good_and_damaged_files_and_clear_removes_all) {
   Store store(root_);
-  store.publish(Shelf::artifact, key_of("a"), "", "binary");
-  store.publish(Shelf::tune, key_of("t"), "", "times");
-  store.publish(Shelf::artifact, key_of("bad"), "", "binary");
+  store.publish(EntryKind::artifact, key_of("a"), "", "binary");
+  store.publish(EntryKind::tune, key_of("t"), "", "times");
+  store.publish(EntryKind::artifact, key_of("bad"), "", "binary");
   write_plainly(file_of(root_, key_of("bad")), "damaged");
   const std::vector<StoredFile> files = store.list();
   ASSERT_EQ(files.size(), 3u);
@@ -255,18 +256,18 @@ TEST_F(StoreTest, list_shows_good_and_damaged_files_and_clear_removes_all) {
     const bool damaged = file.path == file_of(root_, key_of("bad"));
     EXPECT_EQ(file.entry.has_value(), !damaged);
     EXPECT_EQ(file.size_bytes, fs::file_size(file.path));
-    EXPECT_EQ(file.shelf, file.path.ends_with(".ljt") ? Shelf::tune : Shelf::artifact);
+    EXPECT_EQ(file.kind, file.path.ends_with(".ljt") ? EntryKind::tune : EntryKind::artifact);
     EXPECT_GT(file.modified_seconds, 0);
   }
   EXPECT_EQ(store.clear(), 3u);
   EXPECT_TRUE(list_files(root_).empty());
-  store.publish(Shelf::artifact, key_of("a"), "", "binary");
+  store.publish(EntryKind::artifact, key_of("a"), "", "binary");
   EXPECT_EQ(payload_of(store, key_of("a")), "binary");
 }
 
 TEST_F(StoreTest, sweep_removes_old_temporaries_only) {
   Store store(root_);
-  store.publish(Shelf::artifact, key_of("k"), "", "binary");
+  store.publish(EntryKind::artifact, key_of("k"), "", "binary");
   const std::string near = fs::path(only_file(store)).parent_path().string();
   write_plainly(near + "/.tmp-old", "half");
   write_plainly(near + "/.tmp-new", "half");
@@ -281,10 +282,10 @@ TEST_F(StoreTest, sweep_removes_old_temporaries_only) {
 
 TEST_F(StoreTest, cache_removed_while_in_use_is_built_up_again) {
   Store store(root_);
-  store.publish(Shelf::artifact, key_of("k"), "", "binary");
+  store.publish(EntryKind::artifact, key_of("k"), "", "binary");
   fs::remove_all(root_);
   EXPECT_EQ(payload_of(store, key_of("k")), "(miss)");
-  store.publish(Shelf::artifact, key_of("k"), "", "binary");
+  store.publish(EntryKind::artifact, key_of("k"), "", "binary");
   EXPECT_EQ(payload_of(store, key_of("k")), "binary");
 }
 
@@ -298,10 +299,10 @@ TEST_F(StoreTest, two_stores_and_many_threads_share_one_folder) {
       Store& store = i % 2 == 0 ? first : second;
       for (int j = 0; j < 50; ++j) {
         const std::string name = std::to_string(j);
-        store.publish(Shelf::artifact, key_of(name), "", name);
-        store.publish(Shelf::tune, key_of(name), "", name);
+        store.publish(EntryKind::artifact, key_of(name), "", name);
+        store.publish(EntryKind::tune, key_of(name), "", name);
         wrong += payload_of(store, key_of(name)) != name ? 1 : 0;
-        wrong += payload_of(store, key_of(name), Shelf::tune) != name ? 1 : 0;
+        wrong += payload_of(store, key_of(name), EntryKind::tune) != name ? 1 : 0;
       }
     });
   }

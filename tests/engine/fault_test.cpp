@@ -72,7 +72,7 @@ struct LookUp {
                  integer("padding", -1)};
     op.kernels = {
         {.name = "LinearReference",
-         .source = "linear_loss/linear_exponentials.h",
+         .source = "linear_loss/scaled_exp.h",
          .spec = [](const Call& call) -> Spec {
            return {{"hidden", call["x"].last_size()}, {"classes", call["table"].sizes[0]}};
          },

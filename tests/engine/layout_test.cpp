@@ -172,7 +172,7 @@ bool check_claim(const Call& call, const std::string& where) {
 
 void ask_for_everything(Call& call) {
   const Op& op = call.op();
-  if (const int asked = op.input_index(op.gradient.asked_by); asked >= 0)
+  if (const int asked = op.input_index(op.gradient.needs_grad_flag); asked >= 0)
     call.scalar(asked).integer = -1;
 }
 

@@ -38,8 +38,8 @@
 
 namespace {
 
-constexpr int kMostFiles = 65536;
-std::array<std::atomic<bool>, kMostFiles> is_below;  // descriptors of files below the folder
+constexpr int most_files = 65536;
+std::array<std::atomic<bool>, most_files> is_below;  // descriptors of files below the folder
 std::atomic<long> injected{0};
 
 template <typename Function>
@@ -59,10 +59,10 @@ bool below(const char* path) {
   return !folder.empty() && path != nullptr && std::string_view(path).starts_with(folder);
 }
 
-bool below(int file) { return file >= 0 && file < kMostFiles && is_below[file]; }
+bool below(int file) { return file >= 0 && file < most_files && is_below[file]; }
 
 void note(int file, bool is_ours) {
-  if (file >= 0 && file < kMostFiles) is_below[file] = is_ours;
+  if (file >= 0 && file < most_files) is_below[file] = is_ours;
 }
 
 int errno_named(std::string_view name) {

@@ -29,7 +29,7 @@ void parse(std::string_view bytes) {
   const BundleIndex index = parse_bundle(bytes);
   if (!index.ok()) return;
   for (const BundleRecord& record : index.records) {
-    check(index.find(record.shelf, record.key_hash) == &record);
+    check(index.find(record.kind, record.key_hash) == &record);
     const auto entry =
         unpack_entry(record, bytes.substr(record.frame_at, record.frame_bytes), true);
     check(entry && hash128(entry->key_bytes) == record.key_hash);
@@ -43,33 +43,33 @@ void put_sha256(char* into, const Sha256& digest) {
 // The input as records, frames and provenance of a file whose lengths and hashes are right.
 void parse_sealed(std::string_view input) {
   if (input.empty()) return;
-  std::string bytes(kBundleHeaderBytes, '\0');
-  const size_t most = (input.size() - 1) / kRecordBytes;
+  std::string bytes(bundle_header_bytes, '\0');
+  const size_t most = (input.size() - 1) / record_bytes;
   const uint64_t count = most == 0 ? 0 : static_cast<uint8_t>(input[0]) % (most + 1);
   bytes += input.substr(1);
-  const size_t frames_at = kBundleHeaderBytes + count * kRecordBytes;
+  const size_t frames_at = bundle_header_bytes + count * record_bytes;
   size_t frame_at = frames_at;
   for (uint64_t i = 0; i < count; ++i) {
-    char* const record = bytes.data() + kBundleHeaderBytes + i * kRecordBytes;
+    char* const record = bytes.data() + bundle_header_bytes + i * record_bytes;
     const size_t rest = bytes.size() - frame_at;
     // The last frame ends with the file; the others where the input says.
-    const uint64_t wanted = get_little<uint64_t>(record + kFrameLengthAt);
+    const uint64_t wanted = get_little<uint64_t>(record + frame_length_at);
     const size_t frame_bytes = i + 1 == count ? rest : wanted % (rest + 1);
-    put_little(record + kFrameLengthAt, uint64_t{frame_bytes});
-    put_sha256(record + kFrameSha256At,
+    put_little(record + frame_length_at, uint64_t{frame_bytes});
+    put_sha256(record + frame_sha256_at,
                sha256(std::string_view(bytes).substr(frame_at, frame_bytes)));
     frame_at += frame_bytes;
   }
-  kBundleMagic.copy(bytes.data(), kBundleMagic.size());
-  put_little(bytes.data() + kSchemaAt, kBundleSchema);
-  put_little(bytes.data() + kBundleHeaderLengthAt, static_cast<uint32_t>(kBundleHeaderBytes));
-  put_little(bytes.data() + kRecordCountAt, count);
-  put_little(bytes.data() + kProvenanceLengthAt, uint64_t{0});
-  put_little(bytes.data() + kFileLengthAt, uint64_t{bytes.size()});
+  bundle_magic.copy(bytes.data(), bundle_magic.size());
+  put_little(bytes.data() + schema_at, bundle_schema);
+  put_little(bytes.data() + bundle_header_length_at, static_cast<uint32_t>(bundle_header_bytes));
+  put_little(bytes.data() + record_count_at, count);
+  put_little(bytes.data() + provenance_length_at, uint64_t{0});
+  put_little(bytes.data() + file_length_at, uint64_t{bytes.size()});
   const std::string_view all = bytes;
-  put_sha256(bytes.data() + kManifestAt,
-             sha256(all.substr(0, kManifestAt),
-                    all.substr(kBundleHeaderBytes, frames_at - kBundleHeaderBytes)));
+  put_sha256(bytes.data() + manifest_at,
+             sha256(all.substr(0, manifest_at),
+                    all.substr(bundle_header_bytes, frames_at - bundle_header_bytes)));
   parse(bytes);
 }
 
@@ -80,7 +80,7 @@ void change_one_byte(std::string_view input) {
   std::vector<BundledEntry> entries;
   for (const std::string_view part : {input.substr(0, half), input.substr(half)}) {
     const Key key = Key().add("part", fingerprint(part)).add("at", std::to_string(entries.size()));
-    entries.push_back({Shelf::artifact, {key.bytes(), "symbol=run\n", std::string(part)}});
+    entries.push_back({EntryKind::artifact, {key.bytes(), "symbol=run\n", std::string(part)}});
   }
   std::string bytes = encode_bundle(entries, "liger_jit=fuzz\n");
   const BundleIndex index = parse_bundle(bytes);

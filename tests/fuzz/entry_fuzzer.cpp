@@ -29,14 +29,14 @@ void decode(std::string_view bytes) {
 void decode_sealed(std::string_view input) {
   using namespace liger;
   std::string bytes(input);
-  if (bytes.size() < kHeaderBytes) return;
-  kEntryMagic.copy(bytes.data() + kMagicAt, kEntryMagic.size());
-  put_little(bytes.data() + kSchemaAt, kEntrySchema);
-  put_little(bytes.data() + kHeaderLengthAt, static_cast<uint32_t>(kHeaderBytes));
-  const Hash128 body = hash128(std::string_view(bytes).substr(kHeaderBytes));
-  put_little(bytes.data() + kBodyHashAt, body.low);
-  put_little(bytes.data() + kBodyHashAt + sizeof(uint64_t), body.high);
-  put_little(bytes.data() + kHeaderHashAt, hash64(bytes.data(), kHeaderHashAt));
+  if (bytes.size() < header_bytes) return;
+  entry_magic.copy(bytes.data() + magic_at, entry_magic.size());
+  put_little(bytes.data() + schema_at, entry_schema);
+  put_little(bytes.data() + header_length_at, static_cast<uint32_t>(header_bytes));
+  const Hash128 body = hash128(std::string_view(bytes).substr(header_bytes));
+  put_little(bytes.data() + body_hash_at, body.low);
+  put_little(bytes.data() + body_hash_at + sizeof(uint64_t), body.high);
+  put_little(bytes.data() + header_hash_at, hash64(bytes.data(), header_hash_at));
   decode(bytes);
 }
 

@@ -53,11 +53,11 @@ def is_float(value):
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
-def run(function, inputs, wrt=(), upstream=None):
+def run(function, inputs, wrt=(), grad_output=None):
     """{name: tensor} of the outputs and of the gradients of those named in wrt.
 
-    Leaves keep the strides and offset of the inputs. upstream holds the gradient of each output, or
-    is None for ones.
+    Leaves keep the strides and offset of the inputs. grad_output holds the gradient of each
+    output, or is None for ones.
     """
     leaves = {
         name: value.detach().requires_grad_(name in wrt) if is_float(value) else value
@@ -67,10 +67,10 @@ def run(function, inputs, wrt=(), upstream=None):
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     result = {f"output {i}": output.detach() for i, output in enumerate(outputs)}
     if wrt:
-        if upstream is None:
-            upstream = [torch.ones_like(output) for output in outputs]
+        if grad_output is None:
+            grad_output = [torch.ones_like(output) for output in outputs]
         # An output that depends on nothing in wrt is a constant.
-        pairs = [pair for pair in zip(outputs, upstream, strict=True) if pair[0].requires_grad]
+        pairs = [pair for pair in zip(outputs, grad_output, strict=True) if pair[0].requires_grad]
         gradients = torch.autograd.grad(
             [output for output, _ in pairs],
             [leaves[name] for name in wrt],
@@ -83,18 +83,18 @@ def run(function, inputs, wrt=(), upstream=None):
 
 
 def assert_as_exact_as_eager(
-    ours, reference, inputs, wrt=(), upstream="random", eager=None, slack_of_products=0.0
+    ours, reference, inputs, wrt=(), grad_output="random", eager=None, slack_of_products=0.0
 ):
     """Runs both on the inputs (a dict of keyword arguments) and compares all outputs and gradients.
 
-    upstream: "random" gradients for the outputs, or "ones". eager: the reference in the inputs' own
-    dtypes, if it is not the reference itself. slack_of_products: what matrix products in another
-    order may differ by, for an op that makes them in other pieces than eager does.
+    grad_output: "random" gradients for the outputs, or "ones". eager: the reference in the
+    inputs' own dtypes, if it is not the reference itself. slack_of_products: what matrix products
+    in another order may differ by, for an op that makes them in other pieces than eager does.
     """
     truth_of_outputs = run(reference, cast(inputs, torch.float64))
     dtype = next(value.dtype for value in inputs.values() if is_float(value))
     grads = None
-    if upstream == "random":
+    if grad_output == "random":
         # Rounded to the dtype under test, so that all three runs get the same numbers.
         grads = [torch.randn_like(output).to(dtype) for output in truth_of_outputs.values()]
     truth = run(reference, cast(inputs, torch.float64), wrt, grads)

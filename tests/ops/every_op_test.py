@@ -147,7 +147,9 @@ def test_a_graph_can_be_walked_twice_and_gives_the_same_gradients(device, op):
 
 
 @public_op
-@pytest.mark.parametrize("power", [1, 2], ids=["constant upstream", "upstream with a gradient"])
+@pytest.mark.parametrize(
+    "power", [1, 2], ids=["constant grad_output", "grad_output with a gradient"]
+)
 def test_double_backward_is_refused_and_never_silently_zero(device, op, power):
     values = arguments(op, device)
     names = differentiable_inputs(op, values)

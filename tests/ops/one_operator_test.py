@@ -33,11 +33,11 @@ def test_a_backward_is_one_operator_more(device, op):
     leaves = with_leaves(values, names)
     wanted = [leaves[name] for name in names]
     outputs = [o for o in tensors_of(operator(op)(**leaves)) if o.requires_grad]
-    upstream = [torch.ones_like(output) for output in outputs]
+    grad_output = [torch.ones_like(output) for output in outputs]
 
     def both():
         outputs = [o for o in tensors_of(operator(op)(**leaves)) if o.requires_grad]
-        torch.autograd.grad(outputs, wanted, upstream)
+        torch.autograd.grad(outputs, wanted, grad_output)
 
     backward = f"{op}_backward" if f"{op}_backward" in OPS else "scale_"
     assert dispatched(both) == [f"liger_jit::{op}", f"liger_jit::{backward}"]
@@ -51,10 +51,12 @@ def test_a_leaf_takes_its_gradient_without_a_copy(device, op):
     def backward():
         leaves = with_leaves(values, names)
         outputs = [o for o in tensors_of(operator(op)(**leaves)) if o.requires_grad]
-        torch.autograd.backward(outputs, upstream)
+        torch.autograd.backward(outputs, grad_output)
 
     leaves = with_leaves(values, names)
-    upstream = [torch.ones_like(o) for o in tensors_of(operator(op)(**leaves)) if o.requires_grad]
+    grad_output = [
+        torch.ones_like(o) for o in tensors_of(operator(op)(**leaves)) if o.requires_grad
+    ]
     leaves_made = sum(isinstance(value, torch.Tensor) for value in values.values())
     # One gradient for both summands: one of them needs a copy.
     shared = op == "fused_add_rms_norm"

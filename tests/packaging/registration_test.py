@@ -1,42 +1,17 @@
 """Every op is in the library, in whichever order the linker takes the object files."""
 
 import re
-import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from build_tree import BINDING, BUILD, CORE, ROOT, cmake, link_command, needs_build
 from liger_jit import library
 
-ROOT = Path(__file__).resolve().parents[2]
-BUILD = library.LIBRARY.resolve().parent
-if not (BUILD / "CMakeCache.txt").is_file():
-    pytest.skip("the library lies in no build that could be linked anew", allow_module_level=True)
+needs_build()
 SAY = "import liger_jit.library as l; print(*sorted(op['name'] for op in l.ops()))"
-
-
-CORE, BINDING = library.LIBRARY.name, library.BINDING.name
-
-
-def cmake():
-    return re.search(r"CMAKE_COMMAND:\w+=(.+)", (BUILD / "CMakeCache.txt").read_text())[1]
-
-
-def link_command(part):
-    """The words that the build links this library with."""
-    settings = (BUILD / "CMakeCache.txt").read_text()
-    ninja = re.search(r"CMAKE_MAKE_PROGRAM:\w+=(.+)", settings)[1]
-    told = subprocess.run(
-        [ninja, "-C", BUILD, "-t", "commands", part],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    (link,) = [part for part in told.stdout.splitlines()[-1].split(" && ") if " -shared " in part]
-    # shlex leaves the backslash of "\\$ORIGIN", which a shell takes away.
-    return [word.replace("\\$", "$") for word in shlex.split(link)]
 
 
 def python_with_library(folder, part, words):
@@ -79,7 +54,7 @@ def test_every_order_of_the_linker_gives_every_op(tmp_path, part, order):
     "part, lost, said",
     [
         (CORE, "swiglu", "ops are declared"),
-        (BINDING, "composites/gated_mlp", "neither kernels nor a composite"),
+        (BINDING, "composites/mlp/gated_mlp", "neither kernels nor a composite"),
     ],
 )
 def test_a_library_that_lacks_a_part_is_refused(tmp_path, part, lost, said):

@@ -153,7 +153,7 @@ def test_a_process_that_dies_by_a_signal_leaves_no_half_entry(tmp_path, slow_com
 
 PREFETCH = """
 from liger_jit.warmup import meta_replay, prepare
-def prefetch(*sizes):
+def compile_in_background(*sizes):
     specs = []
     for size in sizes:
         x = torch.empty(4, size, device="meta", requires_grad=True)
@@ -164,7 +164,9 @@ def prefetch(*sizes):
 
 def test_the_interpreter_ends_well_with_compiles_in_flight(tmp_path, slow_compiler):
     program = Program(
-        tmp_path, slow_compiler, PREFETCH + "print(prefetch(*range(16, 40)), flush=True)"
+        tmp_path,
+        slow_compiler,
+        PREFETCH + "print(compile_in_background(*range(16, 40)), flush=True)",
     )
     units = int(program.process.stdout.readline())
     begun = len(list(program.started.iterdir()))
@@ -181,7 +183,7 @@ def test_an_uncaught_ctrl_c_with_compiles_in_flight_ends_the_process(tmp_path, s
     program = Program(
         tmp_path,
         slow_compiler,
-        PREFETCH + "prefetch(*range(16, 40)); liger_jit.warmup([], progress=False)",
+        PREFETCH + "compile_in_background(*range(16, 40)); liger_jit.warmup([], progress=False)",
     )
     program.wait_for_compiles()
     program.process.send_signal(signal.SIGINT)
@@ -252,7 +254,7 @@ from liger_jit.library import native
 read_end, write_end = os.pipe()
 for _ in range(8):
     if os.fork() == 0:
-        units = prefetch(24, 32)
+        units = compile_in_background(24, 32)
         failures = native()._wait()
         told = counters()
         line = f"{units} {told['compiled']} {told['wait_expired']} {len(failures)}\\n"

@@ -90,29 +90,29 @@ TEST_F(KernelsTest, damaged_entry_is_compiled_again_with_the_same_result) {
     const Kernel* found = kernel(scale_unit(102), device(Backend::cpu, 0));
     return counters().compiled == compiled_before + 1 && scaled_one(*found) == 102;
   }));
-  EXPECT_EQ(Store::user().read(Shelf::artifact, key)->payload, good);
+  EXPECT_EQ(Store::user().read(EntryKind::artifact, key)->payload, good);
 }
 
 // It verifies, so only the loader can tell that it is no library.
 TEST_F(KernelsTest, entry_that_the_loader_refuses_is_replaced) {
   const Key key = artifact_key(scale_unit(103), target_);
-  Store::user().publish(Shelf::artifact, key, "symbol=liger_Scale\n", "not a library");
+  Store::user().publish(EntryKind::artifact, key, "symbol=liger_Scale\n", "not a library");
   const uint64_t compiled_before = counters().compiled;
   EXPECT_EQ(scaled_one(*kernel(scale_unit(103), device(Backend::cpu, 0))), 103);
   EXPECT_EQ(counters().compiled, compiled_before + 1);
-  EXPECT_NE(Store::user().read(Shelf::artifact, key)->payload, "not a library");
+  EXPECT_NE(Store::user().read(EntryKind::artifact, key)->payload, "not a library");
 }
 
 // The library's own folder gets what was compiled instead; the site's is not ours to mend.
 TEST_F(KernelsTest, entry_of_a_readonly_folder_that_the_loader_refuses_stays_there) {
   const Key key = artifact_key(scale_unit(111), target_);
   Store site(test_site_folder());
-  site.publish(Shelf::artifact, key, "symbol=liger_entry\n", "not a library");
+  site.publish(EntryKind::artifact, key, "symbol=liger_entry\n", "not a library");
   const uint64_t from_site_before = counters().hit_readonly;
   EXPECT_EQ(scaled_one(*kernel(scale_unit(111), device(Backend::cpu, 0))), 111);
   EXPECT_EQ(counters().hit_readonly, from_site_before + 1);
-  EXPECT_EQ(site.read(Shelf::artifact, key)->payload, "not a library");
-  EXPECT_NE(Store(test_cache_folder()).read(Shelf::artifact, key)->payload, "not a library");
+  EXPECT_EQ(site.read(EntryKind::artifact, key)->payload, "not a library");
+  EXPECT_NE(Store(test_cache_folder()).read(EntryKind::artifact, key)->payload, "not a library");
 }
 
 // In a process of its own and without a fixture, for the environment is read once.
@@ -121,11 +121,12 @@ TEST(OfflineKernelTest, entry_that_the_loader_refuses_is_an_error_that_says_so) 
   const auto ask_offline = [] {
     setenv("LIGER_JIT_CACHE_MODE", "offline", 1);
     const Key key = artifact_key(scale_unit(112), parse_target("cpu"));
-    Store(test_cache_folder()).publish(Shelf::artifact, key, "symbol=liger_Scale\n", "no library");
+    Store(test_cache_folder())
+        .publish(EntryKind::artifact, key, "symbol=liger_Scale\n", "no library");
     try {
       kernel(scale_unit(112), device(Backend::cpu, 0));
     } catch (const Error& error) {
-      const bool stays = Store(test_cache_folder()).read(Shelf::artifact, key).has_value();
+      const bool stays = Store(test_cache_folder()).read(EntryKind::artifact, key).has_value();
       fprintf(stderr, "compiled=%lu stays=%d %s", counters().compiled.load(), stays, error.what());
     }
     exit(0);
@@ -152,13 +153,13 @@ TEST_F(KernelsTest, failure_is_not_remembered) {
 }
 
 TEST_F(KernelsTest, prefetched_artifacts_are_there_when_asked_for) {
-  wait_for_prefetches();
+  wait_for_background_compiles();
   std::vector<std::shared_future<std::shared_ptr<const Binary>>> futures;
   for (int factor = 105; factor < 109; ++factor)
-    futures.push_back(prefetch(scale_unit(factor), target_));
-  futures.push_back(prefetch(broken_unit(), target_));
+    futures.push_back(compile_in_background(scale_unit(factor), target_));
+  futures.push_back(compile_in_background(broken_unit(), target_));
   std::vector<int> told;
-  const int made = wait_for_prefetches([&](int done, int total) {
+  const int made = wait_for_background_compiles([&](int done, int total) {
     EXPECT_EQ(total, 5);
     told.push_back(done);
   });
@@ -168,14 +169,14 @@ TEST_F(KernelsTest, prefetched_artifacts_are_there_when_asked_for) {
   const uint64_t compiled_before = counters().compiled;
   EXPECT_EQ(artifact(scale_unit(105), target_), futures[0].get());
   EXPECT_EQ(counters().compiled, compiled_before);
-  EXPECT_EQ(wait_for_prefetches(), 0);
+  EXPECT_EQ(wait_for_background_compiles(), 0);
 }
 
 TEST_F(KernelsTest, forked_child_does_not_wait_for_a_compile_of_its_parent) {
-  const auto future = prefetch(scale_unit(109), target_);
+  const auto future = compile_in_background(scale_unit(109), target_);
   EXPECT_TRUE(in_fork([&] {
     return artifact(scale_unit(109), target_)->bytes.size() > 0 &&
-           prefetch(scale_unit(110), target_).get() != nullptr;
+           compile_in_background(scale_unit(110), target_).get() != nullptr;
   }));
   EXPECT_NE(future.get(), nullptr);
 }
@@ -184,7 +185,8 @@ TEST_F(KernelsTest, process_that_ends_while_compiling_ends_well) {
   ::testing::FLAGS_gtest_death_test_style = "threadsafe";
   EXPECT_EXIT(
       {
-        for (int factor = 200; factor < 220; ++factor) prefetch(scale_unit(factor), target_);
+        for (int factor = 200; factor < 220; ++factor)
+          compile_in_background(scale_unit(factor), target_);
         exit(0);
       },
       ::testing::ExitedWithCode(0), "");

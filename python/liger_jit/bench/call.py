@@ -22,7 +22,7 @@ class Call:
         self.function = function
         self.values = {name: value.clone() for name, value in values.items()}
         self.wanted = [self.values[name].requires_grad_() for name in names]
-        self.upstream: list[Tensor] = []
+        self.grad_output: list[Tensor] = []
 
     def forward(self) -> None:
         with torch.no_grad():
@@ -31,13 +31,13 @@ class Call:
     def both(self) -> tuple[Tensor, ...]:
         """Outputs and gradients."""
         outputs = tensors_of(self.function(**self.values))
-        if not self.upstream:
+        if not self.grad_output:
             torch.manual_seed(1)
-            self.upstream = [_upstream(output) for output in outputs]
-        return (*outputs, *torch.autograd.grad(outputs, self.wanted, self.upstream))
+            self.grad_output = [_grad_output(output) for output in outputs]
+        return (*outputs, *torch.autograd.grad(outputs, self.wanted, self.grad_output))
 
 
-def _upstream(output: Tensor) -> Tensor:
+def _grad_output(output: Tensor) -> Tensor:
     """What arrives from above: 1 at a loss, as in training; else numbers that every dtype has."""
     if output.dim() == 0:
         return torch.ones_like(output)

@@ -118,11 +118,11 @@ def stats(asked: argparse.Namespace) -> int:
     answer = bundle.listed(asked)
     groups: dict[tuple, list[int]] = defaultdict(list)
     for file in answer["files"]:
-        group = file["shelf"], file.get("arch", ""), bundle.kernel_name(file)
+        group = file["kind"], file.get("arch", ""), bundle.kernel_name(file)
         groups[group].append(file["size_bytes"])
     rows = [
-        {"shelf": shelf, "arch": arch, "kernel": kernel, "entries": len(sizes), "bytes": sum(sizes)}
-        for (shelf, arch, kernel), sizes in sorted(groups.items())
+        {"kind": kind, "arch": arch, "kernel": kernel, "entries": len(sizes), "bytes": sum(sizes)}
+        for (kind, arch, kernel), sizes in sorted(groups.items())
     ]
     total = sum(file["size_bytes"] for file in answer["files"])
     most = library.ask("_environment")["cache"]["most_bytes"]
@@ -140,7 +140,7 @@ def stats(asked: argparse.Namespace) -> int:
     table = [[*list(row.values())[:-1], size_text(row["bytes"])] for row in rows]
     limit = f"pruned to {size_text(most)}" if most else "never pruned"
     title = f"{_title(answer)}, {size_text(total)}, {limit}"
-    print_table(title, ["shelf", "arch", "kernel", "entries", "size"], table)
+    print_table(title, ["kind", "arch", "kernel", "entries", "size"], table)
     return 0
 
 

@@ -205,7 +205,7 @@ def fused_linear_cross_entropy(
         accumulate,
         chunk_tokens or least,
     )
-    # One loss a row has one upstream gradient a row: its backward makes the logits anew.
+    # One loss a row has one grad_output gradient a row: its backward makes the logits anew.
     if mode == 0:
         outputs = ops.linear_cross_entropy_each(*tensors, *options)
     else:

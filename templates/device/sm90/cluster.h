@@ -99,7 +99,7 @@ LIGER_DEVICE float across_positions(const Pack<float>& of_thread, int rank, bool
   LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
     part[i] = by_position[thread % pack_size][(i * Threads + thread) / pack_size];
   }
-  fold<pack_size>(part, Add{});
+  tree_reduce<pack_size>(part, Add{});
   float sum = part[0];
   if constexpr (Blocks > 1) {
     LIGER_SHARED float of_blocks[Blocks][Threads];
@@ -112,7 +112,7 @@ LIGER_DEVICE float across_positions(const Pack<float>& of_thread, int rank, bool
     LIGER_UNROLL for (int block = 0; block < Blocks; ++block) {
       each[block] = of_blocks[block][thread];
     }
-    fold<Blocks>(each, Add{});
+    tree_reduce<Blocks>(each, Add{});
     sum = each[0];
   }
   rest[thread] = sum;
@@ -121,7 +121,7 @@ LIGER_DEVICE float across_positions(const Pack<float>& of_thread, int rank, bool
   LIGER_UNROLL for (int warp = 0; warp < warps; ++warp) {
     of_warp[warp] = rest[warp * warp_threads + thread % warp_threads];
   }
-  fold<warps>(of_warp, Add{});
+  tree_reduce<warps>(of_warp, Add{});
   return meet_by_shuffles<warp_threads>(of_warp[0], Add{});
 }
 

@@ -6,7 +6,7 @@
 // threads multiply, each the half of its tile's rows, and each thread keeps its share of the sums
 // in registers. Elsewhere a thread makes a row of the tile by plain sums.
 #pragma once
-#include "device/sm90/tile_copy.h"
+#include "device/sm90/tma.h"
 #include "device/softmax.h"
 
 namespace liger {
@@ -18,7 +18,7 @@ struct TileShape {
   int stages;  // that are on their way at once
 };
 
-#if defined(LIGER_TILE_ENGINE)
+#if defined(LIGER_TMA)
 constexpr bool has_tile_engine = true;
 constexpr int tile_cluster = 2;
 #else
@@ -26,7 +26,7 @@ constexpr bool has_tile_engine = false;
 constexpr int tile_cluster = 1;
 #endif
 
-#if defined(LIGER_TILE_ENGINE)
+#if defined(LIGER_TMA)
 
 // Sums of 64 x 256 products over 16 of the depth: 128 of each of a group's threads. `a` and `b`
 // describe slices in shared memory.
@@ -86,9 +86,9 @@ LIGER_DEVICE void store_blocks(SharedAddress row, const unsigned int (&words)[4]
 #endif
 
 struct TileMatrices {
-  const TileMap* a_map;
-  const TileMap* b_map;
-  const TileMap* c_map;
+  const TensorMap* a_map;
+  const TensorMap* b_map;
+  const TensorMap* c_map;
   const bf16* a;
   const bf16* b;
   bf16* c;
@@ -128,8 +128,8 @@ class TileProduct {
   template <class Begin, class Part, class End>
   LIGER_DEVICE void each_tile(long long block, long long blocks, Begin&& begin, Part&& part,
                               End&& end) const {
-#if defined(LIGER_TILE_ENGINE)
-    by_engine(block, blocks, begin, part, end);
+#if defined(LIGER_TMA)
+    by_wgmma(block, blocks, begin, part, end);
 #else
     by_sums(block, blocks, begin, part, end);
 #endif
@@ -146,7 +146,7 @@ class TileProduct {
     return static_cast<int>((m_.rows + of_cluster - 1) / of_cluster);
   }
 
-#if defined(LIGER_TILE_ENGINE)
+#if defined(LIGER_TMA)
   static_assert(Shape.rows == 128 && Shape.columns == 256 && Shape.depth == 64);
   static constexpr int a_bytes = Shape.rows * Shape.depth * 2;
   static constexpr int b_bytes = Shape.columns * Shape.depth * 2;
@@ -158,7 +158,7 @@ class TileProduct {
   static constexpr int steps = (Depth + Shape.depth - 1) / Shape.depth;
 
   // A place in the ring of stages.
-  struct Turn {
+  struct PipelineState {
     int stage = 0;
     int parity = 0;
     LIGER_DEVICE void next() {
@@ -174,17 +174,17 @@ class TileProduct {
     LIGER_DEVICE SharedAddress a(int stage) const { return first + stage * stage_bytes; }
     LIGER_DEVICE SharedAddress b(int stage) const { return a(stage) + a_bytes; }
     LIGER_DEVICE SharedAddress buffers() const { return first + Shape.stages * stage_bytes; }
-    LIGER_DEVICE ArrivalBarrier filled(int stage) const {
+    LIGER_DEVICE Mbarrier filled(int stage) const {
       return {buffers() + groups * 4 * 2 * buffer_bytes + stage * 8};
     }
-    LIGER_DEVICE ArrivalBarrier emptied(int stage) const {
+    LIGER_DEVICE Mbarrier emptied(int stage) const {
       return {filled(stage).address + Shape.stages * 8};
     }
   };
 
   template <class Begin, class Part, class End>
-  LIGER_DEVICE void by_engine(long long block, long long blocks, Begin&& begin, Part&& part,
-                              End&& end) const {
+  LIGER_DEVICE void by_wgmma(long long block, long long blocks, Begin&& begin, Part&& part,
+                             End&& end) const {
     const Ring ring{(shared_address(shared_of_launch()) + 1023) & ~1023u};
     const int rank = static_cast<int>(block % tile_cluster);
     if (thread_index() == 0) {
@@ -192,7 +192,7 @@ class TileProduct {
         ring.filled(stage).make(1);
         ring.emptied(stage).make(groups * tile_cluster);
       }
-      publish_barriers();
+      fence_mbarrier_init();
     }
     cluster_barrier<tile_cluster>();
     const int cluster = static_cast<int>(block / tile_cluster);
@@ -215,17 +215,17 @@ class TileProduct {
   LIGER_DEVICE int tile_column(int tile) const { return tile / tiles_down(); }
 
   LIGER_DEVICE void fill(const Ring& ring, int cluster, int clusters, int rank) const {
-    Turn turn;
+    PipelineState pipeline;
     const int tiles = tiles_down() * tiles_across;
     for (int tile = cluster; tile < tiles; tile += clusters) {
       const int row = first_row(tile, rank);
       const int column = tile_column(tile) * Shape.columns + rank * (Shape.columns / tile_cluster);
-      for (int step = 0; step < steps; ++step, turn.next()) {
-        const ArrivalBarrier filled = ring.filled(turn.stage);
-        ring.emptied(turn.stage).wait(turn.parity ^ 1);
+      for (int step = 0; step < steps; ++step, pipeline.next()) {
+        const Mbarrier filled = ring.filled(pipeline.stage);
+        ring.emptied(pipeline.stage).wait(pipeline.parity ^ 1);
         filled.arrive_and_expect(stage_bytes);
-        load_tile<1>(ring.a(turn.stage), *m_.a_map, step * Shape.depth, row, filled);
-        load_tile<tile_cluster>(ring.b(turn.stage) + rank * (b_bytes / tile_cluster), *m_.b_map,
+        load_tile<1>(ring.a(pipeline.stage), *m_.a_map, step * Shape.depth, row, filled);
+        load_tile<tile_cluster>(ring.b(pipeline.stage) + rank * (b_bytes / tile_cluster), *m_.b_map,
                                 step * Shape.depth, column, filled);
       }
     }
@@ -234,7 +234,7 @@ class TileProduct {
   template <class Begin, class Part, class End>
   LIGER_DEVICE void multiply(const Ring& ring, int cluster, int clusters, int rank, int group,
                              Begin&& begin, Part&& part, End&& end) const {
-    Turn turn;
+    PipelineState pipeline;
     const int warp = thread_index() % group_threads / warp_threads;
     const int lane = thread_index() % warp_threads;
     const int tiles = tiles_down() * tiles_across;
@@ -243,7 +243,7 @@ class TileProduct {
       const int warp_row = first_row(tile, rank) + group * (Shape.rows / groups) + warp * warp_rows;
       const TileShare share{warp_row + lane / 4, tile_column(tile)};
       auto state = begin(share);
-      sum_products(ring, turn, group, sums);
+      sum_products(ring, pipeline, group, sums);
       const int column = share.tile_column * Shape.columns;
       if (column + Shape.columns > Columns) drop_past_the_end(sums, column + lane % 4 * 2);
       LIGER_UNROLL for (int i = 0; i < parts; ++i) {
@@ -262,7 +262,7 @@ class TileProduct {
     }
   }
 
-  LIGER_DEVICE void sum_products(const Ring& ring, Turn& turn, int group,
+  LIGER_DEVICE void sum_products(const Ring& ring, PipelineState& pipeline, int group,
                                  float (&sums)[128]) const {
     const auto release = [&](int stage) {
       const int thread = thread_index() % group_threads;
@@ -271,9 +271,9 @@ class TileProduct {
     int before = -1;
     LIGER_UNROLL_BY(1)
     for (int step = 0; step < steps; ++step) {
-      ring.filled(turn.stage).wait(turn.parity);
-      const auto a = slice_at(ring.a(turn.stage) + group * (a_bytes / groups));
-      const auto b = slice_at(ring.b(turn.stage));
+      ring.filled(pipeline.stage).wait(pipeline.parity);
+      const auto a = slice_at(ring.a(pipeline.stage) + group * (a_bytes / groups));
+      const auto b = slice_at(ring.b(pipeline.stage));
       begin_multiplying();
       LIGER_UNROLL for (int i = 0; i < Shape.depth / 16; ++i) {
         multiply_slices(sums, a + 2 * i, b + 2 * i, step > 0 || i > 0);
@@ -281,8 +281,8 @@ class TileProduct {
       end_group_of_products();
       wait_for_products<1>();
       if (before >= 0) release(before);
-      before = turn.stage;
-      turn.next();
+      before = pipeline.stage;
+      pipeline.next();
     }
     wait_for_products<0>();
     release(before);
@@ -316,7 +316,7 @@ class TileProduct {
       const int sixteen_bytes = (j / 2 + block / 2) ^ (row % 8);  // the engine's swizzle
       store_blocks(buffer + row * (part_columns * 2) + sixteen_bytes * 16, words);
     }
-    publish_to_engine();
+    fence_for_tma();
     __syncwarp();
   }
 #else

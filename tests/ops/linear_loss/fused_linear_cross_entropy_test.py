@@ -40,13 +40,13 @@ def case(rows, hidden, vocabulary, dtype, device, bias=False, ce_weight=False, i
     return inputs
 
 
-def check(inputs, wrt=WRT, upstream="ones", chunk_tokens=0, **options):
+def check(inputs, wrt=WRT, grad_output="ones", chunk_tokens=0, **options):
     return assert_as_exact_as_eager(
         partial(fused_linear_cross_entropy, chunk_tokens=chunk_tokens, **options),
         partial(reference, **options),
         inputs,
         wrt,
-        upstream,
+        grad_output,
         # A vendor's library sums a product of another height in another order, and exp() follows.
         slack_of_products=5e-7 if inputs["input"].is_cuda else 0.0,
     )
@@ -93,7 +93,7 @@ def test_rows_with_gradients_of_their_own_are_as_exact_as_eager(device, name):
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_an_upstream_gradient_scales_every_gradient(device, reduction):
+def test_an_grad_output_gradient_scales_every_gradient(device, reduction):
     inputs = case(17, 32, 129, torch.float32, device, bias=True)
     check(inputs, (*WRT, "bias"), "random", reduction=reduction)
 

@@ -306,13 +306,13 @@ def test_tiles_one_by_one_give_the_loss_and_gradient_of_the_whole_row(device, wi
         return part, {"first_column": first, "columns": count, "classes": classes}
 
     loss, z_loss = torch.zeros(2, rows, device=device)
-    so_far = torch.full((rows, 5), float("nan"), device=device, dtype=torch.float64)
+    running = torch.full((rows, 5), float("nan"), device=device, dtype=torch.float64)
     gradient = torch.full((rows, 4), float("nan"), device=device)
-    state = {"so_far": so_far, "gradient": gradient, "loss": loss, "z_loss": z_loss}
-    absent = dict.fromkeys(["weight", "totals", "upstream", "predicted"])
+    state = {"running": running, "gradient": gradient, "loss": loss, "z_loss": z_loss}
+    absent = dict.fromkeys(["weight", "totals", "grad_output", "predicted"])
     for first in range(0, classes, columns):
         part, where = tile(first)
-        operator("cross_entropy_fold_")(part, target, **state, **absent, **where, reduction=0)
+        operator("cross_entropy_accumulate_")(part, target, **state, **absent, **where, reduction=0)
     limit = 1e-6 if dtype == "f32" else 2e-5
     assert relative_error(loss, wanted.detach()) < limit
     found = torch.empty_like(logits)

@@ -79,7 +79,7 @@ def test_an_ignored_row_may_hold_anything(device):
     assert not result["gradient of logits"][1].any()
 
 
-def gradients_of_both(op, device, dtype, target, upstream, **options):
+def gradients_of_both(op, device, dtype, target, grad_output, **options):
     """Of the input and, for the linear loss, of the head."""
     x = torch.randn(len(target), 64, device=device).to(dtype).requires_grad_()
     head = torch.randn(64, 64, device=device).to(dtype).requires_grad_()
@@ -87,24 +87,26 @@ def gradients_of_both(op, device, dtype, target, upstream, **options):
         leaves, loss = [x], cross_entropy(x, target, **options)
     else:
         leaves, loss = [x, head], fused_linear_cross_entropy(x, head, target, **options)
-    return torch.autograd.grad(loss, leaves, torch.full_like(loss, upstream))
+    return torch.autograd.grad(loss, leaves, torch.full_like(loss, grad_output))
 
 
-@pytest.mark.parametrize("upstream", [1.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("grad_output", [1.0, float("inf"), float("nan")])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @both_losses
-def test_what_is_ignored_has_no_gradient_whatever_comes_from_above(device, op, reduction, upstream):
+def test_what_is_ignored_has_no_gradient_whatever_comes_from_above(
+    device, op, reduction, grad_output
+):
     """A sum over no label, divided by a count of zero, is such a loss: torch's gradients are 0."""
     for dtype in DTYPES:
         ignored = torch.full((5,), -100, device=device)
         for gradient in gradients_of_both(
-            op, device, dtype, ignored, upstream, reduction=reduction
+            op, device, dtype, ignored, grad_output, reduction=reduction
         ):
             assert not gradient.any()
         some = torch.tensor([3, -100, 0, -100, 63], device=device)
-        gradient = gradients_of_both(op, device, dtype, some, upstream, reduction=reduction)[0]
+        gradient = gradients_of_both(op, device, dtype, some, grad_output, reduction=reduction)[0]
         assert not gradient[some == -100].any()
-        assert gradient[some != -100].isfinite().all() == (upstream == 1.0)
+        assert gradient[some != -100].isfinite().all() == (grad_output == 1.0)
 
 
 @both_losses

@@ -24,7 +24,7 @@ def in_place(logits, target):
         target=target,
         weight=None,
         totals=totals,
-        upstream=None,
+        grad_output=None,
         loss=loss,
         z_loss=z_loss,
         predicted=None,

@@ -21,14 +21,14 @@ def case(rows, vocabulary, dtype, device, scale=3.0, ignore_index=-100):
     return {"logits": logits, "target": labels(rows, vocabulary, device, ignore_index)}
 
 
-def check(inputs, upstream="ones", **options):
+def check(inputs, grad_output="ones", **options):
     """The loss, the part of it that is z-loss, and the gradient."""
     result = assert_as_exact_as_eager(
         lambda **tensors: cross_entropy(**tensors, **options),
         lambda **tensors: cross_entropy_reference(**tensors, **options)[0],
         inputs,
         ("logits",),
-        upstream,
+        grad_output,
     )
     output = cross_entropy(**inputs, **options, return_z_loss=True)
     assert torch.equal(output.loss, result["output 0"])
@@ -95,7 +95,7 @@ def test_half_precision_with_every_option_is_as_exact_as_eager(device):
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_an_upstream_gradient_scales_the_gradient(device, reduction):
+def test_an_grad_output_gradient_scales_the_gradient(device, reduction):
     # As loss scaling and gradient accumulation do.
     check(case(17, 129, torch.float32, device), "random", reduction=reduction)
 

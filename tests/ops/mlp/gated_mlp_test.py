@@ -123,7 +123,7 @@ def test_views_give_the_result_of_their_copies(device):
                 torch.testing.assert_close(result[key], value, msg=f"{key}: {form} of {name}")
 
 
-def test_an_expanded_upstream_gradient_is_read_as_it_is(device):
+def test_an_expanded_grad_output_gradient_is_read_as_it_is(device):
     inputs = tensors(torch.float32, device)
     ones = run(gated_mlp, inputs, WRT)
     leaves = {name: value.requires_grad_() for name, value in inputs.items()}

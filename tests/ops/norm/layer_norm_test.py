@@ -70,9 +70,9 @@ def test_weight_and_bias_may_be_absent(device, given):
 @pytest.mark.parametrize("wrt", [("x",), ("weight",), ("bias",), ("weight", "bias")])
 def test_only_what_requires_a_gradient_gets_one(device, wrt):
     inputs = tensors(17, 64, torch.float32, device)
-    upstream = [torch.randn_like(inputs["x"])]
-    every = run(layer_norm, inputs, WRT, upstream)
-    some = run(layer_norm, inputs, wrt, upstream)
+    grad_output = [torch.randn_like(inputs["x"])]
+    every = run(layer_norm, inputs, WRT, grad_output)
+    some = run(layer_norm, inputs, wrt, grad_output)
     assert some.keys() == {"output 0", *(f"gradient of {name}" for name in wrt)}
     for name, value in some.items():
         torch.testing.assert_close(value, every[name], rtol=1e-6, atol=1e-6)
@@ -87,10 +87,10 @@ def test_weights_of_another_dtype_give_the_result_of_wide_weights(device):
 
 def test_views_give_the_result_of_their_copies(device):
     inputs = tensors(6, 64, torch.bfloat16, device)
-    upstream = [torch.randn_like(inputs["x"])]
-    plain = run(layer_norm, inputs, WRT, upstream)
+    grad_output = [torch.randn_like(inputs["x"])]
+    plain = run(layer_norm, inputs, WRT, grad_output)
     for name, view in strided_forms(inputs["x"]):
-        seen = run(layer_norm, {**inputs, "x": view}, WRT, upstream)
+        seen = run(layer_norm, {**inputs, "x": view}, WRT, grad_output)
         for key, value in plain.items():
             assert torch.equal(seen[key], value), f"{name}: {key}"
 

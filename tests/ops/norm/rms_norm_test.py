@@ -104,7 +104,7 @@ def test_a_misaligned_weight_gives_the_same_result(device):
     assert torch.equal(rms_norm(inputs["x"], padded[1:]), rms_norm(**inputs))
 
 
-def test_an_upstream_gradient_with_any_strides_is_read_right(device):
+def test_an_grad_output_gradient_with_any_strides_is_read_right(device):
     inputs = tensors(16, 64, torch.float32, device)
     gradient = torch.randn(16, 64, device=device)
     wanted = run(rms_norm, inputs, ("x", "weight"), [gradient])

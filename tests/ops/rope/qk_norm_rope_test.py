@@ -143,10 +143,10 @@ def test_it_gives_the_bits_of_norm_and_rotation_in_turn(device, size, width, cas
     length = 2200 if device == "cuda" else 70
     for dtype in DTYPES:
         inputs = tensors(2, 4, 2, length, size, dtype, device, width)
-        upstream = [torch.randn_like(inputs["q"]), torch.randn_like(inputs["k"])]
+        grad_output = [torch.randn_like(inputs["q"]), torch.randn_like(inputs["k"])]
         options = {"casting_mode": casting_mode, "offset": 0.5, "eps": 1e-5}
-        wanted = run(partial(in_turn, **options), inputs, WRT, upstream)
-        for name, value in run(partial(qk_norm_rope, **options), inputs, WRT, upstream).items():
+        wanted = run(partial(in_turn, **options), inputs, WRT, grad_output)
+        for name, value in run(partial(qk_norm_rope, **options), inputs, WRT, grad_output).items():
             assert torch.equal(value, wanted[name]), f"{name} in {dtype}"
 
 
@@ -207,16 +207,16 @@ def test_slices_of_one_packed_projection_are_read_in_place(device):
     assert torch.equal(got, wanted["gradient of q"])
 
 
-def test_misaligned_tensors_and_upstream_gradients_of_any_strides_give_the_same(device):
+def test_misaligned_tensors_and_grad_output_gradients_of_any_strides_give_the_same(device):
     inputs = tensors(2, 4, 2, 9, 64, torch.bfloat16, device)
-    upstream = [torch.randn_like(inputs["q"]), torch.randn_like(inputs["k"])]
-    wanted = run(qk_norm_rope, inputs, WRT, upstream)
+    grad_output = [torch.randn_like(inputs["q"]), torch.randn_like(inputs["k"])]
+    wanted = run(qk_norm_rope, inputs, WRT, grad_output)
     odd = {}
     for name, value in inputs.items():
         padded = value.new_zeros(*value.shape[:-1], 65)
         padded[..., 1:] = value
         odd[name] = padded[..., 1:]
-    turned = [gradient.transpose(2, 3).contiguous().transpose(2, 3) for gradient in upstream]
+    turned = [gradient.transpose(2, 3).contiguous().transpose(2, 3) for gradient in grad_output]
     for name, value in run(qk_norm_rope, odd, WRT, turned).items():
         assert torch.equal(value, wanted[name]), name
 

@@ -153,8 +153,8 @@ def test_queries_alone_and_a_gradient_of_one_alone_work(device):
 
 def test_the_gradient_is_the_rotation_back(device):
     inputs = tensors(2, 4, 2, 9, 64, torch.float64 if device == "cpu" else torch.float32, device)
-    upstream = [inputs["q"], inputs["k"]]
-    result = run(rope, inputs, ("q", "k"), upstream)
+    grad_output = [inputs["q"], inputs["k"]]
+    result = run(rope, inputs, ("q", "k"), grad_output)
     back = rope(inputs["q"], inputs["k"], inputs["cos"], -inputs["sin"])
     torch.testing.assert_close(result["gradient of q"], back[0])
     torch.testing.assert_close(result["gradient of k"], back[1])

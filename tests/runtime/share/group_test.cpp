@@ -31,8 +31,8 @@ milliseconds since(Clock::time_point begin) {
 
 TEST_F(GroupTest, a_key_is_for_one_rank_to_make_and_the_others_get_its_bytes) {
   EXPECT_FALSE(zero_->take(key_));
-  EXPECT_TRUE(one_->promised_elsewhere(key_));
-  EXPECT_FALSE(zero_->promised_elsewhere(key_));
+  EXPECT_TRUE(one_->claimed_elsewhere(key_));
+  EXPECT_FALSE(zero_->claimed_elsewhere(key_));
   std::thread maker([&] {
     std::this_thread::sleep_for(milliseconds(80));
     zero_->give(key_, entry_);
@@ -43,14 +43,14 @@ TEST_F(GroupTest, a_key_is_for_one_rank_to_make_and_the_others_get_its_bytes) {
   EXPECT_EQ(taken->payload, entry_.payload);
   EXPECT_EQ(taken->meta, entry_.meta);
   EXPECT_EQ(taken->key_bytes, key_.bytes());
-  EXPECT_FALSE(one_->promised_elsewhere(key_));
+  EXPECT_FALSE(one_->claimed_elsewhere(key_));
 }
 
 TEST_F(GroupTest, nobody_waits_for_a_rank_that_gave_up) {
   EXPECT_FALSE(zero_->take(key_));
   zero_->give_up(key_);
   const auto begin = Clock::now();
-  EXPECT_FALSE(one_->promised_elsewhere(key_));
+  EXPECT_FALSE(one_->claimed_elsewhere(key_));
   EXPECT_FALSE(one_->take(key_));
   EXPECT_LT(since(begin), milliseconds(100));
 }
@@ -75,12 +75,12 @@ TEST_F(GroupTest, the_first_proposal_stands_on_every_rank) {
 }
 
 TEST_F(GroupTest, a_pick_is_searched_by_one_rank) {
-  EXPECT_FALSE(zero_->agreed_or_promise(key_));
+  EXPECT_FALSE(zero_->agreed_or_claim(key_));
   std::thread searcher([&] {
     std::this_thread::sleep_for(milliseconds(50));
     zero_->agree(key_, {{}, "kernel=K\npick=a\n", "1"});
   });
-  EXPECT_EQ(one_->agreed_or_promise(key_)->payload, "1");
+  EXPECT_EQ(one_->agreed_or_claim(key_)->payload, "1");
   searcher.join();
 }
 
@@ -134,7 +134,7 @@ TEST_F(GroupTest, a_store_that_raises_is_asked_once_and_warned_of_once) {
 }
 
 // The last one, because it uses up the patience of this process.
-TEST_F(GroupTest, a_promise_that_is_never_kept_is_paid_for_once) {
+TEST_F(GroupTest, a_claim_that_is_never_kept_is_paid_for_once) {
   const Key other = Key().add("number", "two");
   EXPECT_FALSE(zero_->take(key_));
   EXPECT_FALSE(zero_->take(other));

@@ -21,8 +21,8 @@ namespace {
 class TextRecipe final : public Recipe<std::string> {
  public:
   TextRecipe(std::string_view name, Ranks ranks)
-      : Recipe(ranks == Ranks::share ? Shelf::artifact : Shelf::tune, Key().add("text", name),
-               ranks) {}
+      : Recipe(ranks == Ranks::share ? EntryKind::artifact : EntryKind::tune,
+               Key().add("text", name), ranks) {}
 
   std::optional<std::string> accept(const Entry& entry) const override {
     return entry.meta == "whole" ? std::optional(entry.payload) : std::nullopt;
@@ -46,11 +46,11 @@ class TextRecipe final : public Recipe<std::string> {
 };
 
 void put(const TextRecipe& recipe, std::string_view meta, std::string_view text) {
-  Store::user().publish(recipe.shelf, recipe.key, meta, text);
+  Store::user().publish(recipe.kind, recipe.key, meta, text);
 }
 
 std::string text_near(const TextRecipe& recipe) {
-  const auto entry = read_near(recipe.shelf, recipe.key);
+  const auto entry = read_local(recipe.kind, recipe.key);
   return entry ? entry->meta + ": " + entry->payload : "";
 }
 
@@ -117,7 +117,7 @@ TEST(ObtainOnceTest, a_failure_frees_the_ranks_and_processes_that_wait) {
     recipe.fails = true;
     const TwoRanks ranks;
     EXPECT_THROW(obtain_once(recipe), std::runtime_error);
-    EXPECT_FALSE(ranks.other->promised_elsewhere(recipe.key));
+    EXPECT_FALSE(ranks.other->claimed_elsewhere(recipe.key));
     const pid_t child = fork();  // its own locks would not show
     if (child == 0) _exit(NodeLock::busy(recipe.key.hash(), Store::user().folder()) ? 1 : 0);
     int status = -1;
@@ -159,7 +159,7 @@ TEST(ObtainOnceTest, a_look_makes_nothing_and_promises_nothing) {
   const TwoRanks ranks;
   EXPECT_FALSE(Obtaining<std::string>(recipe).look());
   EXPECT_EQ(recipe.made, 0);
-  EXPECT_FALSE(ranks.other->promised_elsewhere(recipe.key));
+  EXPECT_FALSE(ranks.other->claimed_elsewhere(recipe.key));
 }
 
 TEST(ObtainOnceTest, ranks_that_agree_take_the_first_proposal_and_keep_what_they_have) {

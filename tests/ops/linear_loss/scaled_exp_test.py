@@ -37,10 +37,10 @@ def in_parts(input, weight, target):
     totals = (1.0 / target.ne(IGNORED).sum()).float().repeat(3)
     operator("linear_reference_")(input, weight, target, score, reference, IGNORED)
     for again in (False, True):
-        operator("linear_exponentials_")(
+        operator("scaled_exp_")(
             input, weight, reference, e, sums, maxima, wanted if again else None
         )
-        operator("linear_exponentials_rows_")(
+        operator("scaled_exp_rows_")(
             input,
             target,
             score,
@@ -124,7 +124,7 @@ def test_a_sum_that_falls_short_of_the_label_makes_no_negative_loss(device):
     sums[:, 0] = torch.tensor([0.9999, 1.0, 1.25], **floats)
     row_loss, row_z_loss, factor = torch.empty(3, tokens, **floats)
     e = torch.ones(tokens, classes, device=device).bfloat16()
-    operator("linear_exponentials_rows_")(
+    operator("scaled_exp_rows_")(
         inputs["input"],
         inputs["target"],
         score,

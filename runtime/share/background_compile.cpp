@@ -1,4 +1,5 @@
-// The pool behind prefetch(): a few threads of low priority that fill the artifact table.
+// The pool behind compile_in_background(): a few threads of low priority that fill the artifact
+// table.
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -16,7 +17,7 @@
 #include "base/text.h"
 #include "runtime/kernels.h"
 #include "runtime/share/group.h"
-#include "runtime/share/patience.h"
+#include "runtime/share/wait_budget.h"
 
 namespace liger {
 namespace {
@@ -74,7 +75,7 @@ size_t place_among(const Unit& unit, size_t others, int ranks, const Group* grou
 // What is dropped stays in memory, for a promise that dies unfulfilled would wake its waiters.
 void drop_queue(Pool& pool) {
   pool.stopping = true;
-  Patience::end_all_waits();
+  WaitBudget::end_all_waits();
   pool.total -= static_cast<int>(pool.queue.size());
   std::move(pool.queue.begin(), pool.queue.end(), std::back_inserter(pool.dropped));
   pool.queue.clear();
@@ -190,8 +191,8 @@ bool start_thread(Pool& pool) {
 
 }  // namespace
 
-std::shared_future<std::shared_ptr<const Binary>> prefetch(Unit unit, Target target,
-                                                           Urgency urgency) {
+std::shared_future<std::shared_ptr<const Binary>> compile_in_background(Unit unit, Target target,
+                                                                        Urgency urgency) {
   Pool& pool = liger::pool();
   const std::shared_ptr<Group> group = Group::current();
   const int ranks = ranks_on_node(group.get());
@@ -224,7 +225,7 @@ std::shared_future<std::shared_ptr<const Binary>> prefetch(Unit unit, Target tar
   return future;
 }
 
-int wait_for_prefetches(const std::function<void(int done, int total)>& progress) {
+int wait_for_background_compiles(const std::function<void(int done, int total)>& progress) {
   Pool& pool = liger::pool();
   std::unique_lock lock(pool.mutex);
   int told = -1;
@@ -245,21 +246,21 @@ int wait_for_prefetches(const std::function<void(int done, int total)>& progress
   return made;
 }
 
-void end_prefetches() {
+void end_background_compiles() {
   Pool& pool = liger::pool();
   const std::lock_guard lock(pool.mutex);
   drop_queue(pool);
 }
 
-bool prefetches_pending() { return pool().pending.load(std::memory_order_relaxed) > 0; }
+bool background_compiles_pending() { return pool().pending.load(std::memory_order_relaxed) > 0; }
 
-PrefetchProgress prefetch_progress() {
+BackgroundProgress background_progress() {
   Pool& pool = liger::pool();
   const std::lock_guard lock(pool.mutex);
   return {pool.done, pool.total, pool.done - pool.made};
 }
 
-std::vector<std::string> take_prefetch_failures() {
+std::vector<std::string> take_background_failures() {
   Pool& pool = liger::pool();
   const std::lock_guard lock(pool.mutex);
   return std::exchange(pool.failures, {});

@@ -1,10 +1,10 @@
-#include "composites/linear_loss/linear_exponentials.h"
+#include "composites/linear_loss/scaled_exp.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/zeros.h>
 
-#include "ops/linear_loss/linear_exponentials.h"
+#include "ops/linear_loss/scaled_exp.h"
 #include "engine/registry.h"
 
 namespace liger::torch_bindings {
@@ -33,21 +33,21 @@ bool plain(const CompositeCall& in) {
 
 }  // namespace
 
-bool LinearExponentials::serve(const LinearLoss& loss, int64_t chunk) {
+bool ScaledExp::serve(const LinearLoss& loss, int64_t chunk) {
   const at::Tensor& input = loss.input;
   return loss.totals.defined() && input.scalar_type() == at::kBFloat16 && plain(loss.in) &&
          aligned(input) && aligned(loss.weight) &&
-         linear_exponentials_pay(loss.in.place(), std::min(chunk, input.size(0)), input.size(1),
+         scaled_exp_pay(loss.in.place(), std::min(chunk, input.size(0)), input.size(1),
                                  loss.weight.size(0));
 }
 
-LinearExponentials::LinearExponentials(const LinearLoss& loss, int64_t chunk, bool with_gradient)
+ScaledExp::ScaledExp(const LinearLoss& loss, int64_t chunk, bool with_gradient)
     : loss_(loss), chunk_(chunk) {
   const int64_t tokens = loss_.input.size(0);
   const auto floats = loss_.input.options().dtype(at::kFloat);
   score_ = at::empty({tokens}, floats);
   reference_ = at::empty({tokens}, floats);
-  const int64_t sums = linear_exponentials_sums(loss_.weight.size(0));
+  const int64_t sums = scaled_exp_sums(loss_.weight.size(0));
   sums_ = at::empty({chunk, sums}, floats);
   maxima_ = at::empty({chunk, sums}, floats);
   if (with_gradient) {
@@ -66,17 +66,17 @@ LinearExponentials::LinearExponentials(const LinearLoss& loss, int64_t chunk, bo
                            {"reference", reference_}});
 }
 
-at::Tensor LinearExponentials::buffer() const {
+at::Tensor ScaledExp::buffer() const {
   if (!scaled_input_.defined()) return {};
   const int64_t classes = loss_.weight.size(0);
   return at::empty({chunk_, padded_columns(classes)}, loss_.input.options()).narrow(1, 0, classes);
 }
 
-at::Tensor LinearExponentials::chunk(int64_t first, int64_t count, const at::Tensor& e,
+at::Tensor ScaledExp::chunk(int64_t first, int64_t count, const at::Tensor& e,
                                      const at::Tensor& row_loss,
                                      const at::Tensor& row_z_loss) const {
-  static const Op& product = op_named("linear_exponentials_");
-  static const Op& rows = op_named("linear_exponentials_rows_");
+  static const Op& product = op_named("scaled_exp_");
+  static const Op& rows = op_named("scaled_exp_rows_");
   const at::Tensor x = loss_.input.narrow(0, first, count);
   const at::Tensor reference = reference_.narrow(0, first, count);
   const at::Tensor sums = rows_of(sums_, 0, count), maxima = rows_of(maxima_, 0, count);
@@ -112,7 +112,7 @@ at::Tensor LinearExponentials::chunk(int64_t first, int64_t count, const at::Ten
 
 // The products stay in float32 until they are scaled: rounded before, they would be rounded twice.
 // They lie where the scaled input was, which takes as much as half of them.
-void LinearExponentials::gradient(const at::Tensor& e, const at::Tensor& dx) const {
+void ScaledExp::gradient(const at::Tensor& e, const at::Tensor& dx) const {
   const int64_t hidden = dx.size(1);
   const at::Tensor wide = scratch_.narrow(0, 0, scratch_.numel() / 2 * 2).view(at::kFloat);
   const int64_t rows = wide.size(0) / hidden;

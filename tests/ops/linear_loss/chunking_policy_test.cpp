@@ -1,5 +1,5 @@
 // The division of a fused linear loss keeps its promises of memory for every size.
-#include "ops/linear_loss/chunk_law.h"
+#include "ops/linear_loss/chunking_policy.h"
 
 #include <gtest/gtest.h>
 
@@ -15,7 +15,7 @@ double logits_mebibytes(const LinearLossSizes& sizes, int64_t asked = chunk_auto
          mebibyte;
 }
 
-TEST(ChunkLaw, logits_of_a_chunk_are_bounded_however_many_tokens_there_are) {
+TEST(ChunkingPolicy, logits_of_a_chunk_are_bounded_however_many_tokens_there_are) {
   for (const int64_t tokens : {1, 1000, 16384, 1 << 20, 1 << 26}) {
     for (const int64_t classes : {7, 32000, 128256, 262144}) {
       for (const int64_t hidden : {64, 1024, 8192}) {
@@ -27,20 +27,20 @@ TEST(ChunkLaw, logits_of_a_chunk_are_bounded_however_many_tokens_there_are) {
   }
 }
 
-TEST(ChunkLaw, a_step_of_a_few_thousand_tokens_is_eight_chunks) {
+TEST(ChunkingPolicy, a_step_of_a_few_thousand_tokens_is_eight_chunks) {
   EXPECT_EQ(chunk_tokens_of({8192, 1024, 151936, 2}, chunk_automatic), 1024);
   EXPECT_EQ(chunk_tokens_of({12288, 1024, 151936, 2}, chunk_automatic), 1536);
   EXPECT_EQ(chunk_tokens_of({16384, 1024, 151936, 2}, chunk_automatic), 2048);
 }
 
-TEST(ChunkLaw, a_wide_layer_affords_logits_of_half_its_gradient) {
+TEST(ChunkingPolicy, a_wide_layer_affords_logits_of_half_its_gradient) {
   EXPECT_EQ(chunk_tokens_of({8192, 2048, 128256, 2}, chunk_automatic), 1024);
   EXPECT_EQ(chunk_tokens_of({8192, 3072, 128256, 2}, chunk_automatic), 1408);
   EXPECT_EQ(chunk_tokens_of({8192, 4096, 128256, 2}, chunk_automatic), 2048);
   EXPECT_EQ(chunk_tokens_of({8192, 8192, 128256, 2}, chunk_automatic), 2048);
 }
 
-TEST(ChunkLaw, chunks_cover_the_tokens_and_are_even) {
+TEST(ChunkingPolicy, chunks_cover_the_tokens_and_are_even) {
   for (int64_t tokens = 0; tokens < 20000; tokens += 37) {
     for (const int64_t asked : {chunk_automatic, chunk_least_memory, int64_t{100}}) {
       const int64_t chunk = chunk_tokens_of({tokens, 512, 50257, 2}, asked);
@@ -66,7 +66,7 @@ int64_t bytes_of_tiles(const LinearLossSizes& sizes, const VocabularyTiles& tile
   return tiles.tokens * (sum_bytes + tiles.classes * sizes.element_bytes);
 }
 
-TEST(ChunkLaw, least_memory_takes_the_inputs_gradient_and_a_twentieth_of_both) {
+TEST(ChunkingPolicy, least_memory_takes_the_inputs_gradient_and_a_twentieth_of_both) {
   for (const LinearLossSizes& sizes : heads) {
     const int64_t dinput = sizes.tokens * sizes.hidden * sizes.element_bytes;
     const int64_t dweight = sizes.classes * sizes.hidden * sizes.element_bytes;
@@ -81,7 +81,7 @@ TEST(ChunkLaw, least_memory_takes_the_inputs_gradient_and_a_twentieth_of_both) {
   }
 }
 
-TEST(ChunkLaw, two_passes_are_taken_where_chunks_would_be_narrow) {
+TEST(ChunkingPolicy, two_passes_are_taken_where_chunks_would_be_narrow) {
   const auto narrow = two_passes_of({16384, 1024, 151936, 2}, chunk_least_memory);
   ASSERT_TRUE(narrow);
   EXPECT_EQ(narrow->tokens, 4096);
@@ -94,13 +94,13 @@ TEST(ChunkLaw, two_passes_are_taken_where_chunks_would_be_narrow) {
   EXPECT_FALSE(two_passes_of({16384, 1024, 151936, 4}, chunk_least_memory));
 }
 
-TEST(ChunkLaw, two_passes_are_for_the_least_memory_alone) {
+TEST(ChunkingPolicy, two_passes_are_for_the_least_memory_alone) {
   EXPECT_FALSE(two_passes_of({16384, 1024, 151936, 2}, chunk_automatic));
   EXPECT_FALSE(two_passes_of({16384, 1024, 151936, 2}, 64));
   EXPECT_FALSE(two_passes_of({0, 1024, 151936, 2}, chunk_least_memory));
 }
 
-TEST(ChunkLaw, tiles_have_few_widths_and_groups_are_even) {
+TEST(ChunkingPolicy, tiles_have_few_widths_and_groups_are_even) {
   for (int64_t tokens = 128; tokens <= 20000; tokens += 128) {
     const auto tiles = two_passes_of({tokens, 1024, 151936, 2}, chunk_least_memory);
     if (!tiles) continue;
@@ -112,7 +112,7 @@ TEST(ChunkLaw, tiles_have_few_widths_and_groups_are_even) {
   }
 }
 
-TEST(ChunkLaw, many_chunks_are_added_up_in_float32_unless_memory_matters_more) {
+TEST(ChunkingPolicy, many_chunks_are_added_up_in_float32_unless_memory_matters_more) {
   const LinearLossSizes few{16384, 1024, 151936, 2};
   const LinearLossSizes many{1 << 18, 1024, 151936, 2};
   EXPECT_FALSE(accumulates_wide(few, chunk_automatic, Accumulate::automatic));

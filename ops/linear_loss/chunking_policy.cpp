@@ -1,4 +1,4 @@
-#include "ops/linear_loss/chunk_law.h"
+#include "ops/linear_loss/chunking_policy.h"
 
 #include <algorithm>
 

@@ -2,9 +2,9 @@
 // some packs in registers. Each thread reads and writes packs of its own.
 //
 // A row may start anywhere: loads are aligned down, so its first column may stand within a pack. A
-// sum's bits depend neither on that nor on the number of threads: elements `lanes` packs apart are
-// added in order, then halves of what is left, from the highest bit of the position to the lowest,
-// so that each step adds what stands a fixed distance apart.
+// sum's bits depend neither on that nor on the number of threads: elements `accumulator_count`
+// packs apart are added in order, then halves of what is left, from the highest bit of the position
+// to the lowest, so that each step adds what stands a fixed distance apart.
 #pragma once
 #include "device/copy.h"
 #include "device/sm90/cluster.h"
@@ -15,11 +15,11 @@ namespace liger {
 // Bytes: what the address of each row is a multiple of; 0: rows start anywhere. Kept: packs that a
 // thread has in registers. The launch brings the shared memory of the others.
 template <int N, int Threads, int Blocks, int Kept, int Bytes, class T>
-class HeldRow {
+class ResidentRow {
  public:
   using A = typename ArithmeticOf<T>::Type;
 
-  LIGER_DEVICE HeldRow(const T* row, int rank) : row_(row), rank_(rank) {
+  LIGER_DEVICE ResidentRow(const T* row, int rank) : row_(row), rank_(rank) {
     constexpr int run = Threads / pack_size;  // of neighbouring packs
     const int thread = thread_index();
     const int first = (thread / run * Blocks + rank) * run + thread % run;
@@ -62,7 +62,7 @@ class HeldRow {
   // `again`: this is not the first sum.
   template <class F>
   LIGER_DEVICE A sum(bool again, F&& f) const {
-    return across_positions<Threads, Blocks>(of_lanes<0, 1>(f), rank_, again);
+    return across_positions<Threads, Blocks>(of_accumulators<0, 1>(f), rank_, again);
   }
 
   // to[column] = f(column, eight elements).
@@ -85,10 +85,11 @@ class HeldRow {
   static_assert(Kept == 0 || (Bytes > 0 && N % pack_size == 0 && Kept * stride <= N),
                 "kept packs are whole");
 
-  static constexpr int lanes_wanted = power_of_two_from((N + 127) / 128);
-  static constexpr int lanes =
-      lanes_wanted < 128 ? 128 : (lanes_wanted > 2048 ? 2048 : lanes_wanted);
-  static constexpr int owned = lanes / (Threads * Blocks);  // lanes of one thread
+  static constexpr int accumulators_wanted = power_of_two_from((N + 127) / 128);
+  static constexpr int accumulator_count =
+      accumulators_wanted < 128 ? 128 : (accumulators_wanted > 2048 ? 2048 : accumulators_wanted);
+  static constexpr int owned =
+      accumulator_count / (Threads * Blocks);  // accumulators of one thread
   static_assert(owned > 0, "threads of a row");
 
   // The same words, of which the compiler knows nothing: else it keeps all that it made of them, in
@@ -157,16 +158,17 @@ class HeldRow {
     LIGER_UNROLL_BY(1) for (int slot = first; slot < slots_; slot += Step) f(slot, shared(slot));
   }
 
-  // The lanes First, First + Step, ... of this thread, halves first.
+  // The accumulators First, First + Step, ... of this thread, halves first.
   template <int First, int Step, class F>
-  LIGER_DEVICE Pack<A> of_lanes(F&& f) const {
+  LIGER_DEVICE Pack<A> of_accumulators(F&& f) const {
     if constexpr (Step < owned) {
-      return of_lanes<First, 2 * Step>(f) + of_lanes<First + Step, 2 * Step>(f);
+      return of_accumulators<First, 2 * Step>(f) + of_accumulators<First + Step, 2 * Step>(f);
     } else {
-      auto lane = filled(A(0));
-      each<First, Step>(
-          [&](int slot, const RawPack<T>& raw) { lane = lane + f(column_of(slot), widened(raw)); });
-      return lane;
+      auto accumulator = filled(A(0));
+      each<First, Step>([&](int slot, const RawPack<T>& raw) {
+        accumulator = accumulator + f(column_of(slot), widened(raw));
+      });
+      return accumulator;
     }
   }
 

@@ -12,7 +12,7 @@ namespace liger {
 
 // Thread safe. One for each kind of wait, for the life of the process; all kinds share the slowest
 // compile. Raises only what `arrived` does, and the wait then counts for nothing.
-class Patience {
+class WaitBudget {
  public:
   using Duration = std::chrono::milliseconds;
 
@@ -20,7 +20,7 @@ class Patience {
   // compiles are slow, for instance because all ranks compile at once, waiting is still the cheaper
   // way.
   // Who is asked is asked at least each `longest_pause`.
-  explicit constexpr Patience(Duration least, Duration longest_pause = Duration{16})
+  explicit constexpr WaitBudget(Duration least, Duration longest_pause = Duration{16})
       : least_(least), longest_pause_(longest_pause) {}
 
   // Asks `arrived` again and again until it says yes (true) or patience ends (false).

@@ -1,6 +1,6 @@
 // Parts of the fused linear cross entropy that reads no logits:
-// templates/linear_loss/linear_exponentials.h.
-#include "ops/linear_loss/linear_exponentials.h"
+// templates/linear_loss/scaled_exp.h.
+#include "ops/linear_loss/scaled_exp.h"
 
 #include "engine/registry.h"
 #include "ops/row_knobs.h"
@@ -79,7 +79,7 @@ struct Sizes {
   explicit Sizes(const Extent& e)
       : rows(e["rows"]), classes(padded_columns(e["size"])), hidden(padded_columns(e["inner"])) {}
   int64_t rows, classes, hidden;
-  int64_t sums() const { return linear_exponentials_sums(classes); }
+  int64_t sums() const { return scaled_exp_sums(classes); }
   Sample input() const { return {.input = "input", .shape = {rows, hidden}, .dtype = "bf16"}; }
   Sample weight() const { return {.input = "weight", .shape = {classes, hidden}, .dtype = "bf16"}; }
   Sample target() const {
@@ -107,7 +107,7 @@ const Register reference{Op{
     .check = check_rows,
     .kernels =
         {{.name = "LinearReference",
-          .source = "linear_loss/linear_exponentials.h",
+          .source = "linear_loss/scaled_exp.h",
           .spec = [](const Call& call) -> Spec {
             return {{"hidden", call["input"].last_size()}, {"classes", call["weight"].sizes[0]}};
           },
@@ -130,7 +130,7 @@ const Register reference{Op{
 }};
 
 const Register product{Op{
-    .name = "linear_exponentials_",
+    .name = "scaled_exp_",
     .doc = "exp(input @ weight.T - reference), and of each row and tile of columns the sum of that "
            "and the largest logit",
     .internal = true,
@@ -138,37 +138,38 @@ const Register product{Op{
                optional(written(bf16_rows("exponentials"))), written(float_rows("sums")),
                written(float_rows("maxima")), optional(integers("wanted"))},
     .check = check_rows,
-    .kernels =
-        {{.name = "LinearExponentials",
-          .source = "linear_loss/linear_exponentials.h",
-          .spec = [](const Call& call) -> Spec {
-            return {{"hidden", call["input"].last_size()},
-                    {"classes", call["weight"].sizes[0]},
-                    {"stores", call.has("exponentials")},
-                    {"tile", Spec{{"rows", tile_rows},
-                                  {"columns", tile_columns},
-                                  {"depth", tile_depth},
-                                  {"stages", stages}}}};
-          },
-          .blocks = [](const Call& call, const Knobs&) { return product_blocks(call); },
-          .threads = [](const Knobs&) { return block_threads; },
-          .shared_bytes = [](const Call& call, const Knobs&) { return product_shared_bytes(call); },
-          .arguments = {{"input_map", TilesOf{"input", tile_rows, tile_depth}},
-                        {"weight_map",
-                         TilesOf{"weight", tile_columns / tiles_of_cluster, tile_depth}},
-                        {"exponentials_map", TilesOf{"exponentials", stored_rows, stored_columns}},
-                        "input",
-                        "weight",
-                        "exponentials",
-                        "reference",
-                        "sums",
-                        "maxima",
-                        "wanted",
-                        {"rows", "input.rows"},
-                        {"blocks", product_blocks},
-                        {"input_stride", "input.stride"},
-                        {"exponentials_stride", "exponentials.stride"},
-                        {"sums_stride", "sums.stride"}}}},
+    .kernels = {{.name = "ScaledExp",
+                 .source = "linear_loss/scaled_exp.h",
+                 .spec = [](const Call& call) -> Spec {
+                   return {{"hidden", call["input"].last_size()},
+                           {"classes", call["weight"].sizes[0]},
+                           {"stores", call.has("exponentials")},
+                           {"tile", Spec{{"rows", tile_rows},
+                                         {"columns", tile_columns},
+                                         {"depth", tile_depth},
+                                         {"stages", stages}}}};
+                 },
+                 .blocks = [](const Call& call, const Knobs&) { return product_blocks(call); },
+                 .threads = [](const Knobs&) { return block_threads; },
+                 .shared_bytes = [](const Call& call,
+                                    const Knobs&) { return product_shared_bytes(call); },
+                 .arguments = {{"input_map", TensorMapOf{"input", tile_rows, tile_depth}},
+                               {"weight_map",
+                                TensorMapOf{"weight", tile_columns / tiles_of_cluster, tile_depth}},
+                               {"exponentials_map",
+                                TensorMapOf{"exponentials", stored_rows, stored_columns}},
+                               "input",
+                               "weight",
+                               "exponentials",
+                               "reference",
+                               "sums",
+                               "maxima",
+                               "wanted",
+                               {"rows", "input.rows"},
+                               {"blocks", product_blocks},
+                               {"input_stride", "input.stride"},
+                               {"exponentials_stride", "exponentials.stride"},
+                               {"sums_stride", "sums.stride"}}}},
     .example = [](const Extent& e) -> std::vector<Sample> {
       const Sizes sizes(e);
       return {sizes.input(),
@@ -182,7 +183,7 @@ const Register product{Op{
 }};
 
 const Register rows_of_product{Op{
-    .name = "linear_exponentials_rows_",
+    .name = "scaled_exp_rows_",
     .doc = "from a product's sums the loss of each row, and what makes its gradients of products",
     .internal = true,
     .inputs = {bf16_rows("input"), integers("target"), floats("score"), float_rows("sums"),
@@ -192,8 +193,8 @@ const Register rows_of_product{Op{
                optional(written(dense("scaled_input", {Dtype::bf16}))), written(integers("wanted")),
                integer("classes", 1), integer("ignore_index", -100), flag("again")},
     .check = check_rows,
-    .kernels = {{.name = "LinearExponentialsRows",
-                 .source = "linear_loss/linear_exponentials.h",
+    .kernels = {{.name = "ScaledExpRows",
+                 .source = "linear_loss/scaled_exp.h",
                  .spec = [](const Call& call) -> Spec {
                    return {{"hidden", call["input"].last_size()},
                            {"classes", call.integer("classes")},
@@ -243,9 +244,9 @@ const Register rows_of_product{Op{
 
 }  // namespace
 
-int64_t linear_exponentials_sums(int64_t classes) { return padded_columns(tiles_across(classes)); }
+int64_t scaled_exp_sums(int64_t classes) { return padded_columns(tiles_across(classes)); }
 
-bool linear_exponentials_pay(const Place& place, int64_t tokens, int64_t hidden, int64_t classes) {
+bool scaled_exp_pay(const Place& place, int64_t tokens, int64_t hidden, int64_t classes) {
   // Below, reading and writing rows of the input costs as much as the logits would.
   constexpr int64_t least_classes_of_hidden = 16;
   if (classes < least_classes_of_hidden * hidden) return false;

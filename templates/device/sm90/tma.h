@@ -6,15 +6,15 @@
 namespace liger {
 
 #if defined(LIGER_CUDA) && defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#define LIGER_TILE_ENGINE 1
+#define LIGER_TMA 1
 #endif
 
 // How the engine finds tiles of one matrix: made by the driver, opaque. Without an engine not read.
-struct alignas(64) TileMap {
+struct alignas(64) TensorMap {
   unsigned long long words[16];
 };
 
-#if defined(LIGER_TILE_ENGINE)
+#if defined(LIGER_TMA)
 
 using SharedAddress = unsigned int;
 
@@ -24,7 +24,7 @@ LIGER_DEVICE SharedAddress shared_address(const void* place) {
 
 // A barrier whose phase ends when as many as it was made for have arrived, and all bytes that they
 // announced. Phases have parities 0, 1, 0, ...
-struct ArrivalBarrier {
+struct Mbarrier {
   SharedAddress address;
 
   LIGER_DEVICE void make(int arrivals) const {
@@ -60,20 +60,18 @@ struct ArrivalBarrier {
 };
 
 // Barriers that were made can be seen by the cluster and by the engine, after a cluster barrier.
-LIGER_DEVICE void publish_barriers() {
+LIGER_DEVICE void fence_mbarrier_init() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
 // What threads wrote into shared memory can be read by the engine.
-LIGER_DEVICE void publish_to_engine() {
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
+LIGER_DEVICE void fence_for_tma() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // A tile into this block, or into the same place of `Blocks` blocks of the cluster, whose barriers
 // it arrives at. What is outside of the matrix becomes zero.
 template <int Blocks>
-LIGER_DEVICE void load_tile(SharedAddress to, const TileMap& from, int column, int row,
-                            ArrivalBarrier barrier) {
+LIGER_DEVICE void load_tile(SharedAddress to, const TensorMap& from, int column, int row,
+                            Mbarrier barrier) {
   if constexpr (Blocks == 1) {
     asm volatile(
         "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
@@ -91,7 +89,7 @@ LIGER_DEVICE void load_tile(SharedAddress to, const TileMap& from, int column, i
 }
 
 // A tile from shared memory; what is outside of the matrix is not written.
-LIGER_DEVICE void store_tile(const TileMap& to, SharedAddress from, int column, int row) {
+LIGER_DEVICE void store_tile(const TensorMap& to, SharedAddress from, int column, int row) {
   asm volatile(
       "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];\n"
       "cp.async.bulk.commit_group;" ::"l"(&to),

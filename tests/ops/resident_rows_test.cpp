@@ -1,12 +1,12 @@
 // Every row that is said to fit on the chip does, with room for a second one.
-#include "ops/held_rows.h"
+#include "ops/resident_rows.h"
 
 #include <gtest/gtest.h>
 
 namespace liger {
 namespace {
 
-HeldRows on_hopper(int64_t size, bool shifted = false, int64_t element_bytes = 2) {
+ResidentRows on_hopper(int64_t size, bool shifted = false, int64_t element_bytes = 2) {
   return {.place = {Backend::cuda, 0, 132, 90},
           .size = size,
           .element_bytes = element_bytes,
@@ -14,18 +14,18 @@ HeldRows on_hopper(int64_t size, bool shifted = false, int64_t element_bytes = 2
           .may_keep = true};
 }
 
-int64_t cluster_of(const HeldRows& rows) {
-  const auto candidates = held_row_candidates(rows);
+int64_t cluster_of(const ResidentRows& rows) {
+  const auto candidates = resident_row_candidates(rows);
   return candidates.empty() ? 0 : value_of(candidates.front(), "cluster", 0);
 }
 
-TEST(HeldRows, two_rows_share_a_multiprocessor) {
+TEST(ResidentRows, two_rows_share_a_multiprocessor) {
   for (int64_t size = 1; size < 1 << 20; size += size < 100 ? 1 : size / 7) {
     for (const int64_t bytes : {2, 4}) {
-      const HeldRows rows = on_hopper(size, size % 2 == 1, bytes);
-      for (const Knobs& knobs : held_row_candidates(rows)) {
+      const ResidentRows rows = on_hopper(size, size % 2 == 1, bytes);
+      for (const Knobs& knobs : resident_row_candidates(rows)) {
         const int64_t cluster = value_of(knobs, "cluster", 0);
-        EXPECT_LE(2 * held_row_shared_bytes(rows, knobs), 227 << 10) << size;
+        EXPECT_LE(2 * resident_row_shared_bytes(rows, knobs), 227 << 10) << size;
         EXPECT_TRUE(cluster == 1 || cluster == 2 || cluster == 4 || cluster == 8) << size;
       }
     }
@@ -33,13 +33,13 @@ TEST(HeldRows, two_rows_share_a_multiprocessor) {
 }
 
 // Of a device with little shared memory, rows of few lanes do not fit into one block either.
-TEST(HeldRows, no_row_is_dealt_to_a_cluster_of_no_blocks) {
+TEST(ResidentRows, no_row_is_dealt_to_a_cluster_of_no_blocks) {
   for (const int capability : {80, 86, 90, 100, 120, 0}) {
     for (int64_t size = 2048; size < 70000; size += 56) {
       for (const int64_t bytes : {2, 4}) {
-        HeldRows rows = on_hopper(size, false, bytes);
+        ResidentRows rows = on_hopper(size, false, bytes);
         rows.place.capability = capability;
-        for (const Knobs& knobs : held_row_candidates(rows)) {
+        for (const Knobs& knobs : resident_row_candidates(rows)) {
           EXPECT_GE(value_of(knobs, "cluster", 0), 1) << size;
           EXPECT_GE(value_of(knobs, "threads", 0), 128) << size;
         }
@@ -48,37 +48,37 @@ TEST(HeldRows, no_row_is_dealt_to_a_cluster_of_no_blocks) {
   }
 }
 
-TEST(HeldRows, what_is_in_registers_and_in_shared_memory_is_the_row) {
+TEST(ResidentRows, what_is_in_registers_and_in_shared_memory_is_the_row) {
   for (const int64_t size : {2048, 32000, 50257, 128256, 151936, 151937, 300000}) {
-    const HeldRows rows = on_hopper(size, size % 8 != 0);
-    const auto candidates = held_row_candidates(rows);
+    const ResidentRows rows = on_hopper(size, size % 8 != 0);
+    const auto candidates = resident_row_candidates(rows);
     ASSERT_FALSE(candidates.empty()) << size;
     for (const Knobs& knobs : candidates) {
       const int64_t threads = value_of(knobs, "threads", 0);
       const int64_t kept = value_of(knobs, "kept", 0) * threads * 16;
       const int64_t held =
-          value_of(knobs, "cluster", 0) * (kept + held_row_shared_bytes(rows, knobs));
+          value_of(knobs, "cluster", 0) * (kept + resident_row_shared_bytes(rows, knobs));
       EXPECT_GE(held, size * 2) << size;
       EXPECT_LE(held, size * 2 + 16 * 8 * threads * 2) << size;
     }
   }
 }
 
-TEST(HeldRows, longer_rows_take_clusters_where_there_are_any) {
+TEST(ResidentRows, longer_rows_take_clusters_where_there_are_any) {
   EXPECT_EQ(cluster_of(on_hopper(32000)), 1);
   EXPECT_EQ(cluster_of(on_hopper(50257, true)), 1);
   EXPECT_EQ(cluster_of(on_hopper(128256)), 8);
   EXPECT_EQ(cluster_of(on_hopper(10000000)), 0);
   EXPECT_EQ(cluster_of(on_hopper(1000)), 0);
-  HeldRows elsewhere = on_hopper(128256);
+  ResidentRows elsewhere = on_hopper(128256);
   elsewhere.place.capability = 80;
   EXPECT_EQ(cluster_of(elsewhere), 0);
   elsewhere.size = 32000;
   EXPECT_EQ(cluster_of(elsewhere), 1);
 }
 
-TEST(HeldRows, rows_that_start_anywhere_keep_nothing_in_registers) {
-  for (const Knobs& knobs : held_row_candidates(on_hopper(128256, true)))
+TEST(ResidentRows, rows_that_start_anywhere_keep_nothing_in_registers) {
+  for (const Knobs& knobs : resident_row_candidates(on_hopper(128256, true)))
     EXPECT_EQ(value_of(knobs, "kept", -1), 0);
 }
 

@@ -1,4 +1,4 @@
-#include "runtime/share/patience.h"
+#include "runtime/share/wait_budget.h"
 
 #include <algorithm>
 #include <thread>
@@ -15,27 +15,27 @@ std::atomic<bool> ending{false};
 
 }  // namespace
 
-Patience::Duration Patience::left() const {
+WaitBudget::Duration WaitBudget::left() const {
   if (ending.load(std::memory_order_relaxed)) return Duration{0};
   const int64_t whole = std::clamp(2 * slowest_compile_ms.load(std::memory_order_relaxed),
                                    static_cast<int64_t>(least_.count()), longest_ms);
   return Duration{std::max<int64_t>(0, whole - wasted_ms_.load(std::memory_order_relaxed))};
 }
 
-void Patience::waste(Duration waited) {
+void WaitBudget::waste(Duration waited) {
   counters().wait_expired += 1;
   wasted_ms_ += waited.count();
 }
 
-void Patience::rest(Duration pause) { std::this_thread::sleep_for(pause); }
+void WaitBudget::rest(Duration pause) { std::this_thread::sleep_for(pause); }
 
-void Patience::compile_took(double milliseconds) {
+void WaitBudget::compile_took(double milliseconds) {
   const auto took = static_cast<int64_t>(milliseconds);
   int64_t slowest = slowest_compile_ms.load(std::memory_order_relaxed);
   while (took > slowest && !slowest_compile_ms.compare_exchange_weak(slowest, took)) {
   }
 }
 
-void Patience::end_all_waits() { ending.store(true, std::memory_order_relaxed); }
+void WaitBudget::end_all_waits() { ending.store(true, std::memory_order_relaxed); }
 
 }  // namespace liger

@@ -7,12 +7,12 @@
 
 namespace liger::torch_bindings {
 
-class LinearExponentials {
+class ScaledExp {
  public:
   // Whether the loss is a plain one, of sizes for which this pays where it runs.
   static bool serve(const LinearLoss& loss, int64_t chunk);
 
-  LinearExponentials(const LinearLoss& loss, int64_t chunk, bool with_gradient);
+  ScaledExp(const LinearLoss& loss, int64_t chunk, bool with_gradient);
 
   // e of a chunk, in rows that the product can write; undefined where no gradient is wanted.
   at::Tensor buffer() const;

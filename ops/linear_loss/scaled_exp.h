@@ -7,9 +7,9 @@ namespace liger {
 
 // Where the device has what the product is made for, the sizes keep it busy, and there are
 // many more classes than columns of the input. For bfloat16 alone.
-bool linear_exponentials_pay(const Place& place, int64_t tokens, int64_t hidden, int64_t classes);
+bool scaled_exp_pay(const Place& place, int64_t tokens, int64_t hidden, int64_t classes);
 
 // Floats in a row of the product's sums, padding included.
-int64_t linear_exponentials_sums(int64_t classes);
+int64_t scaled_exp_sums(int64_t classes);
 
 }  // namespace liger

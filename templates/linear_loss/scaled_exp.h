@@ -55,7 +55,7 @@ struct LinearReference {
   }
 };
 
-struct LinearExponentialsSpec {
+struct ScaledExpSpec {
   int hidden;
   int classes;
   bool stores;  // wants the exponentials, for a gradient
@@ -63,14 +63,14 @@ struct LinearExponentialsSpec {
 };
 
 // e [rows, classes], and of each row and tile of columns the sum of e and the largest logit.
-template <LinearExponentialsSpec S>
-struct LinearExponentials {
+template <ScaledExpSpec S>
+struct ScaledExp {
   using Product = TileProduct<S.tile, S.classes, S.hidden, S.stores>;
   static constexpr int block_threads = Product::block_threads;
 
-  TileMap input_map;
-  TileMap weight_map;
-  TileMap exponentials_map;
+  TensorMap input_map;
+  TensorMap weight_map;
+  TensorMap exponentials_map;
   const bf16* input;
   const bf16* weight;
   bf16* exponentials;
@@ -135,10 +135,10 @@ struct LinearExponentials {
   }
 };
 
-template <LinearExponentialsSpec S>
-constexpr int cluster_of<LinearExponentials<S>> = tile_cluster;
+template <ScaledExpSpec S>
+constexpr int cluster_of<ScaledExp<S>> = tile_cluster;
 
-struct LinearExponentialsRowsSpec {
+struct ScaledExpRowsSpec {
   int hidden;
   int classes;
   int tiles;  // of columns, each with its sum
@@ -150,8 +150,8 @@ struct LinearExponentialsRowsSpec {
 
 // Of each token the loss, what scales its row of products, its row of the input so scaled, and the
 // label's element of e. Asks for another product where a logit is too far above the reference.
-template <LinearExponentialsRowsSpec S>
-struct LinearExponentialsRows {
+template <ScaledExpRowsSpec S>
+struct ScaledExpRows {
   static constexpr int block_threads = threads_of_block(S.threads, S.rows);
   using Tiles = RowOf<S.tiles, S.threads, S.rows>;
   using Hidden = RowOf<S.hidden, S.threads, S.rows, S.hold>;

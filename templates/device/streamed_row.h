@@ -6,10 +6,10 @@
 namespace liger {
 
 template <int N, int Threads, int Bytes, bool Constant, class T>
-class RereadRow {
+class StreamedRow {
  public:
   using A = typename ArithmeticOf<T>::Type;
-  LIGER_DEVICE RereadRow(const T* row, int thread) : row_(row), thread_(thread) {}
+  LIGER_DEVICE StreamedRow(const T* row, int thread) : row_(row), thread_(thread) {}
   LIGER_DEVICE void read() {}
 
   LIGER_DEVICE bool owns(int column) const {
