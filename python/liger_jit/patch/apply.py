@@ -62,9 +62,10 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     cross entropy are asked for at each call (a profiler that wraps `F.silu` does not see ours);
     under autocast q and k leave a rotation in autocast's dtype, where torch's arithmetic gives
     float32 for attention to round (a cache holds them so); projections of a class of the user's
-    that give the same memory at each call (a workspace) are called before any of it is read; heads
-    of which a part is rotated stay in the order in memory in which they came, and are not made
-    contiguous.
+    that give the same memory at each call (a workspace) are called before any of it is read, and
+    what a hook of such a projection changes in the norm or activation that its layer calls next
+    counts from the layer's next call on; heads of which a part is rotated stay in the order in
+    memory in which they came, and are not made contiguous.
 
     Under a mode of torch (`TorchFunctionMode`, `TorchDispatchMode`) modules run their own forwards.
     Operators stay under a default device, fake tensors, tracing, and selective checkpoints, whose

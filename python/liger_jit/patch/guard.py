@@ -131,7 +131,7 @@ class Guard:
                 return f"its class has another {name}"
         for name, guard in self.children:
             child = module._modules.get(name)
-            if child is None or name in module.__dict__:
+            if child is None or name in module.__dict__ or hasattr(kind, name):
                 return f"{name} is no module"
             if "forward" in child.__dict__:
                 return f"{name} has a forward of its own"

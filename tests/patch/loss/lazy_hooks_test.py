@@ -63,3 +63,42 @@ def test_looking_at_logits_after_the_loss_is_no_hook():
         assert "grad_fn" in repr(logits)
 
     gradient_of_the_head(look, False, patched=True)
+
+
+class Measured(LlamaForCausalLM):
+    """Looks at its logits in a way of its own before its loss."""
+
+    def forward(self, input_ids, labels=None, **kwargs):
+        logits = self.lm_head(self.model(input_ids, **kwargs).last_hidden_state)
+        self.look(logits)
+        return {"loss": F.cross_entropy(logits.view(-1, logits.shape[-1]), labels.view(-1))}
+
+
+def in_inference_mode(logits):
+    with torch.inference_mode():
+        logits.argmax(-1)
+
+
+def on_another_stream(logits):
+    if logits.is_cuda:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            torch.cuda._sleep(10_000_000)
+            logits.argmax(-1)
+
+
+@pytest.mark.parametrize("look", [in_inference_mode, on_another_stream])
+def test_logits_are_computed_as_at_the_head(device, look):
+    results = []
+    for patched in (False, True):
+        model = build(num_hidden_layers=1).to(device)
+        model.__class__, model.look = Measured, look
+        if patched:
+            patch(model)
+        inputs = {name: batch()[name].to(device) for name in ("input_ids", "labels")}
+        loss = model(**inputs)["loss"]
+        loss.backward()
+        results.append((loss.detach(), model.lm_head.weight.grad))
+    for found, expected in zip(results[1], results[0], strict=True):
+        assert error(found, expected) <= 1e-4

@@ -287,9 +287,8 @@ NOT_HELD = object()
 def held(module: nn.Module, name: str) -> object:
     """A tensor that a module holds, or NOT_HELD: to read one that is made when it is read, as a
     parametrised one is, may change it."""
-    if name in module._parameters:
-        return module._parameters[name]
-    return module.__dict__.get(name, NOT_HELD)
+    held_by = module.__dict__ if name in module.__dict__ else module._parameters
+    return held_by.get(name, NOT_HELD)
 
 
 def path_of(model: nn.Module, head: nn.Module | None) -> str:

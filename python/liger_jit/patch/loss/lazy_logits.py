@@ -47,10 +47,9 @@ class Block:
     def compute(self) -> None:
         """Computes the tensor if it is not yet, and makes its lazy tensors plain ones."""
         off = torch._C.DisableTorchFunctionSubclass()
-        with off, outside_of_checkpoint(), unwatched():
+        with off, outside_of_checkpoint(), unwatched(), self.source.as_at_the_head():
             if self.tensor is None:
-                with torch.set_grad_enabled(self.source.with_grad):
-                    self.tensor = self.source.compute()
+                self.tensor = self.source.compute()
             living = [lazy for reference in self.lazies if (lazy := reference()) is not None]
             self.lazies.clear()
             for lazy in living:

@@ -1,6 +1,7 @@
 """Where logits come from, as long as they are not computed."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -26,8 +27,8 @@ STEPS: dict[str, Callable] = {
 class Source:
     """States [..., H] and a head [V, H], or computed logits [..., V], and what follows.
 
-    The tensors must stay as they are: `check` raises if one was written to since. `with_grad` says
-    whether gradients were on.
+    The tensors must stay as they are: `check` raises if one was written to since. `with_grad`,
+    `in_inference` and `stream` say under what the head was called.
     """
 
     states: Tensor
@@ -37,10 +38,26 @@ class Source:
     steps: tuple[Step, ...]
     call: LossCall
     with_grad: bool = field(default_factory=torch.is_grad_enabled)
+    in_inference: bool = field(default_factory=torch.is_inference_mode_enabled)
+    stream: torch.cuda.Stream | None = None
     versions: tuple[int | None, ...] = field(init=False)
 
     def __post_init__(self):
         object.__setattr__(self, "versions", tuple(map(_version, self.tensors())))
+        if self.stream is None and self.states.is_cuda:
+            object.__setattr__(self, "stream", torch.cuda.current_stream(self.states.device))
+
+    @contextlib.contextmanager
+    def as_at_the_head(self) -> Iterator[None]:
+        """What is made in it is made as the head would have made it, and waited for here."""
+        with torch.inference_mode(self.in_inference), torch.set_grad_enabled(self.with_grad):
+            now = None if self.stream is None else torch.cuda.current_stream(self.stream.device)
+            if now == self.stream:
+                yield
+                return
+            with torch.cuda.stream(self.stream):
+                yield
+            now.wait_stream(self.stream)
 
     @property
     def vocabulary(self) -> int:
