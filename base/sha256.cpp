@@ -17,6 +17,6 @@ Sha256 sha256(std::string_view first, std::string_view second) {
   return digest;
 }
 
-std::string hex_of(const Sha256& digest) { return fmt::format("{:02x}", fmt::join(digest, "")); }
+std::string hex_of(const Sha256& digest) { return fmt::join(digest, "", "{:02x}"); }
 
 }  // namespace liger

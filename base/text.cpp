@@ -1,8 +1,15 @@
+#define FMT_HEADER_ONLY  // Debian has no static library of it
 #include "base/text.h"
+
+#include <fmt/format.h>
 
 #include <algorithm>
 
 namespace liger {
+
+std::string fmt::written(::fmt::string_view pattern, ::fmt::format_args values) {
+  return ::fmt::vformat(pattern, values);
+}
 
 std::string lower(std::string_view text) {
   std::string result(text);

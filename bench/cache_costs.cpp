@@ -161,11 +161,12 @@ int main(int count, char** arguments) {
     bundle_reads.push_back(costs.bundle_read_ns / 1e3);
     loads.push_back((costs.read_ns + costs.load_ns) / 1e3);
   }
-  fmt::print(
+  const std::string line = liger::fmt::format(
       "{{\"dispatch_hit_ns\": {:.1f}, \"entries\": {}, \"entry_bytes\": {}, \"read_us\": {:.2f}, "
       "\"bundle_read_us\": {:.2f}, "
       "\"read_and_load_us\": {:.1f}, \"identity_ms\": {:.2f}, \"all_kernels_ms\": {:.2f}}}\n",
       dispatch_hit_ns(), keys.size(), bytes / keys.size(), median(reads), median(bundle_reads),
       median(loads), identity_ms, start_ms);
+  std::fputs(line.c_str(), stdout);
   return 0;
 }

@@ -50,7 +50,7 @@ function(add_torch_binding place)
   set_target_properties(${binding} PROPERTIES BUILD_WITH_INSTALL_RPATH ON
                         INSTALL_RPATH "$ORIGIN:$ORIGIN/../../torch/lib")
   target_include_directories(${binding} SYSTEM PRIVATE ${torch_folder}/include)
-  target_compile_definitions(${binding} PRIVATE AT_PER_OPERATOR_HEADERS)
+  target_compile_definitions(${binding} PRIVATE AT_PER_OPERATOR_HEADERS FMT_HEADER_ONLY)
   target_link_directories(${binding} PRIVATE ${torch_folder}/lib)
   target_link_libraries(${binding} PRIVATE liger_options liger_jit torch_cpu c10)
   target_link_options(${binding} PRIVATE -Wl,--build-id=sha1)

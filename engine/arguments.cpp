@@ -157,7 +157,7 @@ std::vector<Knobs> candidates_of(const KernelOf& kernel, const Call& call) {
 std::string text_of(const Knobs& knobs) {
   std::vector<std::string> parts;
   for (const Knob& knob : knobs) parts.push_back(fmt::format("{}={}", knob.name, knob.value));
-  return parts.empty() ? "-" : fmt::format("{}", fmt::join(parts, ","));
+  return parts.empty() ? "-" : fmt::join(parts, ",");
 }
 
 }  // namespace liger

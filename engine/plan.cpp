@@ -20,7 +20,7 @@ std::string allowed_text(const Input& input) {
   if (input.dtypes.empty()) return "float32, bfloat16, float16 (and float64 on the CPU)";
   std::vector<std::string> names;
   for (const Dtype dtype : input.dtypes) names.emplace_back(name_of(dtype));
-  return fmt::format("{}", fmt::join(names, ", "));
+  return fmt::join(names, ", ");
 }
 
 bool allowed(const Input& input, Dtype dtype) {
@@ -62,8 +62,7 @@ void check_choice(const Call& call, int index) {
   std::vector<std::string> allowed;
   for (const std::string& choice : input.choices)
     allowed.push_back(fmt::format("{} ({})", allowed.size(), choice));
-  call.refuse(input.name, fmt::format("is {}", number),
-              fmt::format("{}", fmt::join(allowed, ", ")));
+  call.refuse(input.name, fmt::format("is {}", number), fmt::join(allowed, ", "));
 }
 
 }  // namespace

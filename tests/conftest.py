@@ -5,8 +5,12 @@ import os
 import shutil
 import tempfile
 
-# Before anything loads the native library, which reads its environment once.
-_CACHE = tempfile.mkdtemp(prefix="liger_jit_tests_")
+# Before anything loads the native library, which reads its environment once. All workers have one
+# cache, so what tests share is compiled once; a test of the cache itself makes one of its own.
+_MADE = None
+if "TESTS_CACHE" not in os.environ:
+    os.environ["TESTS_CACHE"] = _MADE = tempfile.mkdtemp(prefix="liger_jit_tests_")
+_CACHE = os.environ["TESTS_CACHE"]
 os.environ["LIGER_JIT_CACHE"] = _CACHE
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(_CACHE, "inductor")
 os.environ.setdefault("LIGER_JIT_AUTOTUNE", "off")
@@ -16,7 +20,14 @@ import torch
 
 
 def pytest_sessionfinish():
-    shutil.rmtree(_CACHE, ignore_errors=True)
+    if _MADE:
+        shutil.rmtree(_MADE, ignore_errors=True)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """Of `-n auto`. With a GPU one test after another: some measure its memory and its time."""
+    return 0 if torch.cuda.is_available() else min(8, len(os.sched_getaffinity(0)))
 
 
 @pytest.fixture(autouse=True)

@@ -82,6 +82,14 @@ def test_debians_fmt_stays_out_of_headers_and_of_the_bindings():
         assert may or not sees_fmt, name(path)
 
 
+def test_fmt_is_compiled_in_one_file():
+    """Half of the time that the core takes to build would go into it."""
+    for path in cpp(*LAYERS, "tests", "bench"):
+        of_fmt = [included for included in includes(path) if included.startswith("fmt/")]
+        assert not of_fmt or name(path) in ("base/text.h", "base/text.cpp"), name(path)
+        assert "fmt/format.h" not in of_fmt or name(path) == "base/text.cpp", name(path)
+
+
 def test_kernels_do_not_know_compilers():
     """What differs between compilers is behind the vocabulary of device/."""
     conditional = re.compile(r"^\s*#\s*(if|ifdef|ifndef|elif)\b", re.MULTILINE)

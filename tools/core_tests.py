@@ -1,5 +1,6 @@
-"""The core tests: what must hold with each torch and transformers. `make test` runs all tests with
-the newest of both and these with the oldest; `make matrix` runs them with every pair."""
+"""Which tests run when. `make test` runs all with the newest torch and transformers, and CORE, what
+must hold with each, with the oldest too. `make matrix` runs CORE with every pair, and
+`make test-quick` runs QUICK."""
 
 from __future__ import annotations
 
@@ -30,13 +31,27 @@ CORE = (
     "tests/ranks/head_test.py",
 )
 
+# What to know after each change: every op against its reference on small sizes, the step of one
+# family, the guard, and that the tree is what its documents say.
+QUICK = (
+    "tests/layers_test.py",
+    "tests/docs_test.py",
+    "tests/packaging/registration_test.py",
+    "tests/ops/every_op_test.py",
+    "tests/patch/same_training_step_test.py",
+    "tests/patch/guard_test.py",
+)
 
 # A worker has a torch of its own in memory.
 MOST_WORKERS = 8
 
 
+def cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
 def core_command(python: Path | str, results: Path, *options: str) -> list[str]:
     """Runs them with that Python; the JUnit XML goes to `results`."""
-    workers = str(min(MOST_WORKERS, len(os.sched_getaffinity(0))))
+    workers = str(min(MOST_WORKERS, cores()))
     runner = [str(python), "-m", "pytest", "-q", "-n", workers]
     return [*runner, f"--junitxml={results}", *options, *CORE]

@@ -1,9 +1,13 @@
-"""Reads the JUnit XML of GoogleTest and pytest, and writes one closing line over both."""
+"""Reads the JUnit XML of GoogleTest and pytest, and writes the closing lines: the minutes of each
+part, and the count."""
 
 from __future__ import annotations
 
+import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +17,18 @@ class Summary:
     passed: int = 0
     failures: list[str] = field(default_factory=list)
     skips: Counter = field(default_factory=Counter)  # reason -> number
+    seconds: dict[str, float] = field(default_factory=dict)  # of each part, in order
+
+    @contextmanager
+    def part(self, title: str) -> Iterator[None]:
+        """Times what is done inside."""
+        print(f"\n== {title}", flush=True)
+        begin = time.monotonic()
+        yield
+        self.took(title, time.monotonic() - begin)
+
+    def took(self, title: str, seconds: float) -> None:
+        self.seconds[title] = seconds
 
     def add(self, name: str, ok: bool) -> None:
         """One check that has no XML of its own."""
@@ -56,5 +72,7 @@ class Summary:
             print(f"skipped {number}: {reason}")
         for name in self.failures:
             print(f"FAILED {name}")
+        for title, seconds in [*self.seconds.items(), ("all", sum(self.seconds.values()))]:
+            print(f"{seconds / 60:5.1f} minutes: {title}")
         skipped = sum(self.skips.values())
         print(f"{self.passed} passed, {len(self.failures)} failed, {skipped} skipped")

@@ -1,5 +1,4 @@
-// Parts of the fused linear cross entropy that reads no logits:
-// templates/linear_loss/scaled_exp.h.
+// Parts of the fused linear cross entropy that reads no logits: templates/linear_loss/scaled_exp.h.
 #include "ops/linear_loss/scaled_exp.h"
 
 #include "engine/registry.h"

@@ -43,8 +43,8 @@ Answer ask(std::string_view command, const std::string& source,
                 fmt::format("{} is missing or cannot be run: it is a part of liger_jit that "
                             "compiles for AMD GPUs; install liger_jit anew",
                             program));
-  std::vector<std::string> request = {
-      std::string(command), fmt::format("{}", fmt::join(hiprtc_candidates(), "\n")), source};
+  std::vector<std::string> request = {std::string(command), fmt::join(hiprtc_candidates(), "\n"),
+                                      source};
   request.insert(request.end(), options.begin(), options.end());
   std::optional<ProcessResult> asked;
   for (const std::string& place : PrivateFolder::places()) {
@@ -143,9 +143,7 @@ class HiprtcCompiler final : public Compiler {
 
   std::string identity() override { return found().identity; }
 
-  std::string options(const Target& target) override {
-    return fmt::format("{}", fmt::join(option_list(target), " "));
-  }
+  std::string options(const Target& target) override { return fmt::join(option_list(target), " "); }
 
   Binary compile(const Unit& unit, const Target& target) override {
     const Found& found = this->found();

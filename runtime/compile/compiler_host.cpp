@@ -70,9 +70,7 @@ class HostCompiler final : public Compiler {
     return fmt::format("host {}", hash128(program.version + "\n" + program.machine).hex());
   }
 
-  std::string options(const Target& target) override {
-    return fmt::format("{}", fmt::join(option_list(target), " "));
-  }
+  std::string options(const Target& target) override { return fmt::join(option_list(target), " "); }
 
   Binary compile(const Unit& unit, const Target& target) override {
     const Program& program = this->program();

@@ -88,7 +88,7 @@ class NvrtcCompiler final : public Compiler {
 
   std::string options(const Target& target) override {
     warn_of_intermediate(target);
-    std::string options = fmt::format("{}", fmt::join(code_options(target), " "));
+    std::string options = fmt::join(code_options(target), " ");
     // A name in NVRTC 13 for options from the environment of its process, which is not ours to
     // change.
     const char* const appended = std::getenv("NVRTC_APPEND_FLAGS");

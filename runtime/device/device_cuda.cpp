@@ -59,7 +59,7 @@ std::string words(int result) {
   const char* text = nullptr;
   driver().error_name(result, &name);
   driver().error_text(result, &text);
-  return fmt::format("{} ({})", name ? name : "error", text ? text : fmt::to_string(result));
+  return fmt::format("{} ({})", name ? name : "error", text ? text : fmt::format("{}", result));
 }
 
 Driver::Driver() {
