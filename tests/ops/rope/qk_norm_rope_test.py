@@ -232,14 +232,14 @@ def test_only_what_requires_a_gradient_gets_one(device, wrt):
         assert torch.equal(result[f"gradient of {name}"], every[f"gradient of {name}"])
 
 
-def test_the_gradient_of_one_output_alone_leaves_the_other_zero(device):
+def test_the_gradient_of_one_output_alone_leaves_the_other_without(device):
     inputs = tensors(2, 4, 2, 9, 64, torch.float32, device)
     leaves = {name: x.clone().requires_grad_(name in WRT) for name, x in inputs.items()}
     qk_norm_rope(**leaves)[0].sum().backward()
     every = run(qk_norm_rope, inputs, WRT)
     assert torch.equal(leaves["weight_q"].grad, every["gradient of weight_q"])
-    assert torch.equal(leaves["k"].grad, torch.zeros_like(inputs["k"]))
-    assert torch.equal(leaves["weight_k"].grad, torch.zeros_like(inputs["weight_k"]))
+    assert leaves["k"].grad is None
+    assert leaves["weight_k"].grad is None
 
 
 def test_no_tokens_or_no_batch_give_empty_results(device):
