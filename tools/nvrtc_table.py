@@ -33,13 +33,10 @@ NO_OPS |= {"classname", "failures", "made_for"}
 
 def sources() -> str:
     """A hash of all that decides what is compiled and how."""
-    folders = [path for name in ("templates", "ops") for path in (ROOT / name).rglob("*.*")]
-    files = [
-        ROOT / "runtime" / "compiler_nvrtc.cpp",
-        ROOT / "tests" / "ops" / "candidates_test.cpp",
-    ]
+    folders = ("templates", "ops", "engine", "runtime/compile")
+    files = [path for name in folders for path in (ROOT / name).rglob("*.*")]
     digest = hashlib.sha256(CANDIDATES.encode())
-    for path in sorted(folders + files):
+    for path in sorted([*files, ROOT / "tests/engine/candidates_test.cpp"]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
