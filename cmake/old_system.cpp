@@ -1,5 +1,5 @@
-// What today's headers call and an old system's libraries have not, for LIGER_JIT_PORTABLE: hidden, so
-// it serves only the library that it is linked into.
+// What today's headers call and an old system's libraries have not, for LIGER_JIT_PORTABLE: hidden,
+// so it serves only the library that it is linked into.
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -45,8 +45,7 @@ LIGER_HIDDEN pid_t gettid() noexcept { return static_cast<pid_t>(syscall(SYS_get
 LIGER_HIDDEN int pthread_cond_clockwait(pthread_cond_t* condition, pthread_mutex_t* mutex,
                                         clockid_t clock, const timespec* deadline) {
   using Wait = int(pthread_cond_t*, pthread_mutex_t*, clockid_t, const timespec*);
-  static Wait* const real =
-      reinterpret_cast<Wait*>(dlsym(RTLD_DEFAULT, "pthread_cond_clockwait"));
+  static Wait* const real = reinterpret_cast<Wait*>(dlsym(RTLD_DEFAULT, "pthread_cond_clockwait"));
   if (real) return real(condition, mutex, clock, deadline);
   timespec now_there{}, now_here{};
   clock_gettime(clock, &now_there);

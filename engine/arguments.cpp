@@ -58,7 +58,8 @@ void push_fault(const Op& op, const FaultOf& fault, Launch& launch) {
   const auto word = static_cast<uint16_t>(launch.packed_arguments.size());
   launch.pointers.push_back({word, fault_slot});
   launch.pointers.push_back({static_cast<uint16_t>(word + 1), blamed_slot});
-  launch.packed_arguments.insert(launch.packed_arguments.end(), {0, 0, reinterpret_cast<uint64_t>(&fault)});
+  launch.packed_arguments.insert(launch.packed_arguments.end(),
+                                 {0, 0, reinterpret_cast<uint64_t>(&fault)});
 }
 
 }  // namespace
@@ -118,7 +119,8 @@ Launch launch_of(const KernelOf& kernel, const Call& call, const Knobs& knobs) {
       wrong_declaration(op, name);
     }
   }
-  if (launch.packed_arguments.size() > max_packed_arguments || slot_count(op) > max_slots) wrong_declaration(op, "count");
+  if (launch.packed_arguments.size() > max_packed_arguments || slot_count(op) > max_slots)
+    wrong_declaration(op, "count");
   return launch;
 }
 

@@ -201,7 +201,8 @@ namespace {
 const Op& called_by_user(const Op& blamed) {
   if (!blamed.internal) return blamed;
   for (const Op& op : registry()) {
-    if (op.gradient.backward == blamed.name || op.gradient.donating_backward == blamed.name) return op;
+    if (op.gradient.backward == blamed.name || op.gradient.donating_backward == blamed.name)
+      return op;
   }
   return blamed;
 }

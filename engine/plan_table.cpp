@@ -97,8 +97,7 @@ Call decode(const Op& op, std::span<const uint64_t> key) {
     tensor.dtype = static_cast<Dtype>(word >> 8 & 0xff);
     tensor.dims = static_cast<int>(word >> 16 & 0xff);
     tensor.align_bytes = static_cast<int>(word >> 24 & 0xff);
-    for (int dim = 0; dim < tensor.dims; ++dim)
-      tensor.sizes[dim] = static_cast<int64_t>(key[at++]);
+    for (int dim = 0; dim < tensor.dims; ++dim) tensor.sizes[dim] = static_cast<int64_t>(key[at++]);
     for (int dim = 0; dim < tensor.dims; ++dim)
       tensor.strides[dim] = static_cast<int64_t>(key[at++]);
   }
@@ -108,8 +107,7 @@ Call decode(const Op& op, std::span<const uint64_t> key) {
 const Plan* find_plan(std::span<const uint64_t> key) {
   const uint64_t hash = hash64(key.data(), key.size_bytes());
   const ThreadSlot& slot = thread_table[hash % thread_slots];
-  const bool found =
-      slot.hash == hash && slot.entry && slot.entry->is(key) && slot.entry->stands();
+  const bool found = slot.hash == hash && slot.entry && slot.entry->is(key) && slot.entry->stands();
   return found ? slot.entry->plan.get() : nullptr;
 }
 

@@ -44,7 +44,8 @@ void begin_prepare(const Target& target) { open_recorder = Recorder{.target = ta
 int end_prepare(bool awaited) {
   if (!open_recorder) return 0;
   for (Unit& unit : open_recorder->other_candidates) {
-    compile_in_background(std::move(unit), open_recorder->target, awaited ? Urgency::soon : Urgency::later);
+    compile_in_background(std::move(unit), open_recorder->target,
+                          awaited ? Urgency::soon : Urgency::later);
   }
   const int units = static_cast<int>(open_recorder->units.size());
   last_calls = std::move(open_recorder->calls);

@@ -6,14 +6,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-FOLDERS = (
-    *("base", "cache", "runtime", "autotune", "ops", "templates", "torch_bindings"),
-    *("tests", "bench"),
-)
+MADE = ("build", "dist", "shared")
 
 
 def cpp_files() -> list[str]:
-    found = (path for folder in FOLDERS for path in (ROOT / folder).rglob("*"))
+    own = (one for one in ROOT.iterdir() if one.is_dir() and one.name not in MADE)
+    found = (path for one in own if not one.name.startswith(".") for path in one.rglob("*"))
     return sorted(str(path) for path in found if path.suffix in (".h", ".cpp"))
 
 

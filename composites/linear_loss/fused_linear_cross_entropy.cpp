@@ -12,10 +12,10 @@
 #include <algorithm>
 #include <cmath>
 
-#include "ops/loss/cross_entropy.h"
-#include "engine/registry.h"
-#include "composites/linear_loss/scaled_exp.h"
 #include "composites/linear_loss/linear_loss.h"
+#include "composites/linear_loss/scaled_exp.h"
+#include "engine/registry.h"
+#include "ops/loss/cross_entropy.h"
 
 namespace liger::torch_bindings {
 namespace {

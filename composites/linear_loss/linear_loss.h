@@ -14,7 +14,7 @@ struct Wanted {
   bool dinput = false;
   bool dweight = false;
   bool dbias = false;
-  at::Tensor totals;    // of a reduced loss
+  at::Tensor totals;       // of a reduced loss
   at::Tensor grad_output;  // one factor a token
   bool gradient() const { return dinput || dweight || dbias; }
 };

@@ -8,8 +8,8 @@
 
 #include <algorithm>
 
-#include "engine/registry.h"
 #include "composites/linear_loss/linear_loss.h"
+#include "engine/registry.h"
 
 namespace liger::torch_bindings {
 namespace {
@@ -113,19 +113,19 @@ class TwoPasses {
     // Rows are named where faults are found, with the last tile: all groups share the other plans.
     const bool is_last = tile.first + tile.count == weight_.size(0);
     in_.run(accumulate_op, {{"logits", tile.whole},
-                      {"target", group.target},
-                      {"weight", in_["ce_weight"]},
-                      {"totals", wanted_.totals},
-                      {"grad_output", part(wanted_.grad_output)},
-                      {"loss", part(results_.row_loss)},
-                      {"z_loss", part(results_.row_z_loss)},
-                      {"predicted", part(results_.predicted)},
-                      {"running", group.running},
-                      {"gradient", group.gradient},
-                      {"first_column", tile.first},
-                      {"columns", tile.count},
-                      {"classes", weight_.size(0)},
-                      {"first_row", is_last ? group.first : 0}});
+                            {"target", group.target},
+                            {"weight", in_["ce_weight"]},
+                            {"totals", wanted_.totals},
+                            {"grad_output", part(wanted_.grad_output)},
+                            {"loss", part(results_.row_loss)},
+                            {"z_loss", part(results_.row_z_loss)},
+                            {"predicted", part(results_.predicted)},
+                            {"running", group.running},
+                            {"gradient", group.gradient},
+                            {"first_column", tile.first},
+                            {"columns", tile.count},
+                            {"classes", weight_.size(0)},
+                            {"first_row", is_last ? group.first : 0}});
   }
 
   void add_gradients(const Group& group, const Tile& tile) {

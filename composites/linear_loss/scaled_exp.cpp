@@ -4,8 +4,8 @@
 #include <ATen/ops/mul.h>
 #include <ATen/ops/zeros.h>
 
-#include "ops/linear_loss/scaled_exp.h"
 #include "engine/registry.h"
+#include "ops/linear_loss/scaled_exp.h"
 
 namespace liger::torch_bindings {
 namespace {
@@ -38,7 +38,7 @@ bool ScaledExp::serve(const LinearLoss& loss, int64_t chunk) {
   return loss.totals.defined() && input.scalar_type() == at::kBFloat16 && plain(loss.in) &&
          aligned(input) && aligned(loss.weight) &&
          scaled_exp_pay(loss.in.place(), std::min(chunk, input.size(0)), input.size(1),
-                                 loss.weight.size(0));
+                        loss.weight.size(0));
 }
 
 ScaledExp::ScaledExp(const LinearLoss& loss, int64_t chunk, bool with_gradient)
@@ -73,8 +73,7 @@ at::Tensor ScaledExp::buffer() const {
 }
 
 at::Tensor ScaledExp::chunk(int64_t first, int64_t count, const at::Tensor& e,
-                                     const at::Tensor& row_loss,
-                                     const at::Tensor& row_z_loss) const {
+                            const at::Tensor& row_loss, const at::Tensor& row_z_loss) const {
   static const Op& product = op_named("scaled_exp_");
   static const Op& rows = op_named("scaled_exp_rows_");
   const at::Tensor x = loss_.input.narrow(0, first, count);

@@ -91,9 +91,11 @@ class Gradients {
     const at::Tensor ddown = wants_grad_[3] ? product_of(dy_.t(), middle) : nothing();
     middle.reset();
     const at::Tensor dgate =
-        wants_grad_[1] ? product_of((packed() ? gradients_.both : gradients_.gate).t(), x_) : nothing();
+        wants_grad_[1] ? product_of((packed() ? gradients_.both : gradients_.gate).t(), x_)
+                       : nothing();
     const at::Tensor dup = wants_grad_[2] ? product_of(gradients_.up.t(), x_) : nothing();
-    return {wants_grad_[0] ? with_leading_dims_of(in_.tensor("x"), dx()) : nothing(), dgate, dup, ddown};
+    return {wants_grad_[0] ? with_leading_dims_of(in_.tensor("x"), dx()) : nothing(), dgate, dup,
+            ddown};
   }
 
  private:

@@ -12,9 +12,9 @@
 #include "cache/remote_check.h"
 #include "cache/store.h"
 #include "engine/arguments.h"
-#include "engine/report/json_text.h"
 #include "engine/plan.h"
 #include "engine/registry.h"
+#include "engine/report/json_text.h"
 #include "runtime/compile/served_builds.h"
 
 namespace liger {
