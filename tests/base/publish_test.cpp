@@ -150,7 +150,7 @@ TEST_F(PublishProtocol, failing_link_and_rename_leave_nothing) {
 TEST_F(PublishProtocol, full_disk_leaves_nothing) {
   TinyDisk disk;
   if (!disk.why_not().empty()) GTEST_SKIP() << disk.why_not();
-  const std::string bytes(TinyDisk::kTooManyBytes, 'x');
+  const std::string bytes(TinyDisk::too_many_bytes, 'x');
   const PublishResult result = publish_file(disk.path() + "/file", bytes);
   EXPECT_EQ(result.outcome, Publish::failed);
   EXPECT_NE(result.error.find("No space"), std::string::npos) << result.error;

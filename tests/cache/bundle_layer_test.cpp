@@ -239,7 +239,7 @@ TEST_F(BundleLayerTest, import_says_why_it_cannot) {
 TEST_F(BundleLayerTest, import_onto_a_full_disk_counts_what_was_not_written) {
   TinyDisk disk;
   if (!disk.why_not().empty()) GTEST_SKIP() << disk.why_not();
-  std::string noise(TinyDisk::kTooManyBytes, '\0');
+  std::string noise(TinyDisk::too_many_bytes, '\0');
   uint32_t state = 1;
   for (char& byte : noise) byte = static_cast<char>((state = state * 1664525 + 1013904223) >> 24);
   write_plainly(bundle_, encode_bundle({{EntryKind::artifact, {key_of("a").bytes(), "", "small"}},

@@ -183,7 +183,7 @@ TEST_F(StoreTest, full_disk_costs_one_warning_then_writes_stop_and_reads_go_on) 
   const size_t full_before = warnings_about("No space left");
   Store store(root);
   store.publish(EntryKind::artifact, key_of("small"), "", "binary");
-  const std::string big(TinyDisk::kTooManyBytes, 'x');
+  const std::string big(TinyDisk::too_many_bytes, 'x');
   for (const char* name : {"big", "bigger", "biggest"}) {
     store.publish(EntryKind::artifact, key_of(name), "", big);
   }
