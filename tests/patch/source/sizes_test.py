@@ -182,7 +182,7 @@ MAY = {
     "of a shape": "x.view(x.shape[0], -1, x.shape[-1]).reshape(x.shape)",
     "of a spread shape": "x.view(*x.shape[:-1], -1)",
     "of an unpacked shape": "b, t, d = x.shape; x.view(b, t, d)",
-    "of what is smooth": "x + torch.tanh(x) * 0",
+    "of what is smooth": "x + (torch.tanh(x) - torch.tanh(x))",
     "of halves": "torch.cat((x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]), dim=-1)",
     "of named halves": "h = x.size(-1) // 2; torch.cat((x[..., :h], x[..., h:]), dim=-1)",
     "of chunks": "a, b = x.chunk(2, dim=-1); torch.cat((a, b), dim=-1)",
@@ -214,7 +214,7 @@ OUTLIERS = {
 @pytest.mark.parametrize("text", OUTLIERS.values(), ids=OUTLIERS)
 def test_what_acts_on_outliers_alone_is_seen(text, made, monkeypatch):
     module = made("def forward(self, x):\n" + body(f"x.float(); {text}", GATED))
-    assert "no known gate" in mlp_status(module)
+    assert "scales what it computes" in mlp_status(module)
     module = made("def forward(self, x):\n" + body(text, NORM_OF_FLOAT))
     assert "differs" in norm_status(module)
     assert "differs" in with_rotation(monkeypatch, made, body(text, ROTATED))
