@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fresh_process import run
 
-ROOT = Path(__file__).resolve().parents[2].parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def pair_sums():

@@ -19,7 +19,7 @@ SHARED = ("tests/ops/every_op_test.py", "tests/ops/every_layout_test.py", "tests
 def files_of_the_page():
     """{path: text} of the sections that are headed by a path."""
     page = (ROOT / "docs/adding_an_op.md").read_text()
-    return dict(re.findall(r"^## \d\. .*: `(\S+)`\n\n```\w+\n(.*?)^```", page, re.M | re.S))
+    return dict(re.findall(r"^## \d\. [^\n]*: `(\S+)`\n\n```\w+\n(.*?)^```", page, re.M | re.S))
 
 
 def script(name, output, **values):
