@@ -128,15 +128,15 @@ LIGER_DEVICE Value shuffle_xor(Value value, int mask) {
 #endif
 }
 
-// Changes `*word` from `from` to `to`; true for the one thread that did. The host may look on.
+// Changes `*word` from `from` to `to`; true for the one thread of this device that did. The host
+// may look on: its memory takes no atomic of the system's scope on most machines.
 LIGER_DEVICE bool take(long long* word, long long from, long long to) {
 #if defined(LIGER_HOST)
   return __atomic_compare_exchange_n(word, &from, to, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
 #else
   using Word = unsigned long long;
   const Word expected = static_cast<Word>(from);
-  return atomicCAS_system(reinterpret_cast<Word*>(word), expected, static_cast<Word>(to)) ==
-         expected;
+  return atomicCAS(reinterpret_cast<Word*>(word), expected, static_cast<Word>(to)) == expected;
 #endif
 }
 
