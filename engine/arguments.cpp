@@ -12,8 +12,11 @@ namespace liger {
 namespace {
 
 [[noreturn]] void wrong_declaration(const Op& op, const std::string& argument) {
-  std::fprintf(stderr, "liger_jit: op %s: kernel argument %s names nothing\n", op.name.c_str(),
-               argument.c_str());
+  std::fprintf(
+      stderr,
+      "liger_jit: op %s: kernel argument %s names nothing; a source is an input, an output, a "
+      "temporary, or of a tensor .rows, .stride, .sizeN, .strideN\n",
+      op.name.c_str(), argument.c_str());
   std::abort();
 }
 

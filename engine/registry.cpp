@@ -41,11 +41,53 @@ Register::Register(Op op) {
 
 std::string registry_problem() {
   const int found = static_cast<int>(registry().size());
-  if (found == declared_ops) return {};
+  if (found != declared_ops) {
+    return fmt::format(
+        "{} ops are declared in ops/, each as `const Register name{{...}}`, and {} are in the "
+        "library: it was linked without some of its object files, or of an older build",
+        declared_ops, found);
+  }
+  std::string problem;
+  for (const Op& op : registry()) {
+    if (problem.empty()) problem = gradient_problem(op);
+  }
+  return problem;
+}
+
+std::string gradient_problem(const Op& op) {
+  const Gradient& gradient = op.gradient;
+  const auto wrong = [&](std::string_view field, std::string_view name, std::string_view wanted) {
+    return fmt::format("op {}: its gradient's `{}` names '{}', which is no {}", op.name, field,
+                       name, wanted);
+  };
+  for (const std::string& name : gradient.saved) {
+    if (op.input_index(name) < 0 && op.output_index(name) < 0)
+      return wrong("saved", name, "input or output of the op");
+  }
+  if (!gradient.needs_grad_flag.empty() && op.input_index(gradient.needs_grad_flag) < 0)
+    return wrong("needs_grad_flag", gradient.needs_grad_flag, "input of the op");
+  const Op* backward = gradient.backward.empty() ? nullptr : find_op(gradient.backward);
+  if (!gradient.backward.empty() && !backward) return wrong("backward", gradient.backward, "op");
+  for (const auto& [input, name, through] : gradient.of) {
+    if (op.input_index(input) < 0) return wrong("of", input, "input of the op");
+    if ((backward ? *backward : op).output_index(name) < 0)
+      return wrong("of", name, backward ? "output of the backward" : "output of the op");
+    for (const std::string& output : through) {
+      if (op.output_index(output) < 0) return wrong("of", output, "output of the op");
+    }
+  }
+  if (!backward) return {};
+  size_t inputs = gradient.saved.size() + 1;  // and the mask of the gradients that are wanted
+  for (const Output& output : op.outputs) inputs += output.differentiable ? 1 : 0;
+  for (const Input& input : op.inputs)
+    inputs += !input.is_tensor() && input.name != gradient.needs_grad_flag ? 1 : 0;
+  if (backward->inputs.size() == inputs && backward->inputs.back().kind == InputKind::mask)
+    return {};
   return fmt::format(
-      "{} ops are declared in ops/, each as `const Register name{{...}}`, and {} are in the "
-      "library: it was linked without some of its object files, or of an older build",
-      declared_ops, found);
+      "op {}: its backward {} has {} inputs; wanted are {}, in this order: a gradient for each "
+      "differentiable output, what is saved, the op's inputs that are no tensors{}, a mask",
+      op.name, backward->name, backward->inputs.size(), inputs,
+      gradient.needs_grad_flag.empty() ? "" : " but " + gradient.needs_grad_flag);
 }
 
 const Op* find_op(std::string_view name) {

@@ -20,8 +20,12 @@ struct Register {
 // How many `const Register` stand in ops/, counted by the build (cmake/count_ops.cmake).
 extern const int declared_ops;
 
-// Empty if every op that is declared is in the registry; else what was found instead.
+// Empty if every op that is declared is in the registry, with a gradient that fits; else what was
+// found instead.
 std::string registry_problem();
+
+// Empty if the names in an op's gradient are there, and its backward takes what it is given.
+std::string gradient_problem(const Op& op);
 
 // Null when there is none.
 const Op* find_op(std::string_view name);

@@ -52,6 +52,29 @@ TEST_F(Declaration, an_argument_too_few_or_too_many_does_not_compile) {
   EXPECT_NE(compile(kernel).find("hidden_stride"), std::string::npos);
 }
 
+TEST_F(Declaration, every_gradient_of_the_registry_fits) {
+  for (const Op& op : registry()) EXPECT_EQ(gradient_problem(op), "");
+}
+
+TEST_F(Declaration, a_gradient_that_names_what_is_not_there_is_told) {
+  const auto told = [&](auto change) {
+    Op op = op_;
+    change(op.gradient);
+    return gradient_problem(op);
+  };
+  const auto has = [](const std::string& text, std::string_view part) {
+    return text.find("rms_norm") != std::string::npos && text.find(part) != std::string::npos;
+  };
+  EXPECT_TRUE(has(told([](Gradient& one) { one.saved.push_back("xx"); }), "`saved` names 'xx'"));
+  EXPECT_TRUE(has(told([](Gradient& one) { one.backward = "no_such"; }), "names 'no_such'"));
+  EXPECT_TRUE(has(told([](Gradient& one) { one.of[0].input = "xx"; }), "`of` names 'xx'"));
+  EXPECT_TRUE(has(told([](Gradient& one) { one.of[0].gradient = "xx"; }), "`of` names 'xx'"));
+  EXPECT_TRUE(has(told([](Gradient& one) { one.of[0].through = {"xx"}; }), "`of` names 'xx'"));
+  EXPECT_TRUE(has(told([](Gradient& one) { one.needs_grad_flag = "xx"; }), "names 'xx'"));
+  EXPECT_TRUE(has(told([](Gradient& one) { one.saved.pop_back(); }), "wanted are"));
+  EXPECT_TRUE(has(told([](Gradient& one) { one.backward = "rms_norm"; }), "names 'dx'"));
+}
+
 TEST_F(Declaration, a_number_that_is_none_of_the_choices_is_refused_with_all_of_them) {
   Call call = call_;
   const int mode = op_.input_index("casting_mode");

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from build_tree import BINDING, BUILD, CORE, ROOT, cmake, compile_command, link_command, needs_build
@@ -84,6 +85,18 @@ def tree(tmp_path_factory):
     for name in (BINDING, "liger-hiprtc-helper"):
         shutil.copy(BUILD / name, native / name)
     return tree
+
+
+def test_the_page_is_in_the_form_of_the_code(tmp_path):
+    form = Path(sys.executable).parent / "clang-format"
+    if not form.is_file():
+        pytest.skip("clang-format is not installed")
+    for path, text in files_of_the_page().items():
+        if path.endswith(".py"):
+            continue
+        command = [form, f"--style=file:{ROOT / '.clang-format'}", f"--assume-filename={path}"]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
+        assert done.stdout == text, path
 
 
 def pytest_in(tree, *words):

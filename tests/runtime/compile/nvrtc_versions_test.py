@@ -13,7 +13,8 @@ OLD, NEW = "12.4.99", "13.5.37"
 RUN = """
 import json, sys
 from liger_jit.library import ask
-kernels = ask("_show", "rms_norm", "bf16", 64, 512, 64, sys.argv[1], True)["kernels"]
+sizes = {"rows": 64, "size": 512}
+kernels = ask("_show", "rms_norm", "bf16", sizes, sys.argv[1], True)["kernels"]
 print(json.dumps({"counters": ask("_stats")["counters"], "kernels": len(kernels)}))
 """
 

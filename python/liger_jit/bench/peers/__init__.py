@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from ... import functional
+from ... import functional, ops
 from ..results import OURS
 
 PEERS = ("eager", "compile", "liger", "quack", "aten")
@@ -27,7 +27,8 @@ class Provider:
 
 def providers_of(op: str, peers: list[str], device: str) -> list[Provider]:
     """Of an op: ours, ours with the least memory where it has that choice, then the peers named."""
-    ours = getattr(functional, op)
+    # An op without a function for people is called as the operator it is.
+    ours = getattr(functional, op, None) or getattr(ops, op)
     found = [Provider(OURS, lambda: ours)]
     if "memory" in inspect.signature(ours).parameters:
         found.append(Provider(f"{OURS}, memory min", lambda: partial(ours, memory="min")))
