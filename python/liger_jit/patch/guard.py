@@ -24,7 +24,7 @@ from torch.nn.modules.module import (
 )
 
 from .probe import Mismatch, Silent
-from .source.reading import Function, essence, function_of, is_same, read
+from .source.reading import Function, Reading, essence, function_of, is_same, read
 from .source.torchs_own import CALL, CALL_IMPL, replaced_call
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -144,18 +144,23 @@ class Guard:
 
 
 def guard_of(
-    module: nn.Module, tensors: tuple[str, ...] = (), called: tuple[str, ...] = ()
+    module: nn.Module,
+    tensors: tuple[str, ...] = (),
+    called: tuple[str, ...] = (),
+    found: Reading | None = None,
 ) -> Guard:
     """The guard of a replacement for this module's own forward, as the module is now.
 
     Args:
         tensors: parameters that the replacement reads itself.
         called: children that the replacement calls as modules.
+        found: what the forward's source says, if it was read already.
 
     Raises Mismatch if the forward cannot be watched: see `reading`.
     """
     own = type(module).forward
-    found = read(module, own)
+    if found is None:
+        found = read(module, own)
     for name in sorted(found.tensors - set(tensors)):
         raise Mismatch(f"its forward reads the parameter {name}")
     children = []

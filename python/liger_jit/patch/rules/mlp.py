@@ -126,10 +126,11 @@ def prove(module: nn.Module) -> GateProof | Refusal:
         return Refusal("its activation has hooks, which a fused gate would not call")
     try:
         # Read before it is run: what has effects would have them on what it shares with a twin.
-        guard = guard_of(module, called=names)
+        found = read(module, own_class_forward(module))
+        guard = guard_of(module, called=names, found=found)
         # What cancels in exact arithmetic keeps a product of 16 bits from being infinite.
-        if scales := read(module, own_class_forward(module)).scales:
-            raise Mismatch(f"it scales what it computes: {scales}")
+        if found.scales:
+            raise Mismatch(f"it scales what it computes: {found.scales}")
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
     gate, up_first, order = find_gate(module, names)
