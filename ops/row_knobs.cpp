@@ -95,37 +95,53 @@ int64_t padded_columns(int64_t size) { return packs_of(size) * 8; }
 Dtype arithmetic(Dtype dtype) { return dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32; }
 
 KernelOf column_sum(std::vector<Partials> matrices, std::string sized_by,
-                    std::function<bool(const Call&)> when) {
-  const Partials first = matrices.front();
-  const Partials second = matrices.back();
-  const int64_t count = static_cast<int64_t>(matrices.size());
+                    std::function<bool(const Call&)> when,
+                    std::function<int64_t(const Call&)> partials_of) {
+  constexpr size_t most = 3;
+  const size_t count = matrices.size();
+  const auto columns = [sized_by, matrices, count](const Call& call, size_t i) -> int64_t {
+    if (i >= count) return 0;
+    return matrices[i].columns ? matrices[i].columns(call) : call[sized_by].last_size();
+  };
+  if (!partials_of) {
+    partials_of = [sized_by](const Call& call) {
+      return partial_rows(call, call[sized_by].rows(), call[sized_by].last_size());
+    };
+  }
+  const auto matrix = [matrices](size_t i) { return matrices[std::min(i, matrices.size() - 1)]; };
   return {
       .name = "ColumnSum",
       .source = "norm/column_sum.h",
       .when = std::move(when),
-      .spec = [sized_by, first, second, count](const Call& call) -> Spec {
+      .spec = [sized_by, matrix, columns](const Call& call) -> Spec {
         return {{"partial", arithmetic(call[sized_by].dtype)},
-                {"out", first.out_dtype(call)},
-                {"second_out", second.out_dtype(call)},
-                {"has_second", count > 1},
-                {"columns", call[sized_by].last_size()}};
+                {"out", matrix(0).out_dtype(call)},
+                {"second_out", matrix(1).out_dtype(call)},
+                {"third_out", matrix(2).out_dtype(call)},
+                {"columns", columns(call, 0)},
+                {"second_columns", columns(call, 1)},
+                {"third_columns", columns(call, 2)}};
       },
       // A short row has many partials and few columns: more threads for each of them.
-      .candidates = [sized_by](const Call& call) -> std::vector<Knobs> {
-        return {{{"groups", call[sized_by].last_size() < 4096 ? 128 : 32}}};
+      .candidates = [columns](const Call& call) -> std::vector<Knobs> {
+        int64_t longest = 0;
+        for (size_t i = 0; i < most; ++i) longest = std::max(longest, columns(call, i));
+        return {{{"groups", longest < 4096 ? 128 : 32}}};
       },
-      .blocks = [sized_by, count](
-                    const Call& call,
-                    const Knobs&) { return count * ((call[sized_by].last_size() + 31) / 32); },
+      .blocks =
+          [columns](const Call& call, const Knobs&) {
+            int64_t blocks = 0;
+            for (size_t i = 0; i < most; ++i) blocks += (columns(call, i) + 31) / 32;
+            return blocks;
+          },
       .threads = [](const Knobs& knobs) { return 4 * value_of(knobs, "groups", 1); },
-      .arguments = {{"partials", first.partials},
-                    {"out", first.out},
-                    {"second_partials", second.partials},
-                    {"second_out", second.out},
-                    {"partial_rows",
-                     [sized_by](const Call& call) {
-                       return partial_rows(call, call[sized_by].rows(), call[sized_by].last_size());
-                     }}},
+      .arguments = {{"partials", matrix(0).partials},
+                    {"out", matrix(0).out},
+                    {"second_partials", matrix(1).partials},
+                    {"second_out", matrix(1).out},
+                    {"third_partials", matrix(2).partials},
+                    {"third_out", matrix(2).out},
+                    {"partial_rows", std::move(partials_of)}},
   };
 }
 
@@ -152,6 +168,11 @@ void require_vector(const Call& call, std::string_view vector, std::string_view 
   if (v.dims == 1 && v.sizes[0] == call[of].last_size()) return;
   call.refuse(vector, "has shape " + shape_text(v),
               fmt::format("[{}], the last size of '{}'", call[of].last_size(), of));
+}
+
+void require_number(const Call& call, std::string_view tensor) {
+  if (!call[tensor].defined || call[tensor].count() == 1) return;
+  call.refuse(tensor, "has shape " + shape_text(call[tensor]), "one element, [] or [1]");
 }
 
 void require_eps(const Call& call) {

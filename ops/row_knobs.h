@@ -34,18 +34,22 @@ struct Partials {
   std::string partials;
   std::string out;
   std::function<Dtype(const Call&)> out_dtype;
+  std::function<int64_t(const Call&)> columns = {};  // 0: not wanted; empty: a row's of `sized_by`
 };
 
-// Adds the partials of one matrix or two, whose rows are as long as those of `sized_by`.
+// Adds the partials of up to three matrices. `partials_of` is how many there are of each; empty:
+// partial_rows() of `sized_by`.
 KernelOf column_sum(std::vector<Partials> matrices, std::string sized_by,
-                    std::function<bool(const Call&)> when);
+                    std::function<bool(const Call&)> when,
+                    std::function<int64_t(const Call&)> partials_of = {});
 
 // Checks used by several ops. Each raises Error(invalid_argument).
 void require_same_shape(const Call& call, std::string_view first, std::string_view second);
 void require_same_dtype(const Call& call, std::string_view first, std::string_view second);
 void require_vector(const Call& call, std::string_view vector,
-                    std::string_view of);  // length of last dim
-void require_eps(const Call& call);        // `eps` is 0 or more
+                    std::string_view of);                        // length of last dim
+void require_number(const Call& call, std::string_view tensor);  // one element, of any shape
+void require_eps(const Call& call);                              // `eps` is 0 or more
 void require_dims(const Call& call, std::string_view tensor, int dims, std::string_view meaning);
 
 }  // namespace liger

@@ -14,10 +14,6 @@ struct GatedSpec {
   int rows;     // tuned
 };
 
-LIGER_DEVICE constexpr bool wants_exact(Dtype dtype) {
-  return dtype == Dtype::f32 || dtype == Dtype::f64;
-}
-
 // The gradients of act(gate) * up for eight elements, and act(gate) itself, rounded to T.
 template <class A>
 struct GatedGradients {

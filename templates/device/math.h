@@ -5,6 +5,10 @@
 
 namespace liger {
 
+LIGER_DEVICE constexpr bool wants_exact(Dtype dtype) {
+  return dtype == Dtype::f32 || dtype == Dtype::f64;
+}
+
 // The functions of C, by the one name that each compiler has for them.
 #if defined(LIGER_HOST)
 #define LIGER_C_FUNCTION(NAME) __builtin_##NAME
@@ -133,19 +137,50 @@ LIGER_DEVICE A sigmoid(A x) {
   }
 }
 
-// (tanh, 1 - tanh^2), the second without cancellation.
+// tanh(x) of |x| below 0.6, to the last bit or two: the odd polynomial that strays least there.
+LIGER_DEVICE float tangent_near_zero(float x) {
+  const float z = x * x;
+  float p = fused(z, -0.005883233156f, 0.020785147324f);
+  p = fused(z, p, -0.053780399263f);
+  p = fused(z, p, 0.133318796754f);
+  p = fused(z, p, -0.333332955837f);
+  return fused(x * z, p, x);
+}
+
+// (tanh, 1 - tanh^2), neither with cancellation.
 template <class A>
 struct TanhAndSlope {
   A value;
   A slope;
 };
-template <bool Exact, class A>
-LIGER_DEVICE TanhAndSlope<A> hyperbolic_tangent(A x) {
-  const A magnitude = x < A(0) ? -x : x;
-  const A e = exponential<Exact>(A(-2) * magnitude);
-  const A share = quotient<Exact>(A(1), A(1) + e);
-  const A value = (A(1) - e) * share;
-  return {x < A(0) ? -value : value, A(4) * e * share * share};
+template <bool Exact>
+LIGER_DEVICE TanhAndSlope<double> hyperbolic_tangent(double x) {
+  const double e = exponential<Exact>(-2.0 * (x < 0.0 ? -x : x));
+  const double share = 1.0 / (1.0 + e);
+  return {LIGER_C_FUNCTION(tanh)(x), 4.0 * e * share * share};
+}
+template <bool Exact>
+LIGER_DEVICE TanhAndSlope<float> hyperbolic_tangent(float x) {
+  const float magnitude = x < 0.0f ? -x : x;
+  float e, share, near_zero, near;
+  if constexpr (Exact) {
+    e = exponential<Exact>(-2.0f * magnitude);
+    share = quotient<Exact>(1.0f, 1.0f + e);
+    near_zero = tangent_near_zero(x);
+    near = 0.6f;
+  } else {
+    e = power_of_two(-2.88539008177792681f * magnitude);
+    share = reciprocal(1.0f + e);
+    near_zero = fused(x * x * x, -0.333333333f, x);
+    near = 0.015625f;
+  }
+  const float far = (1.0f - e) * share;
+  float value = x < 0.0f ? -far : far;
+  float slope = 4.0f * e * share * share;
+  value = magnitude < near ? near_zero : value;
+  // In one rounding where nothing cancels.
+  if constexpr (Exact) slope = magnitude < near ? fused(-value, value, 1.0f) : slope;
+  return {value, slope};
 }
 
 }  // namespace liger

@@ -112,6 +112,16 @@ struct RawPack {
   unsigned int words[pack_size * sizeof(T) / sizeof(unsigned int)];
 };
 
+// The same words, of which the compiler knows nothing: else it keeps all that it made of them, in
+// twice the registers.
+template <class T>
+LIGER_DEVICE RawPack<T> anew(RawPack<T> raw) {
+#if defined(LIGER_CUDA)
+  LIGER_UNROLL for (unsigned int& word : raw.words) asm volatile("" : "+r"(word));
+#endif
+  return raw;
+}
+
 #if defined(LIGER_CUDA)
 // The two 16-bit elements of a word, without the detour over memory that a compiler must see
 // through.

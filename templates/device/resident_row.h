@@ -92,15 +92,6 @@ class ResidentRow {
       accumulator_count / (Threads * Blocks);  // accumulators of one thread
   static_assert(owned > 0, "threads of a row");
 
-  // The same words, of which the compiler knows nothing: else it keeps all that it made of them, in
-  // twice the registers.
-  static LIGER_DEVICE RawPack<T> anew(RawPack<T> raw) {
-#if defined(LIGER_CUDA)
-    LIGER_UNROLL for (int i = 0; i < words * 4; ++i) asm volatile("" : "+r"(raw.words[i]));
-#endif
-    return raw;
-  }
-
   LIGER_DEVICE int column_of(int slot) const { return column_ + slot * stride; }
   static LIGER_DEVICE bool inside(int column) { return column >= 0 && column < N; }
   static LIGER_DEVICE bool whole(int column) {

@@ -53,6 +53,36 @@ class ColumnAccumulator {
   Pack<A> packs_[Resident && Wanted ? Row::slots : 1];
 };
 
+// One partial sum of a number of each row, which its packs add up to. Resident: each pack has a sum
+// of its own, and the packs meet once, in meet(). Otherwise they meet in every row.
+template <class Row, bool Resident, bool Wanted, class A>
+class RowTotal {
+ public:
+  // Adds f(slot, pack) of all packs, in which the caller does its own work too. All threads of the
+  // block come here, also those without a row, and f gives zero there.
+  template <class F>
+  LIGER_DEVICE void add(int buffer, int thread, F&& f) {
+    if constexpr (Resident || !Wanted) {
+      Row::each(thread, [&](int slot, int pack) {
+        const A value = f(slot, pack);
+        if constexpr (Wanted) sums_[slot] += value;
+      });
+    } else {
+      sums_[0] += Row::template sum<A>(buffer, thread, f);
+    }
+  }
+  // All threads of the block come here, once, after the last row.
+  LIGER_DEVICE void meet(int thread) {
+    if constexpr (Resident && Wanted) {
+      sums_[0] = Row::template combined<A>(thread, [&](int slot, int) { return sums_[slot]; });
+    }
+  }
+  LIGER_DEVICE A total() const { return sums_[0]; }
+
+ private:
+  A sums_[Resident && Wanted ? Row::slots : 1] = {};
+};
+
 // One turn of a partial. A group of threads without a row goes along inactive, because barriers are
 // for all.
 struct Turn {
@@ -62,12 +92,20 @@ struct Turn {
   int buffer;
 };
 
+// For sums whose threads need not meet.
+struct NoMeeting {
+  template <class Sums>
+  LIGER_DEVICE void operator()(Sums&, int) const {}
+};
+
 // f(turn, what read(row, thread) gave, partial) for the rows of each of the block's `Rows`
-// partials; begin(partial, thread) makes what f adds to, end finishes it. A row is read a turn
-// ahead, so that its way from memory hides the barrier of the row before.
-template <int Threads, int Rows, class Begin, class Read, class F, class End>
+// partials; begin(partial, thread) makes what f adds to, meet(partial, thread) is where all threads
+// of the block come after the last row, end finishes it. A row is read a turn ahead, so that its
+// way from memory hides the barrier of the row before.
+template <int Threads, int Rows, class Begin, class Read, class F, class End,
+          class Meet = NoMeeting>
 LIGER_DEVICE void each_partial(long long block, long long rows, long long partials, Begin&& begin,
-                               Read&& read, F&& f, End&& end) {
+                               Read&& read, F&& f, End&& end, Meet&& meet = {}) {
   const int groups = on_host ? Rows : 1;
   for (int group = 0; group < groups; ++group) {
     const long long partial =
@@ -95,6 +133,7 @@ LIGER_DEVICE void each_partial(long long block, long long rows, long long partia
       next_read = read(next.row, thread);
       f(turn, row, sums);
     }
+    meet(sums, thread);
     if (partial < partials) end(sums, thread);
   }
 }

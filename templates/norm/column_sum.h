@@ -1,6 +1,6 @@
-// out[column] = sum of partials[0..P)[column], for one matrix of partials or two, in an order fixed
-// by P and the number G of groups: group g adds partials g, g + G, ... and the groups meet in a
-// binary tree.
+// out[column] = sum of partials[0..P)[column], for up to three matrices of partials, in an order
+// fixed by P and the number G of groups: group g adds partials g, g + G, ... and the groups meet in
+// a binary tree.
 #pragma once
 #include "device/weight_gradient.h"
 
@@ -10,8 +10,10 @@ struct ColumnSumSpec {
   Dtype partial;
   Dtype out;
   Dtype second_out;
-  bool has_second;
-  int columns;
+  Dtype third_out;
+  int columns;  // of each matrix; 0: there is none
+  int second_columns;
+  int third_columns;
   int groups;  // a power of two from 32
 };
 
@@ -19,7 +21,9 @@ template <ColumnSumSpec S>
 struct ColumnSum {
   static constexpr int packs_of_block = 4;
   static constexpr int columns_of_block = packs_of_block * pack_size;
-  static constexpr int blocks_of_matrix = (S.columns + columns_of_block - 1) / columns_of_block;
+  static constexpr int blocks_of_first = (S.columns + columns_of_block - 1) / columns_of_block;
+  static constexpr int blocks_of_second =
+      (S.second_columns + columns_of_block - 1) / columns_of_block;
   static constexpr int block_threads = on_host ? 1 : packs_of_block * S.groups;
   using A = Type<S.partial>;
 
@@ -27,26 +31,32 @@ struct ColumnSum {
   Type<S.out>* out;
   const A* second_partials;
   Type<S.second_out>* second_out;
+  const A* third_partials;
+  Type<S.third_out>* third_out;
   long long partial_rows;
 
   LIGER_DEVICE void operator()(long long block) const {
-    if constexpr (S.has_second) {
-      if (block >= blocks_of_matrix) {
-        add(second_partials, second_out, static_cast<int>(block) - blocks_of_matrix);
-        return;
-      }
+    LIGER_SHARED A sums[S.groups][columns_of_block];
+    int b = static_cast<int>(block);
+    if constexpr (S.columns > 0) {
+      if (b < blocks_of_first) return add<S.columns>(partials, out, b, sums);
+      b -= blocks_of_first;
     }
-    add(partials, out, static_cast<int>(block));
+    if constexpr (S.second_columns > 0) {
+      if (b < blocks_of_second) return add<S.second_columns>(second_partials, second_out, b, sums);
+      b -= blocks_of_second;
+    }
+    if constexpr (S.third_columns > 0) add<S.third_columns>(third_partials, third_out, b, sums);
   }
 
  private:
-  template <class Out>
-  LIGER_DEVICE void add(const A* from, Out* to, int block) const {
-    LIGER_SHARED A sums[S.groups][columns_of_block];
+  template <int Columns, class Out>
+  LIGER_DEVICE void add(const A* from, Out* to, int block,
+                        A (&sums)[S.groups][columns_of_block]) const {
     for (int i = thread_index(); i < S.groups * packs_of_block; i += block_threads) {
       const int group = i / packs_of_block;
       const int pack = i % packs_of_block;
-      const auto sum = sum_of_group(from, group, block * packs_of_block + pack);
+      const auto sum = sum_of_group<Columns>(from, group, block * packs_of_block + pack);
       LIGER_UNROLL for (int j = 0; j < pack_size; ++j) sums[group][pack * pack_size + j] = sum.v[j];
     }
     barrier();
@@ -60,15 +70,16 @@ struct ColumnSum {
         level[g] = of_level[0];
       }
       tree_reduce<32>(level, Add{});
-      if (column < S.columns) to[column] = narrow<Out>(level[0]);
+      if (column < Columns) to[column] = narrow<Out>(level[0]);
     }
   }
 
+  template <int Columns>
   LIGER_DEVICE Pack<A> sum_of_group(const A* from, int group, int pack) const {
     Pack<A> sum = filled(A(0));
-    if (pack * pack_size >= S.columns) return sum;
+    if (pack * pack_size >= Columns) return sum;
     LIGER_UNROLL_BY(4) for (long long p = group; p < partial_rows; p += S.groups) {
-      sum = sum + load<16>(from + p * padded(S.columns) + pack * pack_size);
+      sum = sum + load<16>(from + p * padded(Columns) + pack * pack_size);
     }
     return sum;
   }

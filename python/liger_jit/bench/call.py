@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +19,12 @@ ROWS_OF_ERROR = 1024
 class Call:
     """A function on inputs of its own, since some providers write over theirs."""
 
-    def __init__(self, function: Callable, values: dict[str, Tensor], names: list[str]):
+    def __init__(self, function: Callable, values: dict[str, Any], names: list[str]):
         self.function = function
-        self.values = {name: value.clone() for name, value in values.items()}
+        self.values = {
+            name: value.clone() if isinstance(value, Tensor) else value
+            for name, value in values.items()
+        }
         self.wanted = [self.values[name].requires_grad_() for name in names]
         self.grad_output: list[Tensor] = []
 
@@ -35,6 +39,10 @@ class Call:
             torch.manual_seed(1)
             self.grad_output = [_grad_output(output) for output in outputs]
         return (*outputs, *torch.autograd.grad(outputs, self.wanted, self.grad_output))
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _grad_output(output: Tensor) -> Tensor:
@@ -52,7 +60,7 @@ class Reference:
         self.device = device
         self.names = case.differentiable()
         values = self.case.values(device)
-        wide = {k: v.double() if v.is_floating_point() else v for k, v in values.items()}
+        wide = {k: v.double() if _is_float(v) else v for k, v in values.items()}
         self.exact = Call(eager, wide, self.names).both()
 
     def error(self, function: Callable) -> float:

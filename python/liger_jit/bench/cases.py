@@ -44,14 +44,16 @@ class Case:
         return replace(self, sizes=sizes)
 
     def values(self, device: str, op: str | None = None) -> dict[str, Any]:
-        """{argument: tensor}, the same each time; with `op` those of another op, the backward."""
+        """{argument: value}, the same each time: the tensors, and numbers that our function has no
+        default for; with `op` all arguments of another op, the backward."""
         torch.manual_seed(0)
         example = native()._example(op or self.op["name"], DTYPE, self.sizes)
+        needed = () if op else needed_by(self.op["name"])
         values = {}
         for one in json.loads(example):
             if one["kind"] == "tensor":
                 values[one["name"]] = self._tensor(one, device)
-            elif op:  # the functions have these as options, the operators as arguments
+            elif op or one["name"] in needed:
                 values[one["name"]] = one.get("value")
         return values
 
@@ -74,9 +76,10 @@ class Case:
 
         def accepts(name: str) -> bool:
             values = self.values("meta")
-            if not values[name].is_floating_point():
+            value = values[name]
+            if not isinstance(value, Tensor) or not value.is_floating_point():
                 return False
-            values[name].requires_grad_()
+            value.requires_grad_()
             try:
                 ours(self.op["name"])(**values)
             except NotImplementedError:
@@ -99,6 +102,15 @@ class Case:
 
 def ours(op: str) -> Callable:
     return getattr(functional, op)
+
+
+def needed_by(op: str) -> set[str]:
+    """The arguments that the function, or else the operator, cannot be called without."""
+    function = getattr(functional, op, None)
+    if function is None:
+        return set()
+    parameters = inspect.signature(function).parameters.values()
+    return {one.name for one in parameters if one.default is inspect.Parameter.empty}
 
 
 def tensors_of(outputs) -> tuple[Tensor, ...]:

@@ -18,8 +18,10 @@ constexpr int resident_of = 1;
 #define LIGER_BOUNDS(KERNEL)                  \
   __cluster_dims__(liger::cluster_of<KERNEL>) \
       __launch_bounds__(KERNEL::block_threads, liger::resident_of<KERNEL>)
-#else
+#elif defined(LIGER_CUDA)
 #define LIGER_BOUNDS(KERNEL) __launch_bounds__(KERNEL::block_threads, liger::resident_of<KERNEL>)
+#else  // HIP counts something else there
+#define LIGER_BOUNDS(KERNEL) __launch_bounds__(KERNEL::block_threads)
 #endif
 #endif
 
