@@ -25,7 +25,12 @@ FUNCTIONS = {
     f"softcap=None, return_z_loss=False, {_EXTRAS}",
     "functional.liger_fused_linear_cross_entropy": "input, weight, target, bias=None, "
     f"ce_weight=None, {_LOSS}, {_FUSED}, chunk_mem_const=1",
+    "functional.liger_dyt": "x, alpha, gamma, beta",
     "functional.liger_geglu": "a, b",
+    "functional.liger_group_norm": "X, affine_scaling_weight, affine_shifting_bias, num_channels, "
+    "num_groups, eps",
+    "functional.liger_poly_norm": "X, W, B, eps=1e-06, in_place=True",
+    "functional.liger_relu_squared": "x",
     "functional.liger_swiglu": "a, b",
     "functional.liger_layer_norm": "X, W, B, eps",
     "functional.liger_rms_norm": "X, W, eps, offset=0.0, casting_mode='llama', in_place=True",
@@ -50,11 +55,18 @@ MODULES = {
         f"hidden_size, {_NORM}False",
         "hidden_states, residual",
     ),
+    "dyt.LigerDyT": ("hidden_size, beta=True, init_alpha=0.5", "x"),
     "geglu.LigerGEGLUMLP": ("config", "x"),
+    "group_norm.LigerGroupNorm": (
+        "num_channels, num_groups, eps=1e-06, bias=False, init_fn='ones'",
+        "hidden_states",
+    ),
     "layer_norm.LigerLayerNorm": (
         "hidden_size, eps=1e-06, bias=False, init_fn='ones', impl=None, mode=None, backend=None",
         "hidden_states",
     ),
+    "poly_norm.LigerPolyNorm": ("eps=1e-06, in_place=True", "hidden_states"),
+    "relu_squared.LigerReLUSquared": ("", "x"),
     "rms_norm.LigerRMSNorm": (
         f"hidden_size, {_NORM}True, row_mode=None, elementwise_affine=True",
         "hidden_states",

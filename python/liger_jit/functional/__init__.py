@@ -6,17 +6,25 @@ computed in float32 and rounded at the store; float64 (CPU only) is computed in 
 Every function compiles under `torch.compile(fullgraph=True)`; none can be differentiated twice.
 """
 
+from .dyt import dyt
+from .group_norm import group_norm
 from .loss import CrossEntropyOutput, cross_entropy, fused_linear_cross_entropy
 from .mlp import gated_mlp, geglu, swiglu
 from .norm import fused_add_rms_norm, layer_norm, rms_norm
+from .poly_norm import poly_norm
+from .relu_squared import relu_squared
 from .rope import qk_norm_rope, rope
 
 __all__ = [
     "rms_norm",
     "fused_add_rms_norm",
     "layer_norm",
+    "group_norm",
+    "poly_norm",
+    "dyt",
     "swiglu",
     "geglu",
+    "relu_squared",
     "gated_mlp",
     "rope",
     "qk_norm_rope",

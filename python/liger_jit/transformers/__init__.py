@@ -3,11 +3,15 @@
 from typing import Any
 
 from .cross_entropy import LigerCrossEntropyLoss
+from .dyt import LigerDyT
 from .functional import CrossEntropyOutput
 from .fused_add_rms_norm import LigerFusedAddRMSNorm
 from .fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
 from .geglu import LigerGEGLUMLP
+from .group_norm import LigerGroupNorm
 from .layer_norm import LigerLayerNorm
+from .poly_norm import LigerPolyNorm
+from .relu_squared import LigerReLUSquared
 from .rms_norm import (
     LigerRMSNorm,
     LigerRMSNormForGemma,
@@ -30,12 +34,16 @@ __all__ = [
     "CrossEntropyOutput",
     "LigerBlockSparseTop2MLP",
     "LigerCrossEntropyLoss",
+    "LigerDyT",
     "LigerFusedAddRMSNorm",
     "LigerFusedLinearCrossEntropyLoss",
     "LigerGEGLUMLP",
+    "LigerGroupNorm",
     "LigerLayerNorm",
     "LigerPhi3SwiGLUMLP",
+    "LigerPolyNorm",
     "LigerQwen3MoeSwiGLUMLP",
+    "LigerReLUSquared",
     "LigerRMSNorm",
     "LigerRMSNormForGemma",
     "LigerRMSNormForGemma2",

@@ -13,10 +13,14 @@ from ..functional import CrossEntropyOutput
 __all__ = [
     "CrossEntropyOutput",
     "liger_cross_entropy",
+    "liger_dyt",
     "liger_fused_add_rms_norm",
     "liger_fused_linear_cross_entropy",
     "liger_geglu",
+    "liger_group_norm",
     "liger_layer_norm",
+    "liger_poly_norm",
+    "liger_relu_squared",
     "liger_rms_norm",
     "liger_rope",
     "liger_swiglu",
@@ -36,6 +40,31 @@ def liger_fused_add_rms_norm(X, R, W, eps, offset=0.0, casting_mode="llama", in_
 def liger_layer_norm(X, W, B, eps):
     """`functional.layer_norm`."""
     return F.layer_norm(X, W, B, eps)
+
+
+def liger_group_norm(X, affine_scaling_weight, affine_shifting_bias, num_channels, num_groups, eps):
+    """`functional.group_norm`; num_channels must be X's."""
+    if X.dim() > 1 and X.shape[1] != num_channels:
+        raise ValueError(
+            f"liger_group_norm: num_channels={num_channels} does not fit X of shape "
+            f"{list(X.shape)}; allowed: {X.shape[1]}"
+        )
+    return F.group_norm(X, num_groups, affine_scaling_weight, affine_shifting_bias, eps)
+
+
+def liger_poly_norm(X, W, B, eps=1e-06, in_place=True):
+    """`functional.poly_norm`."""
+    return F.poly_norm(X, W, B, eps)
+
+
+def liger_dyt(x, alpha, gamma, beta):
+    """`functional.dyt`."""
+    return F.dyt(x, alpha, gamma, beta)
+
+
+def liger_relu_squared(x):
+    """`functional.relu_squared`."""
+    return F.relu_squared(x)
 
 
 def liger_swiglu(a, b):

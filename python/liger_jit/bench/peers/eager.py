@@ -29,6 +29,25 @@ def layer_norm(x, weight, bias):
     return F.layer_norm(x, x.shape[-1:], weight, bias, EPS)
 
 
+def group_norm(x, weight, bias, num_groups):
+    return F.group_norm(x, num_groups, weight, bias, EPS)
+
+
+def poly_norm(x, weight, bias):
+    def normed(power):
+        return power * torch.rsqrt(power.pow(2).mean(-1, keepdim=True) + EPS)
+
+    return weight[0] * normed(x**3) + weight[1] * normed(x**2) + weight[2] * normed(x) + bias
+
+
+def dyt(x, alpha, gamma, beta):
+    return gamma * torch.tanh(alpha * x) + beta
+
+
+def relu_squared(x):
+    return F.relu(x).square()
+
+
 def swiglu(gate, up):
     return F.silu(gate) * up
 

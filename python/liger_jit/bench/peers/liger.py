@@ -5,6 +5,8 @@ from liger_kernel.transformers import functional
 from .eager import EPS
 
 rope = functional.liger_rope
+dyt = functional.liger_dyt
+relu_squared = functional.liger_relu_squared
 fused_linear_cross_entropy = functional.liger_fused_linear_cross_entropy
 
 
@@ -22,6 +24,14 @@ def fused_add_rms_norm(x, residual, weight):
 
 def layer_norm(x, weight, bias):
     return functional.liger_layer_norm(x, weight, bias, EPS)
+
+
+def group_norm(x, weight, bias, num_groups):
+    return functional.liger_group_norm(x, weight, bias, x.shape[1], num_groups, EPS)
+
+
+def poly_norm(x, weight, bias):
+    return functional.liger_poly_norm(x, weight, bias, EPS)
 
 
 def swiglu(gate, up):
