@@ -9,7 +9,7 @@ Every function compiles under `torch.compile(fullgraph=True)`; none can be diffe
 from .loss import CrossEntropyOutput, cross_entropy, fused_linear_cross_entropy
 from .mlp import gated_mlp, geglu, swiglu
 from .norm import fused_add_rms_norm, layer_norm, rms_norm
-from .rope import qk_norm_rope, rope
+from .rope import complex_rope, mrope, qk_norm_rope, rope
 
 __all__ = [
     "rms_norm",
@@ -19,6 +19,8 @@ __all__ = [
     "geglu",
     "gated_mlp",
     "rope",
+    "mrope",
+    "complex_rope",
     "qk_norm_rope",
     "CrossEntropyOutput",
     "cross_entropy",

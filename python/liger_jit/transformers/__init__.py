@@ -8,6 +8,8 @@ from .fused_add_rms_norm import LigerFusedAddRMSNorm
 from .fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
 from .geglu import LigerGEGLUMLP
 from .layer_norm import LigerLayerNorm
+from .llama4_rope import liger_llama4_text_rotary_pos_emb, liger_llama4_vision_rotary_pos_emb
+from .qwen2vl_mrope import liger_multimodal_rotary_pos_emb
 from .rms_norm import (
     LigerRMSNorm,
     LigerRMSNormForGemma,
@@ -44,6 +46,9 @@ __all__ = [
     "LigerRMSNormForOlmo2",
     "LigerRMSNormForQwen3Next",
     "LigerSwiGLUMLP",
+    "liger_llama4_text_rotary_pos_emb",
+    "liger_llama4_vision_rotary_pos_emb",
+    "liger_multimodal_rotary_pos_emb",
     "liger_rotary_pos_emb",
 ]
 
