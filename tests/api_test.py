@@ -39,6 +39,14 @@ FUNCTIONS = {
     "functional.liger_rope": "q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=None",
     "rope.liger_rotary_pos_emb": "q, k, cos, sin, position_ids=None, unsqueeze_dim=1, "
     "rotary_dim=None",
+    "rope.liger_rotary_pos_emb_gpt_oss": "q, k, cos, sin",
+    "rope.liger_rotary_pos_emb_vision": "q, k, cos, sin",
+    "functional.liger_qwen2vl_mrope": "q, k, cos, sin, mrope_section, unsqueeze_dim=1",
+    "qwen2vl_mrope.liger_multimodal_rotary_pos_emb": "q, k, cos, sin, mrope_section, "
+    "unsqueeze_dim=1",
+    "llama4_rope.liger_llama4_text_rotary_pos_emb": "xq, xk, freqs_cis",
+    "llama4_rope.liger_llama4_vision_rotary_pos_emb": "query, key, freqs_ci",
+    "llama4_rope.apply_liger_llama4_rope_full": "modeling_module",
 }
 
 # Arguments of the constructor, then of forward.
@@ -141,7 +149,14 @@ TEXT_PARTS = {
 }
 
 # Importable from liger_jit.transformers itself.
-TOP = [*(name.split(".")[1] for name in MODULES), "liger_rotary_pos_emb", "CrossEntropyOutput"]
+TOP = [
+    *(name.split(".")[1] for name in MODULES),
+    "CrossEntropyOutput",
+    "liger_llama4_text_rotary_pos_emb",
+    "liger_llama4_vision_rotary_pos_emb",
+    "liger_multimodal_rotary_pos_emb",
+    "liger_rotary_pos_emb",
+]
 
 
 def named(path):

@@ -14,6 +14,7 @@ from .norm import fused_add_rms_norm, layer_norm, rms_norm
 from .poly_norm import poly_norm
 from .relu_squared import relu_squared
 from .rope import qk_norm_rope, rope
+from .rope import complex_rope, mrope, qk_norm_rope, rope
 
 __all__ = [
     "rms_norm",
@@ -27,6 +28,8 @@ __all__ = [
     "relu_squared",
     "gated_mlp",
     "rope",
+    "mrope",
+    "complex_rope",
     "qk_norm_rope",
     "CrossEntropyOutput",
     "cross_entropy",

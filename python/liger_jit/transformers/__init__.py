@@ -12,6 +12,8 @@ from .group_norm import LigerGroupNorm
 from .layer_norm import LigerLayerNorm
 from .poly_norm import LigerPolyNorm
 from .relu_squared import LigerReLUSquared
+from .llama4_rope import liger_llama4_text_rotary_pos_emb, liger_llama4_vision_rotary_pos_emb
+from .qwen2vl_mrope import liger_multimodal_rotary_pos_emb
 from .rms_norm import (
     LigerRMSNorm,
     LigerRMSNormForGemma,
@@ -52,6 +54,9 @@ __all__ = [
     "LigerRMSNormForOlmo2",
     "LigerRMSNormForQwen3Next",
     "LigerSwiGLUMLP",
+    "liger_llama4_text_rotary_pos_emb",
+    "liger_llama4_vision_rotary_pos_emb",
+    "liger_multimodal_rotary_pos_emb",
     "liger_rotary_pos_emb",
 ]
 

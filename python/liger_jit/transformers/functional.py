@@ -2,9 +2,8 @@
 
 Arguments that steer an implementation which does not exist here are accepted and do nothing:
 `in_place` (inputs are never changed), `chunk_mem_const` (chunks are chosen from the sizes),
-`position_ids` (cos and sin are already those of the positions), `size_average` and `reduce`
-(superseded by `reduction` in torch as well). What each function computes stands in
-`liger_jit.functional`.
+`size_average` and `reduce` (superseded by `reduction` in torch as well). What each function
+computes stands in `liger_jit.functional`.
 """
 
 from .. import functional as F
@@ -21,6 +20,9 @@ __all__ = [
     "liger_layer_norm",
     "liger_poly_norm",
     "liger_relu_squared",
+    "liger_llama4_text_rope",
+    "liger_llama4_vision_rope",
+    "liger_qwen2vl_mrope",
     "liger_rms_norm",
     "liger_rope",
     "liger_swiglu",
@@ -80,14 +82,44 @@ def liger_geglu(a, b):
 def liger_rope(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=None):
     """`functional.rope`: (q, k) rotated, as new tensors.
 
-    rotary_dim, where given, must be the length of cos and sin: they say how much of a head rotates.
+    position_ids choose rows of cos and sin that are [positions, R]; tables with a batch, [1 or B,
+    T, R], are already those of the positions, and position_ids do nothing. rotary_dim, where given,
+    must be what cos and sin have angles for: their length, or twice that for half tables.
     """
-    if rotary_dim is not None and rotary_dim != cos.shape[-1]:
+    length = cos.shape[-1]
+    half_tables = rotary_dim is not None and rotary_dim == 2 * length
+    if rotary_dim is not None and rotary_dim != length and not half_tables:
         raise ValueError(
             f"liger_rope: rotary_dim={rotary_dim} does not fit cos, whose last dimension is "
-            f"{cos.shape[-1]}; pass cos and sin of the rotated part"
+            f"{length}; pass cos and sin of the rotated part, {rotary_dim} or {rotary_dim // 2}"
         )
-    return F.rope(q, k, cos, sin, unsqueeze_dim)
+    if cos.dim() != 2:
+        position_ids = None
+    return F.rope(q, k, cos, sin, unsqueeze_dim, position_ids, half_tables=half_tables)
+
+
+def liger_qwen2vl_mrope(q, k, cos, sin, mrope_section, unsqueeze_dim=1):
+    """`functional.mrope`: (q, k) rotated, as new tensors; cos and sin are [3, 1 or B, T, D]."""
+    return F.mrope(q, k, cos, sin, mrope_section, unsqueeze_dim)
+
+
+def liger_llama4_text_rope(xq, xk, freqs_cis):
+    """`functional.complex_rope` of xq, xk [B, T, H, D] by complex freqs_cis [1 or B, T, D/2]."""
+    return F.complex_rope(xq, xk, freqs_cis, 2)
+
+
+def liger_llama4_vision_rope(query, key, freqs_ci):
+    """`functional.complex_rope` of query, key [B, T, H, D] by complex freqs_ci of T * D/2 numbers.
+
+    Whatever dimensions of one they have: each entry of the batch is turned by the same.
+    """
+    tokens, pairs = query.shape[1], query.shape[-1] // 2
+    if freqs_ci.numel() != tokens * pairs:
+        raise ValueError(
+            f"liger_llama4_vision_rope: freqs_ci has shape {tuple(freqs_ci.shape)}; allowed: "
+            f"{tokens} tokens times {pairs} pairs of a head"
+        )
+    return F.complex_rope(query, key, freqs_ci.to(query.device).reshape(tokens, pairs), 2)
 
 
 def liger_cross_entropy(

@@ -61,6 +61,27 @@ def rope(q, k, cos, sin):
     return q * cos + _turned(q) * sin, k * cos + _turned(k) * sin
 
 
+def mrope(q, k, cos, sin):
+    """Qwen2-VL's sections, for heads of 128."""
+    cos, sin = (
+        torch.cat([one[i % 3] for i, one in enumerate(table.split(2 * [16, 24, 24], -1))], -1)
+        for table in (cos, sin)
+    )
+    return rope(q, k, cos, sin)
+
+
+def complex_rope(q, k, freqs):
+    """Llama 4's, of heads in the third dimension."""
+    factors = torch.view_as_complex(_wide(freqs).unflatten(-1, (-1, 2))).unsqueeze(2)
+
+    def turned(x):
+        x = x.transpose(1, 2)
+        numbers = torch.view_as_complex(_wide(x).unflatten(-1, (-1, 2)))
+        return torch.view_as_real(numbers * factors).flatten(3).type_as(x).transpose(1, 2)
+
+    return turned(q), turned(k)
+
+
 def qk_norm_rope(q, k, weight_q, weight_k, cos, sin):
     return rope(rms_norm(q, weight_q), rms_norm(k, weight_k), cos, sin)
 
