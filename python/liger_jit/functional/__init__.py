@@ -9,6 +9,7 @@ Every function compiles under `torch.compile(fullgraph=True)`; none can be diffe
 from .loss import CrossEntropyOutput, cross_entropy, fused_linear_cross_entropy
 from .mlp import gated_mlp, geglu, swiglu
 from .norm import fused_add_rms_norm, layer_norm, rms_norm
+from .residual import attn_res
 from .rope import qk_norm_rope, rope
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "gated_mlp",
     "rope",
     "qk_norm_rope",
+    "attn_res",
     "CrossEntropyOutput",
     "cross_entropy",
     "fused_linear_cross_entropy",

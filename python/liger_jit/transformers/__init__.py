@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .attn_res import LigerAttnRes
 from .cross_entropy import LigerCrossEntropyLoss
 from .functional import CrossEntropyOutput
 from .fused_add_rms_norm import LigerFusedAddRMSNorm
@@ -28,6 +29,7 @@ from .swiglu import (
 __all__ = [
     "AutoLigerKernelForCausalLM",
     "CrossEntropyOutput",
+    "LigerAttnRes",
     "LigerBlockSparseTop2MLP",
     "LigerCrossEntropyLoss",
     "LigerFusedAddRMSNorm",

@@ -12,6 +12,7 @@ from ..functional import CrossEntropyOutput
 
 __all__ = [
     "CrossEntropyOutput",
+    "liger_attn_res",
     "liger_cross_entropy",
     "liger_fused_add_rms_norm",
     "liger_fused_linear_cross_entropy",
@@ -59,6 +60,11 @@ def liger_rope(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=No
             f"{cos.shape[-1]}; pass cos and sin of the rotated part"
         )
     return F.rope(q, k, cos, sin, unsqueeze_dim)
+
+
+def liger_attn_res(V, w_query, w_norm, eps=1e-6):
+    """`functional.attn_res`."""
+    return F.attn_res(V, w_query, w_norm, eps)
 
 
 def liger_cross_entropy(
