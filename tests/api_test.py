@@ -20,6 +20,7 @@ _LOSS = (
 _FUSED = f"return_z_loss=False, accum_dtype=None, use_token_scaling=False, {_EXTRAS}"
 
 FUNCTIONS = {
+    "functional.liger_attn_res": "V, w_query, w_norm, eps=1e-06",
     "functional.liger_cross_entropy": "input, target, weight=None, size_average=None, "
     "ignore_index=-100, reduce=None, reduction='mean', label_smoothing=0.0, lse_square_scale=0.0, "
     f"softcap=None, return_z_loss=False, {_EXTRAS}",
@@ -51,6 +52,7 @@ FUNCTIONS = {
 
 # Arguments of the constructor, then of forward.
 MODULES = {
+    "attn_res.LigerAttnRes": ("hidden_size, eps=1e-06, query_init_std=0.02", "V"),
     "cross_entropy.LigerCrossEntropyLoss": (
         f"weight=None, {_LOSS}, return_z_loss=False, {_EXTRAS}",
         "_input, target",

@@ -13,6 +13,7 @@ from .mlp import gated_mlp, geglu, swiglu
 from .norm import fused_add_rms_norm, layer_norm, rms_norm
 from .poly_norm import poly_norm
 from .relu_squared import relu_squared
+from .residual import attn_res
 from .rope import qk_norm_rope, rope
 from .rope import complex_rope, mrope, qk_norm_rope, rope
 
@@ -31,6 +32,7 @@ __all__ = [
     "mrope",
     "complex_rope",
     "qk_norm_rope",
+    "attn_res",
     "CrossEntropyOutput",
     "cross_entropy",
     "fused_linear_cross_entropy",

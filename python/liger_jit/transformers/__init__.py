@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .attn_res import LigerAttnRes
 from .cross_entropy import LigerCrossEntropyLoss
 from .dyt import LigerDyT
 from .functional import CrossEntropyOutput
@@ -34,6 +35,7 @@ from .swiglu import (
 __all__ = [
     "AutoLigerKernelForCausalLM",
     "CrossEntropyOutput",
+    "LigerAttnRes",
     "LigerBlockSparseTop2MLP",
     "LigerCrossEntropyLoss",
     "LigerDyT",

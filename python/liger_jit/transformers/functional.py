@@ -11,6 +11,7 @@ from ..functional import CrossEntropyOutput
 
 __all__ = [
     "CrossEntropyOutput",
+    "liger_attn_res",
     "liger_cross_entropy",
     "liger_dyt",
     "liger_fused_add_rms_norm",
@@ -120,6 +121,11 @@ def liger_llama4_vision_rope(query, key, freqs_ci):
             f"{tokens} tokens times {pairs} pairs of a head"
         )
     return F.complex_rope(query, key, freqs_ci.to(query.device).reshape(tokens, pairs), 2)
+
+
+def liger_attn_res(V, w_query, w_norm, eps=1e-6):
+    """`functional.attn_res`."""
+    return F.attn_res(V, w_query, w_norm, eps)
 
 
 def liger_cross_entropy(

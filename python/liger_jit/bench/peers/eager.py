@@ -86,6 +86,13 @@ def qk_norm_rope(q, k, weight_q, weight_k, cos, sin):
     return rope(rms_norm(q, weight_q), rms_norm(k, weight_k), cos, sin)
 
 
+def attn_res(v, w_query, w_norm):
+    wide = _wide(v)
+    key = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + EPS) * _wide(w_norm)
+    score = (key * _wide(w_query)).sum(-1, keepdim=True)
+    return (torch.softmax(score, 0) * wide).sum(0).to(v.dtype)
+
+
 def _turned(x):
     first, second = x.chunk(2, dim=-1)
     return torch.cat((-second, first), dim=-1)

@@ -56,3 +56,7 @@ def geglu(gate, up):
 
 def cross_entropy(logits, target):
     return functional.liger_cross_entropy(logits, target)
+
+
+def attn_res(v, w_query, w_norm):
+    return functional.liger_attn_res(v, w_query, w_norm, EPS)
