@@ -55,6 +55,10 @@ MODULES = {
         "hidden_size, eps=1e-06, bias=False, init_fn='ones', impl=None, mode=None, backend=None",
         "hidden_states",
     ),
+    "experimental.embedding.LigerEmbedding": (
+        "num_embeddings, embedding_dim, padding_idx=None",
+        "indices",
+    ),
     "rms_norm.LigerRMSNorm": (
         f"hidden_size, {_NORM}True, row_mode=None, elementwise_affine=True",
         "hidden_states",
@@ -129,7 +133,8 @@ TEXT_PARTS = {
 }
 
 # Importable from liger_jit.transformers itself.
-TOP = [*(name.split(".")[1] for name in MODULES), "liger_rotary_pos_emb", "CrossEntropyOutput"]
+TOP = [name.split(".")[1] for name in MODULES if not name.startswith("experimental.")]
+TOP += ["liger_rotary_pos_emb", "CrossEntropyOutput"]
 
 
 def named(path):
