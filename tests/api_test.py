@@ -77,6 +77,10 @@ MODULES = {
     ),
     "poly_norm.LigerPolyNorm": ("eps=1e-06, in_place=True", "hidden_states"),
     "relu_squared.LigerReLUSquared": ("", "x"),
+    "experimental.embedding.LigerEmbedding": (
+        "num_embeddings, embedding_dim, padding_idx=None",
+        "indices",
+    ),
     "rms_norm.LigerRMSNorm": (
         f"hidden_size, {_NORM}True, row_mode=None, elementwise_affine=True",
         "hidden_states",
@@ -152,7 +156,7 @@ TEXT_PARTS = {
 
 # Importable from liger_jit.transformers itself.
 TOP = [
-    *(name.split(".")[1] for name in MODULES),
+    *(name.split(".")[1] for name in MODULES if not name.startswith("experimental.")),
     "CrossEntropyOutput",
     "liger_llama4_text_rotary_pos_emb",
     "liger_llama4_vision_rotary_pos_emb",

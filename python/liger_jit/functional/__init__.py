@@ -7,6 +7,7 @@ Every function compiles under `torch.compile(fullgraph=True)`; none can be diffe
 """
 
 from .dyt import dyt
+from .embedding import embedding
 from .group_norm import group_norm
 from .loss import CrossEntropyOutput, cross_entropy, fused_linear_cross_entropy
 from .mlp import gated_mlp, geglu, swiglu
@@ -14,7 +15,6 @@ from .norm import fused_add_rms_norm, layer_norm, rms_norm
 from .poly_norm import poly_norm
 from .relu_squared import relu_squared
 from .residual import attn_res
-from .rope import qk_norm_rope, rope
 from .rope import complex_rope, mrope, qk_norm_rope, rope
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "complex_rope",
     "qk_norm_rope",
     "attn_res",
+    "embedding",
     "CrossEntropyOutput",
     "cross_entropy",
     "fused_linear_cross_entropy",

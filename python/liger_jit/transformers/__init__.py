@@ -11,10 +11,10 @@ from .fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
 from .geglu import LigerGEGLUMLP
 from .group_norm import LigerGroupNorm
 from .layer_norm import LigerLayerNorm
-from .poly_norm import LigerPolyNorm
-from .relu_squared import LigerReLUSquared
 from .llama4_rope import liger_llama4_text_rotary_pos_emb, liger_llama4_vision_rotary_pos_emb
+from .poly_norm import LigerPolyNorm
 from .qwen2vl_mrope import liger_multimodal_rotary_pos_emb
+from .relu_squared import LigerReLUSquared
 from .rms_norm import (
     LigerRMSNorm,
     LigerRMSNormForGemma,

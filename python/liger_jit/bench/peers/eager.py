@@ -98,6 +98,10 @@ def _turned(x):
     return torch.cat((-second, first), dim=-1)
 
 
+def embedding(weight, indices):
+    return F.embedding(indices, weight)
+
+
 def cross_entropy(logits, target):
     return F.cross_entropy(_wide(logits), target)
 

@@ -54,6 +54,13 @@ def geglu(gate, up):
     return functional.liger_geglu(gate, up)
 
 
+def embedding(weight, indices):
+    # Not above: where an experimental part is missing, the others still run.
+    from liger_kernel.ops import LigerEmbeddingFunction
+
+    return LigerEmbeddingFunction.apply(weight, indices)
+
+
 def cross_entropy(logits, target):
     return functional.liger_cross_entropy(logits, target)
 
