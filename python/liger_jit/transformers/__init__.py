@@ -6,6 +6,11 @@ from .cross_entropy import LigerCrossEntropyLoss
 from .functional import CrossEntropyOutput
 from .fused_add_rms_norm import LigerFusedAddRMSNorm
 from .fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
+from .fused_neighborhood_attention import (
+    LigerFusedNeighborhoodAttention,
+    LigerFusedNeighborhoodAttentionConfig,
+    LigerFusedNeighborhoodAttentionLayer,
+)
 from .geglu import LigerGEGLUMLP
 from .layer_norm import LigerLayerNorm
 from .rms_norm import (
@@ -32,6 +37,9 @@ __all__ = [
     "LigerCrossEntropyLoss",
     "LigerFusedAddRMSNorm",
     "LigerFusedLinearCrossEntropyLoss",
+    "LigerFusedNeighborhoodAttention",
+    "LigerFusedNeighborhoodAttentionConfig",
+    "LigerFusedNeighborhoodAttentionLayer",
     "LigerGEGLUMLP",
     "LigerLayerNorm",
     "LigerPhi3SwiGLUMLP",

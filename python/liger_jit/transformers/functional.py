@@ -15,6 +15,7 @@ __all__ = [
     "liger_cross_entropy",
     "liger_fused_add_rms_norm",
     "liger_fused_linear_cross_entropy",
+    "liger_fused_neighborhood_attention",
     "liger_geglu",
     "liger_layer_norm",
     "liger_rms_norm",
@@ -130,3 +131,8 @@ def liger_fused_linear_cross_entropy(
         return_token_accuracy=return_token_accuracy,
         return_predicted_tokens=return_predicted_tokens,
     )
+
+
+def liger_fused_neighborhood_attention(query, key, value, kernel_size=7, dilation=1, scale=None):
+    """`functional.neighborhood_attention`."""
+    return F.neighborhood_attention(query, key, value, kernel_size, dilation, scale)

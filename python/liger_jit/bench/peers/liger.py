@@ -34,3 +34,7 @@ def geglu(gate, up):
 
 def cross_entropy(logits, target):
     return functional.liger_cross_entropy(logits, target)
+
+
+def neighborhood_attention(q, k, v):
+    return functional.liger_fused_neighborhood_attention(q, k, v, 7)
