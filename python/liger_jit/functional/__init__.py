@@ -6,7 +6,7 @@ computed in float32 and rounded at the store; float64 (CPU only) is computed in 
 Every function compiles under `torch.compile(fullgraph=True)`; none can be differentiated twice.
 """
 
-from .attention import neighborhood_attention
+from .attention import multi_token_attention, neighborhood_attention
 from .loss import CrossEntropyOutput, cross_entropy, fused_linear_cross_entropy
 from .mlp import gated_mlp, geglu, swiglu
 from .norm import fused_add_rms_norm, layer_norm, rms_norm
@@ -22,6 +22,7 @@ __all__ = [
     "rope",
     "qk_norm_rope",
     "neighborhood_attention",
+    "multi_token_attention",
     "CrossEntropyOutput",
     "cross_entropy",
     "fused_linear_cross_entropy",

@@ -13,6 +13,7 @@ from .fused_neighborhood_attention import (
 )
 from .geglu import LigerGEGLUMLP
 from .layer_norm import LigerLayerNorm
+from .multi_token_attention import LigerMultiTokenAttention
 from .rms_norm import (
     LigerRMSNorm,
     LigerRMSNormForGemma,
@@ -42,6 +43,7 @@ __all__ = [
     "LigerFusedNeighborhoodAttentionLayer",
     "LigerGEGLUMLP",
     "LigerLayerNorm",
+    "LigerMultiTokenAttention",
     "LigerPhi3SwiGLUMLP",
     "LigerQwen3MoeSwiGLUMLP",
     "LigerRMSNorm",

@@ -38,3 +38,7 @@ def cross_entropy(logits, target):
 
 def neighborhood_attention(q, k, v):
     return functional.liger_fused_neighborhood_attention(q, k, v, 7)
+
+
+def multi_token_attention(scores, weight, bias):
+    return functional.liger_multi_token_attention(scores, weight, bias)
