@@ -142,7 +142,7 @@ def liger_fused_neighborhood_attention(query, key, value, kernel_size=7, dilatio
 def liger_multi_token_attention(
     scores, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, sparse=False
 ):
-    """`functional.multi_token_attention`; stride, padding and dilation may be pairs of one number."""
+    """`functional.multi_token_attention`. stride, padding and dilation may be pairs of equals."""
     options = {"stride": stride, "padding": padding, "dilation": dilation}
     alike = {name: _of_both(name, value) for name, value in options.items()}
     return F.multi_token_attention(scores, weight, bias, **alike, groups=groups, sparse=sparse)
@@ -154,6 +154,6 @@ def _of_both(name, value):
     first, second = value
     if first != second:
         raise ValueError(
-            f"liger_multi_token_attention: {name} is {value}; allowed: one number for rows and columns"
+            f"liger_multi_token_attention: {name} is {value}; allowed: a number, or two alike"
         )
     return first
