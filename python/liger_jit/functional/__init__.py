@@ -9,6 +9,7 @@ Every function compiles under `torch.compile(fullgraph=True)`; none can be diffe
 from .dyt import dyt
 from .embedding import embedding
 from .group_norm import group_norm
+from .attention import multi_token_attention, neighborhood_attention
 from .loss import CrossEntropyOutput, cross_entropy, fused_linear_cross_entropy
 from .mlp import gated_mlp, geglu, swiglu
 from .norm import fused_add_rms_norm, layer_norm, rms_norm
@@ -34,6 +35,8 @@ __all__ = [
     "qk_norm_rope",
     "attn_res",
     "embedding",
+    "neighborhood_attention",
+    "multi_token_attention",
     "CrossEntropyOutput",
     "cross_entropy",
     "fused_linear_cross_entropy",

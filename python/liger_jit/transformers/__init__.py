@@ -8,6 +8,11 @@ from .dyt import LigerDyT
 from .functional import CrossEntropyOutput
 from .fused_add_rms_norm import LigerFusedAddRMSNorm
 from .fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
+from .fused_neighborhood_attention import (
+    LigerFusedNeighborhoodAttention,
+    LigerFusedNeighborhoodAttentionConfig,
+    LigerFusedNeighborhoodAttentionLayer,
+)
 from .geglu import LigerGEGLUMLP
 from .group_norm import LigerGroupNorm
 from .layer_norm import LigerLayerNorm
@@ -15,6 +20,7 @@ from .llama4_rope import liger_llama4_text_rotary_pos_emb, liger_llama4_vision_r
 from .poly_norm import LigerPolyNorm
 from .qwen2vl_mrope import liger_multimodal_rotary_pos_emb
 from .relu_squared import LigerReLUSquared
+from .multi_token_attention import LigerMultiTokenAttention
 from .rms_norm import (
     LigerRMSNorm,
     LigerRMSNormForGemma,
@@ -41,9 +47,13 @@ __all__ = [
     "LigerDyT",
     "LigerFusedAddRMSNorm",
     "LigerFusedLinearCrossEntropyLoss",
+    "LigerFusedNeighborhoodAttention",
+    "LigerFusedNeighborhoodAttentionConfig",
+    "LigerFusedNeighborhoodAttentionLayer",
     "LigerGEGLUMLP",
     "LigerGroupNorm",
     "LigerLayerNorm",
+    "LigerMultiTokenAttention",
     "LigerPhi3SwiGLUMLP",
     "LigerPolyNorm",
     "LigerQwen3MoeSwiGLUMLP",

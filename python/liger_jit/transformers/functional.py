@@ -16,6 +16,7 @@ __all__ = [
     "liger_dyt",
     "liger_fused_add_rms_norm",
     "liger_fused_linear_cross_entropy",
+    "liger_fused_neighborhood_attention",
     "liger_geglu",
     "liger_group_norm",
     "liger_layer_norm",
@@ -24,6 +25,7 @@ __all__ = [
     "liger_llama4_text_rope",
     "liger_llama4_vision_rope",
     "liger_qwen2vl_mrope",
+    "liger_multi_token_attention",
     "liger_rms_norm",
     "liger_rope",
     "liger_swiglu",
@@ -197,3 +199,28 @@ def liger_fused_linear_cross_entropy(
         return_token_accuracy=return_token_accuracy,
         return_predicted_tokens=return_predicted_tokens,
     )
+
+
+def liger_fused_neighborhood_attention(query, key, value, kernel_size=7, dilation=1, scale=None):
+    """`functional.neighborhood_attention`."""
+    return F.neighborhood_attention(query, key, value, kernel_size, dilation, scale)
+
+
+def liger_multi_token_attention(
+    scores, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, sparse=False
+):
+    """`functional.multi_token_attention`. stride, padding and dilation may be pairs of equals."""
+    options = {"stride": stride, "padding": padding, "dilation": dilation}
+    alike = {name: _of_both(name, value) for name, value in options.items()}
+    return F.multi_token_attention(scores, weight, bias, **alike, groups=groups, sparse=sparse)
+
+
+def _of_both(name, value):
+    if isinstance(value, int):
+        return value
+    first, second = value
+    if first != second:
+        raise ValueError(
+            f"liger_multi_token_attention: {name} is {value}; allowed: a number, or two alike"
+        )
+    return first

@@ -108,3 +108,16 @@ def cross_entropy(logits, target):
 
 def fused_linear_cross_entropy(input, weight, target):
     return cross_entropy(F.linear(input, weight), target)
+
+
+def neighborhood_attention(q, k, v):
+    place = torch.arange(q.shape[-2], device=q.device)
+    window = (place[:, None] - place).abs() <= 3
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=window)
+
+
+def multi_token_attention(scores, weight, bias):
+    beyond = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+    p = scores.masked_fill(beyond, float("-inf")).softmax(-1)
+    beyond = beyond[: beyond.shape[0] - 2, : beyond.shape[1] - 2]
+    return F.conv2d(p, weight, bias).masked_fill(beyond, 0)

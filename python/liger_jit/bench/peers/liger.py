@@ -67,3 +67,9 @@ def cross_entropy(logits, target):
 
 def attn_res(v, w_query, w_norm):
     return functional.liger_attn_res(v, w_query, w_norm, EPS)
+def neighborhood_attention(q, k, v):
+    return functional.liger_fused_neighborhood_attention(q, k, v, 7)
+
+
+def multi_token_attention(scores, weight, bias):
+    return functional.liger_multi_token_attention(scores, weight, bias)
