@@ -6,10 +6,10 @@ computed in float32 and rounded at the store; float64 (CPU only) is computed in 
 Every function compiles under `torch.compile(fullgraph=True)`; none can be differentiated twice.
 """
 
+from .attention import multi_token_attention, neighborhood_attention
 from .dyt import dyt
 from .embedding import embedding
 from .group_norm import group_norm
-from .attention import multi_token_attention, neighborhood_attention
 from .loss import CrossEntropyOutput, cross_entropy, fused_linear_cross_entropy
 from .mlp import gated_mlp, geglu, swiglu
 from .norm import fused_add_rms_norm, layer_norm, rms_norm

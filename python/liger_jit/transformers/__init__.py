@@ -17,10 +17,10 @@ from .geglu import LigerGEGLUMLP
 from .group_norm import LigerGroupNorm
 from .layer_norm import LigerLayerNorm
 from .llama4_rope import liger_llama4_text_rotary_pos_emb, liger_llama4_vision_rotary_pos_emb
+from .multi_token_attention import LigerMultiTokenAttention
 from .poly_norm import LigerPolyNorm
 from .qwen2vl_mrope import liger_multimodal_rotary_pos_emb
 from .relu_squared import LigerReLUSquared
-from .multi_token_attention import LigerMultiTokenAttention
 from .rms_norm import (
     LigerRMSNorm,
     LigerRMSNormForGemma,

@@ -67,6 +67,8 @@ def cross_entropy(logits, target):
 
 def attn_res(v, w_query, w_norm):
     return functional.liger_attn_res(v, w_query, w_norm, EPS)
+
+
 def neighborhood_attention(q, k, v):
     return functional.liger_fused_neighborhood_attention(q, k, v, 7)
 
