@@ -7,10 +7,12 @@ Every function compiles under `torch.compile(fullgraph=True)`; none can be diffe
 """
 
 from .embedding import embedding
+from .int2 import int2_matmul, pack_int2, unpack_int2
 from .loss import CrossEntropyOutput, cross_entropy, fused_linear_cross_entropy
 from .mlp import gated_mlp, geglu, swiglu
 from .norm import fused_add_rms_norm, layer_norm, rms_norm
 from .rope import qk_norm_rope, rope
+from .vocab_parallel import vocab_parallel_cross_entropy
 
 __all__ = [
     "rms_norm",
@@ -22,7 +24,11 @@ __all__ = [
     "rope",
     "qk_norm_rope",
     "embedding",
+    "int2_matmul",
+    "pack_int2",
+    "unpack_int2",
     "CrossEntropyOutput",
     "cross_entropy",
     "fused_linear_cross_entropy",
+    "vocab_parallel_cross_entropy",
 ]

@@ -24,6 +24,7 @@ from .swiglu import (
     LigerQwen3MoeSwiGLUMLP,
     LigerSwiGLUMLP,
 )
+from .vocab_parallel_cross_entropy import LigerVocabParallelCrossEntropy
 
 __all__ = [
     "AutoLigerKernelForCausalLM",
@@ -44,6 +45,7 @@ __all__ = [
     "LigerRMSNormForOlmo2",
     "LigerRMSNormForQwen3Next",
     "LigerSwiGLUMLP",
+    "LigerVocabParallelCrossEntropy",
     "liger_rotary_pos_emb",
 ]
 

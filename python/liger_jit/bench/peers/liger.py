@@ -41,3 +41,9 @@ def embedding(weight, indices):
 
 def cross_entropy(logits, target):
     return functional.liger_cross_entropy(logits, target)
+
+
+def vocab_parallel_cross_entropy(logits, target):
+    from liger_kernel.transformers import LigerVocabParallelCrossEntropy
+
+    return LigerVocabParallelCrossEntropy()(logits.unsqueeze(1), target.unsqueeze(1)).flatten()
