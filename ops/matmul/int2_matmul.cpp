@@ -19,10 +19,7 @@ std::vector<Knobs> tiles(const Call& call) {
   const auto of = [](int64_t threads, int64_t rows) -> Knobs {
     return {{"threads", threads}, {"tile_rows", rows}};
   };
-  if (call.on_host()) {
-    if (call["a"].sizes[0] < 4) return {of(1, 1)};
-    return {of(1, 8), of(1, 4)};
-  }
+  if (call.on_host()) return {of(1, 32)};
   if (call["a"].sizes[0] <= 16) return {of(256, 16)};
   if (call["a"].sizes[0] <= 64) return {of(256, 64), of(256, 16)};
   return {of(256, 128), of(256, 64)};

@@ -140,66 +140,83 @@ struct Int2Matmul {
     return static_cast<int>((four + 0x7f7f7f7fu) ^ 0x80808080u);
   }
 
-  // On the host products with 0 to 3 are added in 16 bits, 64 at a time, and a row's sum is taken
-  // off at the end.
-  static constexpr int strip = 16;       // columns that are vectors
-  static constexpr int host_depth = 16;  // 4 * 16 * 128 * 3 < 2^15
+  // On the host rows of a and columns of w are widened, a piece of K at a time, so that sums of
+  // products become vector code.
+  static constexpr int host_depth =
+      128;                          // bytes of a column, which bring four times as many numbers
+  static constexpr int strip = 16;  // columns that are unpacked at once
+  static constexpr int piece = 4 * host_depth;
   struct HostTile {
-    short a[S.tile_rows][4][host_depth];
+    short a[S.tile_rows][piece];
+    unsigned char bytes[tile_columns][host_depth];
+    short w[strip][piece];
     int sums[S.tile_rows][tile_columns];
-    int row_sums[S.tile_rows];
   };
 
   LIGER_DEVICE void host_tile(long long first_row, long long first_column) const {
     HostTile tile = {};
+    const int height = up_to(S.tile_rows, rows - first_row);
+    const int width = up_to(tile_columns, columns - first_column);
     for (long long first = 0; first < quarter; first += host_depth) {
-      const int count =
-          static_cast<int>(quarter - first < host_depth ? quarter - first : host_depth);
-      widen_a(tile, first_row, first, count);
-      for (int column = 0; column < tile_columns; column += strip) {
-        if (first_column + column < columns) add_strip(tile, first, count, first_column, column);
+      const int count = up_to(host_depth, quarter - first);
+      widen_a(tile, height, first_row, first, count);
+      turn_b(tile, width, first, count, first_column);
+      for (int column = 0; column < width; column += strip) {
+        const int some = up_to(strip, width - column);
+        unpack(tile, column, some);
+        add_products(tile, height, column, some);
       }
     }
-    for (int r = 0; r < S.tile_rows && first_row + r < rows; ++r) {
-      for (int n = 0; n < tile_columns && first_column + n < columns; ++n) {
-        c[(first_row + r) * columns + first_column + n] = tile.sums[r][n] - tile.row_sums[r];
-      }
+    for (int r = 0; r < height; ++r) {
+      for (int n = 0; n < width; ++n)
+        c[(first_row + r) * columns + first_column + n] = tile.sums[r][n];
     }
   }
 
-  LIGER_DEVICE void widen_a(HostTile& tile, long long first_row, long long first, int count) const {
-    for (int r = 0; r < S.tile_rows && first_row + r < rows; ++r) {
+  static LIGER_DEVICE int up_to(int most, long long count) {
+    return count < most ? static_cast<int>(count) : most;
+  }
+
+  // Zeros after the last piece, so w may have anything there.
+  LIGER_DEVICE void widen_a(HostTile& tile, int height, long long first_row, long long first,
+                            int count) const {
+    for (int r = 0; r < height; ++r) {
       for (int part = 0; part < 4; ++part) {
         const signed char* const from = a + ((first_row + r) * 4 + part) * quarter + first;
-        for (int j = 0; j < count; ++j) {
-          tile.a[r][part][j] = from[j];
-          tile.row_sums[r] += from[j];
+        short* const to = tile.a[r] + part * host_depth;
+        for (int j = 0; j < count; ++j) to[j] = from[j];
+        for (int j = count; j < host_depth; ++j) to[j] = 0;
+      }
+    }
+  }
+
+  // A row's bytes lie side by side, so each of its lines of memory is read once.
+  LIGER_DEVICE void turn_b(HostTile& tile, int width, long long first, int count,
+                           long long first_column) const {
+    for (int j = 0; j < count; ++j) {
+      const unsigned char* const from = b + (first + j) * columns + first_column;
+      for (int n = 0; n < width; ++n) tile.bytes[n][j] = from[n];
+    }
+  }
+
+  static LIGER_DEVICE void unpack(HostTile& tile, int column, int some) {
+    for (int n = 0; n < some; ++n) {
+      for (int part = 0; part < 4; ++part) {
+        for (int j = 0; j < host_depth; ++j) {
+          tile.w[n][part * host_depth + j] =
+              static_cast<short>((tile.bytes[column + n][j] >> 2 * part & 3) - 1);
         }
       }
     }
   }
 
-  LIGER_DEVICE void add_strip(HostTile& tile, long long first, int count, long long first_column,
-                              int column) const {
-    const long long rest = columns - first_column - column;
-    short sums[S.tile_rows][strip] = {};
-    for (int j = 0; j < count; ++j) {
-      const unsigned char* const from = b + (first + j) * columns + first_column + column;
-      unsigned char bytes[strip] = {};
-      copy_bytes(bytes, from, rest < strip ? static_cast<int>(rest) : strip);
-      for (int part = 0; part < 4; ++part) {
-        short numbers[strip];
-        for (int n = 0; n < strip; ++n) numbers[n] = static_cast<short>(bytes[n] >> 2 * part & 3);
-        for (int r = 0; r < S.tile_rows; ++r) {
-          const short factor = tile.a[r][part][j];
-          for (int n = 0; n < strip; ++n) {
-            sums[r][n] = static_cast<short>(sums[r][n] + factor * numbers[n]);
-          }
-        }
+  static LIGER_DEVICE void add_products(HostTile& tile, int height, int column, int some) {
+    for (int r = 0; r < height; ++r) {
+      for (int n = 0; n < some; ++n) {
+        int sum = 0;
+        for (int k = 0; k < piece; ++k) sum += tile.a[r][k] * tile.w[n][k];
+        tile.sums[r][column + n] += sum;
       }
-    }
-    for (int r = 0; r < S.tile_rows; ++r) {
-      for (int n = 0; n < strip; ++n) tile.sums[r][column + n] += sums[r][n];
     }
   }
 };
