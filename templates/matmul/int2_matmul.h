@@ -142,9 +142,8 @@ struct Int2Matmul {
 
   // On the host rows of a and columns of w are widened, a piece of K at a time, so that sums of
   // products become vector code.
-  static constexpr int host_depth =
-      128;                          // bytes of a column, which bring four times as many numbers
-  static constexpr int strip = 16;  // columns that are unpacked at once
+  static constexpr int host_depth = 128;  // bytes of a column; each brings four numbers
+  static constexpr int strip = 16;        // columns that are unpacked at once
   static constexpr int piece = 4 * host_depth;
   struct HostTile {
     short a[S.tile_rows][piece];
