@@ -27,6 +27,9 @@ FUNCTIONS = {
     "functional.liger_fused_linear_cross_entropy": "input, weight, target, bias=None, "
     f"ce_weight=None, {_LOSS}, {_FUSED}, chunk_mem_const=1",
     "functional.liger_dyt": "x, alpha, gamma, beta",
+    "experimental.mm_int8int2.matmul": "a, b",
+    "experimental.mm_int8int2.pack_weights": "intweights, bits=2",
+    "experimental.mm_int8int2.unpack_weights": "packed, bits=2",
     "functional.liger_geglu": "a, b",
     "functional.liger_group_norm": "X, affine_scaling_weight, affine_shifting_bias, num_channels, "
     "num_groups, eps",
@@ -96,6 +99,11 @@ MODULES = {
     "rms_norm.LigerRMSNormForQwen3Next": (
         f"hidden_size, {_GEMMA}False, row_mode=None",
         "hidden_states",
+    ),
+    "vocab_parallel_cross_entropy.LigerVocabParallelCrossEntropy": (
+        "ignore_index=-100, label_smoothing=0.0, reduction='none', "
+        "label_smoothing_formula='pytorch', label_smoothing_mode='global'",
+        "vocab_parallel_logits, target, tp_group=None",
     ),
     "swiglu.LigerSwiGLUMLP": ("config, intermediate_size=None", "x"),
     "swiglu.LigerBlockSparseTop2MLP": ("config", "x"),

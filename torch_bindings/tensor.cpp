@@ -22,6 +22,10 @@ Dtype dtype_of(const at::Tensor& tensor, const Op& op, const Input& input) {
       return Dtype::i64;
     case at::kInt:
       return Dtype::i32;
+    case at::kChar:
+      return Dtype::i8;
+    case at::kByte:
+      return Dtype::u8;
     case at::kBool:
       return Dtype::boolean;
     default:
@@ -46,6 +50,10 @@ at::ScalarType scalar_type(Dtype dtype) {
       return at::kLong;
     case Dtype::i32:
       return at::kInt;
+    case Dtype::i8:
+      return at::kChar;
+    case Dtype::u8:
+      return at::kByte;
     case Dtype::boolean:
       return at::kBool;
   }

@@ -69,7 +69,9 @@ const char* sharding_text(Sharding sharding) {
 
 Dtype sample_dtype(const Sample& sample, Dtype asked) {
   if (sample.dtype.empty()) return asked;
-  if (sample.dtype == "i64") return Dtype::i64;
+  for (const Dtype dtype : {Dtype::i64, Dtype::i8, Dtype::u8}) {
+    if (sample.dtype == name_of(dtype)) return dtype;
+  }
   if (sample.dtype == "arithmetic") return asked == Dtype::f64 ? Dtype::f64 : Dtype::f32;
   return parse_dtype(sample.dtype);
 }
@@ -128,6 +130,7 @@ std::string describe_ops() {
          {"doc", op.doc},
          {"schema", op.schema()},
          {"internal", op.internal},
+         {"differentiable", op.gradient.exists()},
          {"backward", op.gradient.backward.empty() ? json(nullptr) : json(op.gradient.backward)},
          {"differentiable", op.gradient.exists()},
          {"sharding", sharding_text(op.sharding)},

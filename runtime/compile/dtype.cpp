@@ -16,6 +16,10 @@ std::string_view name_of(Dtype dtype) {
       return "i64";
     case Dtype::i32:
       return "i32";
+    case Dtype::i8:
+      return "i8";
+    case Dtype::u8:
+      return "u8";
     case Dtype::boolean:
       return "boolean";
   }
@@ -33,6 +37,8 @@ int size_bytes(Dtype dtype) {
     case Dtype::bf16:
     case Dtype::f16:
       return 2;
+    case Dtype::i8:
+    case Dtype::u8:
     case Dtype::boolean:
       return 1;
   }

@@ -5,7 +5,7 @@
 
 namespace liger {
 
-enum class Dtype : unsigned char { f32, f64, bf16, f16, i64, i32, boolean };
+enum class Dtype : unsigned char { f32, f64, bf16, f16, i64, i32, i8, u8, boolean };
 
 struct bf16 {
   unsigned short bits;
@@ -39,6 +39,14 @@ struct TypeOf<Dtype::i64> {
 template <>
 struct TypeOf<Dtype::i32> {
   using Type = int;
+};
+template <>
+struct TypeOf<Dtype::i8> {
+  using Type = signed char;
+};
+template <>
+struct TypeOf<Dtype::u8> {
+  using Type = unsigned char;
 };
 template <>
 struct TypeOf<Dtype::boolean> {

@@ -146,7 +146,7 @@ struct EmbeddingSort {
 
   // Each team of `lanes` threads adds every `teams`th row, and then the teams meet in order.
   LIGER_DEVICE void add_run(long long list, const Key* sorted, int begin, long long run) const {
-    LIGER_SHARED Pack<A> sums[teams * lanes];
+    LIGER_SHARED Pack<A> sums[teams > 1 ? teams * lanes : 1];
     const int lane = thread_index() % lanes;
     const int team = thread_index() / lanes;
     const int end = Keys::end_of_run(sorted, begin, S.list_tokens);
@@ -158,7 +158,7 @@ struct EmbeddingSort {
           const long long token = list * S.list_tokens + Keys::place(sorted[i]);
           sum = sum + load_pack<S.width, S.align_bytes>(dy + token * dy_stride, pack);
         }
-        sums[team * lanes + lane] = sum;
+        if constexpr (teams > 1) sums[team * lanes + lane] = sum;
       }
       barrier();
       if (pack < packs && team == 0) {

@@ -6,14 +6,18 @@ import torch
 from liger_jit.library import native, ops
 
 OPS = {op["name"]: op for op in ops()}
-# What users call; the rest are gradients of these and parts of composites.
-PUBLIC = [name for name, op in OPS.items() if not op["internal"]]
+# What users call, and of that what has a gradient; the rest are gradients of these and parts of
+# composites.
+CALLED = [name for name, op in OPS.items() if not op["internal"]]
+PUBLIC = [name for name in CALLED if OPS[name]["differentiable"]]
 DTYPES = {
     "f64": torch.float64,
     "f32": torch.float32,
     "bf16": torch.bfloat16,
     "f16": torch.float16,
     "i64": torch.int64,
+    "i8": torch.int8,
+    "u8": torch.uint8,
 }
 
 
@@ -38,8 +42,8 @@ def _value(argument, device):
     if kind != "tensor":
         return argument["value"]
     shape, dtype = argument["shape"], DTYPES[argument["dtype"]]
-    if dtype == torch.int64:
-        return torch.randint(argument["below"], shape, device=device)
+    if not dtype.is_floating_point:
+        return torch.randint(argument["below"], shape, device=device, dtype=dtype)
     if argument["heads_second"]:
         batch, heads, tokens, size = shape
         return torch.randn(batch, tokens, heads, size, device=device).to(dtype).transpose(1, 2)

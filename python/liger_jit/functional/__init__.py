@@ -17,6 +17,12 @@ from .poly_norm import poly_norm
 from .relu_squared import relu_squared
 from .residual import attn_res
 from .rope import complex_rope, mrope, qk_norm_rope, rope
+from .int2 import int2_matmul, pack_int2, unpack_int2
+from .loss import CrossEntropyOutput, cross_entropy, fused_linear_cross_entropy
+from .mlp import gated_mlp, geglu, swiglu
+from .norm import fused_add_rms_norm, layer_norm, rms_norm
+from .rope import qk_norm_rope, rope
+from .vocab_parallel import vocab_parallel_cross_entropy
 
 __all__ = [
     "rms_norm",
@@ -37,7 +43,11 @@ __all__ = [
     "embedding",
     "neighborhood_attention",
     "multi_token_attention",
+    "int2_matmul",
+    "pack_int2",
+    "unpack_int2",
     "CrossEntropyOutput",
     "cross_entropy",
     "fused_linear_cross_entropy",
+    "vocab_parallel_cross_entropy",
 ]

@@ -37,6 +37,7 @@ from .swiglu import (
     LigerQwen3MoeSwiGLUMLP,
     LigerSwiGLUMLP,
 )
+from .vocab_parallel_cross_entropy import LigerVocabParallelCrossEntropy
 
 __all__ = [
     "AutoLigerKernelForCausalLM",
@@ -69,6 +70,7 @@ __all__ = [
     "liger_llama4_text_rotary_pos_emb",
     "liger_llama4_vision_rotary_pos_emb",
     "liger_multimodal_rotary_pos_emb",
+    "LigerVocabParallelCrossEntropy",
     "liger_rotary_pos_emb",
 ]
 

@@ -93,6 +93,8 @@ TEST(DtypeTest, names_and_sizes) {
   EXPECT_EQ(name_of(Dtype::boolean), "boolean");
   EXPECT_EQ(size_bytes(Dtype::bf16), 2);
   EXPECT_EQ(size_bytes(Dtype::i64), 8);
+  EXPECT_EQ(name_of(Dtype::u8), "u8");
+  EXPECT_EQ(size_bytes(Dtype::i8), 1);
   EXPECT_TRUE(is_float(Dtype::f16));
   EXPECT_FALSE(is_float(Dtype::i32));
 }

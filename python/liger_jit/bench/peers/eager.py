@@ -106,6 +106,10 @@ def cross_entropy(logits, target):
     return F.cross_entropy(_wide(logits), target)
 
 
+def vocab_parallel_cross_entropy(logits, target):
+    return F.cross_entropy(_wide(logits), target, reduction="none")
+
+
 def fused_linear_cross_entropy(input, weight, target):
     return cross_entropy(F.linear(input, weight), target)
 

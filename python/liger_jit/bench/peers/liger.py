@@ -75,3 +75,7 @@ def neighborhood_attention(q, k, v):
 
 def multi_token_attention(scores, weight, bias):
     return functional.liger_multi_token_attention(scores, weight, bias)
+def vocab_parallel_cross_entropy(logits, target):
+    from liger_kernel.transformers import LigerVocabParallelCrossEntropy
+
+    return LigerVocabParallelCrossEntropy()(logits.unsqueeze(1), target.unsqueeze(1)).flatten()
