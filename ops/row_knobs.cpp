@@ -49,8 +49,12 @@ void add_candidate(std::vector<Knobs>& list, int64_t size, int64_t packs_each, i
 
 }  // namespace
 
+bool holds(const Call& call, int64_t size, int arrays) {
+  return !call.on_host() && size <= (arrays > 1 ? 8192 : 16384);
+}
+
 bool holds(const Call& call, std::string_view tensor, int arrays) {
-  return !call.on_host() && call[tensor].last_size() <= (arrays > 1 ? 8192 : 16384);
+  return holds(call, call[tensor].last_size(), arrays);
 }
 
 std::vector<Knobs> row_candidates(const Call& call, int64_t size, int arrays) {
@@ -95,10 +99,16 @@ int64_t padded_columns(int64_t size) { return packs_of(size) * 8; }
 Dtype arithmetic(Dtype dtype) { return dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32; }
 
 KernelOf column_sum(std::vector<Partials> matrices, std::string sized_by,
-                    std::function<bool(const Call&)> when) {
+                    std::function<bool(const Call&)> when,
+                    std::function<int64_t(const Call&)> rows) {
   const Partials first = matrices.front();
   const Partials second = matrices.back();
   const int64_t count = static_cast<int64_t>(matrices.size());
+  if (!rows) {
+    rows = [sized_by](const Call& call) {
+      return partial_rows(call, call[sized_by].rows(), call[sized_by].last_size());
+    };
+  }
   return {
       .name = "ColumnSum",
       .source = "norm/column_sum.h",
@@ -122,10 +132,7 @@ KernelOf column_sum(std::vector<Partials> matrices, std::string sized_by,
                     {"out", first.out},
                     {"second_partials", second.partials},
                     {"second_out", second.out},
-                    {"partial_rows",
-                     [sized_by](const Call& call) {
-                       return partial_rows(call, call[sized_by].rows(), call[sized_by].last_size());
-                     }}},
+                    {"partial_rows", std::move(rows)}},
   };
 }
 
@@ -144,6 +151,15 @@ void require_same_dtype(const Call& call, std::string_view first, std::string_vi
   if (!a.defined || !b.defined || a.dtype == b.dtype) return;
   call.refuse(second, fmt::format("has dtype {}", name_of(b.dtype)),
               fmt::format("the dtype of '{}', {}", first, name_of(a.dtype)));
+}
+
+void require_same_arithmetic(const Call& call, std::string_view first, std::string_view second) {
+  const Tensor& a = call[first];
+  const Tensor& b = call[second];
+  if (!a.defined || !b.defined || arithmetic(a.dtype) == arithmetic(b.dtype)) return;
+  call.refuse(
+      second, fmt::format("has dtype {}", name_of(b.dtype)),
+      fmt::format("float64 where '{}' is, and not where it is {}", first, name_of(a.dtype)));
 }
 
 void require_vector(const Call& call, std::string_view vector, std::string_view of) {

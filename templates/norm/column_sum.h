@@ -1,7 +1,6 @@
-// out[column] = sum of partials[0..P)[column], for one matrix of partials or two, in an order fixed
-// by P and the number G of groups: group g adds partials g, g + G, ... and the groups meet in a
-// binary tree.
+// out[column] = sum of partials[0..P)[column], for one matrix of partials or two.
 #pragma once
+#include "device/column_sum.h"
 #include "device/weight_gradient.h"
 
 namespace liger {
@@ -17,10 +16,8 @@ struct ColumnSumSpec {
 
 template <ColumnSumSpec S>
 struct ColumnSum {
-  static constexpr int packs_of_block = 4;
-  static constexpr int columns_of_block = packs_of_block * pack_size;
-  static constexpr int blocks_of_matrix = (S.columns + columns_of_block - 1) / columns_of_block;
-  static constexpr int block_threads = on_host ? 1 : packs_of_block * S.groups;
+  using Sums = ColumnSums<S.columns, S.groups>;
+  static constexpr int block_threads = Sums::block_threads;
   using A = Type<S.partial>;
 
   const A* partials;
@@ -31,8 +28,8 @@ struct ColumnSum {
 
   LIGER_DEVICE void operator()(long long block) const {
     if constexpr (S.has_second) {
-      if (block >= blocks_of_matrix) {
-        add(second_partials, second_out, static_cast<int>(block) - blocks_of_matrix);
+      if (block >= Sums::blocks) {
+        add(second_partials, second_out, static_cast<int>(block) - Sums::blocks);
         return;
       }
     }
@@ -42,35 +39,12 @@ struct ColumnSum {
  private:
   template <class Out>
   LIGER_DEVICE void add(const A* from, Out* to, int block) const {
-    LIGER_SHARED A sums[S.groups][columns_of_block];
-    for (int i = thread_index(); i < S.groups * packs_of_block; i += block_threads) {
-      const int group = i / packs_of_block;
-      const int pack = i % packs_of_block;
-      const auto sum = sum_of_group(from, group, block * packs_of_block + pack);
-      LIGER_UNROLL for (int j = 0; j < pack_size; ++j) sums[group][pack * pack_size + j] = sum.v[j];
-    }
-    barrier();
-    for (int c = thread_index(); c < columns_of_block; c += block_threads) {
-      const int column = block * columns_of_block + c;
-      A level[32];
-      LIGER_UNROLL for (int g = 0; g < 32; ++g) {
-        A of_level[S.groups / 32];
-        LIGER_UNROLL for (int i = 0; i < S.groups / 32; ++i) of_level[i] = sums[g + i * 32][c];
-        tree_reduce<S.groups / 32>(of_level, Add{});
-        level[g] = of_level[0];
-      }
-      tree_reduce<32>(level, Add{});
-      if (column < S.columns) to[column] = narrow<Out>(level[0]);
-    }
-  }
-
-  LIGER_DEVICE Pack<A> sum_of_group(const A* from, int group, int pack) const {
-    Pack<A> sum = filled(A(0));
-    if (pack * pack_size >= S.columns) return sum;
-    LIGER_UNROLL_BY(4) for (long long p = group; p < partial_rows; p += S.groups) {
-      sum = sum + load<16>(from + p * padded(S.columns) + pack * pack_size);
-    }
-    return sum;
+    Sums::template add<A>(
+        block, partial_rows,
+        [&](long long row, int pack) {
+          return load<16>(from + row * padded(S.columns) + pack * pack_size);
+        },
+        [&](int column, A sum) { to[column] = narrow<Out>(sum); });
   }
 };
 

@@ -24,6 +24,12 @@ FITTING = {
     "rms_norm": {"whole": "R", "batch": "S0", "tokens": "S1"},
     "layer_norm": {"whole": "R", "batch": "S0", "tokens": "S1"},
     "fused_add_rms_norm": {"whole": "R", "batch": "S0", "tokens": "S1"},
+    "rms_norm_add": {"whole": "R", "batch": "S0", "tokens": "S1"},
+    "layer_norm_add": {"whole": "R", "batch": "S0", "tokens": "S1"},
+    "gated_rms_norm": {"whole": "R", "batch": "S0", "tokens": "S1"},
+    "modulated_rms_norm": {"whole": "R", "batch": "S0"},  # of split tokens scale's is a sum
+    "modulated_rms_norm of each row": {"whole": "R", "batch": "S0", "tokens": "S1"},
+    "modulated_rms_norm, one for all": {"whole": "R", "batch": "S0", "tokens": "S1"},
     "swiglu": {"whole": "R", "batch": "S0", "tokens": "S1", "columns": "S2"},
     "geglu": {"whole": "R", "batch": "S0", "tokens": "S1", "columns": "S2"},
     "rope": {"whole": "R", "batch": "S0", "tokens": "S2", "heads": "S1"},

@@ -6,15 +6,22 @@ computed in float32 and rounded at the store; float64 (CPU only) is computed in 
 Every function compiles under `torch.compile(fullgraph=True)`; none can be differentiated twice.
 """
 
+from .gated_norm import gated_rms_norm
 from .loss import CrossEntropyOutput, cross_entropy, fused_linear_cross_entropy
 from .mlp import gated_mlp, geglu, swiglu
+from .modulated_norm import modulated_rms_norm
 from .norm import fused_add_rms_norm, layer_norm, rms_norm
+from .norm_add import layer_norm_add, rms_norm_add
 from .rope import qk_norm_rope, rope
 
 __all__ = [
     "rms_norm",
     "fused_add_rms_norm",
     "layer_norm",
+    "rms_norm_add",
+    "layer_norm_add",
+    "gated_rms_norm",
+    "modulated_rms_norm",
     "swiglu",
     "geglu",
     "gated_mlp",

@@ -8,6 +8,8 @@ from .fused_add_rms_norm import LigerFusedAddRMSNorm
 from .fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
 from .geglu import LigerGEGLUMLP
 from .layer_norm import LigerLayerNorm
+from .modulated_rms_norm import LigerModulatedRMSNorm
+from .norm_add import LigerLayerNormAdd, LigerRMSNormAdd
 from .rms_norm import (
     LigerRMSNorm,
     LigerRMSNormForGemma,
@@ -17,6 +19,7 @@ from .rms_norm import (
     LigerRMSNormForOlmo2,
     LigerRMSNormForQwen3Next,
 )
+from .rms_norm_gated import LigerRMSNormGated
 from .rope import liger_rotary_pos_emb
 from .swiglu import (
     LigerBlockSparseTop2MLP,
@@ -34,15 +37,19 @@ __all__ = [
     "LigerFusedLinearCrossEntropyLoss",
     "LigerGEGLUMLP",
     "LigerLayerNorm",
+    "LigerLayerNormAdd",
+    "LigerModulatedRMSNorm",
     "LigerPhi3SwiGLUMLP",
     "LigerQwen3MoeSwiGLUMLP",
     "LigerRMSNorm",
+    "LigerRMSNormAdd",
     "LigerRMSNormForGemma",
     "LigerRMSNormForGemma2",
     "LigerRMSNormForGemma3",
     "LigerRMSNormForGlm4",
     "LigerRMSNormForOlmo2",
     "LigerRMSNormForQwen3Next",
+    "LigerRMSNormGated",
     "LigerSwiGLUMLP",
     "liger_rotary_pos_emb",
 ]

@@ -20,6 +20,18 @@ def fused_add_rms_norm(x, residual, weight):
     return functional.liger_fused_add_rms_norm(x, residual, weight, EPS)
 
 
+def rms_norm_add(x, residual, weight):
+    return residual + rms_norm(x, weight)
+
+
+def layer_norm_add(x, residual, weight, bias):
+    return residual + layer_norm(x, weight, bias)
+
+
+def modulated_rms_norm(x, scale, shift, weight):
+    return functional.liger_modulated_rms_norm(x, weight, scale, shift, EPS)
+
+
 def layer_norm(x, weight, bias):
     return functional.liger_layer_norm(x, weight, bias, EPS)
 
