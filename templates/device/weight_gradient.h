@@ -91,6 +91,10 @@ LIGER_DEVICE void each_partial(long long block, long long rows, long long partia
     // The bound is that of the block's first partial: all its threads take the same number of
     // turns.
     const long long first = on_host ? partial : block * Rows;
+    if (first >= rows || first >= partials) {  // no turn at all
+      if (partial < partials) end(sums, thread);
+      continue;
+    }
     const auto turn_from = [&](long long base) {
       const long long from_end = base + (partial - first);
       // A block of one partial has a row in each of its turns.

@@ -10,6 +10,10 @@ from told import told_by
 CLOSE = 1e-6  # of a sum over ranks in float32, which is made in another order
 
 
+# Gradients that are sums over a sequence's rows: their order is fixed by how many sequences a rank
+# has.
+SUMS_OF_SEQUENCES = ("scale", "shift")
+
 told = told_by("sharded_ops_rank.py")
 
 
@@ -72,7 +76,8 @@ def test_results_and_gradients_of_functions_are_those_of_whole_tensors(told):
                 results = {f"output {i}": each for i, each in enumerate(one["outputs"])}
                 results.update(one["gradients"])
                 for part, result in results.items():
-                    assert agrees(result), f"rank {rank}: {name}, {plan}, {part}: {result}"
+                    close = part in SUMS_OF_SEQUENCES and result[0] <= CLOSE
+                    assert close or agrees(result), f"rank {rank}: {name}, {plan}, {part}: {result}"
 
 
 def test_what_fits_stays_where_it_is_and_needs_no_communication(told):
