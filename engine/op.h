@@ -127,8 +127,11 @@ struct KernelOf {
 
 struct GradientOf {
   std::string input;
-  std::string gradient;              // output of the backward, or of the forward
-  std::vector<std::string> through;  // outputs that depend on the input; empty: all differentiable
+  std::string gradient = {};              // output of the backward, or of the forward
+  std::vector<std::string> through = {};  // outputs that depend on it; empty: all differentiable
+  // Instead of `gradient`: the output to which the input is added as it is. What arrives there is
+  // the input's gradient; nobody computes or copies it.
+  std::string added_to = {};
 };
 
 // How an op's gradient is found. Either another op of the registry computes it:

@@ -40,7 +40,8 @@ void check_dims(const Call& call, const Output& output, int dims) {
 }  // namespace output_layout
 
 bool has_rows(const Op& op, const Shape& shape) {
-  return shape.whole() && op.inputs[op.input_index(shape.of)].layout != Layout::dense;
+  if (shape.whole()) return op.inputs[op.input_index(shape.of)].layout != Layout::dense;
+  return shape.then.size() + (shape.of.empty() ? 0 : 1) >= 2;
 }
 
 Tensor output_tensor(const Call& call, const Output& output) {

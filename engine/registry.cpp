@@ -68,8 +68,14 @@ std::string gradient_problem(const Op& op) {
     return wrong("needs_grad_flag", gradient.needs_grad_flag, "input of the op");
   const Op* backward = gradient.backward.empty() ? nullptr : find_op(gradient.backward);
   if (!gradient.backward.empty() && !backward) return wrong("backward", gradient.backward, "op");
-  for (const auto& [input, name, through] : gradient.of) {
+  for (const auto& [input, name, through, added_to] : gradient.of) {
     if (op.input_index(input) < 0) return wrong("of", input, "input of the op");
+    if (!added_to.empty()) {
+      const int output = op.output_index(added_to);
+      if (!backward || output < 0 || !op.outputs[output].differentiable)
+        return wrong("of", added_to, "differentiable output of an op with a backward");
+      continue;
+    }
     if ((backward ? *backward : op).output_index(name) < 0)
       return wrong("of", name, backward ? "output of the backward" : "output of the op");
     for (const std::string& output : through) {

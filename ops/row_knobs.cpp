@@ -49,8 +49,12 @@ void add_candidate(std::vector<Knobs>& list, int64_t size, int64_t packs_each, i
 
 }  // namespace
 
+bool holds(const Call& call, int64_t size, int arrays) {
+  return !call.on_host() && size <= (arrays > 1 ? 8192 : 16384);
+}
+
 bool holds(const Call& call, std::string_view tensor, int arrays) {
-  return !call.on_host() && call[tensor].last_size() <= (arrays > 1 ? 8192 : 16384);
+  return holds(call, call[tensor].last_size(), arrays);
 }
 
 std::vector<Knobs> row_candidates(const Call& call, int64_t size, int arrays) {
@@ -160,6 +164,15 @@ void require_same_dtype(const Call& call, std::string_view first, std::string_vi
   if (!a.defined || !b.defined || a.dtype == b.dtype) return;
   call.refuse(second, fmt::format("has dtype {}", name_of(b.dtype)),
               fmt::format("the dtype of '{}', {}", first, name_of(a.dtype)));
+}
+
+void require_same_arithmetic(const Call& call, std::string_view first, std::string_view second) {
+  const Tensor& a = call[first];
+  const Tensor& b = call[second];
+  if (!a.defined || !b.defined || arithmetic(a.dtype) == arithmetic(b.dtype)) return;
+  call.refuse(
+      second, fmt::format("has dtype {}", name_of(b.dtype)),
+      fmt::format("float64 where '{}' is, and not where it is {}", first, name_of(a.dtype)));
 }
 
 void require_vector(const Call& call, std::string_view vector, std::string_view of) {

@@ -6,7 +6,8 @@
 
 namespace liger {
 
-// True if a block keeps a row of that length in registers, `arrays` times.
+// True if a block keeps a row of that length in registers, `arrays` times; of that many elements.
+bool holds(const Call& call, int64_t size, int arrays);
 bool holds(const Call& call, std::string_view tensor, int arrays);
 
 // Candidates {threads, rows} for a row of `size` elements of which a thread keeps `arrays` copies
@@ -46,6 +47,8 @@ KernelOf column_sum(std::vector<Partials> matrices, std::string sized_by,
 // Checks used by several ops. Each raises Error(invalid_argument).
 void require_same_shape(const Call& call, std::string_view first, std::string_view second);
 void require_same_dtype(const Call& call, std::string_view first, std::string_view second);
+// Both are computed in float32, or both in float64.
+void require_same_arithmetic(const Call& call, std::string_view first, std::string_view second);
 void require_vector(const Call& call, std::string_view vector,
                     std::string_view of);                        // length of last dim
 void require_number(const Call& call, std::string_view tensor);  // one element, of any shape

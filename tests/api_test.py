@@ -38,6 +38,8 @@ FUNCTIONS = {
     "functional.liger_swiglu": "a, b",
     "functional.liger_layer_norm": "X, W, B, eps",
     "functional.liger_rms_norm": "X, W, eps, offset=0.0, casting_mode='llama', in_place=True",
+    "functional.liger_modulated_rms_norm": "X, W, scale, shift=None, eps=1e-06, offset=0.0, "
+    "casting_mode='llama', in_place=True",
     "functional.liger_fused_add_rms_norm": "X, R, W, eps, offset=0.0, casting_mode='llama', "
     "in_place=True",
     "functional.liger_rope": "q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=None",
@@ -83,6 +85,9 @@ MODULES = {
     "experimental.embedding.LigerEmbedding": (
         "num_embeddings, embedding_dim, padding_idx=None",
         "indices",
+    "modulated_rms_norm.LigerModulatedRMSNorm": (
+        f"hidden_size, {_NORM}True, elementwise_affine=True",
+        "hidden_states, scale, shift=None",
     ),
     "rms_norm.LigerRMSNorm": (
         f"hidden_size, {_NORM}True, row_mode=None, elementwise_affine=True",

@@ -160,7 +160,12 @@ struct Gradients final : Node {
     }
     uint32_t wanted = 0;
     for (size_t i = 0; i < result.size(); ++i) {
-      if (is_wanted(i, arrived)) wanted |= 1u << wiring.differentiable[i].gradient;
+      if (!is_wanted(i, arrived)) continue;
+      if (const int output = wiring.differentiable[i].added_to; output >= 0) {
+        result[i] = incoming[output];
+      } else {
+        wanted |= 1u << wiring.differentiable[i].gradient;
+      }
     }
     if (wanted == 0) return result;
     Stack stack;
@@ -178,7 +183,8 @@ struct Gradients final : Node {
     stack.push_back(wiring.masks[wanted]);
     call_backward(stack, incoming, kept);
     for (size_t i = 0; i < result.size(); ++i) {
-      if (is_wanted(i, arrived)) result[i] = stack[wiring.differentiable[i].gradient].toTensor();
+      if (!result[i].defined() && is_wanted(i, arrived))
+        result[i] = stack[wiring.differentiable[i].gradient].toTensor();
     }
     return result;
   }

@@ -47,34 +47,7 @@ const Register layer_norm{Op{
           require_vector(call, "bias", "x");
           require_eps(call);
         },
-    .kernels = {{.name = "LayerNormForward",
-                 .source = "norm/layer_norm.h",
-                 .spec = [](const Call& call) -> Spec {
-                   return {{"x", x_dtype(call)},
-                           {"weight", dtype_or(call, "weight", "x")},
-                           {"bias", dtype_or(call, "bias", "x")},
-                           {"has_weight", call.has("weight")},
-                           {"has_bias", call.has("bias")},
-                           {"hidden", call["x"].last_size()},
-                           {"align_bytes", int64_t{call.align_bytes()}},
-                           {"hold", holds(call, "x", 1)}};
-                 },
-                 .candidates =
-                     [](const Call& call) {
-                       return row_candidates(call, call["x"].last_size(),
-                                             holds(call, "x", 1) ? 1 : 0);
-                     },
-                 .blocks = [](const Call& call,
-                              const Knobs& knobs) { return row_blocks(call["x"].rows(), knobs); },
-                 .arguments = {"x",
-                               "weight",
-                               "bias",
-                               "y",
-                               "mean",
-                               "rstd",
-                               {"rows", "x.rows"},
-                               {"x_stride", "x.stride"},
-                               "eps"}}},
+    .kernels = {layer_norm_kernel("LayerNormForward", "norm/layer_norm.h", {})},
     .gradient = {.backward = "layer_norm_backward",
                  .saved = {"x", "weight", "bias", "mean", "rstd"},
                  .of = {{"x", "dx"}, {"weight", "dweight"}, {"bias", "dbias"}},
@@ -166,4 +139,36 @@ const Register layer_norm_backward{Op{
 }};
 
 }  // namespace
+
+KernelOf layer_norm_kernel(std::string name, std::string source, const std::string& added) {
+  const int copies = added.empty() ? 1 : 2;
+  std::vector<Argument> arguments = {
+      "x",  "weight", "bias", "y", "mean", "rstd", {"rows", "x.rows"}, {"x_stride", "x.stride"},
+      "eps"};
+  if (!added.empty()) {
+    arguments.insert(arguments.begin() + 1, Argument(added, added));
+    arguments.insert(arguments.end() - 1, Argument(added + "_stride", Source(added + ".stride")));
+  }
+  return {.name = std::move(name),
+          .source = std::move(source),
+          .spec = [](const Call& call) -> Spec {
+            return {{"x", x_dtype(call)},
+                    {"weight", dtype_or(call, "weight", "x")},
+                    {"bias", dtype_or(call, "bias", "x")},
+                    {"has_weight", call.has("weight")},
+                    {"has_bias", call.has("bias")},
+                    {"hidden", call["x"].last_size()},
+                    {"align_bytes", int64_t{call.align_bytes()}},
+                    {"hold", holds(call, "x", 1)}};
+          },
+          .candidates =
+              [copies](const Call& call) {
+                return row_candidates(call, call["x"].last_size(),
+                                      holds(call, "x", 1) ? copies : 0);
+              },
+          .blocks = [](const Call& call,
+                       const Knobs& knobs) { return row_blocks(call["x"].rows(), knobs); },
+          .arguments = std::move(arguments)};
+}
+
 }  // namespace liger

@@ -24,6 +24,11 @@ Dtype weight_dtype(const Call& call,
                    std::string_view like);  // that of `like` when there is no weight
 void check_norm(const Call& call);
 
+// The forward of an RMS norm, and of one to which the input `added` is added; empty: none.
+KernelOf rms_norm_kernel(std::string name, std::string source, const std::string& added);
+// The same of a layer norm.
+KernelOf layer_norm_kernel(std::string name, std::string source, const std::string& added);
+
 // The backward of both norms: dy, x (or the sum), weight, rstd and, where there is one, dsum.
 Op rms_norm_backward_op(std::string name, bool with_dsum);
 

@@ -40,17 +40,6 @@ Input casting_mode() { return choice("casting_mode", {"llama", "gemma", "none"},
 
 namespace {
 
-Spec forward_spec(const Call& call) {
-  return {{"x", call["x"].dtype},
-          {"weight", weight_dtype(call, "x")},
-          {"y", norm_output_dtype(call)},
-          {"has_weight", call.has("weight")},
-          {"round_early", round_early(call)},
-          {"hidden", call["x"].last_size()},
-          {"align_bytes", int64_t{call.align_bytes()}},
-          {"hold", holds(call, "x", 1)}};
-}
-
 const Register rms_norm{Op{
     .name = "rms_norm",
     .doc = "y = x * rsqrt(mean(x^2) + eps) * (offset + weight), over the last dimension",
@@ -60,24 +49,7 @@ const Register rms_norm{Op{
                 {"rstd", statistics_shape,
                  [](const Call& call) { return arithmetic(call["x"].dtype); }, false}},
     .check = check_norm,
-    .kernels = {{.name = "RmsNormForward",
-                 .source = "norm/rms_norm.h",
-                 .spec = forward_spec,
-                 .candidates =
-                     [](const Call& call) {
-                       return row_candidates(call, call["x"].last_size(),
-                                             holds(call, "x", 1) ? 1 : 0);
-                     },
-                 .blocks = [](const Call& call,
-                              const Knobs& knobs) { return row_blocks(call["x"].rows(), knobs); },
-                 .arguments = {"x",
-                               "weight",
-                               "y",
-                               "rstd",
-                               {"rows", "x.rows"},
-                               {"x_stride", "x.stride"},
-                               "eps",
-                               "offset"}}},
+    .kernels = {rms_norm_kernel("RmsNormForward", "norm/rms_norm.h", {})},
     .gradient = {.backward = "rms_norm_backward",
                  .saved = {"x", "weight", "rstd"},
                  .of = {{"x", "dx"}, {"weight", "dweight"}},
@@ -96,6 +68,36 @@ const Register rms_norm{Op{
 const Register rms_norm_backward{rms_norm_backward_op("rms_norm_backward", false)};
 
 }  // namespace
+
+KernelOf rms_norm_kernel(std::string name, std::string source, const std::string& added) {
+  const int copies = added.empty() ? 1 : 2;
+  std::vector<Argument> arguments = {
+      "x", "weight", "y", "rstd", {"rows", "x.rows"}, {"x_stride", "x.stride"}, "eps", "offset"};
+  if (!added.empty()) {
+    arguments.insert(arguments.begin() + 1, Argument(added, added));
+    arguments.insert(arguments.end() - 2, Argument(added + "_stride", Source(added + ".stride")));
+  }
+  return {.name = std::move(name),
+          .source = std::move(source),
+          .spec = [](const Call& call) -> Spec {
+            return {{"x", call["x"].dtype},
+                    {"weight", weight_dtype(call, "x")},
+                    {"y", norm_output_dtype(call)},
+                    {"has_weight", call.has("weight")},
+                    {"round_early", round_early(call)},
+                    {"hidden", call["x"].last_size()},
+                    {"align_bytes", int64_t{call.align_bytes()}},
+                    {"hold", holds(call, "x", 1)}};
+          },
+          .candidates =
+              [copies](const Call& call) {
+                return row_candidates(call, call["x"].last_size(),
+                                      holds(call, "x", 1) ? copies : 0);
+              },
+          .blocks = [](const Call& call,
+                       const Knobs& knobs) { return row_blocks(call["x"].rows(), knobs); },
+          .arguments = std::move(arguments)};
+}
 
 Op rms_norm_backward_op(std::string name, bool with_dsum) {
   const auto wants_dweight = [](const Call& call) {

@@ -116,7 +116,8 @@ class _Splits:
         shapes = self._shapes(arguments, {})
         accepted = [([Replicate()] * len(shapes), [Replicate()] * len(tensors))]
         for dim in self._dims(tensors):
-            split = {i: self._dim(i, shape, dim) for i, shape in tensors.items()}
+            first = next(iter(tensors.values()))
+            split = {i: self._dim(i, shape, dim, first) for i, shape in tensors.items()}
             outputs = map(of_output, shapes, self._shapes(arguments, split))
             inputs = [Replicate() if k is None else Shard(k) for k in split.values()]
             accepted.append((list(outputs), inputs))
@@ -127,15 +128,17 @@ class _Splits:
         dims = len(next(iter(tensors.values())))
         return range({"whole": 0, "elements": dims}.get(self.kind, dims - 1))
 
-    def _dim(self, index, shape, dim):
+    def _dim(self, index, shape, dim, first):
         """The dimension of an input that is split with dimension `dim` of the first, or None."""
         if shape == LEFT_OUT:
             return None
-        if self.made_by_forward[index] or self.layouts[index] == "rows":
+        if self.made_by_forward[index]:
             return dim
         batch_dim = self.batch_dims[index]
         if batch_dim >= 0:  # it has no heads
             return {0: None if shape[batch_dim] == 1 else batch_dim, 2: batch_dim + 1}.get(dim)
+        if self.layouts[index] == "rows":  # of size 1 it is broadcast
+            return dim if shape[dim] == first[dim] else None
         return dim if self.layouts[index] == "strided" and len(shape) == 4 else None
 
     def _shapes(self, arguments, split):

@@ -19,6 +19,16 @@ struct Silu {
   }
 };
 
+// 1 / (1 + exp(-x)).
+struct Sigmoid {
+  template <bool Exact, class A>
+  static LIGER_DEVICE ValueAndSlope<A> at(A x) {
+    const A e = exponential<Exact>(x < A(0) ? x : -x);
+    const A share = quotient<Exact>(A(1), A(1) + e);
+    return {x < A(0) ? e * share : share, e * share * share};
+  }
+};
+
 // x * sigmoid(2u), u = sqrt(2 / pi) * (x + 0.044715 x^3): the tanh form of GELU.
 struct GeluTanh {
   template <bool Exact, class A>

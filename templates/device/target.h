@@ -44,10 +44,12 @@
 #define LIGER_UNROLL _Pragma("unroll")
 #define LIGER_PRAGMA(TEXT) _Pragma(#TEXT)
 #define LIGER_UNROLL_BY(COUNT) LIGER_PRAGMA(unroll COUNT)
-#define LIGER_BOUNDS(KERNEL) __launch_bounds__(KERNEL::block_threads, 1)
 #if defined(LIGER_CUDA)
+#define LIGER_BOUNDS(KERNEL) \
+  __launch_bounds__(KERNEL::block_threads, liger::blocks_at_once<KERNEL>())
 #define LIGER_IN_PLACE __grid_constant__  // an address in the argument is that of the launch's
 #else
+#define LIGER_BOUNDS(KERNEL) __launch_bounds__(KERNEL::block_threads, 1)
 #define LIGER_IN_PLACE
 #endif
 #define LIGER_ENTRY(KERNEL, SPEC)                                       \
@@ -60,6 +62,17 @@
 #endif
 
 namespace liger {
+
+// Blocks that a multiprocessor should have registers for at once: a kernel's own `blocks_at_once`,
+// or one.
+template <class Kernel>
+LIGER_DEVICE constexpr int blocks_at_once() {
+  return 1;
+}
+template <class Kernel>
+requires(Kernel::blocks_at_once > 0) LIGER_DEVICE constexpr int blocks_at_once() {
+  return Kernel::blocks_at_once;
+}
 
 #if defined(LIGER_CUDA)
 constexpr bool on_host = false;

@@ -12,14 +12,26 @@ LIGER_DEVICE constexpr long long padded(long long columns) {
   return (columns + pack_size - 1) / pack_size * pack_size;
 }
 
+// Blocks of a multiprocessor that have all its partials, which are as many as `partial_rows` of
+// ops/row_knobs.cpp says; fewer if each thread needs so many registers that they have no room.
+template <int N, int Threads, int Rows>
+LIGER_DEVICE constexpr int blocks_of_partials(int registers) {
+  const int planned = (8192 + N / 2) / N;
+  const int blocks = ((planned < 1 ? 1 : planned > 64 ? 64 : planned) + Rows - 1) / Rows;
+  const int room = 65536 / (Threads * Rows * registers);
+  return room < 1 ? 1 : (blocks < room ? blocks : room);
+}
+
 // One partial sum of a row's columns. Resident in registers, or kept in its memory when they cannot
 // hold it. Nothing at all when it is not wanted.
-template <class Row, int N, bool Resident, bool Wanted, class A>
+template <class Row, int N, bool Resident, bool Wanted, class A, int AlignBytes = 16>
 class ColumnAccumulator {
  public:
   // `memory` is the first partial's; each has padded(N) elements.
   LIGER_DEVICE ColumnAccumulator(A* memory, long long partial, int thread)
-      : memory_(memory + partial * padded(N)) {
+      : ColumnAccumulator(memory + partial * padded(N), thread) {}
+  // `memory` is this partial's, which begins at a multiple of AlignBytes.
+  LIGER_DEVICE ColumnAccumulator(A* memory, int thread) : memory_(memory) {
     if constexpr (Wanted) {
       Row::each(thread, [&](int slot, int pack) { put(slot, pack, filled(A(0))); });
     }
@@ -32,21 +44,22 @@ class ColumnAccumulator {
   }
   LIGER_DEVICE void write(int thread) const {
     if constexpr (Resident && Wanted) {
-      Row::each(thread,
-                [&](int slot, int pack) { store_pack<N, 16>(memory_, pack, packs_[slot]); });
+      Row::each(thread, [&](int slot, int pack) {
+        store_pack<N, AlignBytes>(memory_, pack, packs_[slot]);
+      });
     }
   }
 
  private:
   LIGER_DEVICE Pack<A> sum(int slot, int pack) const {
     if constexpr (Resident) return packs_[slot];
-    return load_pack<N, 16, false>(memory_, pack);
+    return load_pack<N, AlignBytes, false>(memory_, pack);
   }
   LIGER_DEVICE void put(int slot, int pack, const Pack<A>& values) {
     if constexpr (Resident) {
       packs_[slot] = values;
     } else {
-      store_pack<N, 16>(memory_, pack, values);
+      store_pack<N, AlignBytes>(memory_, pack, values);
     }
   }
   A* memory_;
@@ -116,9 +129,14 @@ LIGER_DEVICE void each_partial(long long block, long long rows, long long partia
     // The bound is that of the block's first partial: all its threads take the same number of
     // turns.
     const long long first = on_host ? partial : block * Rows;
+    if (first >= rows || first >= partials) {  // no turn at all
+      if (partial < partials) end(sums, thread);
+      continue;
+    }
     const auto turn_from = [&](long long base) {
       const long long from_end = base + (partial - first);
-      const bool active = from_end < rows && partial < partials;
+      // A block of one partial has a row in each of its turns.
+      const bool active = Rows == 1 || (from_end < rows && partial < partials);
       return Turn{active ? rows - 1 - from_end : 0, thread, active, 0};
     };
     Turn next = turn_from(first);

@@ -23,6 +23,7 @@ struct FusedAddRmsNormForward {
   using A = Arithmetic<S.x>;
   using T = Type<S.x>;
   using Row = RowOf<S.hidden, S.threads, S.rows, S.hold>;
+  using Norm = RmsRow<Row, S.hidden, S.align_bytes, S.has_weight, S.round_early, T>;
 
   const T* x;
   const T* residual;
@@ -39,16 +40,15 @@ struct FusedAddRmsNormForward {
   LIGER_DEVICE void operator()(long long block) const {
     each_row<S.threads, S.rows>(block, rows, [&](long long row, int thread, bool active) {
       Pack<A> held[S.hold ? Row::slots : 1];
-      const A squares = Row::template sum<A>(0, thread, [&](int slot, int pack) {
+      const A r = Norm::rstd(thread, eps, [&](int slot, int pack) {
         const auto added =
             load_pack<S.hidden, S.align_bytes>(x + row * x_stride, pack) +
             load_pack<S.hidden, S.align_bytes>(residual + row * residual_stride, pack);
         const auto v = rounded_to<T>(added);
         if (active) store_pack<S.hidden, S.align_bytes>(sum + row * S.hidden, pack, v);
         if constexpr (S.hold) held[slot] = v;
-        return total(v * v);
+        return v;
       });
-      const A r = reciprocal_root(squares * A(1.0 / S.hidden) + A(eps));
       if (!active) return;
       Row::each(thread, [&](int slot, int pack) {
         Pack<A> v;
@@ -57,12 +57,9 @@ struct FusedAddRmsNormForward {
         } else {
           v = load_pack<S.hidden, S.align_bytes, false>(sum + row * S.hidden, pack);
         }
-        v = v * r;
-        if constexpr (S.round_early) v = rounded_to<T>(v);
-        if constexpr (S.has_weight) {
-          v = v * (load_pack<S.hidden, S.align_bytes>(weight, pack) + A(offset));
-        }
-        store_pack<S.hidden, S.align_bytes>(y + row * S.hidden, pack, v);
+        v = Norm::rounded(v * r);
+        store_pack<S.hidden, S.align_bytes>(y + row * S.hidden, pack,
+                                            Norm::weighted(v, weight, pack, offset));
       });
       if (thread == 0 && rstd) rstd[row] = r;
     });

@@ -1,5 +1,6 @@
 // y = (x - mean) * rstd * weight + bias, over the last dimension; the variance from the deviations.
 #pragma once
+#include "device/layer_row.h"
 #include "device/weight_gradient.h"
 
 namespace liger {
@@ -37,28 +38,17 @@ struct LayerNormForward {
   LIGER_DEVICE void operator()(long long block) const {
     each_row<S.threads, S.rows>(block, rows, [&](long long row, int thread, bool active) {
       const Share values(x + row * x_stride, thread);
-      const A sum = Row::template sum<A>(
-          0, thread, [&](int slot, int pack) { return total(values.at(slot, pack)); });
-      const A m = sum * A(1.0 / S.hidden);
-      const auto deviations = Row::template sum<Two<A>>(1, thread, [&](int slot, int pack) {
-        const auto d = without_missing<S.hidden>(pack, values.at(slot, pack) + (-m));
-        return Two<A>{total(d), total(d * d)};
-      });
-      // What the rounding of the mean left: far from zero it is as large as the deviations' last
-      // digits.
-      const A rest = deviations.first * A(1.0 / S.hidden);
-      const A variance = deviations.second * A(1.0 / S.hidden) - rest * rest;
-      const A r = reciprocal_root(variance + A(eps));
+      const auto of_row = layer_statistics<Row, S.hidden, A>(values, thread, eps);
       if (!active) return;
       Row::each(thread, [&](int slot, int pack) {
-        auto v = (values.at(slot, pack) + (-m) + (-rest)) * r;
-        if constexpr (S.has_weight) v = v * load_pack<S.hidden, S.align_bytes>(weight, pack);
-        if constexpr (S.has_bias) v = v + load_pack<S.hidden, S.align_bytes>(bias, pack);
-        store_pack<S.hidden, S.align_bytes>(y + row * S.hidden, pack, v);
+        const auto v = of_row.normalised(values.at(slot, pack));
+        store_pack<S.hidden, S.align_bytes>(
+            y + row * S.hidden, pack,
+            affine<S.hidden, S.align_bytes, S.has_weight, S.has_bias>(v, weight, bias, pack));
       });
       if (thread == 0 && rstd) {
-        mean[row] = m + rest;
-        rstd[row] = r;
+        mean[row] = of_row.mean();
+        rstd[row] = of_row.rstd;
       }
     });
   }

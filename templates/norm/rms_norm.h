@@ -1,5 +1,6 @@
 // y = x * rsqrt(mean(x^2) + eps) * (offset + weight), over the last dimension.
 #pragma once
+#include "device/rms_row.h"
 #include "device/weight_gradient.h"
 
 namespace liger {
@@ -23,6 +24,7 @@ struct RmsNormForward {
   using A = Arithmetic<S.x>;
   using Row = RowOf<S.hidden, S.threads, S.rows, S.hold>;
   using Share = RowShare<Row, S.hidden, S.align_bytes, S.hold, Type<S.x>>;
+  using Norm = RmsRow<Row, S.hidden, S.align_bytes, S.has_weight, S.round_early, Type<S.x>>;
 
   const Type<S.x>* x;
   const Type<S.weight>* weight;
@@ -36,19 +38,13 @@ struct RmsNormForward {
   LIGER_DEVICE void operator()(long long block) const {
     each_row<S.threads, S.rows>(block, rows, [&](long long row, int thread, bool active) {
       const Share values(x + row * x_stride, thread);
-      const A squares = Row::template sum<A>(0, thread, [&](int slot, int pack) {
-        const auto v = values.at(slot, pack);
-        return total(v * v);
-      });
-      const A r = reciprocal_root(squares * A(1.0 / S.hidden) + A(eps));
+      const A r =
+          Norm::rstd(thread, eps, [&](int slot, int pack) { return values.at(slot, pack); });
       if (!active) return;
       Row::each(thread, [&](int slot, int pack) {
-        auto v = values.at(slot, pack) * r;
-        if constexpr (S.round_early) v = rounded_to<Type<S.x>>(v);
-        if constexpr (S.has_weight) {
-          v = v * (load_pack<S.hidden, S.align_bytes>(weight, pack) + A(offset));
-        }
-        store_pack<S.hidden, S.align_bytes>(y + row * S.hidden, pack, v);
+        const auto v = Norm::rounded(values.at(slot, pack) * r);
+        store_pack<S.hidden, S.align_bytes>(y + row * S.hidden, pack,
+                                            Norm::weighted(v, weight, pack, offset));
       });
       if (thread == 0 && rstd) rstd[row] = r;
     });
@@ -82,6 +78,7 @@ struct RmsNormBackward {
   using ShareDy = RowShare<Row, S.hidden, S.align_bytes, S.hold, Type<S.dy>>;
   using ShareDsum = RowShare<Row, S.hidden, S.align_bytes, S.hold && S.adds_dsum, Type<S.x>>;
   using Sums = ColumnAccumulator<Row, S.hidden, S.hold, S.want_dweight, A>;
+  using Norm = RmsRow<Row, S.hidden, S.align_bytes, S.has_weight, S.round_early, Type<S.x>>;
 
   const Type<S.dy>* dy;
   const Type<S.x>* dsum;
@@ -100,11 +97,7 @@ struct RmsNormBackward {
   // The weight is read anew for each row, from the L1 cache: kept, it would take registers from
   // rows on their way.
   LIGER_DEVICE Pack<A> weighted(const Pack<A>& d, int pack) const {
-    if constexpr (S.has_weight) {
-      return d * (load_pack<S.hidden, S.align_bytes, false>(weight, pack) + A(offset));
-    } else {
-      return d;
-    }
+    return Norm::template weighted<false>(d, weight, pack, offset);
   }
 
   // What a thread reads of one row.
@@ -126,24 +119,20 @@ struct RmsNormBackward {
     const A r = row.rstd;
     A mean = 0;
     if constexpr (S.want_dx) {
-      const A dot = Row::template sum<A>(turn.buffer, turn.thread, [&](int slot, int pack) {
-        return total(weighted(row.dy.at(slot, pack), pack) * (row.x.at(slot, pack) * r));
+      mean = Norm::mean(turn.buffer, turn.thread, [&](int slot, int pack) {
+        return weighted(row.dy.at(slot, pack), pack) * (row.x.at(slot, pack) * r);
       });
-      mean = dot * A(1.0 / S.hidden);
     }
     if (!turn.active) return;
     Row::each(turn.thread, [&](int slot, int pack) {
       const auto d = row.dy.at(slot, pack);
-      auto xhat = row.x.at(slot, pack) * r;
+      const auto xhat = row.x.at(slot, pack) * r;
       if constexpr (S.want_dx) {
-        auto g = fused(xhat, filled(-mean), weighted(d, pack)) * r;
+        auto g = Norm::gradient(weighted(d, pack), xhat, mean, r);
         if constexpr (S.adds_dsum) g = g + row.dsum.at(slot, pack);
         store_pack<S.hidden, S.align_bytes>(dx + turn.row * S.hidden, pack, g);
       }
-      if constexpr (S.want_dweight) {
-        if constexpr (S.round_early) xhat = rounded_to<Type<S.x>>(xhat);
-        sums.add_product(slot, pack, d, xhat);
-      }
+      if constexpr (S.want_dweight) sums.add_product(slot, pack, d, Norm::rounded(xhat));
     });
   }
 

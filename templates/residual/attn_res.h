@@ -2,10 +2,11 @@
 //   score[n] = sum of query * norm * v[n] * rstd[n],  rstd[n] = rsqrt(mean(v[n]^2) + eps)
 //   y = sum of softmax(score)[n] * v[n].
 #pragma once
+#include "device/column_sum.h"
 #include "device/copy.h"
 #include "device/row_sums.h"
 #include "device/softmax.h"
-#include "norm/column_sum.h"
+#include "device/weight_gradient.h"
 
 namespace liger {
 
@@ -351,8 +352,8 @@ struct AttnResWeightsSpec {
 template <AttnResWeightsSpec S>
 struct AttnResWeights {
   using A = Type<S.partial>;
-  using Sum = SumOfPartials<S.hidden, S.groups, A>;
-  static constexpr int block_threads = Sum::block_threads;
+  using Sums = ColumnSums<S.hidden, S.groups>;
+  static constexpr int block_threads = Sums::block_threads;
 
   const A* partials;
   const Type<S.query>* query;
@@ -362,11 +363,16 @@ struct AttnResWeights {
   long long partial_rows;
 
   LIGER_DEVICE void operator()(long long block) const {
-    LIGER_SHARED typename Sum::Sums sums;
-    Sum::each(sums, partials, partial_rows, static_cast<int>(block), [&](int column, A sum) {
-      dquery[column] = narrow<Type<S.query>>(sum * widen(norm[column]));
-      dnorm[column] = narrow<Type<S.norm>>(sum * widen(query[column]));
-    });
+    LIGER_SHARED typename Sums::template Memory<A> memory;
+    Sums::template add<A>(
+        memory, static_cast<int>(block), partial_rows,
+        [&](long long row, int pack) {
+          return load<16>(partials + row * padded(S.hidden) + pack * pack_size);
+        },
+        [&](int column, A sum) {
+          dquery[column] = narrow<Type<S.query>>(sum * widen(norm[column]));
+          dnorm[column] = narrow<Type<S.norm>>(sum * widen(query[column]));
+        });
   }
 };
 

@@ -137,6 +137,33 @@ def calls():
             {"x": x, "residual": residual, "weight": weight},
             (),
         ),
+        "rms_norm_add": (f.rms_norm_add, {"x": x, "residual": residual, "weight": weight}, ()),
+        "layer_norm_add": (
+            f.layer_norm_add,
+            {"x": x, "residual": residual, "weight": weight, "bias": bias},
+            (),
+        ),
+        "gated_rms_norm": (f.gated_rms_norm, {"x": x, "gate": gate, "weight": weight}, ()),
+        "gated_rms_norm of groups": (
+            lambda **tensors: f.gated_rms_norm(**tensors, gate_first=True, group_size=8),
+            {"x": x, "gate": gate, "weight": weight},
+            (),
+        ),
+        "modulated_rms_norm": (
+            f.modulated_rms_norm,
+            {"x": x, "scale": torch.randn(4, 1, 16), "weight": weight},
+            (),
+        ),
+        "modulated_rms_norm of each row": (
+            f.modulated_rms_norm,
+            {"x": x, "scale": rows(16), "shift": rows(16), "weight": weight},
+            (),
+        ),
+        "modulated_rms_norm, one for all": (
+            lambda x, bias, weight: f.modulated_rms_norm(x, bias, None, weight),
+            {"x": x, "bias": bias, "weight": weight},
+            (),
+        ),
         "swiglu": (f.swiglu, {"gate": gate, "up": up}, ()),
         "geglu": (f.geglu, {"gate": gate, "up": up}, ()),
         "geglu, exact": (lambda gate, up: f.geglu(gate, up, "none"), {"gate": gate, "up": up}, ()),

@@ -10,6 +10,10 @@ from told import told_by
 CLOSE = 1e-6  # of a sum over ranks in float32, which is made in another order
 
 
+# Gradients that are sums over a sequence's rows: their order is fixed by how many sequences a rank
+# has.
+SUMS_OF_SEQUENCES = ("scale", "shift")
+
 told = told_by("sharded_ops_rank.py")
 
 
@@ -24,6 +28,12 @@ FITTING = {
     "rms_norm": {"whole": "R", "batch": "S0", "tokens": "S1"},
     "layer_norm": {"whole": "R", "batch": "S0", "tokens": "S1"},
     "fused_add_rms_norm": {"whole": "R", "batch": "S0", "tokens": "S1"},
+    "rms_norm_add": {"whole": "R", "batch": "S0", "tokens": "S1"},
+    "layer_norm_add": {"whole": "R", "batch": "S0", "tokens": "S1"},
+    "gated_rms_norm": {"whole": "R", "batch": "S0", "tokens": "S1"},
+    "modulated_rms_norm": {"whole": "R", "batch": "S0"},  # of split tokens scale's is a sum
+    "modulated_rms_norm of each row": {"whole": "R", "batch": "S0", "tokens": "S1"},
+    "modulated_rms_norm, one for all": {"whole": "R", "batch": "S0", "tokens": "S1"},
     "swiglu": {"whole": "R", "batch": "S0", "tokens": "S1", "columns": "S2"},
     "geglu": {"whole": "R", "batch": "S0", "tokens": "S1", "columns": "S2"},
     "rope": {"whole": "R", "batch": "S0", "tokens": "S2", "heads": "S1"},
@@ -68,7 +78,8 @@ def test_results_and_gradients_of_functions_are_those_of_whole_tensors(told):
                 results = {f"output {i}": each for i, each in enumerate(one["outputs"])}
                 results.update(one["gradients"])
                 for part, result in results.items():
-                    assert agrees(result), f"rank {rank}: {name}, {plan}, {part}: {result}"
+                    close = part in SUMS_OF_SEQUENCES and result[0] <= CLOSE
+                    assert close or agrees(result), f"rank {rank}: {name}, {plan}, {part}: {result}"
 
 
 def test_what_fits_stays_where_it_is_and_needs_no_communication(told):

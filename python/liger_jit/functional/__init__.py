@@ -9,19 +9,18 @@ Every function compiles under `torch.compile(fullgraph=True)`; none can be diffe
 from .attention import multi_token_attention, neighborhood_attention
 from .dyt import dyt
 from .embedding import embedding
+from .gated_norm import gated_rms_norm
 from .group_norm import group_norm
+from .int2 import int2_matmul, pack_int2, unpack_int2
 from .loss import CrossEntropyOutput, cross_entropy, fused_linear_cross_entropy
 from .mlp import gated_mlp, geglu, swiglu
+from .modulated_norm import modulated_rms_norm
 from .norm import fused_add_rms_norm, layer_norm, rms_norm
+from .norm_add import layer_norm_add, rms_norm_add
 from .poly_norm import poly_norm
 from .relu_squared import relu_squared
 from .residual import attn_res
 from .rope import complex_rope, mrope, qk_norm_rope, rope
-from .int2 import int2_matmul, pack_int2, unpack_int2
-from .loss import CrossEntropyOutput, cross_entropy, fused_linear_cross_entropy
-from .mlp import gated_mlp, geglu, swiglu
-from .norm import fused_add_rms_norm, layer_norm, rms_norm
-from .rope import qk_norm_rope, rope
 from .vocab_parallel import vocab_parallel_cross_entropy
 
 __all__ = [
@@ -31,6 +30,10 @@ __all__ = [
     "group_norm",
     "poly_norm",
     "dyt",
+    "rms_norm_add",
+    "layer_norm_add",
+    "gated_rms_norm",
+    "modulated_rms_norm",
     "swiglu",
     "geglu",
     "relu_squared",

@@ -17,7 +17,9 @@ from .geglu import LigerGEGLUMLP
 from .group_norm import LigerGroupNorm
 from .layer_norm import LigerLayerNorm
 from .llama4_rope import liger_llama4_text_rotary_pos_emb, liger_llama4_vision_rotary_pos_emb
+from .modulated_rms_norm import LigerModulatedRMSNorm
 from .multi_token_attention import LigerMultiTokenAttention
+from .norm_add import LigerLayerNormAdd, LigerRMSNormAdd
 from .poly_norm import LigerPolyNorm
 from .qwen2vl_mrope import liger_multimodal_rotary_pos_emb
 from .relu_squared import LigerReLUSquared
@@ -30,6 +32,7 @@ from .rms_norm import (
     LigerRMSNormForOlmo2,
     LigerRMSNormForQwen3Next,
 )
+from .rms_norm_gated import LigerRMSNormGated
 from .rope import liger_rotary_pos_emb
 from .swiglu import (
     LigerBlockSparseTop2MLP,
@@ -55,17 +58,21 @@ __all__ = [
     "LigerGroupNorm",
     "LigerLayerNorm",
     "LigerMultiTokenAttention",
+    "LigerLayerNormAdd",
+    "LigerModulatedRMSNorm",
     "LigerPhi3SwiGLUMLP",
     "LigerPolyNorm",
     "LigerQwen3MoeSwiGLUMLP",
     "LigerReLUSquared",
     "LigerRMSNorm",
+    "LigerRMSNormAdd",
     "LigerRMSNormForGemma",
     "LigerRMSNormForGemma2",
     "LigerRMSNormForGemma3",
     "LigerRMSNormForGlm4",
     "LigerRMSNormForOlmo2",
     "LigerRMSNormForQwen3Next",
+    "LigerRMSNormGated",
     "LigerSwiGLUMLP",
     "liger_llama4_text_rotary_pos_emb",
     "liger_llama4_vision_rotary_pos_emb",

@@ -26,6 +26,7 @@ __all__ = [
     "liger_llama4_vision_rope",
     "liger_qwen2vl_mrope",
     "liger_multi_token_attention",
+    "liger_modulated_rms_norm",
     "liger_rms_norm",
     "liger_rope",
     "liger_swiglu",
@@ -40,6 +41,13 @@ def liger_rms_norm(X, W, eps, offset=0.0, casting_mode="llama", in_place=True):
 def liger_fused_add_rms_norm(X, R, W, eps, offset=0.0, casting_mode="llama", in_place=True):
     """`functional.fused_add_rms_norm`: (normalised sum, sum X + R)."""
     return F.fused_add_rms_norm(X, R, W, eps, offset, casting_mode)
+
+
+def liger_modulated_rms_norm(
+    X, W, scale, shift=None, eps=1e-06, offset=0.0, casting_mode="llama", in_place=True
+):
+    """`functional.modulated_rms_norm`: rms_norm(X) * (1 + scale) + shift, of X's dtype."""
+    return F.modulated_rms_norm(X, scale, shift, W, eps, offset, casting_mode)
 
 
 def liger_layer_norm(X, W, B, eps):

@@ -25,6 +25,24 @@ def fused_add_rms_norm(x, residual, weight):
     return rms_norm(total, weight), total
 
 
+def rms_norm_add(x, residual, weight):
+    return residual + rms_norm(x, weight)
+
+
+def layer_norm_add(x, residual, weight, bias):
+    return residual + layer_norm(x, weight, bias)
+
+
+def gated_rms_norm(x, gate, weight):
+    wide = _wide(x)
+    normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + EPS)
+    return (weight * normed.to(x.dtype) * F.silu(_wide(gate))).to(x.dtype)
+
+
+def modulated_rms_norm(x, scale, shift, weight):
+    return rms_norm(x, weight) * (1 + scale) + shift
+
+
 def layer_norm(x, weight, bias):
     return F.layer_norm(x, x.shape[-1:], weight, bias, EPS)
 

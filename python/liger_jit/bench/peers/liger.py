@@ -34,6 +34,18 @@ def fused_add_rms_norm(x, residual, weight):
     return functional.liger_fused_add_rms_norm(x, residual, weight, EPS)
 
 
+def rms_norm_add(x, residual, weight):
+    return residual + rms_norm(x, weight)
+
+
+def layer_norm_add(x, residual, weight, bias):
+    return residual + layer_norm(x, weight, bias)
+
+
+def modulated_rms_norm(x, scale, shift, weight):
+    return functional.liger_modulated_rms_norm(x, weight, scale, shift, EPS)
+
+
 def layer_norm(x, weight, bias):
     return functional.liger_layer_norm(x, weight, bias, EPS)
 
@@ -75,6 +87,8 @@ def neighborhood_attention(q, k, v):
 
 def multi_token_attention(scores, weight, bias):
     return functional.liger_multi_token_attention(scores, weight, bias)
+
+
 def vocab_parallel_cross_entropy(logits, target):
     from liger_kernel.transformers import LigerVocabParallelCrossEntropy
 

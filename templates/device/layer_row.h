@@ -1,0 +1,45 @@
+// What layer norms share: the mean and the scale of a row, the weight and the bias. Where a row's
+// elements come from and where they go is the kernel's.
+#pragma once
+#include "device/row.h"
+
+namespace liger {
+
+// What a row is normalised by. The mean is in two parts: far from zero its rounding leaves as much
+// as the deviations' last digits.
+template <class A>
+struct LayerStatistics {
+  A rounded_mean;
+  A rest;
+  A rstd;
+
+  LIGER_DEVICE A mean() const { return rounded_mean + rest; }
+  LIGER_DEVICE Pack<A> normalised(const Pack<A>& values) const {
+    return (values + (-rounded_mean) + (-rest)) * rstd;
+  }
+};
+
+// Of the row whose elements values.at(slot, pack) gives; the variance is that of the deviations.
+template <class Row, int N, class A, class Share>
+LIGER_DEVICE LayerStatistics<A> layer_statistics(const Share& values, int thread, double eps) {
+  const A sum = Row::template sum<A>(
+      0, thread, [&](int slot, int pack) { return total(values.at(slot, pack)); });
+  const A m = sum * A(1.0 / N);
+  const auto deviations = Row::template sum<Two<A>>(1, thread, [&](int slot, int pack) {
+    const auto d = without_missing<N>(pack, values.at(slot, pack) + (-m));
+    return Two<A>{total(d), total(d * d)};
+  });
+  const A rest = deviations.first * A(1.0 / N);
+  const A variance = deviations.second * A(1.0 / N) - rest * rest;
+  return {m, rest, reciprocal_root(variance + A(eps))};
+}
+
+// values * weight + bias, as far as there are such.
+template <int N, int AlignBytes, bool HasWeight, bool HasBias, class A, class W, class B>
+LIGER_DEVICE Pack<A> affine(Pack<A> values, const W* weight, const B* bias, int pack) {
+  if constexpr (HasWeight) values = values * load_pack<N, AlignBytes>(weight, pack);
+  if constexpr (HasBias) values = values + load_pack<N, AlignBytes>(bias, pack);
+  return values;
+}
+
+}  // namespace liger
