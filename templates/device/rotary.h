@@ -42,6 +42,13 @@ struct RotaryPlaces {
   }
 };
 
+// The angles of a pack of columns.
+template <class A>
+struct CosSin {
+  Pack<A> cos;
+  Pack<A> sin;
+};
+
 // Heads of one token in q or in k.
 template <class T>
 struct HeadsOfToken {
@@ -78,8 +85,8 @@ struct RotaryHeads {
   HeadStrides q_out_strides;
   HeadStrides k_out_strides;
 
-  // `row_at(batch, token)` is the row of angles of a token, which has `cos(column)` and
-  // `sin(column)`: those of the pack, or pair, that begins at that column.
+  // `row_at(batch, token)` is the row of angles of a token, in which `at(column, half)` finds those
+  // of the pack, or pair, that begins at that column of the first half, 0, or of the second.
   template <class RowAt>
   LIGER_DEVICE void turn(long long block, RowAt&& row_at) const {
     // The groups of a few tokens follow one another, so that their angles stay in the cache. A
@@ -111,20 +118,20 @@ struct RotaryHeads {
 
     template <class Row>
     LIGER_DEVICE Turn(const Row& row, int column) {
-      Pack<A> sin[packs];
+      CosSin<A> angles[packs];
       LIGER_UNROLL for (int p = 0; p < packs; ++p) {
-        own[p] = row.cos(column + p * Places::half);
-        sin[p] = row.sin(column + p * Places::half);
+        angles[p] = row.at(column, p);
+        own[p] = angles[p].cos;
       }
       LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
         if constexpr (packs == 1) {
           const int other = i ^ 1;
           const bool first = i % 2 == 0;
-          const A s = sin[0].v[S.inverse ? other : i];
+          const A s = angles[0].sin.v[S.inverse ? other : i];
           across[0].v[i] = first == S.inverse ? s : -s;
         } else {
-          across[0].v[i] = S.inverse ? sin[1].v[i] : -sin[0].v[i];
-          across[1].v[i] = S.inverse ? -sin[0].v[i] : sin[1].v[i];
+          across[0].v[i] = S.inverse ? angles[1].sin.v[i] : -angles[0].sin.v[i];
+          across[1].v[i] = S.inverse ? -angles[0].sin.v[i] : angles[1].sin.v[i];
         }
       }
     }

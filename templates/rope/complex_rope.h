@@ -27,15 +27,13 @@ struct ComplexFactors {
 
   const Type<S.angle>* row;
 
-  LIGER_DEVICE Pack<A> cos(int column) const { return parts<0>(column); }
-  LIGER_DEVICE Pack<A> sin(int column) const { return parts<1>(column); }
-
- private:
-  template <int Part>
-  LIGER_DEVICE Pack<A> parts(int column) const {
-    const Pack<A> both = RotaryPlaces<S>::angles(row + column);
-    Pack<A> result;
-    LIGER_UNROLL for (int i = 0; i < pack_size; ++i) result.v[i] = both.v[i / 2 * 2 + Part];
+  LIGER_DEVICE CosSin<A> at(int column, int) const {
+    const Pack<A> parts = RotaryPlaces<S>::angles(row + column);
+    CosSin<A> result;
+    LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
+      result.cos.v[i] = parts.v[i / 2 * 2];
+      result.sin.v[i] = parts.v[i / 2 * 2 + 1];
+    }
     return result;
   }
 };

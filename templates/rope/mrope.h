@@ -37,9 +37,8 @@ struct MRopeRow {
   const Type<S.angle>* row;
   long long axis_stride;
 
-  LIGER_DEVICE Pack<A> angles(int column) const {
-    const int pair = column < Places::half ? column : column - Places::half;
-    const auto* const from = row + column;
+  LIGER_DEVICE Pack<A> angles(int pair, int half) const {
+    const auto* const from = row + pair + half * Places::half;
     if constexpr (one_axis) return Places::angles(from + axis_of(pair) * axis_stride);
     const Pack<A> in_time = Places::angles(from);
     const Pack<A> in_height = Places::angles(from + axis_stride);
@@ -66,8 +65,9 @@ template <MRopeSpec S>
 struct MRopeAngles {
   MRopeRow<S> cos_row;
   MRopeRow<S> sin_row;
-  LIGER_DEVICE auto cos(int column) const { return cos_row.angles(column); }
-  LIGER_DEVICE auto sin(int column) const { return sin_row.angles(column); }
+  LIGER_DEVICE CosSin<Arithmetic<S.x>> at(int column, int half) const {
+    return {cos_row.angles(column, half), sin_row.angles(column, half)};
+  }
 };
 
 template <MRopeSpec S>

@@ -31,11 +31,12 @@ struct RopeAngles {
   const Type<S.angle>* cos_row;
   const Type<S.angle>* sin_row;
 
-  LIGER_DEVICE Pack<A> cos(int column) const { return of(cos_row, column); }
-  LIGER_DEVICE Pack<A> sin(int column) const { return of(sin_row, column); }
+  LIGER_DEVICE CosSin<A> at(int column, int half) const {
+    return {of(cos_row, column, half), of(sin_row, column, half)};
+  }
 
  private:
-  static LIGER_DEVICE Pack<A> of(const Type<S.angle>* row, int column) {
+  static LIGER_DEVICE Pack<A> of(const Type<S.angle>* row, int column, int half) {
     if constexpr (S.half_tables && S.interleaved) {
       constexpr int pairs = Places::step / 2;
       const auto one_each =
@@ -45,8 +46,7 @@ struct RopeAngles {
       return result;
     }
     // The second half turns by the angles of the first.
-    return Places::angles(
-        row + (S.half_tables && column >= Places::half ? column - Places::half : column));
+    return Places::angles(row + column + (S.half_tables ? 0 : half * Places::half));
   }
 };
 
