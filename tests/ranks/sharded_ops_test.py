@@ -24,12 +24,18 @@ FITTING = {
     "rms_norm": {"whole": "R", "batch": "S0", "tokens": "S1"},
     "layer_norm": {"whole": "R", "batch": "S0", "tokens": "S1"},
     "fused_add_rms_norm": {"whole": "R", "batch": "S0", "tokens": "S1"},
+    "poly_norm": {"whole": "R", "batch": "S0", "tokens": "S1"},
+    "dyt": {"whole": "R", "batch": "S0", "tokens": "S1"},
+    "relu_squared": {"whole": "R", "batch": "S0", "tokens": "S1", "columns": "S2"},
     "swiglu": {"whole": "R", "batch": "S0", "tokens": "S1", "columns": "S2"},
     "geglu": {"whole": "R", "batch": "S0", "tokens": "S1", "columns": "S2"},
     "rope": {"whole": "R", "batch": "S0", "tokens": "S2", "heads": "S1"},
     "qk_norm_rope": {"whole": "R", "batch": "S0", "tokens": "S2", "heads": "S1"},
     "rope, heads third": {"whole": "R", "batch": "S0", "tokens": "S1"},
 }
+
+
+PARAMETERS = ("weight", "bias", "alpha", "gamma", "beta")
 
 
 def fitting(name):
@@ -76,7 +82,7 @@ def test_what_fits_stays_where_it_is_and_needs_no_communication(told):
             assert one["collectives"] == 0, (name, plan)
             assert {placed for _, placed in one["outputs"]} == {placement}, (name, plan)
             for part, (_, placed) in one["gradients"].items():
-                is_parameter = part.startswith(("weight", "bias"))
+                is_parameter = part.startswith(PARAMETERS)
                 wanted = "P" if is_parameter and placement != "R" else placement
                 assert placed == wanted, (name, plan, part)
 
