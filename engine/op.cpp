@@ -68,6 +68,10 @@ Input written(Input input) {
   input.written = true;
   return input;
 }
+Input of_tokens(Input input, int batch_dim) {
+  input.batch_dim = batch_dim;
+  return input;
+}
 Input integer(std::string name, int64_t default_value) {
   return scalar_input(std::move(name), InputKind::integer, fmt::format("{}", default_value));
 }

@@ -34,15 +34,19 @@ struct Input {
       default_text;  // in schema spelling; empty: none. Counts only if all later inputs have one
   int mask_length = 0;
   std::vector<std::string> choices;  // of an integer that counts them; empty: any number
+  int batch_dim = -1;  // of what each token has for all its heads: the dim of 1 or batch, before
+                       // that of the tokens; -1: of anything else
 
   bool is_tensor() const { return kind == InputKind::tensor || kind == InputKind::optional_tensor; }
 };
 
 Input rows(std::string name);                                   // a required tensor read by rows
 Input dense(std::string name, std::vector<Dtype> dtypes = {});  // a required contiguous tensor
-Input strided(std::string name);  // a required tensor with free strides
-Input optional(Input input);      // the same, may be None
-Input written(Input input);       // the same, overwritten by the op
+Input strided(std::string name);                  // a required tensor with free strides
+Input optional(Input input);                      // the same, may be None
+Input written(Input input);                       // the same, overwritten by the op
+Input of_tokens(Input input, int batch_dim = 0);  // the same, with sizes 1 or batch, then tokens,
+                                                  // from that dim on
 Input integer(std::string name, int64_t default_value);
 Input real(std::string name, std::string default_text);
 // One of these, in the schema as its number from 0 on. Other numbers are refused for all ops alike.
@@ -163,8 +167,8 @@ enum class Sharding : uint8_t {
   whole,     // not at all
   rows,      // along any dim but the last
   elements,  // along any dim
-  heads,     // [batch, heads, tokens, size] along any dim but the last; of a table [1 or batch,
-             // tokens, size] those dims that it has
+  heads,     // [batch, heads, tokens, size] along any dim but the last; what is `of_tokens` along
+             // those dims that it has
 };
 
 struct Sample {  // one argument of an example

@@ -20,6 +20,7 @@ _LOSS = (
 _FUSED = f"return_z_loss=False, accum_dtype=None, use_token_scaling=False, {_EXTRAS}"
 
 FUNCTIONS = {
+    "functional.liger_attn_res": "V, w_query, w_norm, eps=1e-06",
     "functional.liger_cross_entropy": "input, target, weight=None, size_average=None, "
     "ignore_index=-100, reduce=None, reduction='mean', label_smoothing=0.0, lse_square_scale=0.0, "
     f"softcap=None, return_z_loss=False, {_EXTRAS}",
@@ -39,10 +40,19 @@ FUNCTIONS = {
     "functional.liger_rope": "q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=None",
     "rope.liger_rotary_pos_emb": "q, k, cos, sin, position_ids=None, unsqueeze_dim=1, "
     "rotary_dim=None",
+    "rope.liger_rotary_pos_emb_gpt_oss": "q, k, cos, sin",
+    "rope.liger_rotary_pos_emb_vision": "q, k, cos, sin",
+    "functional.liger_qwen2vl_mrope": "q, k, cos, sin, mrope_section, unsqueeze_dim=1",
+    "qwen2vl_mrope.liger_multimodal_rotary_pos_emb": "q, k, cos, sin, mrope_section, "
+    "unsqueeze_dim=1",
+    "llama4_rope.liger_llama4_text_rotary_pos_emb": "xq, xk, freqs_cis",
+    "llama4_rope.liger_llama4_vision_rotary_pos_emb": "query, key, freqs_ci",
+    "llama4_rope.apply_liger_llama4_rope_full": "modeling_module",
 }
 
 # Arguments of the constructor, then of forward.
 MODULES = {
+    "attn_res.LigerAttnRes": ("hidden_size, eps=1e-06, query_init_std=0.02", "V"),
     "cross_entropy.LigerCrossEntropyLoss": (
         f"weight=None, {_LOSS}, return_z_loss=False, {_EXTRAS}",
         "_input, target",
@@ -67,6 +77,10 @@ MODULES = {
     ),
     "poly_norm.LigerPolyNorm": ("eps=1e-06, in_place=True", "hidden_states"),
     "relu_squared.LigerReLUSquared": ("", "x"),
+    "experimental.embedding.LigerEmbedding": (
+        "num_embeddings, embedding_dim, padding_idx=None",
+        "indices",
+    ),
     "rms_norm.LigerRMSNorm": (
         f"hidden_size, {_NORM}True, row_mode=None, elementwise_affine=True",
         "hidden_states",
@@ -141,7 +155,14 @@ TEXT_PARTS = {
 }
 
 # Importable from liger_jit.transformers itself.
-TOP = [*(name.split(".")[1] for name in MODULES), "liger_rotary_pos_emb", "CrossEntropyOutput"]
+TOP = [
+    *(name.split(".")[1] for name in MODULES if not name.startswith("experimental.")),
+    "CrossEntropyOutput",
+    "liger_llama4_text_rotary_pos_emb",
+    "liger_llama4_vision_rotary_pos_emb",
+    "liger_multimodal_rotary_pos_emb",
+    "liger_rotary_pos_emb",
+]
 
 
 def named(path):

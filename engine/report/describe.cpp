@@ -103,6 +103,7 @@ std::string describe_ops() {
       inputs.push_back({{"name", input.name},
                         {"kind", kind_text(input.kind)},
                         {"layout", layout_text(input.layout)},
+                        {"batch_dim", input.batch_dim},
                         {"written", input.written},
                         {"default", input.default_text},
                         {"choices", input.choices}});

@@ -1,119 +1,98 @@
-#include <algorithm>
-
 #include "engine/registry.h"
 #include "ops/rope/rotary.h"
+#include "ops/row_knobs.h"
 
 namespace liger {
 namespace {
 
-// Head and rotary sizes come with q, k, cos and sin; a missing k has no heads.
-Spec rope_spec(const Call& call, bool inverse, std::string_view q, std::string_view k) {
-  return {{"x", call[q].dtype},
-          {"angle", call["cos"].dtype},
-          {"inverse", inverse},
-          {"head_size", call[q].last_size()},
-          {"rotary", call["cos"].last_size()},
-          {"q_heads", call[q].sizes[1]},
-          {"k_heads", call.has(k) ? call[k].sizes[1] : 0},
-          {"align_bytes", int64_t{call.align_bytes()}}};
+int columns_of_angle(const Call& call) { return call.flag("half_tables") ? 2 : 1; }
+
+Spec table_fields(const Call& call) {
+  return {{"angle", call["cos"].dtype}, {"half_tables", call.flag("half_tables")}};
 }
 
-int64_t parts(int64_t whole, int64_t of_part) { return (whole + of_part - 1) / of_part; }
-
-// {threads, tokens, heads}: as many tokens as give each thread one place of eight elements.
-std::vector<Knobs> rope_candidates(const Call& call, std::string_view q) {
-  const int64_t heads = std::max<int64_t>(call[q].sizes[1], 1);
-  if (call.on_host()) return {{{"threads", 1}, {"tokens", 4}, {"heads", heads}}};
-  const int64_t places = std::max<int64_t>(call["cos"].last_size() / 16, 1);
-  std::vector<Knobs> list;
-  for (const auto& [threads, most] :
-       {std::pair{256, 8}, {128, 8}, {256, 4}, {128, 4}, {256, 16}, {256, 32}, {64, 8}}) {
-    list.push_back({{"threads", threads},
-                    {"tokens", std::max<int64_t>(threads / places, 1)},
-                    {"heads", std::min<int64_t>(most, heads)}});
-  }
-  return list;
+// Two tables, which turn pairs of either kind.
+RotaryForm form_of(std::string name, std::string doc, std::string kernel) {
+  RotaryForm form;
+  form.name = std::move(name);
+  form.doc = std::move(doc);
+  form.kernel = std::move(kernel);
+  form.source = "rope/rope.h";
+  form.options = {flag("interleaved"), flag("half_tables")};
+  form.rotary = [](const Call& call) { return call["cos"].last_size() * columns_of_angle(call); };
+  form.interleaved = [](const Call& call) { return call.flag("interleaved"); };
+  form.table_fields = table_fields;
+  form.table_arguments = {"cos", "sin"};
+  return form;
 }
 
-KernelOf rope_kernel(bool inverse, std::string q, std::string k, std::string q_out,
-                     std::string k_out) {
-  std::vector<Argument> arguments = {{"q", q},
-                                     {"k", k},
-                                     "cos",
-                                     "sin",
-                                     {"q_out", q_out},
-                                     {"k_out", k_out},
-                                     {"batch", q + ".size0"},
-                                     {"tokens", q + ".size2"}};
-  for (const auto& [member, tensor] :
-       {std::pair{"q", q}, {"k", k}, {"q_out", q_out}, {"k_out", k_out}}) {
-    add_head_strides(arguments, member, tensor);
-  }
-  add_angle_strides(arguments);
-  return {
-      .name = "Rope",
-      .source = "rope/rope.h",
-      .spec = [inverse, q, k](const Call& call) { return rope_spec(call, inverse, q, k); },
-      .candidates = [q](const Call& call) { return rope_candidates(call, q); },
-      .blocks =
-          [q, k](const Call& call, const Knobs& knobs) {
-            const int64_t all = call[q].sizes[0] * call[q].sizes[2];
-            const int64_t heads = value_of(knobs, "heads", 1);
-            return parts(all, value_of(knobs, "tokens", 1)) *
-                   (parts(call[q].sizes[1], heads) +
-                    (call.has(k) ? parts(call[k].sizes[1], heads) : 0));
-          },
-      .threads = [](const Knobs& knobs) { return value_of(knobs, "threads", 1); },
-      .arguments = std::move(arguments),
+RotaryForm by_token() {
+  RotaryForm form = form_of("rope",
+                            "rotary embedding of q and k; as many columns of a head turn as cos "
+                            "and sin have angles, or twice as many",
+                            "Rope");
+  form.tables = {of_tokens(strided("cos")), of_tokens(strided("sin"))};
+  form.check = [](const Call& call, const TurnedHeads& heads) {
+    require_dims(call, "cos", 3, "[1 or batch, tokens, rotary size]");
+    require_same_shape(call, "cos", "sin");
+    require_same_dtype(call, "cos", "sin");
+    check_table(call, "cos", heads.q, 3, columns_of_angle(call));
   };
+  add_angle_strides(form.table_arguments);
+  form.table_samples = [](const Extent& e) { return angle_samples({1, e["rows"], e["size"]}); };
+  form.bench = {{"heads-32-8", {{"rows", 16384}, {"size", 128}, {"inner", 32}}}};
+  return form;
 }
 
-Output rotated(std::string name, std::string of, std::string q) {
-  return {std::move(name), [of](const Call& call) { return call.has(of) ? preserve(of) : empty(); },
-          [q](const Call& call) { return call[q].dtype; }};
+void check_positions(const Call& call, const TurnedHeads& heads) {
+  require_dims(call, "cos", 2, "[positions, rotary size]");
+  require_same_shape(call, "cos", "sin");
+  require_same_dtype(call, "cos", "sin");
+  check_rotary_size(call, "cos", heads.q, columns_of_angle(call));
+  const Tensor& q = call[heads.q];
+  const Tensor& ids = call["position_ids"];
+  require_dims(call, "position_ids", 2, "[1 or batch, tokens]");
+  if ((ids.sizes[0] != 1 && ids.sizes[0] != q.sizes[0]) || ids.sizes[1] != q.sizes[2]) {
+    call.refuse("position_ids", "has shape " + shape_text(ids),
+                "[1 or " + std::to_string(q.sizes[0]) + ", " + std::to_string(q.sizes[2]) + "]");
+  }
+  if (call["cos"].sizes[0] < 1) {
+    call.refuse("cos", "has shape " + shape_text(call["cos"]), "1 position or more");
+  }
 }
 
-std::vector<Sample> rope_samples(const Extent& e, const char* q, const char* k) {
-  const int64_t heads = e["inner"] > 0 ? e["inner"] : 1;
-  return {{.input = q, .shape = {1, heads, e["rows"], e["size"]}, .heads_second = true},
-          {.input = k, .shape = {1, (heads + 3) / 4, e["rows"], e["size"]}, .heads_second = true},
-          {.input = "cos", .shape = {1, e["rows"], e["size"]}},
-          {.input = "sin", .shape = {1, e["rows"], e["size"]}}};
+RotaryForm by_position() {
+  RotaryForm form = form_of("rope_by_position",
+                            "rope whose tables have a row for each position, and tokens that say "
+                            "which is theirs",
+                            "RopeByPosition");
+  form.tables = {strided("cos"), strided("sin"), of_tokens(dense("position_ids", {Dtype::i64}))};
+  form.check = check_positions;
+  form.table_arguments.insert(form.table_arguments.end(),
+                              {"position_ids",
+                               {"cos_stride", "cos.stride0"},
+                               {"sin_stride", "sin.stride0"},
+                               {"position_ids_stride",
+                                [](const Call& call) -> int64_t {
+                                  const Tensor& ids = call["position_ids"];
+                                  return ids.sizes[0] == 1 ? 0 : ids.strides[0];
+                                }},
+                               {"positions", "cos.size0"},
+                               {"fault", FaultOf{"position_ids"}}});
+  form.table_samples = [](const Extent& e) {
+    const int64_t positions = e["rows"] + 3;
+    std::vector<Sample> list = angle_samples({positions, e["size"]});
+    list.push_back(
+        {.input = "position_ids", .shape = {1, e["rows"]}, .dtype = "i64", .below = positions});
+    return list;
+  };
+  return form;
 }
 
-const Register rope{Op{
-    .name = "rope",
-    .doc = "rotary embedding of q and k in half-split form; the first cos.shape[-1] columns of a "
-           "head rotate",
-    .inputs = {strided("q"), optional(strided("k")), strided("cos"), strided("sin")},
-    .outputs = {rotated("q_out", "q", "q"), rotated("k_out", "k", "q")},
-    .check = [](const Call& call) { check_rotary(call, "q", "k"); },
-    .kernels = {rope_kernel(false, "q", "k", "q_out", "k_out")},
-    .gradient = {.backward = "rope_backward",
-                 .saved = {"cos", "sin"},
-                 .of = {{"q", "dq", {"q_out"}}, {"k", "dk", {"k_out"}}}},
-    .sharding = Sharding::heads,
-    .example = [](const Extent& e) { return rope_samples(e, "q", "k"); },
-    .bench = {{"heads-32-8", {{"rows", 16384}, {"size", 128}, {"inner", 32}}}},
-}};
-
-const Register rope_backward{Op{
-    .name = "rope_backward",
-    .doc = "gradients of rope: the transposed rotation",
-    .internal = true,
-    .inputs = {strided("dq_out"), optional(strided("dk_out")), strided("cos"), strided("sin"),
-               mask("output_mask", 2)},
-    .outputs = {rotated("dq", "dq_out", "dq_out"), rotated("dk", "dk_out", "dq_out")},
-    .check = [](const Call& call) { check_rotary(call, "dq_out", "dk_out"); },
-    .kernels = {rope_kernel(true, "dq_out", "dk_out", "dq", "dk")},
-    .sharding = Sharding::heads,
-    .example =
-        [](const Extent& e) {
-          auto samples = rope_samples(e, "dq_out", "dk_out");
-          samples.push_back({.input = "output_mask", .value = 3});
-          return samples;
-        },
-}};
+const Register rope{turning(by_token())};
+const Register rope_backward{turning_back(by_token())};
+const Register rope_by_position{turning(by_position())};
+const Register rope_by_position_backward{turning_back(by_position())};
 
 }  // namespace
 }  // namespace liger

@@ -98,6 +98,7 @@ class _Splits:
     def __init__(self, op: dict[str, Any], made_by_forward):
         self.kind = op["sharding"]
         self.layouts = [one["layout"] for one in op["inputs"]]
+        self.batch_dims = [one["batch_dim"] for one in op["inputs"]]
         self.made_by_forward = [one["name"] in made_by_forward for one in op["inputs"]]
         self.overload = getattr(native(), op["name"]).default
 
@@ -132,12 +133,10 @@ class _Splits:
             return None
         if self.made_by_forward[index] or self.layouts[index] == "rows":
             return dim
-        if self.layouts[index] != "strided":
-            return None
-        if len(shape) == 4:
-            return dim
-        # A table of angles has no heads.
-        return {0: None if shape[0] == 1 else 0, 2: 1}.get(dim)
+        batch_dim = self.batch_dims[index]
+        if batch_dim >= 0:  # it has no heads
+            return {0: None if shape[batch_dim] == 1 else batch_dim, 2: batch_dim + 1}.get(dim)
+        return dim if self.layouts[index] == "strided" and len(shape) == 4 else None
 
     def _shapes(self, arguments, split):
         """Those of the outputs, where inputs are one longer in the dimensions that are split: what

@@ -33,9 +33,32 @@ LIGER_DEVICE void copy_to_shared(void* to, const void* from) {
 #endif
 }
 
+// 16 bytes of shared memory.
+LIGER_DEVICE void read_shared(void* to, const void* from) {
+#if defined(LIGER_HOST)
+  copy_bytes(to, from, 16);
+#else
+  const uint4 four = *static_cast<const uint4*>(from);
+  copy_bytes(to, &four, 16);
+#endif
+}
+
 LIGER_DEVICE void wait_for_copies() {
 #if defined(LIGER_CUDA) && __CUDA_ARCH__ >= 800
   asm volatile("cp.async.wait_all;" : : : "memory");
+#endif
+}
+
+// What this thread has asked for since the last group is a group.
+LIGER_DEVICE void end_group_of_copies() {
+#if defined(LIGER_CUDA) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" : : : "memory");
+#endif
+}
+// Waits for all groups but the last.
+LIGER_DEVICE void wait_for_copies_before_the_last_group() {
+#if defined(LIGER_CUDA) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group 1;" : : : "memory");
 #endif
 }
 

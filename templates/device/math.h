@@ -24,6 +24,14 @@ LIGER_DEVICE A larger(A a, A b) {
   return a > b ? a : b;
 }
 
+LIGER_DEVICE int bits_set(unsigned int word) {
+#if defined(LIGER_HOST)
+  return __builtin_popcount(word);
+#else
+  return __popc(word);
+#endif
+}
+
 LIGER_DEVICE float reciprocal_root(float value) {
 #if defined(LIGER_CUDA)
   return rsqrtf(value);

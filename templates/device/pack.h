@@ -209,16 +209,20 @@ LIGER_DEVICE Pack<A> rounded_to(const Pack<A>& a) {
   return map([](A x) { return rounded_to<T>(x); }, a);
 }
 
-// Eight elements from memory that is `AlignBytes` aligned. `Constant`: nobody writes it during the
-// launch, so the loads may move freely and go through the read-only path.
-template <int AlignBytes, bool Constant = true, class T>
+// Eight elements, or the first `Count` of a pack, from memory that is `AlignBytes` aligned.
+// `Constant`: nobody writes it during the launch, so the loads may move freely and go through the
+// read-only path.
+template <int AlignBytes, bool Constant = true, int Count = pack_size, class T>
 LIGER_DEVICE RawPack<T> load_raw(const T* from) {
+  constexpr int bytes = Count * sizeof(T);
   RawPack<T> result;
+  if constexpr (Count < pack_size) result = {};
 #if defined(LIGER_HOST)
-  copy_bytes(result.words, from, sizeof(result.words));
+  copy_bytes(result.words, from, bytes);
 #else
-  using Word = typename WordOf<word_bytes(AlignBytes, sizeof(T))>::Type;
-  constexpr int words = pack_size * sizeof(T) / sizeof(Word);
+  using Word =
+      typename WordOf<word_bytes(AlignBytes < bytes ? AlignBytes : bytes, sizeof(T))>::Type;
+  constexpr int words = bytes / sizeof(Word);
   Word raw[words];
   LIGER_UNROLL for (int i = 0; i < words; ++i) {
 #if defined(LIGER_CUDA)
@@ -247,20 +251,28 @@ LIGER_DEVICE Pack<typename ArithmeticOf<T>::Type> load(const T* from) {
 #endif
 }
 
-// Into global memory.
+// Into global memory, as they are.
+template <int AlignBytes, class T>
+LIGER_DEVICE void store_raw(T* to, const RawPack<T>& values) {
+#if defined(LIGER_HOST)
+  copy_bytes(to, values.words, sizeof(values.words));
+#else
+  using Word = typename WordOf<word_bytes(AlignBytes, sizeof(T))>::Type;
+  constexpr int words = pack_size * sizeof(T) / sizeof(Word);
+  Word raw[words];
+  copy_bytes(raw, values.words, sizeof(raw));
+  LIGER_UNROLL for (int i = 0; i < words; ++i) {
+    store_word(reinterpret_cast<Word*>(to) + i, raw[i]);
+  }
+#endif
+}
+
 template <int AlignBytes, class T, class A>
 LIGER_DEVICE void store(T* to, const Pack<A>& values) {
 #if defined(LIGER_HOST)
   for (int i = 0; i < pack_size; ++i) to[i] = narrow<T>(values.v[i]);
 #else
-  using Word = typename WordOf<word_bytes(AlignBytes, sizeof(T))>::Type;
-  constexpr int words = pack_size * sizeof(T) / sizeof(Word);
-  const RawPack<T> narrow_values = narrowed<T>(values);
-  Word raw[words];
-  copy_bytes(raw, narrow_values.words, sizeof(raw));
-  LIGER_UNROLL for (int i = 0; i < words; ++i) {
-    store_word(reinterpret_cast<Word*>(to) + i, raw[i]);
-  }
+  store_raw<AlignBytes>(to, narrowed<T>(values));
 #endif
 }
 

@@ -124,6 +124,17 @@ LIGER_DEVICE Pack<typename ArithmeticOf<T>::Type> load_pack(
   return result;
 }
 
+template <int N, int AlignBytes, class T>
+LIGER_DEVICE void store_raw_pack(T* row, int pack, const RawPack<T>& values) {
+  if (N % pack_size == 0 || pack < N / pack_size) {
+    store_raw<AlignBytes>(row + static_cast<long long>(pack) * pack_size, values);
+    return;
+  }
+  T elements[pack_size];
+  copy_bytes(elements, values.words, sizeof(elements));
+  LIGER_UNROLL for (int i = 0; i < N % pack_size; ++i) row[pack * pack_size + i] = elements[i];
+}
+
 template <int N, int AlignBytes, class T, class A>
 LIGER_DEVICE void store_pack(T* row, int pack, const Pack<A>& values) {
   if (N % pack_size == 0 || pack < N / pack_size) {

@@ -89,8 +89,9 @@ def heads(number, size=8):
     return torch.randn(4, number, 6, size)
 
 
-def angles(batch=1):
-    return {"cos": torch.rand(batch, 6, 8) - 0.5, "sin": torch.rand(batch, 6, 8) - 0.5}
+def angles(*batch, tokens=6):
+    shape = (*(batch or (1,)), tokens, 8)
+    return {"cos": torch.rand(shape) - 0.5, "sin": torch.rand(shape) - 0.5}
 
 
 def side_by_side(number):
@@ -158,6 +159,41 @@ def calls():
             {"q": q, "k": k, **angles()},
             table,
         ),
+        "rope_by_position": (
+            f.rope,
+            {
+                "q": q,
+                "k": k,
+                **{name: one[0] for name, one in angles(tokens=9).items()},
+                "position_ids": torch.randint(9, (1, 6)),
+            },
+            (*table, "position_ids"),
+        ),
+        "rope_by_position of each batch": (
+            f.rope,
+            {
+                "q": q,
+                "k": k,
+                **{name: one[0] for name, one in angles(tokens=9).items()},
+                "position_ids": torch.randint(9, (4, 6)),
+            },
+            (*table, "position_ids"),
+        ),
+        "mrope": (
+            lambda **tensors: f.mrope(**tensors, sections=(1, 2, 1)),
+            {"q": q, "k": k, **angles(3, 1)},
+            table,
+        ),
+        "mrope of each batch": (
+            lambda **tensors: f.mrope(**tensors, sections=(1, 2, 1)),
+            {"q": q, "k": k, **angles(3, 4)},
+            table,
+        ),
+        "complex_rope": (
+            f.complex_rope,
+            {"q": q, "k": k, "freqs": angles(4)["cos"]},
+            ("freqs",),
+        ),
         "qk_norm_rope": (
             f.qk_norm_rope,
             {"q": q, "k": k, "weight_q": size, "weight_k": size + 1, **angles()},
@@ -210,7 +246,7 @@ PLANS = {
         if 6 not in value.shape
         else Shard(value.shape.index(6, 1 if value.dim() < 4 or value.shape[1] == 6 else 2))
     ),
-    "heads": lambda name, value: Shard(1) if value.dim() == 4 else WHOLE,
+    "heads": lambda name, value: Shard(1) if name in ("q", "k") else WHOLE,
     "columns": lambda name, value: Shard(value.dim() - 1) if value.is_floating_point() else WHOLE,
 }
 

@@ -30,6 +30,8 @@ FITTING = {
     "swiglu": {"whole": "R", "batch": "S0", "tokens": "S1", "columns": "S2"},
     "geglu": {"whole": "R", "batch": "S0", "tokens": "S1", "columns": "S2"},
     "rope": {"whole": "R", "batch": "S0", "tokens": "S2", "heads": "S1"},
+    "mrope": {"whole": "R", "batch": "S0", "tokens": "S2", "heads": "S1"},
+    "complex_rope": {"whole": "R", "batch": "S0", "tokens": "S2", "heads": "S1"},
     "qk_norm_rope": {"whole": "R", "batch": "S0", "tokens": "S2", "heads": "S1"},
     "rope, heads third": {"whole": "R", "batch": "S0", "tokens": "S1"},
 }

@@ -23,13 +23,21 @@ def floors_ms(case: Case, clock: Clock, bytes_per_ms: float) -> tuple[float, flo
 def _bytes(case: Case) -> tuple[int, int]:
     """Counted on meta tensors: each input read once, each output written once."""
     values = case.values("meta")
-    forward = _size(values.values()) + _size(tensors_of(ours(case.op["name"])(**values)))
+    outputs = tensors_of(ours(case.op["name"])(**values))
+    forward = _read(values, outputs) + _size(outputs)
     backward = case.op["backward"]
     if not backward:  # a loss makes its gradient as it reads
         return forward, forward + _size(values[name] for name in case.differentiable())
     read = case.values("meta", backward)
     written = tensors_of(getattr(native(), backward)(**read))
-    return forward, forward + _size(read.values()) + _size(written)
+    return forward, forward + _read(read, ()) + _size(written)
+
+
+def _read(values: dict, outputs) -> int:
+    """All inputs; but of a table that indices pick from, the rows that the outputs are made of."""
+    if "indices" not in values:
+        return _size(values.values())
+    return _size(value for name, value in values.items() if name != "weight") + _size(outputs)
 
 
 def _size(values) -> int:

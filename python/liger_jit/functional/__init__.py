@@ -6,14 +6,17 @@ computed in float32 and rounded at the store; float64 (CPU only) is computed in 
 Every function compiles under `torch.compile(fullgraph=True)`; none can be differentiated twice.
 """
 
+from .attention import multi_token_attention, neighborhood_attention
 from .dyt import dyt
+from .embedding import embedding
 from .group_norm import group_norm
 from .loss import CrossEntropyOutput, cross_entropy, fused_linear_cross_entropy
 from .mlp import gated_mlp, geglu, swiglu
 from .norm import fused_add_rms_norm, layer_norm, rms_norm
 from .poly_norm import poly_norm
 from .relu_squared import relu_squared
-from .rope import qk_norm_rope, rope
+from .residual import attn_res
+from .rope import complex_rope, mrope, qk_norm_rope, rope
 
 __all__ = [
     "rms_norm",
@@ -27,7 +30,13 @@ __all__ = [
     "relu_squared",
     "gated_mlp",
     "rope",
+    "mrope",
+    "complex_rope",
     "qk_norm_rope",
+    "attn_res",
+    "embedding",
+    "neighborhood_attention",
+    "multi_token_attention",
     "CrossEntropyOutput",
     "cross_entropy",
     "fused_linear_cross_entropy",

@@ -2,15 +2,24 @@
 
 from typing import Any
 
+from .attn_res import LigerAttnRes
 from .cross_entropy import LigerCrossEntropyLoss
 from .dyt import LigerDyT
 from .functional import CrossEntropyOutput
 from .fused_add_rms_norm import LigerFusedAddRMSNorm
 from .fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
+from .fused_neighborhood_attention import (
+    LigerFusedNeighborhoodAttention,
+    LigerFusedNeighborhoodAttentionConfig,
+    LigerFusedNeighborhoodAttentionLayer,
+)
 from .geglu import LigerGEGLUMLP
 from .group_norm import LigerGroupNorm
 from .layer_norm import LigerLayerNorm
+from .llama4_rope import liger_llama4_text_rotary_pos_emb, liger_llama4_vision_rotary_pos_emb
+from .multi_token_attention import LigerMultiTokenAttention
 from .poly_norm import LigerPolyNorm
+from .qwen2vl_mrope import liger_multimodal_rotary_pos_emb
 from .relu_squared import LigerReLUSquared
 from .rms_norm import (
     LigerRMSNorm,
@@ -32,14 +41,19 @@ from .swiglu import (
 __all__ = [
     "AutoLigerKernelForCausalLM",
     "CrossEntropyOutput",
+    "LigerAttnRes",
     "LigerBlockSparseTop2MLP",
     "LigerCrossEntropyLoss",
     "LigerDyT",
     "LigerFusedAddRMSNorm",
     "LigerFusedLinearCrossEntropyLoss",
+    "LigerFusedNeighborhoodAttention",
+    "LigerFusedNeighborhoodAttentionConfig",
+    "LigerFusedNeighborhoodAttentionLayer",
     "LigerGEGLUMLP",
     "LigerGroupNorm",
     "LigerLayerNorm",
+    "LigerMultiTokenAttention",
     "LigerPhi3SwiGLUMLP",
     "LigerPolyNorm",
     "LigerQwen3MoeSwiGLUMLP",
@@ -52,6 +66,9 @@ __all__ = [
     "LigerRMSNormForOlmo2",
     "LigerRMSNormForQwen3Next",
     "LigerSwiGLUMLP",
+    "liger_llama4_text_rotary_pos_emb",
+    "liger_llama4_vision_rotary_pos_emb",
+    "liger_multimodal_rotary_pos_emb",
     "liger_rotary_pos_emb",
 ]
 

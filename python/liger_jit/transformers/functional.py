@@ -2,9 +2,8 @@
 
 Arguments that steer an implementation which does not exist here are accepted and do nothing:
 `in_place` (inputs are never changed), `chunk_mem_const` (chunks are chosen from the sizes),
-`position_ids` (cos and sin are already those of the positions), `size_average` and `reduce`
-(superseded by `reduction` in torch as well). What each function computes stands in
-`liger_jit.functional`.
+`size_average` and `reduce` (superseded by `reduction` in torch as well). What each function
+computes stands in `liger_jit.functional`.
 """
 
 from .. import functional as F
@@ -12,15 +11,21 @@ from ..functional import CrossEntropyOutput
 
 __all__ = [
     "CrossEntropyOutput",
+    "liger_attn_res",
     "liger_cross_entropy",
     "liger_dyt",
     "liger_fused_add_rms_norm",
     "liger_fused_linear_cross_entropy",
+    "liger_fused_neighborhood_attention",
     "liger_geglu",
     "liger_group_norm",
     "liger_layer_norm",
     "liger_poly_norm",
     "liger_relu_squared",
+    "liger_llama4_text_rope",
+    "liger_llama4_vision_rope",
+    "liger_qwen2vl_mrope",
+    "liger_multi_token_attention",
     "liger_rms_norm",
     "liger_rope",
     "liger_swiglu",
@@ -80,14 +85,49 @@ def liger_geglu(a, b):
 def liger_rope(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=None):
     """`functional.rope`: (q, k) rotated, as new tensors.
 
-    rotary_dim, where given, must be the length of cos and sin: they say how much of a head rotates.
+    position_ids choose rows of cos and sin that are [positions, R]; tables with a batch, [1 or B,
+    T, R], are already those of the positions, and position_ids do nothing. rotary_dim, where given,
+    must be what cos and sin have angles for: their length, or twice that for half tables.
     """
-    if rotary_dim is not None and rotary_dim != cos.shape[-1]:
+    length = cos.shape[-1]
+    half_tables = rotary_dim is not None and rotary_dim == 2 * length
+    if rotary_dim is not None and rotary_dim != length and not half_tables:
         raise ValueError(
             f"liger_rope: rotary_dim={rotary_dim} does not fit cos, whose last dimension is "
-            f"{cos.shape[-1]}; pass cos and sin of the rotated part"
+            f"{length}; pass cos and sin of the rotated part, {rotary_dim} or {rotary_dim // 2}"
         )
-    return F.rope(q, k, cos, sin, unsqueeze_dim)
+    if cos.dim() != 2:
+        position_ids = None
+    return F.rope(q, k, cos, sin, unsqueeze_dim, position_ids, half_tables=half_tables)
+
+
+def liger_qwen2vl_mrope(q, k, cos, sin, mrope_section, unsqueeze_dim=1):
+    """`functional.mrope`: (q, k) rotated, as new tensors; cos and sin are [3, 1 or B, T, D]."""
+    return F.mrope(q, k, cos, sin, mrope_section, unsqueeze_dim)
+
+
+def liger_llama4_text_rope(xq, xk, freqs_cis):
+    """`functional.complex_rope` of xq, xk [B, T, H, D] by complex freqs_cis [1 or B, T, D/2]."""
+    return F.complex_rope(xq, xk, freqs_cis, 2)
+
+
+def liger_llama4_vision_rope(query, key, freqs_ci):
+    """`functional.complex_rope` of query, key [B, T, H, D] by complex freqs_ci of T * D/2 numbers.
+
+    Whatever dimensions of one they have: each entry of the batch is turned by the same.
+    """
+    tokens, pairs = query.shape[1], query.shape[-1] // 2
+    if freqs_ci.numel() != tokens * pairs:
+        raise ValueError(
+            f"liger_llama4_vision_rope: freqs_ci has shape {tuple(freqs_ci.shape)}; allowed: "
+            f"{tokens} tokens times {pairs} pairs of a head"
+        )
+    return F.complex_rope(query, key, freqs_ci.to(query.device).reshape(tokens, pairs), 2)
+
+
+def liger_attn_res(V, w_query, w_norm, eps=1e-6):
+    """`functional.attn_res`."""
+    return F.attn_res(V, w_query, w_norm, eps)
 
 
 def liger_cross_entropy(
@@ -159,3 +199,28 @@ def liger_fused_linear_cross_entropy(
         return_token_accuracy=return_token_accuracy,
         return_predicted_tokens=return_predicted_tokens,
     )
+
+
+def liger_fused_neighborhood_attention(query, key, value, kernel_size=7, dilation=1, scale=None):
+    """`functional.neighborhood_attention`."""
+    return F.neighborhood_attention(query, key, value, kernel_size, dilation, scale)
+
+
+def liger_multi_token_attention(
+    scores, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, sparse=False
+):
+    """`functional.multi_token_attention`. stride, padding and dilation may be pairs of equals."""
+    options = {"stride": stride, "padding": padding, "dilation": dilation}
+    alike = {name: _of_both(name, value) for name, value in options.items()}
+    return F.multi_token_attention(scores, weight, bias, **alike, groups=groups, sparse=sparse)
+
+
+def _of_both(name, value):
+    if isinstance(value, int):
+        return value
+    first, second = value
+    if first != second:
+        raise ValueError(
+            f"liger_multi_token_attention: {name} is {value}; allowed: a number, or two alike"
+        )
+    return first

@@ -61,13 +61,45 @@ def rope(q, k, cos, sin):
     return q * cos + _turned(q) * sin, k * cos + _turned(k) * sin
 
 
+def mrope(q, k, cos, sin):
+    """Qwen2-VL's sections, for heads of 128."""
+    cos, sin = (
+        torch.cat([one[i % 3] for i, one in enumerate(table.split(2 * [16, 24, 24], -1))], -1)
+        for table in (cos, sin)
+    )
+    return rope(q, k, cos, sin)
+
+
+def complex_rope(q, k, freqs):
+    """Llama 4's, of heads in the third dimension."""
+    factors = torch.view_as_complex(_wide(freqs).unflatten(-1, (-1, 2))).unsqueeze(2)
+
+    def turned(x):
+        x = x.transpose(1, 2)
+        numbers = torch.view_as_complex(_wide(x).unflatten(-1, (-1, 2)))
+        return torch.view_as_real(numbers * factors).flatten(3).type_as(x).transpose(1, 2)
+
+    return turned(q), turned(k)
+
+
 def qk_norm_rope(q, k, weight_q, weight_k, cos, sin):
     return rope(rms_norm(q, weight_q), rms_norm(k, weight_k), cos, sin)
+
+
+def attn_res(v, w_query, w_norm):
+    wide = _wide(v)
+    key = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + EPS) * _wide(w_norm)
+    score = (key * _wide(w_query)).sum(-1, keepdim=True)
+    return (torch.softmax(score, 0) * wide).sum(0).to(v.dtype)
 
 
 def _turned(x):
     first, second = x.chunk(2, dim=-1)
     return torch.cat((-second, first), dim=-1)
+
+
+def embedding(weight, indices):
+    return F.embedding(indices, weight)
 
 
 def cross_entropy(logits, target):
@@ -76,3 +108,16 @@ def cross_entropy(logits, target):
 
 def fused_linear_cross_entropy(input, weight, target):
     return cross_entropy(F.linear(input, weight), target)
+
+
+def neighborhood_attention(q, k, v):
+    place = torch.arange(q.shape[-2], device=q.device)
+    window = (place[:, None] - place).abs() <= 3
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=window)
+
+
+def multi_token_attention(scores, weight, bias):
+    beyond = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+    p = scores.masked_fill(beyond, float("-inf")).softmax(-1)
+    beyond = beyond[: beyond.shape[0] - 2, : beyond.shape[1] - 2]
+    return F.conv2d(p, weight, bias).masked_fill(beyond, 0)

@@ -1,6 +1,8 @@
 """Liger Kernel, with the defaults that its patches use."""
 
+import torch
 from liger_kernel.transformers import functional
+from liger_kernel.transformers.llama4_rope import liger_llama4_text_rotary_pos_emb
 
 from .eager import EPS
 
@@ -12,6 +14,16 @@ fused_linear_cross_entropy = functional.liger_fused_linear_cross_entropy
 
 def rms_norm(x, weight):
     return functional.liger_rms_norm(x, weight, EPS)
+
+
+def mrope(q, k, cos, sin):
+    return functional.liger_qwen2vl_mrope(q, k, cos, sin, [16, 24, 24])
+
+
+def complex_rope(q, k, freqs):
+    factors = torch.view_as_complex(freqs.unflatten(-1, (-1, 2)))
+    q, k = liger_llama4_text_rotary_pos_emb(q.transpose(1, 2), k.transpose(1, 2), factors)
+    return q.transpose(1, 2), k.transpose(1, 2)
 
 
 def qk_norm_rope(q, k, weight_q, weight_k, cos, sin):
@@ -42,5 +54,24 @@ def geglu(gate, up):
     return functional.liger_geglu(gate, up)
 
 
+def embedding(weight, indices):
+    # Not above: where an experimental part is missing, the others still run.
+    from liger_kernel.ops import LigerEmbeddingFunction
+
+    return LigerEmbeddingFunction.apply(weight, indices)
+
+
 def cross_entropy(logits, target):
     return functional.liger_cross_entropy(logits, target)
+
+
+def attn_res(v, w_query, w_norm):
+    return functional.liger_attn_res(v, w_query, w_norm, EPS)
+
+
+def neighborhood_attention(q, k, v):
+    return functional.liger_fused_neighborhood_attention(q, k, v, 7)
+
+
+def multi_token_attention(scores, weight, bias):
+    return functional.liger_multi_token_attention(scores, weight, bias)

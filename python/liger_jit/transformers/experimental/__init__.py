@@ -1,0 +1,5 @@
+"""What Liger Kernel calls experimental, under its names."""
+
+from .embedding import LigerEmbedding
+
+__all__ = ["LigerEmbedding"]
