@@ -41,7 +41,9 @@ void check_dims(const Call& call, const Output& output, int dims) {
 
 bool has_rows(const Op& op, const Shape& shape) {
   if (shape.whole()) return op.inputs[op.input_index(shape.of)].layout != Layout::dense;
-  return shape.then.size() + (shape.of.empty() ? 0 : 1) >= 2;
+  // A last size that is a number is that of a few values of each row.
+  const bool several = shape.then.size() > 1 || (!shape.of.empty() && !shape.then.empty());
+  return several && !shape.then.back().constant();
 }
 
 Tensor output_tensor(const Call& call, const Output& output) {

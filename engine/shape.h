@@ -15,6 +15,9 @@ class Size {
  public:
   Size(int64_t number) : terms_{{Kind::number, number, {}}} {}
 
+  // Whether it depends on no input.
+  bool constant() const { return terms_.size() == 1 && terms_[0].kind == Kind::number; }
+
   // As int64_t or as a symbol. `size_of_input(input, dim)` gives those of inputs.
   template <class Int, class SizeOfInput>
   Int value(const SizeOfInput& size_of_input) const;

@@ -85,6 +85,7 @@ MODULES = {
     "experimental.embedding.LigerEmbedding": (
         "num_embeddings, embedding_dim, padding_idx=None",
         "indices",
+    ),
     "modulated_rms_norm.LigerModulatedRMSNorm": (
         f"hidden_size, {_NORM}True, elementwise_affine=True",
         "hidden_states, scale, shift=None",

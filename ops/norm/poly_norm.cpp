@@ -133,8 +133,10 @@ const Register poly_norm_backward{Op{
                  },
                  .candidates =
                      [](const Call& call) {
+                       // Of a row and the next one, and of the first what is made of it.
+                       const int arrays = size_bytes(x_dtype(call)) > 2 ? 7 : 4;
                        return partial_candidates(call, call["x"].last_size(),
-                                                 holds(call, "x", 2) ? 4 : 0);
+                                                 holds(call, "x", 2) ? arrays : 0);
                      },
                  .blocks = [](const Call& call,
                               const Knobs& knobs) { return row_blocks(partials_of(call), knobs); },

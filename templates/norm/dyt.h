@@ -153,12 +153,8 @@ struct DytBackward {
   }
 };
 
-// As many partials as there are blocks run at once where a thread has two packs: no more than 128
-// registers. With more packs it needs more.
+// As many partials as there are blocks run at once.
 template <DytBackwardSpec S>
-constexpr int resident_of<DytBackward<S>> =
-    S.hold&& DytBackward<S>::Row::slots <= 2 && DytBackward<S>::block_threads <= 512
-        ? 512 / DytBackward<S>::block_threads
-        : 1;
+constexpr int resident_of<DytBackward<S>> = resident_rows<DytBackward<S>, 512, 2, S.hold>();
 
 }  // namespace liger

@@ -72,7 +72,7 @@ struct GroupNormForward {
       const auto d = values.at(turn, slot, channel, pack) + (-m) + (-rest);
       store_pack<S.inner, S.align_bytes>(
           y + index * size + static_cast<long long>(channel) * S.inner, pack,
-          map([&](A one) { return fused(one, scale, shift); }, d));
+          fused(d, filled(scale), filled(shift)));
     });
     if (group.rank == 0 && thread_index() == 0 && rstd) {
       mean[index] = m + rest;

@@ -87,14 +87,8 @@ struct PolyNormForward {
   }
 };
 
-// Registers for rows on their way, not for powers between the sums and their use.
 template <PolyNormForwardSpec S>
-constexpr int resident_of<PolyNormForward<S>> = S.hold&& PolyNormForward<S>::Row::slots *
-                                                                sizeof(Type<S.x>) <=
-                                                            16 &&
-                                                        PolyNormForward<S>::block_threads <= 768
-                                                    ? 768 / PolyNormForward<S>::block_threads
-                                                    : 1;
+constexpr int resident_of<PolyNormForward<S>> = resident_rows<PolyNormForward<S>, 768, 4, S.hold>();
 
 struct PolyNormBackwardSpec {
   Dtype x;
@@ -213,11 +207,7 @@ struct PolyNormBackward {
 
 // As many partials as there are blocks run at once.
 template <PolyNormBackwardSpec S>
-constexpr int resident_of<PolyNormBackward<S>> = S.hold&& PolyNormBackward<S>::Row::slots *
-                                                                 sizeof(Type<S.x>) <=
-                                                             8 &&
-                                                         PolyNormBackward<S>::block_threads <= 512
-                                                     ? 512 / PolyNormBackward<S>::block_threads
-                                                     : 1;
+constexpr int resident_of<PolyNormBackward<S>> =
+    resident_rows<PolyNormBackward<S>, 512, 2, S.hold>();
 
 }  // namespace liger

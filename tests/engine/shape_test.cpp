@@ -122,6 +122,8 @@ TEST_F(ShapeTest, only_an_output_as_large_as_an_input_has_its_rows) {
   EXPECT_FALSE(has_rows(op_, rows_of("x")));
   EXPECT_FALSE(has_rows(op_, followed_by(like("x"), {2})));
   EXPECT_FALSE(has_rows(op_, sized({size_of("x", 0)})));
+  EXPECT_TRUE(has_rows(op_, sized({size_of("x", 0), size_of("x", 1)})));
+  EXPECT_TRUE(has_rows(op_, followed_by(rows_of("x"), {size_of("table", 0)})));
 }
 
 TEST_F(ShapeTest, a_dim_that_is_not_there_is_refused_by_name) {

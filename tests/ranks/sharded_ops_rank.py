@@ -164,6 +164,13 @@ def calls():
             {"x": x, "bias": bias, "weight": weight},
             (),
         ),
+        "poly_norm": (
+            f.poly_norm,
+            {"x": x, "weight": torch.randn(3), "bias": torch.randn(1)},
+            (),
+        ),
+        "dyt": (f.dyt, {"x": x, "alpha": torch.ones(1), "gamma": weight, "beta": bias}, ()),
+        "relu_squared": (f.relu_squared, {"x": x}, ()),
         "swiglu": (f.swiglu, {"gate": gate, "up": up}, ()),
         "geglu": (f.geglu, {"gate": gate, "up": up}, ()),
         "geglu, exact": (lambda gate, up: f.geglu(gate, up, "none"), {"gate": gate, "up": up}, ()),

@@ -34,6 +34,9 @@ FITTING = {
     "modulated_rms_norm": {"whole": "R", "batch": "S0"},  # of split tokens scale's is a sum
     "modulated_rms_norm of each row": {"whole": "R", "batch": "S0", "tokens": "S1"},
     "modulated_rms_norm, one for all": {"whole": "R", "batch": "S0", "tokens": "S1"},
+    "poly_norm": {"whole": "R", "batch": "S0", "tokens": "S1"},
+    "dyt": {"whole": "R", "batch": "S0", "tokens": "S1"},
+    "relu_squared": {"whole": "R", "batch": "S0", "tokens": "S1", "columns": "S2"},
     "swiglu": {"whole": "R", "batch": "S0", "tokens": "S1", "columns": "S2"},
     "geglu": {"whole": "R", "batch": "S0", "tokens": "S1", "columns": "S2"},
     "rope": {"whole": "R", "batch": "S0", "tokens": "S2", "heads": "S1"},
@@ -42,6 +45,9 @@ FITTING = {
     "qk_norm_rope": {"whole": "R", "batch": "S0", "tokens": "S2", "heads": "S1"},
     "rope, heads third": {"whole": "R", "batch": "S0", "tokens": "S1"},
 }
+
+
+PARAMETERS = ("weight", "bias", "alpha", "gamma", "beta")
 
 
 def fitting(name):
@@ -89,7 +95,7 @@ def test_what_fits_stays_where_it_is_and_needs_no_communication(told):
             assert one["collectives"] == 0, (name, plan)
             assert {placed for _, placed in one["outputs"]} == {placement}, (name, plan)
             for part, (_, placed) in one["gradients"].items():
-                is_parameter = part.startswith(("weight", "bias"))
+                is_parameter = part.startswith(PARAMETERS)
                 wanted = "P" if is_parameter and placement != "R" else placement
                 assert placed == wanted, (name, plan, part)
 

@@ -12,6 +12,14 @@ constexpr int cluster_of = 1;
 template <class Kernel>
 constexpr int resident_of = 1;
 
+// As many as make so many threads, of a kernel that holds up to so many packs of a row: registers
+// should be for packs on their way, not for what is made of them.
+template <class Kernel, int Threads, int MostSlots, bool Hold>
+LIGER_DEVICE constexpr int resident_rows() {
+  const bool fits = Hold && Kernel::Row::slots <= MostSlots && Kernel::block_threads <= Threads;
+  return fits ? Threads / Kernel::block_threads : 1;
+}
+
 #if !defined(LIGER_HOST)
 #undef LIGER_BOUNDS
 #if defined(LIGER_CUDA) && __CUDA_ARCH__ >= 900
