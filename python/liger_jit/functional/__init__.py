@@ -7,7 +7,15 @@ Every function compiles under `torch.compile(fullgraph=True)`; none can be diffe
 """
 
 from .loss import CrossEntropyOutput, cross_entropy, fused_linear_cross_entropy
-from .mlp import gated_mlp, geglu, swiglu
+from .mlp import (
+    activate,
+    clamped_swiglu,
+    gated_mlp,
+    geglu,
+    packed_glu,
+    swiglu,
+    tiled_mlp,
+)
 from .norm import fused_add_rms_norm, layer_norm, rms_norm
 from .rope import qk_norm_rope, rope
 
@@ -17,7 +25,11 @@ __all__ = [
     "layer_norm",
     "swiglu",
     "geglu",
+    "packed_glu",
+    "clamped_swiglu",
+    "activate",
     "gated_mlp",
+    "tiled_mlp",
     "rope",
     "qk_norm_rope",
     "CrossEntropyOutput",

@@ -6,8 +6,9 @@ from .cross_entropy import LigerCrossEntropyLoss
 from .functional import CrossEntropyOutput
 from .fused_add_rms_norm import LigerFusedAddRMSNorm
 from .fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
-from .geglu import LigerGEGLUMLP
+from .geglu import LigerGEGLUMLP, LigerGEGLUMLPForGemma4
 from .layer_norm import LigerLayerNorm
+from .mlp import LigerFalconH1MLP, LigerMLP
 from .rms_norm import (
     LigerRMSNorm,
     LigerRMSNormForGemma,
@@ -20,20 +21,29 @@ from .rms_norm import (
 from .rope import liger_rotary_pos_emb
 from .swiglu import (
     LigerBlockSparseTop2MLP,
+    LigerFalconH1SwiGLUMLP,
+    LigerHunyuanV1SwiGLUMLP,
     LigerPhi3SwiGLUMLP,
     LigerQwen3MoeSwiGLUMLP,
     LigerSwiGLUMLP,
+    LigerSwiGLUMLPForMuseGlimmer,
 )
+from .tiled_mlp import LigerTiledGEGLUMLP, LigerTiledSwiGLUMLP
 
 __all__ = [
     "AutoLigerKernelForCausalLM",
     "CrossEntropyOutput",
     "LigerBlockSparseTop2MLP",
     "LigerCrossEntropyLoss",
+    "LigerFalconH1MLP",
+    "LigerFalconH1SwiGLUMLP",
     "LigerFusedAddRMSNorm",
     "LigerFusedLinearCrossEntropyLoss",
     "LigerGEGLUMLP",
+    "LigerGEGLUMLPForGemma4",
+    "LigerHunyuanV1SwiGLUMLP",
     "LigerLayerNorm",
+    "LigerMLP",
     "LigerPhi3SwiGLUMLP",
     "LigerQwen3MoeSwiGLUMLP",
     "LigerRMSNorm",
@@ -44,6 +54,9 @@ __all__ = [
     "LigerRMSNormForOlmo2",
     "LigerRMSNormForQwen3Next",
     "LigerSwiGLUMLP",
+    "LigerSwiGLUMLPForMuseGlimmer",
+    "LigerTiledGEGLUMLP",
+    "LigerTiledSwiGLUMLP",
     "liger_rotary_pos_emb",
 ]
 

@@ -32,5 +32,9 @@ def geglu(gate, up):
     return functional.liger_geglu(gate, up)
 
 
+def packed_glu(gate_up):
+    return functional.liger_swiglu(*gate_up.chunk(2, dim=-1))
+
+
 def cross_entropy(logits, target):
     return functional.liger_cross_entropy(logits, target)
