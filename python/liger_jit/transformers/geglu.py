@@ -10,7 +10,7 @@ _FORMS = {"gelu_pytorch_tanh": "tanh", "gelu_new": "tanh", "gelu_fast": "tanh", 
 
 
 def gelu_form(module, config):
-    """ "tanh" or "none", from config.hidden_activation or config.hidden_act; "tanh" if it has none."""
+    """The form of GELU that the configuration names: "tanh" or "none"; "tanh" if it names none."""
     activation = getattr(config, "hidden_activation", None)
     activation = activation or getattr(config, "hidden_act", None) or "gelu_pytorch_tanh"
     if activation not in _FORMS:
