@@ -1,5 +1,6 @@
 #include "engine/arguments.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstdio>
 #include <cstdlib>
@@ -65,6 +66,18 @@ void push_fault(const Op& op, const FaultOf& fault, Launch& launch) {
                                  {0, 0, reinterpret_cast<uint64_t>(&fault)});
 }
 
+// To wake a thread costs some microseconds, in which another has worked on as many elements.
+int blocks_worth_a_thread(const Call& call, int64_t blocks) {
+  constexpr int64_t elements_worth_a_thread = 32768;
+  int64_t elements = 1;
+  for (size_t i = 0; i < call.op().inputs.size(); ++i) {
+    const Tensor& tensor = call.tensor(static_cast<int>(i));
+    if (tensor.defined) elements = std::max(elements, tensor.count());
+  }
+  const int64_t of_block = std::max<int64_t>(elements / std::max<int64_t>(blocks, 1), 1);
+  return static_cast<int>((elements_worth_a_thread + of_block - 1) / of_block);
+}
+
 }  // namespace
 
 int slot_of(const Op& op, std::string_view name) {
@@ -88,7 +101,7 @@ Launch launch_of(const KernelOf& kernel, const Call& call, const Knobs& knobs) {
   Launch launch;
   launch.blocks = kernel.blocks(call, knobs);
   launch.threads =
-      call.on_host() ? 1
+      call.on_host() ? blocks_worth_a_thread(call, launch.blocks)
       : kernel.threads
           ? static_cast<int>(kernel.threads(knobs))
           : static_cast<int>(value_of(knobs, "threads", 1) * value_of(knobs, "rows", 1));

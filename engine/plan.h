@@ -24,8 +24,8 @@ struct OutputPlan {
 struct Launch {
   Function* function = nullptr;
   int64_t blocks = 0;
-  int threads = 1;
-  int shared_bytes = 0;                    // of a block, beyond what the kernel declares
+  int threads = 1;       // of a block; on the host, blocks that are worth a thread of their own
+  int shared_bytes = 0;  // of a block, beyond what the kernel declares
   std::vector<uint64_t> packed_arguments;  // the kernel struct; pointers are filled in at each call
   struct Pointer {
     uint16_t word;

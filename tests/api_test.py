@@ -76,6 +76,7 @@ MODULES = {
         "num_channels, num_groups, eps=1e-06, bias=False, init_fn='ones'",
         "hidden_states",
     ),
+    "geglu.LigerGEGLUMLPForGemma4": ("config, layer_idx=None", "x"),
     "layer_norm.LigerLayerNorm": (
         "hidden_size, eps=1e-06, bias=False, init_fn='ones', impl=None, mode=None, backend=None",
         "hidden_states",
@@ -111,10 +112,17 @@ MODULES = {
         "label_smoothing_formula='pytorch', label_smoothing_mode='global'",
         "vocab_parallel_logits, target, tp_group=None",
     ),
+    "mlp.LigerMLP": ("config", "x"),
+    "mlp.LigerFalconH1MLP": ("config", "x"),
     "swiglu.LigerSwiGLUMLP": ("config, intermediate_size=None", "x"),
     "swiglu.LigerBlockSparseTop2MLP": ("config", "x"),
     "swiglu.LigerPhi3SwiGLUMLP": ("config", "x"),
     "swiglu.LigerQwen3MoeSwiGLUMLP": ("config, intermediate_size=None", "x"),
+    "swiglu.LigerHunyuanV1SwiGLUMLP": ("config, layer_idx=None, is_shared_mlp=False", "x"),
+    "swiglu.LigerFalconH1SwiGLUMLP": ("config", "x"),
+    "swiglu.LigerSwiGLUMLPForMuseGlimmer": ("config", "x"),
+    "tiled_mlp.LigerTiledGEGLUMLP": ("config, num_shards=None", "x"),
+    "tiled_mlp.LigerTiledSwiGLUMLP": ("config, num_shards=None", "x"),
 }
 
 _LOSSES = "cross_entropy=False, fused_linear_cross_entropy=True"

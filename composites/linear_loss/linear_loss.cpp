@@ -1,8 +1,6 @@
 #include "composites/linear_loss/linear_loss.h"
 
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
 
 namespace liger::torch_bindings {
 
@@ -23,20 +21,6 @@ Results results_of(const CompositeCall& in, const at::Tensor& input, const Wante
   }
   if (wanted.dinput) results.dinput = at::empty(input.sizes(), input.options());
   return results;
-}
-
-void add_product(at::Tensor& sum, const at::Tensor& left, const at::Tensor& right, bool is_first) {
-  if (sum.is_meta()) return;  // not every product has a kernel there
-  const auto wide = sum.scalar_type();
-  if (wide == left.scalar_type()) {
-    is_first ? at::mm_out(sum, left, right) : sum.addmm_(left, right);
-  } else if (left.is_cuda()) {
-    // The product stays in float32: rounded to 16 bits first, the wide sum would gain little.
-    is_first ? at::mm_out(sum, left, right, wide) : at::addmm_out(sum, sum, left, right, wide);
-  } else {
-    is_first ? at::mm_out(sum, left.to(wide), right.to(wide))
-             : sum.addmm_(left.to(wide), right.to(wide));
-  }
 }
 
 }  // namespace liger::torch_bindings

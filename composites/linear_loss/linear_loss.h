@@ -2,6 +2,7 @@
 // classes.
 #pragma once
 
+#include "composites/products.h"
 #include "ops/linear_loss/chunking_policy.h"
 #include "ops/loss/cross_entropy.h"
 #include "torch_bindings/composite_call.h"
@@ -45,9 +46,6 @@ inline LinearLossSizes sizes_of(const at::Tensor& input, const at::Tensor& weigh
 inline at::Tensor rows_of(const at::Tensor& whole, int64_t first, int64_t count) {
   return whole.defined() ? whole.narrow(0, first, count) : whole;
 }
-
-// sum = left @ right, or sum += left @ right; the sum may be of a wider type.
-void add_product(at::Tensor& sum, const at::Tensor& left, const at::Tensor& right, bool is_first);
 
 // Loss and gradients of these tokens by tiles of the classes, each taken twice.
 Results loss_in_two_passes(const CompositeCall& in, const at::Tensor& input,

@@ -1,10 +1,21 @@
+#include "ops/mlp/gated_mlp.h"
+
 #include "engine/registry.h"
-#include "ops/row_knobs.h"
+#include "ops/mlp/gated.h"
 
 namespace liger {
 namespace {
 
-Input activation() { return choice("activation", {"silu", "gelu_tanh", "gelu"}, "silu"); }
+const GateFormula formula{
+    .activation =
+        [](const Call& call) { return static_cast<Activation>(call.integer("activation")); },
+    .gate_multiplier = real_option("gate_multiplier"),
+    .down_multiplier = real_option("down_multiplier")};
+
+template <class Item>
+void append(std::vector<Item>& list, const std::vector<Item>& more) {
+  list.insert(list.end(), more.begin(), more.end());
+}
 
 void require_columns(const Call& call, std::string_view weight, int64_t columns,
                      const std::string& meaning) {
@@ -13,6 +24,26 @@ void require_columns(const Call& call, std::string_view weight, int64_t columns,
   if (call[weight].last_size() == columns) return;
   call.refuse(weight, "has shape " + shape_text(call[weight]),
               "[out, " + std::to_string(columns) + "], " + meaning);
+}
+
+Dtype x_dtype(const Call& call) { return call["x"].dtype; }
+
+Output gradient_output(std::string name, std::string of, int bit) {
+  return {std::move(name),
+          [of, bit](const Call& call) {
+            return call.has(of) && call.wants_grad(bit) ? like(of) : empty();
+          },
+          x_dtype, false};
+}
+
+}  // namespace
+
+std::vector<Input> mlp_inputs() {
+  return {dense("x"), dense("gate_weight"), optional(dense("up_weight")), dense("down_weight")};
+}
+
+std::vector<Input> mlp_gate_options() {
+  return {activation_choice("silu"), gate_multiplier(), down_multiplier()};
 }
 
 void check_mlp(const Call& call) {
@@ -33,18 +64,10 @@ void check_mlp(const Call& call) {
                   "the rows of gate");
 }
 
-Dtype x_dtype(const Call& call) { return call["x"].dtype; }
-
-std::vector<Input> mlp_inputs() {
-  return {dense("x"), dense("gate_weight"), optional(dense("up_weight")), dense("down_weight")};
-}
-
-Output gradient_output(std::string name, std::string of, int bit) {
-  return {std::move(name),
-          [of, bit](const Call& call) {
-            return call.has(of) && call.wants_grad(bit) ? like(of) : empty();
-          },
-          x_dtype, false};
+std::vector<Output> mlp_gradients() {
+  return {gradient_output("dx", "x", 0), gradient_output("dgate_weight", "gate_weight", 1),
+          gradient_output("dup_weight", "up_weight", 2),
+          gradient_output("ddown_weight", "down_weight", 3)};
 }
 
 std::vector<Sample> mlp_example(const Extent& e) {
@@ -54,14 +77,23 @@ std::vector<Sample> mlp_example(const Extent& e) {
           {.input = "down_weight", .shape = {e["inner"], e["size"]}}};
 }
 
+std::vector<Sample> mlp_gate_samples() {
+  return {{.input = "activation", .value = 0},
+          {.input = "gate_multiplier", .value = 1},
+          {.input = "down_multiplier", .value = 1}};
+}
+
+namespace {
+
 Op forward_op() {
   Op op;
   op.name = "gated_mlp";
   op.doc =
       "y = (act(x @ gate.T) * (x @ up.T)) @ down.T; keeps gate and up, and not their product. "
-      "Without up_weight the rows of gate_weight are those of both";
+      "Without up_weight the rows of gate_weight are those of both. gate is multiplied by "
+      "gate_multiplier first, y by down_multiplier";
   op.inputs = mlp_inputs();
-  op.inputs.push_back(activation());
+  append(op.inputs, mlp_gate_options());
   op.outputs = {
       {"y", [](const Call&) { return linear("x", "down_weight"); }, x_dtype},
       {"gate", [](const Call&) { return linear("x", "gate_weight"); }, x_dtype, false},
@@ -92,53 +124,51 @@ Op backward_op(bool in_place) {
   if (in_place) op.doc += "; gate and up are overwritten";
   op.internal = true;
   op.inputs = {dense("dy")};
-  for (Input& input : mlp_inputs()) op.inputs.push_back(std::move(input));
+  append(op.inputs, mlp_inputs());
   op.inputs.push_back(kept(dense("gate")));
   op.inputs.push_back(kept(optional(dense("up"))));
-  op.inputs.push_back(activation());
+  append(op.inputs, mlp_gate_options());
   op.inputs.push_back(mask("output_mask", 4));
-  op.outputs = {gradient_output("dx", "x", 0), gradient_output("dgate_weight", "gate_weight", 1),
-                gradient_output("dup_weight", "up_weight", 2),
-                gradient_output("ddown_weight", "down_weight", 3)};
+  op.outputs = mlp_gradients();
   op.check = check_mlp;
   op.example = [](const Extent& e) {
     std::vector<Sample> samples = {{.input = "dy", .shape = {e["rows"], e["inner"]}}};
-    for (Sample& sample : mlp_example(e)) samples.push_back(std::move(sample));
+    append(samples, mlp_example(e));
     samples.push_back({.input = "gate", .shape = {e["rows"], e["size"]}});
     samples.push_back({.input = "up", .shape = {e["rows"], e["size"]}});
-    samples.push_back({.input = "activation", .value = 0});
+    append(samples, mlp_gate_samples());
     samples.push_back({.input = "output_mask", .value = 15});
     return samples;
   };
   return op;
 }
 
-KernelOf middle_kernel(std::string name, int activation) {
-  return {
-      .name = std::move(name),
-      .source = "mlp/gated_mlp.h",
-      .when = [activation](const Call& call) { return call.integer("activation") == activation; },
-      .spec = [](const Call& call) -> Spec {
-        return {{"x", call["gate"].dtype},
-                {"product", call.flag("want_product")},
-                {"width", call["gate"].last_size()},
-                {"align_bytes", int64_t{call.align_bytes()}}};
-      },
-      .candidates =
-          [](const Call& call) { return row_candidates(call, call["gate"].last_size(), 0); },
-      .blocks = [](const Call& call,
-                   const Knobs& knobs) { return row_blocks(call["gate"].rows(), knobs); },
-      .arguments = {"product",
-                    "gate",
-                    "up",
-                    "dgate",
-                    "dup",
-                    {"rows", "gate.rows"},
-                    {"product_stride", "product.stride"},
-                    {"gate_stride", "gate.stride"},
-                    {"up_stride", "up.stride"},
-                    {"dgate_stride", "dgate.stride"},
-                    {"dup_stride", "dup.stride"}}};
+KernelOf middle_kernel() {
+  return {.name = "GatedMlpBackward",
+          .source = "mlp/gated_mlp.h",
+          .spec = [](const Call& call) -> Spec {
+            return {{"gate", gate_spec(call, call["gate"].dtype, formula)},
+                    {"product", call.flag("want_product")},
+                    {"width", call["gate"].last_size()},
+                    {"align_bytes", int64_t{call.align_bytes()}}};
+          },
+          .candidates =
+              [](const Call& call) { return row_candidates(call, call["gate"].last_size(), 0); },
+          .blocks = [](const Call& call,
+                       const Knobs& knobs) { return row_blocks(call["gate"].rows(), knobs); },
+          .arguments = {"product",
+                        "gate",
+                        "up",
+                        "dgate",
+                        "dup",
+                        {"rows", "gate.rows"},
+                        {"product_stride", "product.stride"},
+                        {"gate_stride", "gate.stride"},
+                        {"up_stride", "up.stride"},
+                        {"dgate_stride", "dgate.stride"},
+                        {"dup_stride", "dup.stride"},
+                        "gate_multiplier",
+                        "down_multiplier"}};
 }
 
 // The kernel between the products; it writes into buffers of the composite.
@@ -147,17 +177,17 @@ Op middle_op() {
   op.name = "gated_mlp_middle_";
   op.doc = "from the gradient of act(gate) * up those of gate and up; the product overwrites it";
   op.internal = true;
-  op.inputs = {written(rows("product")), rows("gate"), rows("up"),          written(rows("dgate")),
-               written(rows("dup")),     activation(), flag("want_product")};
+  op.inputs = {written(rows("product")), rows("gate"), rows("up"), written(rows("dgate")),
+               written(rows("dup"))};
+  append(op.inputs, mlp_gate_options());
+  op.inputs.push_back(flag("want_product"));
   op.check = [](const Call& call) {
     for (const char* name : {"product", "up", "dgate", "dup"}) {
       require_same_shape(call, "gate", name);
       require_same_dtype(call, "gate", name);
     }
   };
-  op.kernels = {middle_kernel("GatedMlpSiluBackward", 0),
-                middle_kernel("GatedMlpGeluTanhBackward", 1),
-                middle_kernel("GatedMlpGeluErfBackward", 2)};
+  op.kernels = {middle_kernel()};
   op.example = [](const Extent& e) {
     std::vector<Sample> samples;
     for (const char* name : {"product", "gate", "up", "dgate", "dup"}) {

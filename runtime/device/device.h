@@ -80,7 +80,9 @@ class Device {
   // Zeros where the device has no such engine.
   virtual TensorMap tensor_map_of(const TiledMatrix&) { return {}; }
 
-  // `arguments` is the kernel struct, passed by value. Asynchronous on a GPU.
+  // `arguments` is the kernel struct, passed by value. Asynchronous on a GPU. `threads` are those
+  // of a block; on the host, where a block is one thread, the blocks that one thread takes at
+  // least.
   virtual void launch(Function* function, int64_t blocks, int threads, const void* arguments,
                       size_t arguments_bytes, Stream stream, int shared_bytes = 0) = 0;
 

@@ -105,12 +105,12 @@ class HostDevice final : public Device {
 
   void allow_shared(Function*, int) override {}
 
-  void launch(Function* function, int64_t blocks, int, const void* arguments, size_t, Stream,
-              int) override {
+  void launch(Function* function, int64_t blocks, int at_least, const void* arguments, size_t,
+              Stream, int) override {
     if (blocks <= 0) return;
     HostEntry* entry = reinterpret_cast<HostEntry*>(function);
     const auto run = [=](int64_t first, int64_t last) { entry(arguments, first, last); };
-    chosen_parallel_for.load(std::memory_order_relaxed)(blocks, 1, run);
+    chosen_parallel_for.load(std::memory_order_relaxed)(blocks, at_least, run);
   }
 
   uint64_t capture(Stream) override { return 0; }

@@ -1,45 +1,87 @@
-// y = act(gate) * up and its gradients, for any activation. The activation is rounded to the
-// tensors' type before the product, as the modules that this replaces do.
+// The kernels of y = act(gate) * up and its gradients. Gate and up are tensors of their own, the
+// halves of the rows of one, or take turns in them.
 #pragma once
-#include "device/activation.h"
+#include "device/gate.h"
 #include "device/row.h"
 
 namespace liger {
 
+constexpr int apart = 0;
+constexpr int halves = 1;
+constexpr int in_turns = 2;
+
 struct GatedSpec {
-  Dtype x;
-  int width;  // exact length of a row
+  GateSpec gate;
+  int packing;  // one of these
+  int width;    // exact, of gate
   int align_bytes;
   int threads;  // tuned
   int rows;     // tuned
 };
 
-// The gradients of act(gate) * up for eight elements, and act(gate) itself, rounded to T.
-template <class A>
-struct GatedGradients {
-  Pack<A> of_gate;
-  Pack<A> of_up;
-  Pack<A> activation;
-};
-template <class T, class Activation, bool Exact, class A>
-LIGER_DEVICE GatedGradients<A> gated_gradients(const Pack<A>& d, const Pack<A>& gate,
-                                               const Pack<A>& up) {
-  GatedGradients<A> result;
-  LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
-    const auto act = Activation::template at<Exact>(gate.v[i]);
-    result.activation.v[i] = rounded_to<T>(act.value);
-    result.of_gate.v[i] = d.v[i] * up.v[i] * act.slope;
-    result.of_up.v[i] = d.v[i] * result.activation.v[i];
-  }
-  return result;
-}
+// Reads and writes the packs of gate and up where they are in memory.
+template <GatedSpec S>
+struct PackedPair {
+  using A = Arithmetic<S.gate.x>;
+  using T = Type<S.gate.x>;
 
-template <GatedSpec S, class Activation>
+  Pack<A> gate;
+  Pack<A> up;
+
+  // The last pack of gate and up may stand in one.
+  static LIGER_DEVICE bool has_second(int pack) {
+    constexpr int last = S.width / pack_size;
+    return S.width % pack_size == 0 || S.width % pack_size > pack_size / 2 || pack < last;
+  }
+
+  // `up_row` counts only if they are apart.
+  static LIGER_DEVICE PackedPair loaded(const T* gate_row, const T* up_row, int pack) {
+    if constexpr (S.packing == in_turns) {
+      const auto first = load_pack<2 * S.width, S.align_bytes>(gate_row, 2 * pack);
+      const auto second = has_second(pack)
+                              ? load_pack<2 * S.width, S.align_bytes>(gate_row, 2 * pack + 1)
+                              : filled(A(0));
+      PackedPair pair;
+      LIGER_UNROLL for (int i = 0; i < pack_size / 2; ++i) {
+        pair.gate.v[i] = first.v[2 * i];
+        pair.up.v[i] = first.v[2 * i + 1];
+        pair.gate.v[i + pack_size / 2] = second.v[2 * i];
+        pair.up.v[i + pack_size / 2] = second.v[2 * i + 1];
+      }
+      return pair;
+    } else {
+      if constexpr (S.packing == halves) up_row = gate_row + S.width;
+      return {load_pack<S.width, S.align_bytes>(gate_row, pack),
+              load_pack<S.width, S.align_bytes>(up_row, pack)};
+    }
+  }
+
+  LIGER_DEVICE void store(T* gate_row, T* up_row, int pack) const {
+    if constexpr (S.packing == in_turns) {
+      Pack<A> first, second;
+      LIGER_UNROLL for (int i = 0; i < pack_size / 2; ++i) {
+        first.v[2 * i] = gate.v[i];
+        first.v[2 * i + 1] = up.v[i];
+        second.v[2 * i] = gate.v[i + pack_size / 2];
+        second.v[2 * i + 1] = up.v[i + pack_size / 2];
+      }
+      store_pack<2 * S.width, S.align_bytes>(gate_row, 2 * pack, first);
+      if (has_second(pack)) store_pack<2 * S.width, S.align_bytes>(gate_row, 2 * pack + 1, second);
+    } else {
+      if constexpr (S.packing == halves) up_row = gate_row + S.width;
+      store_pack<S.width, S.align_bytes>(gate_row, pack, gate);
+      store_pack<S.width, S.align_bytes>(up_row, pack, up);
+    }
+  }
+};
+
+template <GatedSpec S>
 struct GatedForward {
   static constexpr int block_threads = threads_of_block(S.threads, S.rows);
-  using A = Arithmetic<S.x>;
-  using T = Type<S.x>;
+  using T = Type<S.gate.x>;
+  using A = Arithmetic<S.gate.x>;
   using Row = RowOf<S.width, S.threads, S.rows>;
+  using Pair = PackedPair<S>;
 
   const T* gate;
   const T* up;
@@ -47,30 +89,34 @@ struct GatedForward {
   long long rows;
   long long gate_stride;
   long long up_stride;
+  double gate_multiplier;
+  double down_multiplier;
+  double alpha;
+  double limit;
 
   LIGER_DEVICE void operator()(long long block) const {
+    const Gate<S.gate> formula{A(gate_multiplier), A(down_multiplier), A(alpha), A(limit)};
     each_row<S.threads, S.rows>(block, rows, [&](long long row, int thread, bool active) {
       if (!active) return;
+      const T* const gate_row = gate + row * gate_stride;
+      const T* const up_row = up + row * up_stride;
       Row::each(thread, [&](int, int pack) {
-        const auto g = load_pack<S.width, S.align_bytes>(gate + row * gate_stride, pack);
-        const auto u = load_pack<S.width, S.align_bytes>(up + row * up_stride, pack);
-        const auto product = map(
-            [](A a, A b) {
-              return rounded_to<T>(Activation::template at<wants_exact(S.x)>(a).value) * b;
-            },
-            g, u);
-        store_pack<S.width, S.align_bytes>(y + row * S.width, pack, product);
+        const auto pair = Pair::loaded(gate_row, up_row, pack);
+        store_pack<S.width, S.align_bytes>(y + row * S.width, pack,
+                                           formula.value(pair.gate, pair.up));
       });
     });
   }
 };
 
-template <GatedSpec S, class Activation>
+template <GatedSpec S>
 struct GatedBackward {
   static constexpr int block_threads = threads_of_block(S.threads, S.rows);
-  using A = Arithmetic<S.x>;
-  using T = Type<S.x>;
+  using T = Type<S.gate.x>;
+  using A = Arithmetic<S.gate.x>;
   using Row = RowOf<S.width, S.threads, S.rows>;
+  using Pair = PackedPair<S>;
+  static constexpr int written_width = S.packing == apart ? S.width : 2 * S.width;
 
   const T* dy;
   const T* gate;
@@ -81,18 +127,24 @@ struct GatedBackward {
   long long dy_stride;
   long long gate_stride;
   long long up_stride;
+  double gate_multiplier;
+  double down_multiplier;
+  double alpha;
+  double limit;
 
   LIGER_DEVICE void operator()(long long block) const {
+    const Gate<S.gate> formula{A(gate_multiplier), A(down_multiplier), A(alpha), A(limit)};
     each_row_from_the_end<S.threads, S.rows>(
         block, rows, [&](long long row, int thread, bool active) {
           if (!active) return;
+          const T* const gate_row = gate + row * gate_stride;
+          const T* const up_row = up + row * up_stride;
           Row::each(thread, [&](int, int pack) {
             const auto d = load_pack<S.width, S.align_bytes>(dy + row * dy_stride, pack);
-            const auto g = load_pack<S.width, S.align_bytes>(gate + row * gate_stride, pack);
-            const auto u = load_pack<S.width, S.align_bytes>(up + row * up_stride, pack);
-            const auto made = gated_gradients<T, Activation, wants_exact(S.x)>(d, g, u);
-            store_pack<S.width, S.align_bytes>(dgate + row * S.width, pack, made.of_gate);
-            store_pack<S.width, S.align_bytes>(dup + row * S.width, pack, made.of_up);
+            const auto pair = Pair::loaded(gate_row, up_row, pack);
+            const auto made = formula.gradients(d, pair.gate, pair.up);
+            Pair{made.of_gate, made.of_up}.store(dgate + row * written_width,
+                                                 dup + row * written_width, pack);
           });
         });
   }

@@ -44,7 +44,6 @@ LIGER_DEVICE double reciprocal_root(double value) { return 1.0 / LIGER_C_FUNCTIO
 LIGER_DEVICE float logarithm(float value) { return LIGER_C_FUNCTION(logf)(value); }
 LIGER_DEVICE double logarithm(double value) { return LIGER_C_FUNCTION(log)(value); }
 
-LIGER_DEVICE float error_function(float x) { return LIGER_C_FUNCTION(erff)(x); }
 LIGER_DEVICE double error_function(double x) { return LIGER_C_FUNCTION(erf)(x); }
 
 #if defined(LIGER_HOST)

@@ -169,6 +169,39 @@ LIGER_DEVICE unsigned int narrow_two<f16>(float low, float high) {
 template <class T>
 constexpr bool two_bytes = sizeof(T) == 2;
 
+#if defined(LIGER_HOST)
+template <class T, class A>
+LIGER_DEVICE void widen_eight(Pack<A>& to, const T* from) {
+  for (int i = 0; i < pack_size; ++i) to.v[i] = widen(from[i]);
+}
+template <class T, class A>
+LIGER_DEVICE void narrow_eight(T* to, const Pack<A>& from) {
+  for (int i = 0; i < pack_size; ++i) to[i] = narrow<T>(from.v[i]);
+}
+
+// Of bfloat16 compilers would make these loops scalar, with a branch for each NaN.
+using EightShorts = unsigned short __attribute__((vector_size(16)));
+using EightWords = unsigned int __attribute__((vector_size(32)));
+LIGER_DEVICE void widen_eight(Pack<float>& to, const bf16* from) {
+  EightShorts bits;
+  copy_bytes(&bits, from, sizeof(bits));
+  const EightWords wide = __builtin_convertvector(bits, EightWords) << 16;
+  copy_bytes(to.v, &wide, sizeof(wide));
+}
+LIGER_DEVICE void narrow_eight(bf16* to, const Pack<float>& from) {
+  EightWords bits;
+  copy_bytes(&bits, from.v, sizeof(bits));
+  const EightWords rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const EightWords quiet = (bits >> 16) | 0x40u;
+  const auto above = (bits & 0x7fffffffu) > 0x7f800000u;
+  EightWords is_nan;
+  copy_bytes(&is_nan, &above, sizeof(is_nan));
+  const EightWords result = (quiet & is_nan) | (rounded & ~is_nan);
+  const EightShorts narrow = __builtin_convertvector(result, EightShorts);
+  copy_bytes(to, &narrow, sizeof(narrow));
+}
+#endif
+
 template <class T>
 LIGER_DEVICE Pack<typename ArithmeticOf<T>::Type> widened(const RawPack<T>& raw) {
 #if defined(LIGER_CUDA)
@@ -181,7 +214,11 @@ LIGER_DEVICE Pack<typename ArithmeticOf<T>::Type> widened(const RawPack<T>& raw)
   T elements[pack_size];
   copy_bytes(elements, raw.words, sizeof(elements));
   Pack<typename ArithmeticOf<T>::Type> result;
+#if defined(LIGER_HOST)
+  widen_eight(result, elements);
+#else
   LIGER_UNROLL for (int i = 0; i < pack_size; ++i) result.v[i] = widen(elements[i]);
+#endif
   return result;
 }
 
@@ -195,7 +232,11 @@ LIGER_DEVICE RawPack<T> narrowed(const Pack<A>& values) {
   }
 #endif
   T elements[pack_size];
+#if defined(LIGER_HOST)
+  narrow_eight(elements, values);
+#else
   LIGER_UNROLL for (int i = 0; i < pack_size; ++i) elements[i] = narrow<T>(values.v[i]);
+#endif
   RawPack<T> result;
   copy_bytes(result.words, elements, sizeof(elements));
   return result;
@@ -244,7 +285,7 @@ template <int AlignBytes, bool Constant = true, class T>
 LIGER_DEVICE Pack<typename ArithmeticOf<T>::Type> load(const T* from) {
 #if defined(LIGER_HOST)
   Pack<typename ArithmeticOf<T>::Type> result;
-  for (int i = 0; i < pack_size; ++i) result.v[i] = widen(from[i]);
+  widen_eight(result, from);
   return result;
 #else
   return widened(load_raw<AlignBytes, Constant>(from));
@@ -270,7 +311,7 @@ LIGER_DEVICE void store_raw(T* to, const RawPack<T>& values) {
 template <int AlignBytes, class T, class A>
 LIGER_DEVICE void store(T* to, const Pack<A>& values) {
 #if defined(LIGER_HOST)
-  for (int i = 0; i < pack_size; ++i) to[i] = narrow<T>(values.v[i]);
+  narrow_eight(to, values);
 #else
   store_raw<AlignBytes>(to, narrowed<T>(values));
 #endif

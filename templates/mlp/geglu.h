@@ -1,22 +1,16 @@
-// y = gelu(gate) * up, with the tanh form of GELU or the exact one.
+// y = gelu(gate) * up, in any of GELU's forms.
 #pragma once
 #include "device/gated.h"
 
 namespace liger {
 
-using GegluTanhForwardSpec = GatedSpec;
-using GegluTanhBackwardSpec = GatedSpec;
-using GegluErfForwardSpec = GatedSpec;
-using GegluErfBackwardSpec = GatedSpec;
+using GegluForwardSpec = GatedSpec;
+using GegluBackwardSpec = GatedSpec;
 
-template <GegluTanhForwardSpec S>
-struct GegluTanhForward : GatedForward<S, GeluTanh> {};
-template <GegluTanhBackwardSpec S>
-struct GegluTanhBackward : GatedBackward<S, GeluTanh> {};
+template <GegluForwardSpec S>
+struct GegluForward : GatedForward<S> {};
 
-template <GegluErfForwardSpec S>
-struct GegluErfForward : GatedForward<S, GeluErf> {};
-template <GegluErfBackwardSpec S>
-struct GegluErfBackward : GatedBackward<S, GeluErf> {};
+template <GegluBackwardSpec S>
+struct GegluBackward : GatedBackward<S> {};
 
 }  // namespace liger

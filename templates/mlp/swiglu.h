@@ -8,9 +8,9 @@ using SwigluForwardSpec = GatedSpec;
 using SwigluBackwardSpec = GatedSpec;
 
 template <SwigluForwardSpec S>
-struct SwigluForward : GatedForward<S, Silu> {};
+struct SwigluForward : GatedForward<S> {};
 
 template <SwigluBackwardSpec S>
-struct SwigluBackward : GatedBackward<S, Silu> {};
+struct SwigluBackward : GatedBackward<S> {};
 
 }  // namespace liger

@@ -24,6 +24,11 @@ WORDS = {
     ("gated_mlp", "activation"): lambda word: functional.gated_mlp(
         torch.ones(2, 8), *(torch.ones(8, 8) for _ in range(3)), activation=word
     ),
+    ("tiled_mlp", "activation"): lambda word: functional.tiled_mlp(
+        torch.ones(2, 8), *(torch.ones(8, 8) for _ in range(3)), activation=word
+    ),
+    ("packed_glu", "activation"): lambda word: functional.packed_glu(torch.ones(2, 8), word),
+    ("activate", "activation"): lambda word: functional.activate(torch.ones(2, 8), word),
     ("cross_entropy", "reduction"): lambda word: functional.cross_entropy(
         torch.ones(2, 8), torch.ones(2, dtype=torch.int64), reduction=word
     ),

@@ -37,13 +37,22 @@ def same_as(mine, theirs, x):
 
 def test_feed_forward_modules_match_those_of_the_models(device):
     from transformers.models.gemma2.modeling_gemma2 import Gemma2MLP
+    from transformers.models.hunyuan_v1_moe.modeling_hunyuan_v1_moe import HunYuanMoEV1MLP
     from transformers.models.llama.modeling_llama import LlamaMLP
+    from transformers.models.muse_glimmer.modeling_muse_glimmer import MuseGlimmerTextMLP
     from transformers.models.phi3.modeling_phi3 import Phi3MLP
     from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeMLP
 
     x = torch.randn(2, 5, 32, device=device)
     biased = SimpleNamespace(**{**vars(CONFIG), "mlp_bias": True})
+    muse = SimpleNamespace(**{**vars(CONFIG), "hidden_activation": "silu"})
     pairs = [
+        (liger.LigerMLP(CONFIG), LlamaMLP(CONFIG)),
+        (liger.LigerMLP(biased), LlamaMLP(biased)),
+        (liger.LigerHunyuanV1SwiGLUMLP(CONFIG, 3, True), HunYuanMoEV1MLP(CONFIG)),
+        (liger.LigerSwiGLUMLPForMuseGlimmer(muse), MuseGlimmerTextMLP(muse)),
+        (liger.LigerTiledSwiGLUMLP(CONFIG, 3), LlamaMLP(CONFIG)),
+        (liger.LigerTiledGEGLUMLP(CONFIG), Gemma2MLP(CONFIG)),
         (liger.LigerSwiGLUMLP(CONFIG), LlamaMLP(CONFIG)),
         (liger.LigerSwiGLUMLP(biased), LlamaMLP(biased)),
         (liger.LigerGEGLUMLP(CONFIG), Gemma2MLP(CONFIG)),
@@ -52,6 +61,44 @@ def test_feed_forward_modules_match_those_of_the_models(device):
     ]
     for mine, theirs in pairs:
         same_as(mine.to(device), theirs.to(device), x)
+
+
+@pytest.mark.parametrize("mlp_bias", [False, True])
+@pytest.mark.parametrize("name", ["LigerFalconH1MLP", "LigerFalconH1SwiGLUMLP"])
+def test_the_multipliers_of_falcon_h1_are_kept(device, name, mlp_bias):
+    from transformers.models.falcon_h1.modeling_falcon_h1 import FalconH1MLP
+
+    options = {"mlp_bias": mlp_bias, "mlp_multipliers": [0.88, 0.3]}
+    config = SimpleNamespace(**{**vars(CONFIG), **options})
+    mine, theirs = getattr(liger, name)(config), FalconH1MLP(config)
+    same_as(mine.to(device), theirs.to(device), torch.randn(2, 5, 32, device=device))
+
+
+@pytest.mark.parametrize("layer, width", [(None, 48), (0, 48), (1, 96)])
+def test_a_layer_of_gemma_4_that_reuses_keys_may_be_twice_as_wide(device, layer, width):
+    from transformers.models.gemma4.modeling_gemma4 import Gemma4TextMLP
+
+    modes = {"use_double_wide_mlp": True, "kv_sharing_modes": ["own", "reuse"]}
+    older = {"use_double_wide_mlp": True, "num_hidden_layers": 2, "num_kv_shared_layers": 1}
+    for options in (modes, older):
+        config = SimpleNamespace(**{**vars(CONFIG), **options})
+        assert liger.LigerGEGLUMLPForGemma4(config, layer).gate_proj.out_features == width
+    if layer is not None:
+        config = SimpleNamespace(**{**vars(CONFIG), **modes})
+        mine, theirs = liger.LigerGEGLUMLPForGemma4(config, layer), Gemma4TextMLP(config, layer)
+        same_as(mine.to(device), theirs.to(device), torch.randn(2, 5, 32, device=device))
+
+
+def test_a_whole_mlp_calls_a_projection_that_is_more_than_its_weight(device):
+    x = torch.randn(4, 32, device=device)
+    for mlp in (liger.LigerMLP(CONFIG), liger.LigerTiledSwiGLUMLP(CONFIG, 2)):
+        mlp = mlp.to(device)
+        seen = []
+        hook = mlp.up_proj.register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        hooked = mlp(x)
+        assert seen
+        hook.remove()
+        torch.testing.assert_close(hooked, mlp(x))
 
 
 def test_the_mixtral_expert_is_gated_by_its_first_projection(device):

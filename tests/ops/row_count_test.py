@@ -54,7 +54,7 @@ def test_new_numbers_of_rows_expand_and_hash_no_source(device, op):
     known = 200 + 100 * list(OPS).index(op)
     new = range(known + 1, known + 5)
     cost = cost_of_new_rows(op, device, known, new)
-    assert cost["plans"] >= len(new)
+    assert cost["plans"] > 0  # not for each: an op that splits its rows meets lengths again
     assert cost["units_expanded"] == 0
     assert cost["compiled"] == 0
 

@@ -26,7 +26,8 @@ def run(asked: argparse.Namespace) -> int:
         [op["name"], op["doc"], ", ".join(kernel["name"] for kernel in op["kernels"]), options(op)]
         for op in ops
     ]
-    print_table(f"{len(ops)} ops", ["op", "computes", "kernels", "options"], rows)
+    columns = ["op", "computes", "kernels", "options"]
+    print_table(f"{len(ops)} ops", columns, rows, unfolded="options")
     return 0
 
 

@@ -13,7 +13,15 @@ from .gated_norm import gated_rms_norm
 from .group_norm import group_norm
 from .int2 import int2_matmul, pack_int2, unpack_int2
 from .loss import CrossEntropyOutput, cross_entropy, fused_linear_cross_entropy
-from .mlp import gated_mlp, geglu, swiglu
+from .mlp import (
+    activate,
+    clamped_swiglu,
+    gated_mlp,
+    geglu,
+    packed_glu,
+    swiglu,
+    tiled_mlp,
+)
 from .modulated_norm import modulated_rms_norm
 from .norm import fused_add_rms_norm, layer_norm, rms_norm
 from .norm_add import layer_norm_add, rms_norm_add
@@ -37,7 +45,11 @@ __all__ = [
     "swiglu",
     "geglu",
     "relu_squared",
+    "packed_glu",
+    "clamped_swiglu",
+    "activate",
     "gated_mlp",
+    "tiled_mlp",
     "rope",
     "mrope",
     "complex_rope",

@@ -13,10 +13,11 @@ from .fused_neighborhood_attention import (
     LigerFusedNeighborhoodAttentionConfig,
     LigerFusedNeighborhoodAttentionLayer,
 )
-from .geglu import LigerGEGLUMLP
+from .geglu import LigerGEGLUMLP, LigerGEGLUMLPForGemma4
 from .group_norm import LigerGroupNorm
 from .layer_norm import LigerLayerNorm
 from .llama4_rope import liger_llama4_text_rotary_pos_emb, liger_llama4_vision_rotary_pos_emb
+from .mlp import LigerFalconH1MLP, LigerMLP
 from .modulated_rms_norm import LigerModulatedRMSNorm
 from .multi_token_attention import LigerMultiTokenAttention
 from .norm_add import LigerLayerNormAdd, LigerRMSNormAdd
@@ -36,10 +37,14 @@ from .rms_norm_gated import LigerRMSNormGated
 from .rope import liger_rotary_pos_emb
 from .swiglu import (
     LigerBlockSparseTop2MLP,
+    LigerFalconH1SwiGLUMLP,
+    LigerHunyuanV1SwiGLUMLP,
     LigerPhi3SwiGLUMLP,
     LigerQwen3MoeSwiGLUMLP,
     LigerSwiGLUMLP,
+    LigerSwiGLUMLPForMuseGlimmer,
 )
+from .tiled_mlp import LigerTiledGEGLUMLP, LigerTiledSwiGLUMLP
 from .vocab_parallel_cross_entropy import LigerVocabParallelCrossEntropy
 
 __all__ = [
@@ -49,6 +54,8 @@ __all__ = [
     "LigerBlockSparseTop2MLP",
     "LigerCrossEntropyLoss",
     "LigerDyT",
+    "LigerFalconH1MLP",
+    "LigerFalconH1SwiGLUMLP",
     "LigerFusedAddRMSNorm",
     "LigerFusedLinearCrossEntropyLoss",
     "LigerFusedNeighborhoodAttention",
@@ -60,6 +67,10 @@ __all__ = [
     "LigerMultiTokenAttention",
     "LigerLayerNormAdd",
     "LigerModulatedRMSNorm",
+    "LigerGEGLUMLPForGemma4",
+    "LigerHunyuanV1SwiGLUMLP",
+    "LigerLayerNorm",
+    "LigerMLP",
     "LigerPhi3SwiGLUMLP",
     "LigerPolyNorm",
     "LigerQwen3MoeSwiGLUMLP",
@@ -78,6 +89,9 @@ __all__ = [
     "liger_llama4_vision_rotary_pos_emb",
     "liger_multimodal_rotary_pos_emb",
     "LigerVocabParallelCrossEntropy",
+    "LigerSwiGLUMLPForMuseGlimmer",
+    "LigerTiledGEGLUMLP",
+    "LigerTiledSwiGLUMLP",
     "liger_rotary_pos_emb",
 ]
 

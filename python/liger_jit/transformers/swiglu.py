@@ -2,15 +2,25 @@
 
 from torch import nn
 
-from ..functional import swiglu
+from ..functional import packed_glu, swiglu
 
 
-def _refuse_other_activations(module, config):
-    if config.hidden_act not in ("silu", "swish"):
+def refuse_other_activations(module, config, option="hidden_act"):
+    """For a module that is gated by SiLU, whatever the configuration says."""
+    activation = getattr(config, option)
+    if activation not in ("silu", "swish"):
         raise ValueError(
-            f"{type(module).__name__}: config.hidden_act={config.hidden_act!r} is not supported; "
+            f"{type(module).__name__}: config.{option}={activation!r} is not supported; "
             "allowed: 'silu', 'swish'"
         )
+
+
+def projections(module, bias=False):
+    """gate_proj, up_proj and down_proj of the module's sizes."""
+    hidden, between = module.hidden_size, module.intermediate_size
+    module.gate_proj = nn.Linear(hidden, between, bias=bias)
+    module.up_proj = nn.Linear(hidden, between, bias=bias)
+    module.down_proj = nn.Linear(between, hidden, bias=bias)
 
 
 class LigerSwiGLUMLP(nn.Module):
@@ -21,16 +31,13 @@ class LigerSwiGLUMLP(nn.Module):
 
     def __init__(self, config, intermediate_size=None):
         super().__init__()
-        _refuse_other_activations(self, config)
+        refuse_other_activations(self, config)
         self.config = config
         self.hidden_size = config.hidden_size
         self.intermediate_size = (
             config.intermediate_size if intermediate_size is None else intermediate_size
         )
-        bias = getattr(config, "mlp_bias", False)
-        self.gate_proj = nn.Linear(self.hidden_size, self.intermediate_size, bias=bias)
-        self.up_proj = nn.Linear(self.hidden_size, self.intermediate_size, bias=bias)
-        self.down_proj = nn.Linear(self.intermediate_size, self.hidden_size, bias=bias)
+        projections(self, getattr(config, "mlp_bias", False))
 
     def forward(self, x):
         return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
@@ -40,12 +47,51 @@ class LigerQwen3MoeSwiGLUMLP(LigerSwiGLUMLP):
     """One expert of Qwen3-MoE; pass config.moe_intermediate_size as intermediate_size."""
 
 
+class LigerSwiGLUMLPForMuseGlimmer(LigerSwiGLUMLP):
+    """Muse Glimmer's text MLP, whose configuration names the activation hidden_activation."""
+
+    def __init__(self, config):
+        nn.Module.__init__(self)
+        refuse_other_activations(self, config, "hidden_activation")
+        self.config = config
+        self.hidden_size = config.hidden_size
+        self.intermediate_size = config.intermediate_size
+        projections(self)
+
+
+class LigerHunyuanV1SwiGLUMLP(LigerSwiGLUMLP):
+    """HunYuan V1, dense and the shared expert of its mixture; the last two arguments are the
+    model's and change nothing."""
+
+    def __init__(self, config, layer_idx=None, is_shared_mlp=False):
+        super().__init__(config)
+        self.layer_idx = layer_idx
+
+
+class LigerFalconH1SwiGLUMLP(LigerSwiGLUMLP):
+    """Falcon-H1: down_proj(silu(gate_proj(x) * gate_multiplier) * up_proj(x)) * down_multiplier.
+
+    The multipliers are config.mlp_multipliers. The second is part of `functional.swiglu` where the
+    last projection is a linear layer without a bias, which commutes with it.
+    """
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.gate_multiplier, self.down_multiplier = map(float, config.mlp_multipliers)
+
+    def forward(self, x):
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        if type(self.down_proj) is nn.Linear and self.down_proj.bias is None:
+            return self.down_proj(swiglu(gate, up, self.gate_multiplier, self.down_multiplier))
+        return self.down_proj(swiglu(gate, up, self.gate_multiplier)) * self.down_multiplier
+
+
 class LigerPhi3SwiGLUMLP(nn.Module):
-    """Phi-3: gate and up come out of one projection and are read in place as its halves."""
+    """Phi-3: gate and up come out of one projection as its halves; its gradient is one tensor."""
 
     def __init__(self, config):
         super().__init__()
-        _refuse_other_activations(self, config)
+        refuse_other_activations(self, config)
         self.config = config
         self.hidden_size = config.hidden_size
         self.intermediate_size = config.intermediate_size
@@ -53,8 +99,7 @@ class LigerPhi3SwiGLUMLP(nn.Module):
         self.down_proj = nn.Linear(self.intermediate_size, self.hidden_size, bias=False)
 
     def forward(self, x):
-        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
-        return self.down_proj(swiglu(gate, up))
+        return self.down_proj(packed_glu(self.gate_up_proj(x)))
 
 
 class LigerBlockSparseTop2MLP(nn.Module):
@@ -62,7 +107,7 @@ class LigerBlockSparseTop2MLP(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        _refuse_other_activations(self, config)
+        refuse_other_activations(self, config)
         self.ffn_dim = config.intermediate_size
         self.hidden_dim = config.hidden_size
         self.w1 = nn.Linear(self.hidden_dim, self.ffn_dim, bias=False)

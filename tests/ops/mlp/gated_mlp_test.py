@@ -12,17 +12,27 @@ ACTIVATIONS = {
     "silu": torch_functional.silu,
     "gelu_tanh": lambda x: torch_functional.gelu(x, approximate="tanh"),
     "gelu": torch_functional.gelu,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
 }
 # Products of other shapes may add in another order.
 PRODUCTS = 1e-3
 
 
-def reference(x, gate_weight, up_weight, down_weight, activation="silu"):
+def reference(
+    x,
+    gate_weight,
+    up_weight,
+    down_weight,
+    activation="silu",
+    gate_multiplier=1.0,
+    down_multiplier=1.0,
+):
     if up_weight is None:
         gate, up = linear(x, gate_weight).chunk(2, dim=-1)
     else:
         gate, up = linear(x, gate_weight), linear(x, up_weight)
-    return linear(ACTIVATIONS[activation](gate) * up, down_weight)
+    gated = ACTIVATIONS[activation](gate * gate_multiplier) * up
+    return linear(gated, down_weight) * down_multiplier
 
 
 def tensors(dtype, device, leading=(3, 5), hidden=24, width=40, out=24):
@@ -47,6 +57,14 @@ def packed(inputs):
 def test_every_dtype_is_as_exact_as_eager(device, activation):
     for dtype in dtypes_of(device):
         inputs = tensors(dtype, device) | {"activation": activation}
+        assert_as_exact_as_eager(gated_mlp, reference, inputs, WRT, slack_of_products=slack(dtype))
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu"])
+def test_multipliers_are_as_exact_as_eager(device, activation):
+    options = {"activation": activation, "gate_multiplier": 0.88, "down_multiplier": 0.3}
+    for dtype in dtypes_of(device):
+        inputs = tensors(dtype, device) | options
         assert_as_exact_as_eager(gated_mlp, reference, inputs, WRT, slack_of_products=slack(dtype))
 
 
@@ -92,7 +110,9 @@ def test_gradients_that_nobody_wants_are_not_made(device):
     y, gate, up = native.gated_mlp(**values)
     for wanted in range(4):
         mask = [place == wanted for place in range(4)]
-        made = native.gated_mlp_backward(torch.ones_like(y), *values.values(), gate, up, 0, mask)
+        made = native.gated_mlp_backward(
+            torch.ones_like(y), *values.values(), gate, up, 0, 1.0, 1.0, mask
+        )
         assert [gradient.numel() > 0 for gradient in made] == mask
 
 
@@ -191,7 +211,7 @@ def test_errors_name_the_argument_and_what_is_allowed(device):
     refused("down_weight", "bf16|bfloat16", down_weight=inputs["down_weight"].bfloat16())
     refused("down_weight", "2 dimensions", down_weight=inputs["down_weight"][0])
     refused("x", "no dimensions", x=inputs["x"][0, 0, 0])
-    assert_refused(lambda: torch.ops.liger_jit.gated_mlp(*inputs.values(), 3), "activation", "3")
+    assert_refused(lambda: torch.ops.liger_jit.gated_mlp(*inputs.values(), 4), "activation", "4")
 
 
 def test_a_last_backward_makes_its_gradients_in_what_was_kept(device):
@@ -203,7 +223,7 @@ def test_a_last_backward_makes_its_gradients_in_what_was_kept(device):
         y, gate, up = torch.ops.liger_jit.gated_mlp(**inputs)
         before = gate.clone(), up.clone()
         gradients = getattr(torch.ops.liger_jit, backward)(
-            torch.ones_like(y), *inputs.values(), gate, up, 0, [True] * 4
+            torch.ones_like(y), *inputs.values(), gate, up, 0, 1.0, 1.0, [True] * 4
         )
         assert torch.equal(gate, before[0]) is torch.equal(up, before[1]) is not writes
         for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True):

@@ -1,4 +1,4 @@
-"""gelu(gate) * up, in both forms of GELU, against float64."""
+"""gelu(gate) * up, in all forms of GELU, against float64."""
 
 from functools import partial
 
@@ -19,8 +19,14 @@ from liger_jit.functional import geglu
 WRT = ("gate", "up")
 
 
-def reference(gate, up, approximate="tanh"):
-    return torch_functional.gelu(gate, approximate=approximate) * up
+def gelu(x, approximate):
+    if approximate == "sigmoid":
+        return x * torch.sigmoid(1.702 * x)
+    return torch_functional.gelu(x, approximate=approximate)
+
+
+def reference(gate, up, approximate="tanh", gate_multiplier=1.0, down_multiplier=1.0):
+    return gelu(gate * gate_multiplier, approximate) * up * down_multiplier
 
 
 def check(inputs, approximate):
@@ -43,10 +49,12 @@ def test_every_size_is_as_exact_as_eager_in_bfloat16(device, size):
     check(tensors((9, size), torch.bfloat16, device), "tanh")
 
 
-@pytest.mark.parametrize("approximate", ["tanh", "none"])
+@pytest.mark.parametrize("approximate", ["tanh", "none", "sigmoid"])
 def test_every_dtype_is_as_exact_as_eager(device, approximate):
     for dtype in dtypes_of(device):
         check(tensors((33, 129), dtype, device), approximate)
+        scaled = {"gate_multiplier": 0.88, "down_multiplier": 0.3}
+        check(tensors((33, 129), dtype, device) | scaled, approximate)
 
 
 def test_the_two_forms_differ(device):

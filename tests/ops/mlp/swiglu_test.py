@@ -21,6 +21,12 @@ def reference(gate, up):
     return torch_functional.silu(gate) * up
 
 
+def scaled_reference(gate, up, gate_multiplier=1.0, down_multiplier=1.0, limit=None):
+    if limit is not None:
+        gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+    return torch_functional.silu(gate * gate_multiplier) * up * down_multiplier
+
+
 def tensors(shape, dtype, device, scale=2.0):
     gate, up = scale * torch.randn(2, *shape, device=device)
     return {"gate": gate.to(dtype), "up": up.to(dtype)}
@@ -38,6 +44,21 @@ def test_every_dtype_is_as_exact_as_eager(device):
     for dtype in dtypes_of(device):
         inputs = tensors((33, 129), dtype, device)
         assert_as_exact_as_eager(swiglu, reference, inputs, WRT)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"gate_multiplier": 0.88, "down_multiplier": 0.3},
+        {"gate_multiplier": -2.0},
+        {"limit": 1.7},
+        {"gate_multiplier": 0.5, "down_multiplier": 2.5, "limit": 1.7},
+    ],
+)
+def test_multipliers_and_a_limit_are_as_exact_as_eager(device, options):
+    for dtype in dtypes_of(device):
+        inputs = tensors((33, 129), dtype, device) | options
+        assert_as_exact_as_eager(swiglu, scaled_reference, inputs, WRT)
 
 
 def test_the_forward_has_nearly_always_the_bits_of_eager(device):
@@ -107,6 +128,7 @@ def test_errors_name_the_argument_and_its_value(device):
     assert_refused(lambda: swiglu(gate, up[:, :63]), "swiglu", "up", "63", "64")
     assert_refused(lambda: swiglu(gate, up.half()), "swiglu", "up", "16")
     assert_refused(lambda: swiglu(gate.long(), up.long()), "swiglu", "gate", "i64|(?i:int64|long)")
+    assert_refused(lambda: swiglu(gate, up, limit=-1.0), "swiglu", "limit", "-1")
     assert_refused(lambda: swiglu(gate, None), "swiglu", "up", "Tensor", "None")
 
 

@@ -74,6 +74,21 @@ def geglu(gate, up):
     return F.gelu(gate, approximate="tanh") * up
 
 
+def packed_glu(gate_up):
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def clamped_swiglu(gate_up):
+    gate, up = gate_up[..., ::2], gate_up[..., 1::2]
+    gate, up = gate.clamp(max=7.0), up.clamp(-7.0, 7.0)
+    return (up + 1) * (gate * torch.sigmoid(gate * 1.702))
+
+
+def activate(x, bias):
+    return F.gelu(x + bias, approximate="tanh")
+
+
 def rope(q, k, cos, sin):
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
     return q * cos + _turned(q) * sin, k * cos + _turned(k) * sin

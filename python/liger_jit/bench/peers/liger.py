@@ -73,6 +73,10 @@ def embedding(weight, indices):
     return LigerEmbeddingFunction.apply(weight, indices)
 
 
+def packed_glu(gate_up):
+    return functional.liger_swiglu(*gate_up.chunk(2, dim=-1))
+
+
 def cross_entropy(logits, target):
     return functional.liger_cross_entropy(logits, target)
 
