@@ -238,19 +238,25 @@ LIGER_DEVICE Pack<typename ArithmeticOf<T>::Type> load(const T* from) {
 }
 
 // Into global memory.
+#if !defined(LIGER_HOST)
+template <int AlignBytes, class T>
+LIGER_DEVICE void store_raw(T* to, const RawPack<T>& values) {
+  using Word = typename WordOf<word_bytes(AlignBytes, sizeof(T))>::Type;
+  constexpr int words = pack_size * sizeof(T) / sizeof(Word);
+  Word raw[words];
+  copy_bytes(raw, values.words, sizeof(raw));
+  LIGER_UNROLL for (int i = 0; i < words; ++i) {
+    store_word(reinterpret_cast<Word*>(to) + i, raw[i]);
+  }
+}
+#endif
+
 template <int AlignBytes, class T, class A>
 LIGER_DEVICE void store(T* to, const Pack<A>& values) {
 #if defined(LIGER_HOST)
   for (int i = 0; i < pack_size; ++i) to[i] = narrow<T>(values.v[i]);
 #else
-  using Word = typename WordOf<word_bytes(AlignBytes, sizeof(T))>::Type;
-  constexpr int words = pack_size * sizeof(T) / sizeof(Word);
-  const RawPack<T> narrow_values = narrowed<T>(values);
-  Word raw[words];
-  copy_bytes(raw, narrow_values.words, sizeof(raw));
-  LIGER_UNROLL for (int i = 0; i < words; ++i) {
-    store_word(reinterpret_cast<Word*>(to) + i, raw[i]);
-  }
+  store_raw<AlignBytes>(to, narrowed<T>(values));
 #endif
 }
 
