@@ -5,8 +5,11 @@ from typing import Any
 from .cross_entropy import LigerCrossEntropyLoss
 from .functional import CrossEntropyOutput
 from .fused_add_rms_norm import LigerFusedAddRMSNorm
+from .fused_ce_tvd import LigerFusedCETVDLoss
 from .fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
 from .geglu import LigerGEGLUMLP
+from .jsd import LigerJSD
+from .kl_div import LigerKLDIVLoss
 from .layer_norm import LigerLayerNorm
 from .rms_norm import (
     LigerRMSNorm,
@@ -18,12 +21,15 @@ from .rms_norm import (
     LigerRMSNormForQwen3Next,
 )
 from .rope import liger_rotary_pos_emb
+from .softmax import LigerSoftmax
+from .sparsemax import LigerSparsemax
 from .swiglu import (
     LigerBlockSparseTop2MLP,
     LigerPhi3SwiGLUMLP,
     LigerQwen3MoeSwiGLUMLP,
     LigerSwiGLUMLP,
 )
+from .tvd import LigerTVDLoss
 
 __all__ = [
     "AutoLigerKernelForCausalLM",
@@ -31,8 +37,11 @@ __all__ = [
     "LigerBlockSparseTop2MLP",
     "LigerCrossEntropyLoss",
     "LigerFusedAddRMSNorm",
+    "LigerFusedCETVDLoss",
     "LigerFusedLinearCrossEntropyLoss",
     "LigerGEGLUMLP",
+    "LigerJSD",
+    "LigerKLDIVLoss",
     "LigerLayerNorm",
     "LigerPhi3SwiGLUMLP",
     "LigerQwen3MoeSwiGLUMLP",
@@ -43,7 +52,10 @@ __all__ = [
     "LigerRMSNormForGlm4",
     "LigerRMSNormForOlmo2",
     "LigerRMSNormForQwen3Next",
+    "LigerSoftmax",
+    "LigerSparsemax",
     "LigerSwiGLUMLP",
+    "LigerTVDLoss",
     "liger_rotary_pos_emb",
 ]
 

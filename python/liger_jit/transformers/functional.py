@@ -16,10 +16,15 @@ __all__ = [
     "liger_fused_add_rms_norm",
     "liger_fused_linear_cross_entropy",
     "liger_geglu",
+    "liger_jsd",
+    "liger_kl_div",
     "liger_layer_norm",
     "liger_rms_norm",
     "liger_rope",
+    "liger_softmax",
+    "liger_sparsemax",
     "liger_swiglu",
+    "liger_tvd",
 ]
 
 
@@ -36,6 +41,16 @@ def liger_fused_add_rms_norm(X, R, W, eps, offset=0.0, casting_mode="llama", in_
 def liger_layer_norm(X, W, B, eps):
     """`functional.layer_norm`."""
     return F.layer_norm(X, W, B, eps)
+
+
+def liger_softmax(x):
+    """`functional.softmax`."""
+    return F.softmax(x)
+
+
+def liger_sparsemax(input, dim=-1):
+    """`functional.sparsemax`."""
+    return F.sparsemax(input, dim)
 
 
 def liger_swiglu(a, b):
@@ -130,3 +145,26 @@ def liger_fused_linear_cross_entropy(
         return_token_accuracy=return_token_accuracy,
         return_predicted_tokens=return_predicted_tokens,
     )
+
+
+def liger_kl_div(
+    input,
+    target,
+    size_average=True,
+    reduce=True,
+    reduction="mean",
+    log_target=False,
+    eps=1e-10,
+):
+    """`functional.kl_div`."""
+    return F.kl_div(input, target, reduction, log_target, eps)
+
+
+def liger_jsd(input, target, shift_labels=None, beta=0.5, ignore_index=-100):
+    """`functional.jsd`: input is the student, target the teacher, both log-probabilities."""
+    return F.jsd(input, target, shift_labels, beta, ignore_index)
+
+
+def liger_tvd(input, target, shift_labels=None, reduction="mean", ignore_index=-100):
+    """`functional.tvd`: input is the student, target the teacher, both probabilities."""
+    return F.tvd(input, target, shift_labels, reduction, ignore_index)

@@ -32,5 +32,32 @@ def geglu(gate, up):
     return functional.liger_geglu(gate, up)
 
 
+def softmax(x):
+    return functional.liger_softmax(x)
+
+
+def sparsemax(x):
+    return functional.liger_sparsemax(x)
+
+
 def cross_entropy(logits, target):
     return functional.liger_cross_entropy(logits, target)
+
+
+def kl_div(input, target):
+    return functional.liger_kl_div(input, target)
+
+
+def jsd(input, target, labels=None):
+    return functional.liger_jsd(input, target, labels)
+
+
+def tvd(input, target, labels=None):
+    return functional.liger_tvd(input, target, labels)
+
+
+def ce_tvd(student, teacher, target):
+    # Not above: where a release lacks it, the others still run.
+    from liger_kernel.transformers.fused_ce_tvd import LigerFusedCETVDLoss
+
+    return LigerFusedCETVDLoss()(student, teacher, target)
