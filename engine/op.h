@@ -184,11 +184,13 @@ struct Sample {  // one argument of an example
   // [batch, heads, tokens, head size] with a token's heads side by side in memory, as a projection
   // makes them.
   bool heads_second = false;
+  bool probabilities = false;  // each row is above zero and sums to one
 };
 
 struct BenchCase {
   std::string name;
-  Extent extent;  // what it does not name is as usual
+  Extent extent;              // what it does not name is as usual
+  Dtype dtype = Dtype::bf16;  // of the tensors whose dtype the example leaves open
 };
 
 struct Op {

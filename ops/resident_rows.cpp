@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <bit>
 
+#include "engine/output_layout.h"
+#include "ops/row_knobs.h"
+
 namespace liger {
 
 namespace {
@@ -56,7 +59,7 @@ int64_t most_shared_bytes(const Place& place) {
 int64_t launch_bytes(const ResidentRows& rows, const Deal& deal) {
   const int64_t most_shift = rows.shifted ? 16 / rows.element_bytes - 1 : 0;
   const int64_t slots = (rows.size + most_shift + deal.stride() - 1) / deal.stride();
-  return (slots - deal.kept) * deal.threads * pack_size * rows.element_bytes;
+  return rows.arrays * (slots - deal.kept) * deal.threads * pack_size * rows.element_bytes;
 }
 
 int64_t block_bytes(const ResidentRows& rows, const Deal& deal) {
@@ -84,7 +87,7 @@ std::vector<Deal> deals_of(const ResidentRows& rows) {
   if (!deals.empty() || rows.place.capability < 90) return deals;
   const int64_t threads = std::min(accumulators(rows), most_threads);
   const bool keeps = rows.may_keep && !rows.shifted && rows.size % pack_size == 0;
-  const int64_t kept = keeps ? kept_bytes / (pack_size * rows.element_bytes) : 0;
+  const int64_t kept = keeps ? kept_bytes / (pack_size * rows.element_bytes * rows.arrays) : 0;
   deals = that_fit(rows, {{128, threads / 128, kept}, {256, threads / 256, kept}});
   if (kept == 0 && threads > 512) {
     // Two blocks wait the least for each other, where two can hold the row.
@@ -107,6 +110,81 @@ int resident_row_shared_bytes(const ResidentRows& rows, const Knobs& knobs) {
   return static_cast<int>(launch_bytes(
       rows,
       {value_of(knobs, "threads", 1), value_of(knobs, "cluster", 1), value_of(knobs, "kept", 0)}));
+}
+
+Knobs of_one_block(int64_t threads, int64_t rows) {
+  return {{"threads", threads}, {"rows", rows}, {"cluster", 1}, {"kept", 0}};
+}
+
+RereadRows::RereadRows(const Call& call, std::vector<std::string_view> read,
+                       std::string_view written, bool may_keep)
+    : call_(call), rows_(call[read.front()].rows()), align_bytes_(16) {
+  const Tensor& first = call[read.front()];
+  // Whether each row of all of them is as far from alignment.
+  bool alike = true;
+  const bool several = read.size() > 1 || !written.empty();
+  for (const std::string_view name : read) {
+    const Tensor& tensor = call[name];
+    align_bytes_ = std::min<int64_t>(align_bytes_, tensor.row_align_bytes());
+    alike &= !several || (tensor.align_bytes == 16 && tensor.row_stride() == first.last_size());
+  }
+  if (!written.empty()) {
+    const Tensor output = output_tensor(call, call.op().outputs[call.op().output_index(written)]);
+    align_bytes_ = std::min<int64_t>(align_bytes_, output.row_align_bytes());
+  }
+  // On the host it means nothing, and one unit then serves every alignment.
+  if (call.on_host()) align_bytes_ = 2;
+  shape_ = {.place = call.place(),
+            .size = first.last_size(),
+            .element_bytes = size_bytes(first.dtype),
+            .shifted = align_bytes_ < 16 && alike,
+            .may_keep = may_keep,
+            .arrays = static_cast<int64_t>(read.size())};
+  resident_ = !call.on_host() && !resident_row_candidates(shape_).empty();
+}
+
+std::vector<Knobs> RereadRows::candidates(int64_t fewest_threads) const {
+  if (call_.on_host()) return {of_one_block(1, 1), of_one_block(1, 4)};
+  if (resident_) return resident_row_candidates(shape_);
+  if (shape_.size > 8192) {
+    return {of_one_block(512, 1), of_one_block(1024, 1), of_one_block(256, 1)};
+  }
+  if (fewest_threads < 64 && shape_.size <= 1024) {
+    // A thread has a pack, or a few.
+    std::vector<Knobs> list;
+    for (const int64_t packs_each : {1, 4}) {
+      const auto packs = static_cast<uint64_t>(shape_.size + pack_size * packs_each - 1);
+      const auto wanted = static_cast<int64_t>(std::bit_ceil(packs / (pack_size * packs_each)));
+      const int64_t threads = std::clamp<int64_t>(wanted, fewest_threads, 32);
+      for (const int64_t block : {128, 256}) list.push_back(of_one_block(threads, block / threads));
+    }
+    if (shape_.size > 256) list.push_back(of_one_block(64, 1));
+    return list;
+  }
+  return {of_one_block(128, 1), of_one_block(256, 1), of_one_block(64, 1)};
+}
+
+int64_t RereadRows::blocks(const Knobs& knobs) const {
+  return row_blocks(rows_, knobs) * value_of(knobs, "cluster", 1);
+}
+
+int RereadRows::shared_bytes(const Knobs& knobs) const {
+  return resident_ ? resident_row_shared_bytes(shape_, knobs) : 0;
+}
+
+KernelOf reread_kernel(KernelOf kernel, std::vector<std::string_view> read,
+                       std::string_view written, int64_t fewest_threads, bool may_keep) {
+  const auto rows = [read = std::move(read), written, may_keep](const Call& call) {
+    return RereadRows(call, read, written, may_keep);
+  };
+  kernel.candidates = [rows, fewest_threads](const Call& call) {
+    return rows(call).candidates(fewest_threads);
+  };
+  kernel.blocks = [rows](const Call& call, const Knobs& knobs) { return rows(call).blocks(knobs); };
+  kernel.shared_bytes = [rows](const Call& call, const Knobs& knobs) {
+    return rows(call).shared_bytes(knobs);
+  };
+  return kernel;
 }
 
 }  // namespace liger

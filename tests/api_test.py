@@ -35,7 +35,13 @@ FUNCTIONS = {
     "num_groups, eps",
     "functional.liger_poly_norm": "X, W, B, eps=1e-06, in_place=True",
     "functional.liger_relu_squared": "x",
+    "functional.liger_softmax": "x",
+    "functional.liger_sparsemax": "input, dim=-1",
     "functional.liger_swiglu": "a, b",
+    "functional.liger_kl_div": "input, target, size_average=True, reduce=True, reduction='mean', "
+    "log_target=False, eps=1e-10",
+    "functional.liger_jsd": "input, target, shift_labels=None, beta=0.5, ignore_index=-100",
+    "functional.liger_tvd": "input, target, shift_labels=None, reduction='mean', ignore_index=-100",
     "functional.liger_layer_norm": "X, W, B, eps",
     "functional.liger_rms_norm": "X, W, eps, offset=0.0, casting_mode='llama', in_place=True",
     "functional.liger_modulated_rms_norm": "X, W, scale, shift=None, eps=1e-06, offset=0.0, "
@@ -114,6 +120,18 @@ MODULES = {
     ),
     "mlp.LigerMLP": ("config", "x"),
     "mlp.LigerFalconH1MLP": ("config", "x"),
+    "softmax.LigerSoftmax": ("", "x"),
+    "sparsemax.LigerSparsemax": ("dim=-1", "x"),
+    "fused_ce_tvd.LigerFusedCETVDLoss": (
+        "ignore_index=-100",
+        "student_logits, teacher_logits, target",
+    ),
+    "kl_div.LigerKLDIVLoss": ("eps=1e-10, *args, **kwargs", "y_pred, y_true"),
+    "jsd.LigerJSD": ("beta=0.5, ignore_index=-100", "log_q, log_p, shift_labels=None"),
+    "tvd.LigerTVDLoss": (
+        "reduction='batchmean', ignore_index=-100",
+        "p, q, shift_labels=None",
+    ),
     "swiglu.LigerSwiGLUMLP": ("config, intermediate_size=None", "x"),
     "swiglu.LigerBlockSparseTop2MLP": ("config", "x"),
     "swiglu.LigerPhi3SwiGLUMLP": ("config", "x"),

@@ -117,7 +117,7 @@ std::string describe_ops() {
       kernels.push_back({{"name", kernel.name}, {"template", kernel.source}});
     json cases = json::array();
     for (const BenchCase& one : op.bench) {
-      json row = {{"name", one.name}};
+      json row = {{"name", one.name}, {"dtype", name_of(one.dtype)}};
       const Extent extent = op.extent(one.extent);
       for (const NamedSize& size : extent.sizes()) row[size.name] = size.value;
       cases.push_back(std::move(row));
@@ -239,6 +239,7 @@ std::string describe_example(const Op& op, Dtype dtype, const Extent& extent) {
       row["dtype"] = name_of(sample_dtype(sample, dtype));
       row["below"] = sample.below > 0 ? json(sample.below) : json(nullptr);
       row["heads_second"] = sample.heads_second;
+      row["probabilities"] = sample.probabilities;
     } else {
       row["kind"] = kind_text(input.kind);
       row["value"] = sample.value;

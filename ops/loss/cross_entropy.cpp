@@ -1,7 +1,6 @@
 #include "ops/loss/cross_entropy.h"
 
 #include "engine/arguments.h"
-#include "engine/output_layout.h"
 #include "engine/registry.h"
 #include "ops/resident_rows.h"
 
@@ -66,68 +65,21 @@ std::vector<Knobs> one_block_candidates(const Call& call) {
 }
 int64_t one_block(const Call&, const Knobs&) { return 1; }
 
-// How the logits of a call lie in memory, and where their gradient goes.
-struct Rows {
-  const Call& call;
-  bool in_place;
-
-  const Tensor& logits() const { return call["logits"]; }
-  Tensor gradient() const {
-    return output_tensor(call, call.op().outputs[call.op().output_index("dlogits")]);
-  }
-  int64_t size() const { return logits().last_size(); }
-  int64_t element_bytes() const { return size_bytes(logits().dtype); }
-  bool fresh_gradient() const { return !in_place && call.flag("with_gradient"); }
-
-  // What the address of every row is a multiple of, up to 16.
-  int64_t align_bytes() const {
-    if (call.on_host()) return 2;  // means nothing there, and one unit then serves every alignment
-    const int align = logits().row_align_bytes();
-    return fresh_gradient() ? std::min(align, gradient().row_align_bytes()) : align;
-  }
-  // Whether logits and gradient of each row are as far from alignment.
-  bool shift_alike() const {
-    return !fresh_gradient() || (logits().align_bytes == 16 && logits().row_stride() == size());
-  }
-  // A row that is held may start anywhere (0): its loads are aligned down.
-  int64_t spec_align_bytes() const {
-    return resident() && align_bytes() < 16 && shift_alike() ? 0 : align_bytes();
-  }
-
-  bool has_registers_to_spare() const {
-    return call.real("label_smoothing") == 0.0 && call.real("softcap") == 0.0;
-  }
-
-  ResidentRows shape() const {
-    return {.place = call.place(),
-            .size = size(),
-            .element_bytes = element_bytes(),
-            .shifted = align_bytes() < 16 && shift_alike(),
-            .may_keep = has_registers_to_spare()};
-  }
-  bool resident() const { return !call.on_host() && !resident_row_candidates(shape()).empty(); }
-};
-
-// Knobs that a row which is read anew at each use has, too.
-Knobs of_one_block(int64_t threads, int64_t rows) {
-  return {{"threads", threads}, {"rows", rows}, {"cluster", 1}, {"kept", 0}};
-}
-
-std::vector<Knobs> candidates_for(const Rows& rows) {
-  if (rows.call.on_host()) return {of_one_block(1, 1), of_one_block(1, 4)};
-  if (rows.resident()) return resident_row_candidates(rows.shape());
-  if (rows.size() > 8192)
-    return {of_one_block(512, 1), of_one_block(1024, 1), of_one_block(256, 1)};
-  return {of_one_block(128, 1), of_one_block(256, 1), of_one_block(64, 1)};
+// The logits of a call, and where their gradient goes.
+RereadRows rows_of_logits(const Call& call, bool in_place) {
+  const bool has_registers_to_spare =
+      call.real("label_smoothing") == 0.0 && call.real("softcap") == 0.0;
+  const bool fresh_gradient = !in_place && call.flag("with_gradient");
+  return {call, {"logits"}, fresh_gradient ? "dlogits" : "", has_registers_to_spare};
 }
 
 Spec rows_spec(const Call& call, bool grad_output, bool with_loss, bool with_gradient, bool scaled,
                bool in_place, bool joined) {
-  const Rows rows{call, in_place};
+  const RereadRows rows = rows_of_logits(call, in_place);
   return {
       {"logits", call["logits"].dtype},
       {"classes", call["logits"].last_size()},
-      {"align_bytes", rows.spec_align_bytes()},
+      {"align_bytes", rows.align_bytes()},
       {"has_weight", call.has("weight")},
       {"has_grad_output", grad_output},
       {"smoothing", call.real("label_smoothing") != 0.0},
@@ -150,17 +102,14 @@ KernelOf rows_kernel(bool in_place) {
   return {.name = "CrossEntropyRows",
           .source = "loss/cross_entropy.h",
           .candidates =
-              [in_place](const Call& call) {
-                return candidates_for(Rows{call, in_place});
-              },
+              [in_place](const Call& call) { return rows_of_logits(call, in_place).candidates(); },
           .blocks =
-              [](const Call& call, const Knobs& knobs) {
-                return row_blocks(call["logits"].rows(), knobs) * value_of(knobs, "cluster", 1);
+              [in_place](const Call& call, const Knobs& knobs) {
+                return rows_of_logits(call, in_place).blocks(knobs);
               },
           .shared_bytes =
               [in_place](const Call& call, const Knobs& knobs) {
-                const Rows rows{call, in_place};
-                return rows.resident() ? resident_row_shared_bytes(rows.shape(), knobs) : 0;
+                return rows_of_logits(call, in_place).shared_bytes(knobs);
               }};
 }
 

@@ -7,14 +7,20 @@ namespace {
 // What a gradient that the forward has already made is multiplied with.
 void check_scale(const Call& call) {
   const int64_t factors = call["factor"].count();
-  if (factors != 1 && factors != call["x"].rows()) {
+  if (factors != 1 && factors != call["x"].rows() && factors != call["x"].count()) {
     call.refuse("factor", "has " + std::to_string(factors) + " elements",
-                "1 or the rows of 'x', " + std::to_string(call["x"].rows()));
+                "1, the rows of 'x', " + std::to_string(call["x"].rows()) + ", or its elements, " +
+                    std::to_string(call["x"].count()));
   }
   if (call["factor"].dtype != arithmetic(call["x"].dtype)) {
     call.refuse("factor", "has dtype " + std::string(name_of(call["factor"].dtype)),
                 std::string(name_of(arithmetic(call["x"].dtype))));
   }
+}
+
+bool for_each_element(const Call& call) {
+  const int64_t factors = call["factor"].count();
+  return factors != 1 && factors != call["x"].rows();
 }
 
 // Most products in place are with 1, and then the number of blocks is all that costs: no more than
@@ -32,6 +38,7 @@ KernelOf scale_kernel(bool in_place) {
       .spec = [in_place](const Call& call) -> Spec {
         return {{"x", call["x"].dtype},
                 {"each_row", call["factor"].count() != 1},
+                {"each_element", for_each_element(call)},
                 {"in_place", in_place},
                 {"width", call["x"].last_size()},
                 {"align_bytes", int64_t{call.align_bytes()}}};
@@ -63,7 +70,7 @@ std::vector<Sample> scale_example(const Extent& e) {
 
 const Register scale{Op{
     .name = "scale",
-    .doc = "y = x * factor * multiplier, one factor for all or one for each row",
+    .doc = "y = x * factor * multiplier, one factor for all, for each row or for each element",
     .internal = true,
     .inputs = {rows("x"), dense("factor"), real("multiplier", "1.0")},
     .outputs = {{"y", [](const Call&) { return like("x"); },

@@ -123,10 +123,6 @@ struct ActivationOf<3> {
   using Type = QuickGelu;
 };
 
-LIGER_DEVICE constexpr bool wants_exact(Dtype dtype) {
-  return dtype == Dtype::f32 || dtype == Dtype::f64;
-}
-
 // The activation of tensors of a dtype; `alpha` is that of quick GELU.
 template <int Number, Dtype D, class A>
 LIGER_DEVICE ValueAndSlope<A> activated(A x, A alpha = A(1.702)) {

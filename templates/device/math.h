@@ -70,7 +70,55 @@ LIGER_DEVICE float exponential_host(float x) {
   const float high = bits_as<float>((whole - half + 127) << 23);
   return p * low * high;
 }
+
+// In the same way: log(0) = -inf, log(inf) = inf, NaN for what is below zero.
+LIGER_DEVICE float logarithm_host(float x) {
+  const bool small = x < 0x1p-126f;
+  const float normal = small ? x * 0x1p23f : x;
+  // x = m * 2^n with m from sqrt(1/2) to sqrt(2).
+  const int from_root = bits_as<int>(normal) - 0x3f3504f3;
+  const float n = static_cast<float>((from_root >> 23) - (small ? 23 : 0));
+  const float f = bits_as<float>((from_root & 0x007fffff) + 0x3f3504f3) - 1.0f;
+  float p = 7.0376836292e-2f;
+  p = fused(p, f, -1.1514610310e-1f);
+  p = fused(p, f, 1.1676998740e-1f);
+  p = fused(p, f, -1.2420140846e-1f);
+  p = fused(p, f, 1.4249322787e-1f);
+  p = fused(p, f, -1.6668057665e-1f);
+  p = fused(p, f, 2.0000714765e-1f);
+  p = fused(p, f, -2.4999993993e-1f);
+  p = fused(p, f, 3.3333331174e-1f);
+  const float square = f * f;
+  float y = fused(n, -2.12194440e-4f, f * square * p);
+  y = fused(-0.5f, square, y);
+  const float result = fused(n, 0.693359375f, f + y);
+  const float at_most_zero = bits_as<float>(x < 0.0f ? 0x7fc00000u : 0xff800000u);
+  const float finite = x > 0.0f ? result : at_most_zero;
+  return x < bits_as<float>(0x7f800000u) ? finite : x;
+}
 #endif
+
+// log(x) of each element of a row; `logarithm` is for one number of a row.
+template <bool Exact>
+LIGER_DEVICE double log_of(double x) {
+  return logarithm(x);
+}
+template <bool Exact>
+LIGER_DEVICE float log_of(float x) {
+#if defined(LIGER_HOST)
+  return logarithm_host(x);
+#elif defined(LIGER_CUDA)
+  if constexpr (Exact) {
+    return logf(x);
+  } else {
+    float result;
+    asm("lg2.approx.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result * 0.693147180559945309f;
+  }
+#else
+  return Exact ? logf(x) : __logf(x);
+#endif
+}
 
 template <bool Exact>
 LIGER_DEVICE double exponential(double x) {

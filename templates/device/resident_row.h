@@ -1,6 +1,9 @@
 // A row that the threads of a cluster read once and hold, as it is in memory: in shared memory, and
 // some packs in registers. Each thread reads and writes packs of its own.
 //
+// Rows of one length and type, that start as far from alignment, may be held together: a thread has
+// the same columns of each.
+//
 // A row may start anywhere: loads are aligned down, so its first column may stand within a pack. A
 // sum's bits depend neither on that nor on the number of threads: elements `accumulator_count`
 // packs apart are added in order, then halves of what is left, from the highest bit of the position
@@ -18,8 +21,11 @@ template <int N, int Threads, int Blocks, int Kept, int Bytes, class T>
 class ResidentRow {
  public:
   using A = typename ArithmeticOf<T>::Type;
+  using Elements = Pack<A>;
 
-  LIGER_DEVICE ResidentRow(const T* row, int rank) : row_(row), rank_(rank) {
+  // `before`: how many rows are held beside this one that were constructed before it.
+  LIGER_DEVICE ResidentRow(const T* row, int rank, int before = 0)
+      : row_(row), rank_(rank), before_(before) {
     constexpr int run = Threads / pack_size;  // of neighbouring packs
     const int thread = thread_index();
     const int first = (thread / run * Blocks + rank) * run + thread % run;
@@ -29,12 +35,18 @@ class ResidentRow {
   }
 
   LIGER_DEVICE void read() {
-    cluster_arrive<Blocks>();
+    if (before_ == 0) cluster_arrive<Blocks>();
     LIGER_UNROLL_BY(copies_alone ? 1 : 4)
     for (int slot = Kept; slot < slots_; ++slot) copy(slot);
     LIGER_UNROLL for (int slot = 0; slot < Kept; ++slot) {
       kept_[slot] = load_raw<word, false>(row_ + column_of(slot));
     }
+  }
+
+  // For who begins with a sum: what `combined` waits for.
+  LIGER_DEVICE void wait() const {
+    wait_for_copies();
+    cluster_wait<Blocks>();
   }
 
   // Whether this thread, alone of all, has that column.
@@ -44,33 +56,62 @@ class ResidentRow {
   }
   LIGER_DEVICE bool leads() const { return rank_ == 0 && thread_index() == 0; }
 
-  // Combines f(column, eight elements), in any order. Elements that are missing are -inf. First of
-  // all uses.
-  template <class V, class F, class Combine>
-  LIGER_DEVICE V combined(F&& f, Combine combine, V value) const {
+  // Combines f(column, eight elements, eight of each of the others), in any order. Elements that
+  // are missing are -inf. First of all uses.
+  template <class V, class F, class Combine, class... Others>
+  LIGER_DEVICE V combined(F&& f, Combine combine, V value, const Others&... others) const {
     LIGER_UNROLL for (int slot = 0; slot < Kept; ++slot) {
-      value = combine(value, f(column_of(slot), widened(anew(kept_[slot]))));
+      value = combine(value, f(column_of(slot), in_registers(slot), others.in_registers(slot)...));
     }
     wait_for_copies();
     LIGER_UNROLL_BY(1) for (int slot = Kept; slot < slots_; ++slot) {
-      value = combine(value, f(column_of(slot), widened(shared(slot))));
+      value = combine(value, f(column_of(slot), in_shared(slot), others.in_shared(slot)...));
     }
     return across_cluster<Threads, Blocks>(value, rank_, combine);
   }
 
-  // Adds the eight results of f(column, eight elements), which are zero for what is missing.
-  // `again`: this is not the first sum.
+  // The slots whose eight elements f holds for, by bits.
   template <class F>
-  LIGER_DEVICE A sum(bool again, F&& f) const {
-    return across_positions<Threads, Blocks>(of_accumulators<0, 1>(f), rank_, again);
+  LIGER_DEVICE unsigned long long marked(F&& f) const {
+    static_assert(most_slots <= 64);
+    unsigned long long marks = 0;
+    each<0, 1>([&](int slot, const Pack<A>& mine) {
+      marks |= static_cast<unsigned long long>(f(mine)) << slot;
+    });
+    return marks;
   }
 
-  // to[column] = f(column, eight elements).
-  template <class F>
-  LIGER_DEVICE void store(T* to, F&& f) const {
-    each<0, 1>([&](int slot, const RawPack<T>& raw) {
-      put(to, column_of(slot), f(column_of(slot), widened(raw)));
-    });
+  // Combines f(eight elements) of the slots marked, in any order, after `combined`. `use`: how
+  // often it was called before.
+  template <class V, class F, class Combine>
+  LIGER_DEVICE V of_marked(unsigned long long marks, int use, F&& f, Combine combine,
+                           V value) const {
+    if (marks != 0) {
+      LIGER_UNROLL for (int slot = 0; slot < Kept; ++slot) {
+        if (marks >> slot & 1) value = combine(value, f(in_registers(slot)));
+      }
+      LIGER_UNROLL_BY(1) for (int slot = Kept; slot < slots_; ++slot) {
+        if (marks >> slot & 1) value = combine(value, f(in_shared(slot)));
+      }
+    }
+    return across_cluster<Threads, Blocks, true>(value, rank_, combine, use);
+  }
+
+  // Adds the eight results of f(column, eight elements, eight of each of the others), which are
+  // zero for what is missing. `again`: this is not the first sum.
+  template <class F, class... Others>
+  LIGER_DEVICE A sum(bool again, F&& f, const Others&... others) const {
+    return across_positions<Threads, Blocks>(of_accumulators<0, 1>(f, others...), rank_, again);
+  }
+
+  // to[column] = f(column, eight elements, eight of each of the others).
+  template <class F, class... Others>
+  LIGER_DEVICE void store(T* to, F&& f, const Others&... others) const {
+    each<0, 1>(
+        [&](int slot, const Pack<A>& mine, const typename Others::Elements&... rest) {
+          put(to, column_of(slot), f(column_of(slot), mine, rest...));
+        },
+        others...);
   }
   LIGER_DEVICE void fill(T* to, A value) const {
     LIGER_UNROLL_BY(1) for (int slot = 0; slot < slots_; ++slot) {
@@ -100,10 +141,15 @@ class ResidentRow {
 
   // A thread's packs are `Threads` words apart, so that neighbours read neighbouring words.
   static constexpr int words = pack_size * sizeof(T) / 16;
-  static LIGER_DEVICE unsigned char* place(int slot, int i) {
-    return shared_of_launch() + (((slot - Kept) * words + i) * Threads + thread_index()) * 16;
+  static constexpr int most_slots = (N + most_shift + stride - 1) / stride;
+  LIGER_DEVICE unsigned char* place(int slot, int i) const {
+    const int packs = before_ * (most_slots - Kept) + slot - Kept;
+    return shared_of_launch() + ((packs * words + i) * Threads + thread_index()) * 16;
   }
-  static LIGER_DEVICE RawPack<T> shared(int slot) {
+  // Two functions, as registers are found by constant indices.
+  LIGER_DEVICE Pack<A> in_registers(int slot) const { return widened(anew(kept_[slot])); }
+  LIGER_DEVICE Pack<A> in_shared(int slot) const { return widened(shared(slot)); }
+  LIGER_DEVICE RawPack<T> shared(int slot) const {
     RawPack<T> raw;
     LIGER_UNROLL for (int i = 0; i < words; ++i) {
 #if defined(LIGER_HOST)
@@ -141,30 +187,38 @@ class ResidentRow {
     }
   }
 
-  // f(slot, pack) for the slots First, First + Step, ...
-  template <int First, int Step, class F>
-  LIGER_DEVICE void each(F&& f) const {
-    LIGER_UNROLL for (int slot = First; slot < Kept; slot += Step) f(slot, anew(kept_[slot]));
+  // f(slot, pack, pack of each of the others) for the slots First, First + Step, ...
+  template <int First, int Step, class F, class... Others>
+  LIGER_DEVICE void each(F&& f, const Others&... others) const {
+    LIGER_UNROLL for (int slot = First; slot < Kept; slot += Step) {
+      f(slot, in_registers(slot), others.in_registers(slot)...);
+    }
     constexpr int first = First + (Kept > First ? (Kept - First + Step - 1) / Step * Step : 0);
-    LIGER_UNROLL_BY(1) for (int slot = first; slot < slots_; slot += Step) f(slot, shared(slot));
+    LIGER_UNROLL_BY(1) for (int slot = first; slot < slots_; slot += Step) {
+      f(slot, in_shared(slot), others.in_shared(slot)...);
+    }
   }
 
   // The accumulators First, First + Step, ... of this thread, halves first.
-  template <int First, int Step, class F>
-  LIGER_DEVICE Pack<A> of_accumulators(F&& f) const {
+  template <int First, int Step, class F, class... Others>
+  LIGER_DEVICE Pack<A> of_accumulators(F&& f, const Others&... others) const {
     if constexpr (Step < owned) {
-      return of_accumulators<First, 2 * Step>(f) + of_accumulators<First + Step, 2 * Step>(f);
+      return of_accumulators<First, 2 * Step>(f, others...) +
+             of_accumulators<First + Step, 2 * Step>(f, others...);
     } else {
       auto accumulator = filled(A(0));
-      each<First, Step>([&](int slot, const RawPack<T>& raw) {
-        accumulator = accumulator + f(column_of(slot), widened(raw));
-      });
+      each<First, Step>(
+          [&](int slot, const Pack<A>& mine, const typename Others::Elements&... rest) {
+            accumulator = accumulator + f(column_of(slot), mine, rest...);
+          },
+          others...);
       return accumulator;
     }
   }
 
   const T* row_;
   int rank_;
+  int before_;
   int column_;  // of this thread's first pack
   int slots_;   // packs of this thread
   RawPack<T> kept_[Kept > 0 ? Kept : 1];

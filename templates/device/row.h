@@ -156,6 +156,17 @@ LIGER_DEVICE Pack<A> without_missing(int pack, Pack<A> values) {
   return values;
 }
 
+// The values, from a column on that may lie before the row, with `missing` outside of it.
+template <int N, class A>
+LIGER_DEVICE Pack<A> present(int column, Pack<A> values, A missing) {
+  if (column < 0 || column > N - pack_size) {
+    LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
+      if (column + i < 0 || column + i >= N) values.v[i] = missing;
+    }
+  }
+  return values;
+}
+
 // One thread's share of a row of T. Resident: read once and kept in registers, as it is in memory.
 // Not held: read anew at each use, for rows that registers cannot hold, and on the host, where the
 // row stays in the L1 cache.

@@ -37,6 +37,14 @@ struct Larger {
   }
 };
 
+// The larger number, or NaN if there is one.
+struct LargerOrNan {
+  template <class A>
+  LIGER_DEVICE A operator()(A a, A b) const {
+    return (a > b) | (a != a) ? a : b;
+  }
+};
+
 template <class A, class Combine>
 LIGER_DEVICE A combined(const Pack<A>& a, Combine combine) {
   const A first = combine(combine(a.v[0], a.v[4]), combine(a.v[2], a.v[6]));

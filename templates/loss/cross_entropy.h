@@ -7,71 +7,9 @@
 #include "device/loss_gradient.h"
 #include "device/resident_row.h"
 #include "device/streamed_row.h"
+#include "loss/totals.h"
 
 namespace liger {
-
-// Denominators, and factors made from them, that live on the device: nobody waits for them.
-template <class A>
-struct LossTotals {
-  A loss;    // what a row's cross entropy is multiplied by
-  A z_loss;  // what its lse^2 term is multiplied by
-  A share;   // 1 / number of rows that count
-};
-
-struct CrossEntropyTotalsSpec {
-  Dtype arithmetic;
-  bool mean;
-  bool has_weight;
-  bool has_num_items;
-  int threads;
-};
-
-// Sums over rows have as many accumulators, whatever the threads are: row r is in accumulator r %
-// 1024.
-constexpr int row_accumulators = 1024;
-
-// Counts the rows that are not ignored, or sums their class weights. One block.
-template <CrossEntropyTotalsSpec S>
-struct CrossEntropyTotals {
-  static constexpr int block_threads = threads_of_block(S.threads, 1);
-  static constexpr int owned = row_accumulators / S.threads;
-  using A = Type<S.arithmetic>;
-
-  const long long* target;
-  const A* class_weight;
-  const float* num_items;
-  LossTotals<A>* totals;
-  long long rows;
-  long long classes;
-  long long ignore_index;
-
-  LIGER_DEVICE void operator()(long long) const {
-    long long rows_of_thread = 0;
-    double weights[owned] = {};  // what is lost here is lost in every row
-    LIGER_UNROLL for (int index = 0; index < owned; ++index) {
-      LIGER_UNROLL_BY(8)
-      for (long long row = index * S.threads + thread_index(); row < rows;
-           row += row_accumulators) {
-        const long long y = target[row];
-        if (y == ignore_index) continue;
-        ++rows_of_thread;
-        if constexpr (S.has_weight) weights[index] += y >= 0 && y < classes ? class_weight[y] : 0;
-      }
-    }
-    const auto counted = across_threads<S.threads, 1>(rows_of_thread, Add{});
-    LossTotals<A> result{A(1), A(1), A(1.0 / static_cast<double>(counted))};
-    if constexpr (S.mean) {
-      result.loss = result.z_loss = result.share;
-      if constexpr (S.has_weight) {
-        const double sum = across_accumulators<row_accumulators, S.threads, 1, owned, true>(
-            weights, Add{}, 0.0, 0);
-        result.loss = A(1.0 / sum);
-      }
-      if constexpr (S.has_num_items) result.loss = result.z_loss = A(1.0 / double(*num_items));
-    }
-    if (thread_index() == 0) *totals = result;
-  }
-};
 
 struct CrossEntropyRowsSpec {
   Dtype logits;
@@ -151,16 +89,8 @@ struct CrossEntropyRows {
   LIGER_DEVICE A capped(A x) const { return liger::capped<exact, S.softcap>(x, softcap); }
   LIGER_DEVICE Pack<A> scores(int column, const Pack<A>& x) const {
     if constexpr (!S.softcap) return x;
-    return present(column, map([this](A one) { return capped(one); }, x), minus_infinity<A>());
-  }
-  // `missing` where there is no class.
-  static LIGER_DEVICE Pack<A> present(int column, Pack<A> values, A missing) {
-    if (column < 0 || column > S.classes - pack_size) {
-      LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
-        if (!inside(column + i)) values.v[i] = missing;
-      }
-    }
-    return values;
+    return present<S.classes>(column, map([this](A one) { return capped(one); }, x),
+                              minus_infinity<A>());
   }
   static LIGER_DEVICE bool inside(int column) { return column >= 0 && column < S.classes; }
 
@@ -286,11 +216,11 @@ struct CrossEntropyRows {
   LIGER_DEVICE Two<A> smooth_of(const Row& row, A max) const {
     // Distances from the maximum, so that an offset common to a row costs no digits.
     const A distances = row.sum(true, [this, max](int column, const Pack<A>& x) {
-      return present(column, weights(column) * (scores(column, x) + (-max)), A(0));
+      return present<S.classes>(column, weights(column) * (scores(column, x) + (-max)), A(0));
     });
     if constexpr (S.has_weight) {
       return {distances, row.sum(true, [this](int column, const Pack<A>&) {
-                return present(column, weights(column), A(0));
+                return present<S.classes>(column, weights(column), A(0));
               })};
     } else {
       return {distances, A(S.classes)};

@@ -49,7 +49,7 @@ def _value(argument, device):
         return torch.randn(batch, tokens, heads, size, device=device).to(dtype).transpose(1, 2)
     # A single number is a count or a scale: kept away from zero.
     value = torch.randn(shape, device=device) if shape else torch.rand(shape, device=device) + 2
-    return value.to(dtype)
+    return (value.softmax(-1) if argument["probabilities"] else value).to(dtype)
 
 
 def with_leaves(values, names):

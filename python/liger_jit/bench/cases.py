@@ -15,7 +15,6 @@ from torch import Tensor
 from .. import functional
 from ..library import native, ops
 
-DTYPE = "bf16"
 DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32, "i64": torch.int64}
 IGNORED = 0.6  # of the labels, where prompts are long or padding is much
 IGNORE_INDEX = -100
@@ -29,6 +28,7 @@ class Case:
     op: dict[str, Any]  # its entry of the registry
     name: str
     sizes: dict[str, int]  # all that the op's example has
+    dtype: str = "bf16"
     ignored: float = 0.0
 
     @property
@@ -47,7 +47,7 @@ class Case:
         """{argument: value}, the same each time: the tensors, and numbers that our function has no
         default for; with `op` all arguments of another op, the backward."""
         torch.manual_seed(0)
-        example = native()._example(op or self.op["name"], DTYPE, self.sizes)
+        example = native()._example(op or self.op["name"], self.dtype, self.sizes)
         needed = () if op else needed_by(self.op["name"])
         values = {}
         for one in json.loads(example):
@@ -67,6 +67,8 @@ class Case:
             value = torch.randn(batch, tokens, heads, size, device=device, dtype=dtype)
             return value.transpose(1, 2)
         value = torch.randn(shape, device=device, dtype=dtype)
+        if one["probabilities"]:
+            return value.softmax(-1)
         if one["name"].endswith("weight") and len(shape) == 2:
             value *= shape[1] ** -0.5  # logits of a trained model's size
         return value
@@ -97,7 +99,7 @@ class Case:
 
     @property
     def about(self) -> dict[str, Any]:
-        return {"op": self.op["name"], "case": self.name, "dtype": DTYPE, **self.sizes}
+        return {"op": self.op["name"], "case": self.name, "dtype": self.dtype, **self.sizes}
 
 
 def ours(op: str) -> Callable:
@@ -129,7 +131,8 @@ def declared(names: list[str]) -> list[Case]:
         if names and op["name"] not in names:
             continue
         for case in op["cases"]:
-            plain = Case(op, case["name"], {one["name"]: case[one["name"]] for one in op["sizes"]})
+            sizes = {one["name"]: case[one["name"]] for one in op["sizes"]}
+            plain = Case(op, case["name"], sizes, case["dtype"])
             found.append(plain)
             if op["composite"] and "target" in plain.values("meta"):
                 name = f"{plain.name}, {IGNORED:.0%} ignored"

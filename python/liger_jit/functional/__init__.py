@@ -7,6 +7,7 @@ Every function compiles under `torch.compile(fullgraph=True)`; none can be diffe
 """
 
 from .attention import multi_token_attention, neighborhood_attention
+from .divergence import ce_tvd, jsd, kl_div, tvd
 from .dyt import dyt
 from .embedding import embedding
 from .gated_norm import gated_rms_norm
@@ -29,6 +30,7 @@ from .poly_norm import poly_norm
 from .relu_squared import relu_squared
 from .residual import attn_res
 from .rope import complex_rope, mrope, qk_norm_rope, rope
+from .softmax import softmax, sparsemax
 from .vocab_parallel import vocab_parallel_cross_entropy
 
 __all__ = [
@@ -65,4 +67,10 @@ __all__ = [
     "cross_entropy",
     "fused_linear_cross_entropy",
     "vocab_parallel_cross_entropy",
+    "kl_div",
+    "jsd",
+    "tvd",
+    "ce_tvd",
+    "softmax",
+    "sparsemax",
 ]

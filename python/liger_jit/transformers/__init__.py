@@ -7,6 +7,7 @@ from .cross_entropy import LigerCrossEntropyLoss
 from .dyt import LigerDyT
 from .functional import CrossEntropyOutput
 from .fused_add_rms_norm import LigerFusedAddRMSNorm
+from .fused_ce_tvd import LigerFusedCETVDLoss
 from .fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
 from .fused_neighborhood_attention import (
     LigerFusedNeighborhoodAttention,
@@ -15,6 +16,8 @@ from .fused_neighborhood_attention import (
 )
 from .geglu import LigerGEGLUMLP, LigerGEGLUMLPForGemma4
 from .group_norm import LigerGroupNorm
+from .jsd import LigerJSD
+from .kl_div import LigerKLDIVLoss
 from .layer_norm import LigerLayerNorm
 from .llama4_rope import liger_llama4_text_rotary_pos_emb, liger_llama4_vision_rotary_pos_emb
 from .mlp import LigerFalconH1MLP, LigerMLP
@@ -35,6 +38,8 @@ from .rms_norm import (
 )
 from .rms_norm_gated import LigerRMSNormGated
 from .rope import liger_rotary_pos_emb
+from .softmax import LigerSoftmax
+from .sparsemax import LigerSparsemax
 from .swiglu import (
     LigerBlockSparseTop2MLP,
     LigerFalconH1SwiGLUMLP,
@@ -45,6 +50,7 @@ from .swiglu import (
     LigerSwiGLUMLPForMuseGlimmer,
 )
 from .tiled_mlp import LigerTiledGEGLUMLP, LigerTiledSwiGLUMLP
+from .tvd import LigerTVDLoss
 from .vocab_parallel_cross_entropy import LigerVocabParallelCrossEntropy
 
 __all__ = [
@@ -57,12 +63,15 @@ __all__ = [
     "LigerFalconH1MLP",
     "LigerFalconH1SwiGLUMLP",
     "LigerFusedAddRMSNorm",
+    "LigerFusedCETVDLoss",
     "LigerFusedLinearCrossEntropyLoss",
     "LigerFusedNeighborhoodAttention",
     "LigerFusedNeighborhoodAttentionConfig",
     "LigerFusedNeighborhoodAttentionLayer",
     "LigerGEGLUMLP",
     "LigerGroupNorm",
+    "LigerJSD",
+    "LigerKLDIVLoss",
     "LigerLayerNorm",
     "LigerMultiTokenAttention",
     "LigerLayerNormAdd",
@@ -92,6 +101,10 @@ __all__ = [
     "LigerSwiGLUMLPForMuseGlimmer",
     "LigerTiledGEGLUMLP",
     "LigerTiledSwiGLUMLP",
+    "LigerSoftmax",
+    "LigerSparsemax",
+    "LigerSwiGLUMLP",
+    "LigerTVDLoss",
     "liger_rotary_pos_emb",
 ]
 

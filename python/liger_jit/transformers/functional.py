@@ -19,6 +19,8 @@ __all__ = [
     "liger_fused_neighborhood_attention",
     "liger_geglu",
     "liger_group_norm",
+    "liger_jsd",
+    "liger_kl_div",
     "liger_layer_norm",
     "liger_poly_norm",
     "liger_relu_squared",
@@ -29,7 +31,10 @@ __all__ = [
     "liger_modulated_rms_norm",
     "liger_rms_norm",
     "liger_rope",
+    "liger_softmax",
+    "liger_sparsemax",
     "liger_swiglu",
+    "liger_tvd",
 ]
 
 
@@ -78,6 +83,16 @@ def liger_dyt(x, alpha, gamma, beta):
 def liger_relu_squared(x):
     """`functional.relu_squared`."""
     return F.relu_squared(x)
+
+
+def liger_softmax(x):
+    """`functional.softmax`."""
+    return F.softmax(x)
+
+
+def liger_sparsemax(input, dim=-1):
+    """`functional.sparsemax`."""
+    return F.sparsemax(input, dim)
 
 
 def liger_swiglu(a, b):
@@ -232,3 +247,26 @@ def _of_both(name, value):
             f"liger_multi_token_attention: {name} is {value}; allowed: a number, or two alike"
         )
     return first
+
+
+def liger_kl_div(
+    input,
+    target,
+    size_average=True,
+    reduce=True,
+    reduction="mean",
+    log_target=False,
+    eps=1e-10,
+):
+    """`functional.kl_div`."""
+    return F.kl_div(input, target, reduction, log_target, eps)
+
+
+def liger_jsd(input, target, shift_labels=None, beta=0.5, ignore_index=-100):
+    """`functional.jsd`: input is the student, target the teacher, both log-probabilities."""
+    return F.jsd(input, target, shift_labels, beta, ignore_index)
+
+
+def liger_tvd(input, target, shift_labels=None, reduction="mean", ignore_index=-100):
+    """`functional.tvd`: input is the student, target the teacher, both probabilities."""
+    return F.tvd(input, target, shift_labels, reduction, ignore_index)

@@ -71,17 +71,20 @@ LIGER_DEVICE P& of_block(P& place, int block) {
   return place;
 }
 
-// Combines one value of each thread of the cluster, in any order: for what no order changes. Once
-// in a kernel, after cluster_arrive() at its beginning: the other blocks must have begun.
-template <int Threads, int Blocks, class V, class Combine>
-LIGER_DEVICE V across_cluster(V value, int rank, Combine combine) {
+// Combines one value of each thread of the cluster, in any order: for what no order changes. After
+// cluster_arrive() at the kernel's beginning: the other blocks must have begun. `use`: how often it
+// was called before with `Again`, which is for all calls but a kernel's first.
+template <int Threads, int Blocks, bool Again = false, class V, class Combine>
+LIGER_DEVICE V across_cluster(V value, int rank, Combine combine, int use = 0) {
   constexpr int warps = Threads / warp_threads;
   constexpr int count = Blocks * warps;
   constexpr int lanes = count < warp_threads ? count : warp_threads;
-  LIGER_SHARED Place<V> of_warp[count];
+  // In turn: who writes for the next use has seen that all have read for the last but one.
+  LIGER_SHARED Place<V> of_warps[Again ? 2 : 1][count];
+  auto& of_warp = of_warps[Again ? use % 2 : 0];
   const int lane = thread_index() % warp_threads;
   value = meet_by_shuffles<warp_threads>(value, combine);
-  cluster_wait<Blocks>();
+  if (!Again) cluster_wait<Blocks>();
   if (lane < Blocks) {
     of_block<Blocks>(of_warp[rank * warps + thread_index() / warp_threads], lane).put(value);
   }

@@ -135,6 +135,18 @@ def embedding(weight, indices):
     return F.embedding(indices, weight)
 
 
+def softmax(x):
+    return F.softmax(x, -1)
+
+
+def sparsemax(x):
+    descending = _wide(x).sort(-1, descending=True).values
+    sums = descending.cumsum(-1) - 1
+    count = torch.arange(1, x.shape[-1] + 1, device=x.device, dtype=sums.dtype)
+    last = (descending * count > sums).sum(-1, keepdim=True)
+    return (_wide(x) - sums.gather(-1, last - 1) / last).clamp(min=0).to(x.dtype)
+
+
 def cross_entropy(logits, target):
     return F.cross_entropy(_wide(logits), target)
 
@@ -158,3 +170,23 @@ def multi_token_attention(scores, weight, bias):
     p = scores.masked_fill(beyond, float("-inf")).softmax(-1)
     beyond = beyond[: beyond.shape[0] - 2, : beyond.shape[1] - 2]
     return F.conv2d(p, weight, bias).masked_fill(beyond, 0)
+
+
+def kl_div(input, target):
+    return F.kl_div(_wide(input), _wide(target), reduction="none").mean()  # "mean" warns
+
+
+def jsd(input, target, labels=None):
+    q, p = _wide(input), _wide(target)
+    log_m = torch.lerp(q.exp(), p.exp(), 0.5).log()
+    divergences = [F.kl_div(log_m, one, reduction="batchmean", log_target=True) for one in (p, q)]
+    return sum(divergences) / 2
+
+
+def tvd(input, target, labels=None):
+    return (_wide(input) - _wide(target)).abs().mean() / 2
+
+
+def ce_tvd(student, teacher, target):
+    ce = F.cross_entropy(_wide(student), target, reduction="none")
+    return ce, (softmax(_wide(student)) - softmax(_wide(teacher))).abs().sum(-1) / 2
