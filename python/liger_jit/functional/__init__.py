@@ -7,6 +7,7 @@ Every function compiles under `torch.compile(fullgraph=True)`; none can be diffe
 """
 
 from .loss import CrossEntropyOutput, cross_entropy, fused_linear_cross_entropy
+from .mhc import mhc_coeffs, mhc_forward, mhc_post_res, mhc_pre
 from .mlp import gated_mlp, geglu, swiglu
 from .norm import fused_add_rms_norm, layer_norm, rms_norm
 from .residual import attn_res
@@ -22,6 +23,10 @@ __all__ = [
     "rope",
     "qk_norm_rope",
     "attn_res",
+    "mhc_coeffs",
+    "mhc_pre",
+    "mhc_post_res",
+    "mhc_forward",
     "CrossEntropyOutput",
     "cross_entropy",
     "fused_linear_cross_entropy",

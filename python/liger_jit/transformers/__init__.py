@@ -9,6 +9,7 @@ from .fused_add_rms_norm import LigerFusedAddRMSNorm
 from .fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
 from .geglu import LigerGEGLUMLP
 from .layer_norm import LigerLayerNorm
+from .mhc import LigerMHC
 from .rms_norm import (
     LigerRMSNorm,
     LigerRMSNormForGemma,
@@ -36,6 +37,7 @@ __all__ = [
     "LigerFusedLinearCrossEntropyLoss",
     "LigerGEGLUMLP",
     "LigerLayerNorm",
+    "LigerMHC",
     "LigerPhi3SwiGLUMLP",
     "LigerQwen3MoeSwiGLUMLP",
     "LigerRMSNorm",

@@ -1,9 +1,13 @@
 """Liger Kernel, with the defaults that its patches use."""
 
+import torch
 from liger_kernel.transformers import functional
 
 from .eager import EPS
 
+mhc_coeffs = functional.liger_mhc_coeffs
+mhc_post_res = functional.liger_mhc_post_res
+mhc_pre = functional.liger_mhc_pre
 rope = functional.liger_rope
 fused_linear_cross_entropy = functional.liger_fused_linear_cross_entropy
 
@@ -38,3 +42,9 @@ def cross_entropy(logits, target):
 
 def attn_res(v, w_query, w_norm):
     return functional.liger_attn_res(v, w_query, w_norm, EPS)
+
+
+def mhc_forward(x, phi, b, alpha_pre, alpha_post, alpha_res):
+    return functional.liger_mhc_forward(
+        x, torch.nn.Identity(), phi, b, alpha_pre, alpha_post, alpha_res
+    )
