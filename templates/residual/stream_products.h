@@ -87,15 +87,14 @@ struct StreamProducts {
                               int lane) const {
     Pack<A> values[packs_of_thread];
     LIGER_UNROLL for (int p = 0; p < packs_of_thread; ++p) values[p] = widened(raw[p]);
-    A sums[part] = {};
-    LIGER_UNROLL for (int m = 0; m < S.at_once; ++m) {
-      ProductSum<A> product;
-      LIGER_UNROLL for (int p = 0; p < packs_of_thread; ++p) product.add(values[p], weights[m][p]);
-      sums[m] = product.sum();
+    // Sums side by side, so that none waits for itself.
+    ProductSum<A> products[S.at_once + 1];
+    LIGER_UNROLL for (int p = 0; p < packs_of_thread; ++p) {
+      LIGER_UNROLL for (int m = 0; m < S.at_once; ++m) products[m].add(values[p], weights[m][p]);
+      products[S.at_once].add(values[p], values[p]);
     }
-    ProductSum<A> squares;
-    LIGER_UNROLL for (int p = 0; p < packs_of_thread; ++p) squares.add(values[p], values[p]);
-    sums[S.at_once] = squares.sum();
+    A sums[part] = {};
+    LIGER_UNROLL for (int m = 0; m <= S.at_once; ++m) sums[m] = products[m].sum();
     A* const to = parts + place * part;
     if constexpr (on_host) {
       for (int m = 0; m <= S.at_once; ++m) to[m] = sums[m];

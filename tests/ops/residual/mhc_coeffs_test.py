@@ -3,7 +3,7 @@
 import pytest
 import torch
 from accuracy import HALVES, assert_as_exact_as_eager, assert_refused, dtypes_of, run
-from liger_jit.functional import mhc_coeffs, mhc_forward, mhc_post_res, mhc_pre
+from liger_jit.functional import mhc_coeffs, mhc_forward
 from liger_jit.transformers import LigerMHC
 from liger_jit.transformers import functional as liger
 from residual_reference import reference_post_res, reference_pre, wide
