@@ -19,7 +19,15 @@ _LOSS = (
 )
 _FUSED = f"return_z_loss=False, accum_dtype=None, use_token_scaling=False, {_EXTRAS}"
 
+_MHC = "allow_fp32=False, tmax=20, rms_eps=1e-06, pre_eps=0.0, sinkhorn_eps=1e-06, post_mult=2.0"
+
 FUNCTIONS = {
+    "functional.liger_mhc_coeffs": f"x, phi, b, alpha_pre, alpha_post, alpha_res, {_MHC}",
+    "functional.liger_mhc_pre": "x, h_pre",
+    "functional.liger_mhc_post_res": "x, f_out, h_post, h_res",
+    "functional.liger_mhc_apply": "x, f_out, h_pre, h_post, h_res, return_x_in=False",
+    "functional.liger_mhc_forward": "x, layer, phi, b, alpha_pre, alpha_post, alpha_res, "
+    f"{_MHC}, return_coeffs=False",
     "functional.liger_attn_res": "V, w_query, w_norm, eps=1e-06",
     "functional.liger_cross_entropy": "input, target, weight=None, size_average=None, "
     "ignore_index=-100, reduce=None, reduction='mean', label_smoothing=0.0, lse_square_scale=0.0, "
@@ -63,6 +71,11 @@ FUNCTIONS = {
 
 # Arguments of the constructor, then of forward.
 MODULES = {
+    "mhc.LigerMHC": (
+        "layer, hc, c, tmax=20, rms_eps=1e-06, pre_eps=0.0, sinkhorn_eps=1e-06, post_mult=2.0, "
+        "phi_dtype=torch.float16, allow_fp32=False",
+        "x",
+    ),
     "attn_res.LigerAttnRes": ("hidden_size, eps=1e-06, query_init_std=0.02", "V"),
     "cross_entropy.LigerCrossEntropyLoss": (
         f"weight=None, {_LOSS}, return_z_loss=False, {_EXTRAS}",

@@ -30,11 +30,13 @@ struct ProductSum {
   LIGER_DEVICE void add(const Pack<A>& a, const Pack<A>& b) {
     LIGER_UNROLL for (int i = 0; i < pack_size; ++i) value = fused(a.v[i], b.v[i], value);
   }
+  LIGER_DEVICE A sum() const { return value; }
 };
 template <class A>
 struct ProductSum<A, true> {
   Pack<A> value = {};
   LIGER_DEVICE void add(const Pack<A>& a, const Pack<A>& b) { value = fused(a, b, value); }
+  LIGER_DEVICE A sum() const { return total(value); }
 };
 
 // `Row` is the RowOf of `Threads` and `Rows`.
@@ -60,12 +62,12 @@ class RowSums {
   LIGER_DEVICE Several<Count, A> across_row(int thread) {
     if constexpr (on_host) {
       Several<Count, A> sums;
-      for (int i = 0; i < Count; ++i) sums.v[i] = total(accumulators_[0][i].value);
+      for (int i = 0; i < Count; ++i) sums.v[i] = accumulators_[0][i].sum();
       return sums;
     } else if constexpr (Threads < team_lanes) {
       Several<Count, A> sums[owned];
       LIGER_UNROLL for (int j = 0; j < owned; ++j) {
-        LIGER_UNROLL for (int i = 0; i < Count; ++i) sums[j].v[i] = accumulators_[j][i].value;
+        LIGER_UNROLL for (int i = 0; i < Count; ++i) sums[j].v[i] = accumulators_[j][i].sum();
       }
       return across_accumulators<Row::accumulator_count, Threads, Rows, owned, true>(
           sums, Add{}, Several<Count, A>{}, 0);
@@ -89,7 +91,7 @@ class RowSums {
     A by_sum[values];
     LIGER_UNROLL for (int i = 0; i < values; ++i) {
       by_sum[i] = A(0);
-      if (i / owned < Count) by_sum[i] = accumulators_[i % owned][i / owned].value;
+      if (i / owned < Count) by_sum[i] = accumulators_[i % owned][i / owned].sum();
     }
     meet_in_team<team_lanes / 2, values>(by_sum, Add{});
 

@@ -24,6 +24,8 @@ from .mlp import (
     tiled_mlp,
 )
 from .modulated_norm import modulated_rms_norm
+from .mhc import mhc_coeffs, mhc_forward, mhc_post_res, mhc_pre
+from .mlp import gated_mlp, geglu, swiglu
 from .norm import fused_add_rms_norm, layer_norm, rms_norm
 from .norm_add import layer_norm_add, rms_norm_add
 from .poly_norm import poly_norm
@@ -63,6 +65,10 @@ __all__ = [
     "int2_matmul",
     "pack_int2",
     "unpack_int2",
+    "mhc_coeffs",
+    "mhc_pre",
+    "mhc_post_res",
+    "mhc_forward",
     "CrossEntropyOutput",
     "cross_entropy",
     "fused_linear_cross_entropy",

@@ -27,6 +27,7 @@ from .norm_add import LigerLayerNormAdd, LigerRMSNormAdd
 from .poly_norm import LigerPolyNorm
 from .qwen2vl_mrope import liger_multimodal_rotary_pos_emb
 from .relu_squared import LigerReLUSquared
+from .mhc import LigerMHC
 from .rms_norm import (
     LigerRMSNorm,
     LigerRMSNormForGemma,
@@ -80,6 +81,7 @@ __all__ = [
     "LigerHunyuanV1SwiGLUMLP",
     "LigerLayerNorm",
     "LigerMLP",
+    "LigerMHC",
     "LigerPhi3SwiGLUMLP",
     "LigerPolyNorm",
     "LigerQwen3MoeSwiGLUMLP",

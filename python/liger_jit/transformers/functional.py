@@ -6,6 +6,8 @@ Arguments that steer an implementation which does not exist here are accepted an
 computes stands in `liger_jit.functional`.
 """
 
+import torch
+
 from .. import functional as F
 from ..functional import CrossEntropyOutput
 
@@ -29,6 +31,11 @@ __all__ = [
     "liger_qwen2vl_mrope",
     "liger_multi_token_attention",
     "liger_modulated_rms_norm",
+    "liger_mhc_apply",
+    "liger_mhc_coeffs",
+    "liger_mhc_forward",
+    "liger_mhc_post_res",
+    "liger_mhc_pre",
     "liger_rms_norm",
     "liger_rope",
     "liger_softmax",
@@ -270,3 +277,82 @@ def liger_jsd(input, target, shift_labels=None, beta=0.5, ignore_index=-100):
 def liger_tvd(input, target, shift_labels=None, reduction="mean", ignore_index=-100):
     """`functional.tvd`: input is the student, target the teacher, both probabilities."""
     return F.tvd(input, target, shift_labels, reduction, ignore_index)
+def _need_half(op, x, allow_fp32):
+    if x.dtype == torch.float32 and not allow_fp32:
+        raise ValueError(f"{op}: x has dtype float32; allowed: bfloat16, float16; or allow_fp32")
+
+
+def liger_mhc_coeffs(
+    x,
+    phi,
+    b,
+    alpha_pre,
+    alpha_post,
+    alpha_res,
+    *,
+    allow_fp32=False,
+    tmax=20,
+    rms_eps=1e-6,
+    pre_eps=0.0,
+    sinkhorn_eps=1e-6,
+    post_mult=2.0,
+):
+    """`functional.mhc_coeffs`; float32 streams are taken with allow_fp32."""
+    _need_half("liger_mhc_coeffs", x, allow_fp32)
+    return F.mhc_coeffs(
+        x,
+        *(phi, b, alpha_pre, alpha_post, alpha_res),
+        tmax=tmax,
+        rms_eps=rms_eps,
+        pre_eps=pre_eps,
+        sinkhorn_eps=sinkhorn_eps,
+        post_mult=post_mult,
+    )
+
+
+def liger_mhc_pre(x, h_pre):
+    """`functional.mhc_pre`."""
+    return F.mhc_pre(x, h_pre)
+
+
+def liger_mhc_post_res(x, f_out, h_post, h_res):
+    """`functional.mhc_post_res`."""
+    return F.mhc_post_res(x, f_out, h_post, h_res)
+
+
+def liger_mhc_apply(x, f_out, h_pre, h_post, h_res, *, return_x_in=False):
+    """`functional.mhc_post_res`; with return_x_in (x_out, x_in), the latter of `mhc_pre`."""
+    x_out = F.mhc_post_res(x, f_out, h_post, h_res)
+    return (x_out, F.mhc_pre(x, h_pre)) if return_x_in else x_out
+
+
+def liger_mhc_forward(
+    x,
+    layer,
+    phi,
+    b,
+    alpha_pre,
+    alpha_post,
+    alpha_res,
+    *,
+    allow_fp32=False,
+    tmax=20,
+    rms_eps=1e-6,
+    pre_eps=0.0,
+    sinkhorn_eps=1e-6,
+    post_mult=2.0,
+    return_coeffs=False,
+):
+    """`functional.mhc_forward`; float32 streams are taken with allow_fp32."""
+    _need_half("liger_mhc_forward", x, allow_fp32)
+    return F.mhc_forward(
+        x,
+        *(phi, b, alpha_pre, alpha_post, alpha_res),
+        layer,
+        tmax=tmax,
+        rms_eps=rms_eps,
+        pre_eps=pre_eps,
+        sinkhorn_eps=sinkhorn_eps,
+        post_mult=post_mult,
+        return_coeffs=return_coeffs,
+    )

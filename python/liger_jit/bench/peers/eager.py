@@ -126,6 +126,36 @@ def attn_res(v, w_query, w_norm):
     return (torch.softmax(score, 0) * wide).sum(0).to(v.dtype)
 
 
+def mhc_coeffs(x, phi, b, alpha_pre, alpha_post, alpha_res):
+    streams = x.shape[-2]
+    flat = _wide(x).flatten(-2)
+    mix = flat @ _wide(phi) * torch.rsqrt(flat.pow(2).mean(-1, keepdim=True) + EPS)
+    pre, post, res = mix.split([streams, streams, streams * streams], -1)
+    of_pre, of_post, of_res = _wide(b).split([streams, streams, streams * streams])
+    h_pre = torch.sigmoid(pre * alpha_pre + of_pre)
+    h_post = 2 * torch.sigmoid(post * alpha_post + of_post)
+    h_res = (res * alpha_res + of_res).unflatten(-1, (streams, streams)).softmax(-1) + EPS
+    h_res = h_res / (h_res.sum(-2, keepdim=True) + EPS)
+    for _ in range(19):
+        h_res = h_res / (h_res.sum(-1, keepdim=True) + EPS)
+        h_res = h_res / (h_res.sum(-2, keepdim=True) + EPS)
+    return h_pre, h_post, h_res
+
+
+def mhc_pre(x, h_pre):
+    return (h_pre.unsqueeze(-1) * _wide(x)).sum(-2).to(x.dtype)
+
+
+def mhc_post_res(x, f_out, h_post, h_res):
+    mixed = h_res @ _wide(x) + h_post.unsqueeze(-1) * _wide(f_out).unsqueeze(-2)
+    return mixed.to(x.dtype)
+
+
+def mhc_forward(x, phi, b, alpha_pre, alpha_post, alpha_res):
+    h_pre, h_post, h_res = mhc_coeffs(x, phi, b, alpha_pre, alpha_post, alpha_res)
+    return mhc_post_res(x, mhc_pre(x, h_pre), h_post, h_res)
+
+
 def _turned(x):
     first, second = x.chunk(2, dim=-1)
     return torch.cat((-second, first), dim=-1)

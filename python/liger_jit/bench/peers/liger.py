@@ -6,6 +6,9 @@ from liger_kernel.transformers.llama4_rope import liger_llama4_text_rotary_pos_e
 
 from .eager import EPS
 
+mhc_coeffs = functional.liger_mhc_coeffs
+mhc_post_res = functional.liger_mhc_post_res
+mhc_pre = functional.liger_mhc_pre
 rope = functional.liger_rope
 dyt = functional.liger_dyt
 relu_squared = functional.liger_relu_squared
@@ -124,3 +127,7 @@ def ce_tvd(student, teacher, target):
     from liger_kernel.transformers.fused_ce_tvd import LigerFusedCETVDLoss
 
     return LigerFusedCETVDLoss()(student, teacher, target)
+def mhc_forward(x, phi, b, alpha_pre, alpha_post, alpha_res):
+    return functional.liger_mhc_forward(
+        x, torch.nn.Identity(), phi, b, alpha_pre, alpha_post, alpha_res
+    )

@@ -1,0 +1,469 @@
+// The factors of residual streams (manifold-constrained hyper-connections): alone, and with the
+// mixture that goes into the layer.
+#include <algorithm>
+
+#include "base/text.h"
+#include "engine/registry.h"
+#include "ops/residual/streams.h"
+
+namespace liger {
+namespace {
+
+constexpr int64_t slice_columns = 256;
+constexpr int64_t part = 16;  // of a token's products: one slice, some outputs
+constexpr int64_t coefficient_tokens = 32;
+constexpr int64_t most_kept = 1 << 16;  // elements of matrices that a thread of a backward keeps
+
+int64_t outputs_of(const Call& call) {
+  return streams_of(call) * streams_of(call) + 2 * streams_of(call);
+}
+int64_t elements_of(const Call& call) { return streams_of(call) * channels_of(call); }
+int64_t slices_of(const Call& call) {
+  return streams_of(call) * ((channels_of(call) + slice_columns - 1) / slice_columns);
+}
+bool has_tokens(const Call& call) { return tokens_of(call) > 0; }
+
+// Outputs of a task and tasks that share a slice, as even as they can be.
+struct Groups {
+  int64_t at_once;
+  int64_t groups;
+};
+Groups product_groups(const Call& call) {
+  const int64_t groups = (outputs_of(call) + 11) / 12;
+  return {(outputs_of(call) + groups - 1) / groups, groups};
+}
+Groups gradient_groups(const Call& call) {
+  const int64_t groups = (outputs_of(call) + 23) / 24;
+  return {padded_columns((outputs_of(call) + groups - 1) / groups), groups};
+}
+
+// Tokens of a task: so many tasks that each multiprocessor has sixteen.
+int64_t product_walk(const Call& call) {
+  const int64_t beside = slices_of(call) * product_groups(call).groups;
+  const int64_t wanted = call.on_host() ? 4 : call.place().multiprocessors * 16 / beside;
+  const int64_t walks = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, tokens_of(call)));
+  return (tokens_of(call) + walks - 1) / walks;
+}
+int64_t product_tasks(const Call& call) {
+  const int64_t walk = std::max<int64_t>(1, product_walk(call));
+  return (tokens_of(call) + walk - 1) / walk * slices_of(call) * product_groups(call).groups;
+}
+
+constexpr int64_t gradient_threads = 128;
+int64_t gradient_columns(const Call& call) { return call.on_host() ? 64 : 2; }
+int64_t gradient_blocks(const Call& call) {  // of one walk
+  const int64_t of_block = gradient_columns(call) * (call.on_host() ? 1 : gradient_threads);
+  return streams_of(call) * ((channels_of(call) + of_block - 1) / of_block);
+}
+// Walks fix the order of phi's gradient: they depend on sizes and the device alone.
+int64_t gradient_walk(const Call& call) {
+  const int64_t wanted =
+      call.on_host() ? 2 : call.place().multiprocessors * 3 / gradient_blocks(call);
+  const int64_t walks = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, tokens_of(call)));
+  return std::max<int64_t>(1, (tokens_of(call) + walks - 1) / walks);
+}
+int64_t gradient_walks(const Call& call) {
+  return (tokens_of(call) + gradient_walk(call) - 1) / gradient_walk(call);
+}
+// Gradients of products, the factor of the token itself, h_pre.
+int64_t zeros_up_to(const Call& call) {
+  return gradient_groups(call).at_once * gradient_groups(call).groups;
+}
+int64_t factors_stride(const Call& call) {
+  return padded_columns(zeros_up_to(call) + 1 + streams_of(call));
+}
+
+void check(const Call& call) {
+  require_streams(call);
+  const int64_t outputs = outputs_of(call);
+  require_sizes(call, "phi", {elements_of(call), outputs},
+                "HC * C rows and HC * HC + 2 * HC columns");
+  require_sizes(call, "b", {outputs}, "one for each column of 'phi'");
+  for (const char* alpha : {"alpha_pre", "alpha_post", "alpha_res"}) {
+    if (call[alpha].count() != 1)
+      call.refuse(alpha, "has shape " + shape_text(call[alpha]), "one element");
+    require_same_dtype(call, "alpha_pre", alpha);
+  }
+  const int64_t steps = call.integer("tmax");
+  const int64_t most = most_kept / (streams_of(call) * streams_of(call));
+  if (steps < 1 || steps > most)
+    call.refuse("tmax", fmt::format("is {}", steps), fmt::format("1 to {}", most));
+  for (const char* eps : {"rms_eps", "sinkhorn_eps"}) {
+    if (!(call.real(eps) >= 0.0))
+      call.refuse(eps, fmt::format("is {}", call.real(eps)), "0 or more");
+  }
+}
+
+std::vector<Input> tensors() {
+  return {strided("x"),       dense("phi"),        dense("b"),
+          dense("alpha_pre"), dense("alpha_post"), dense("alpha_res")};
+}
+void add_options(std::vector<Input>& inputs) {
+  for (Input& input :
+       std::vector<Input>{integer("tmax", 20), real("rms_eps", "1e-06"), real("pre_eps", "0.0"),
+                          real("sinkhorn_eps", "1e-06"), real("post_mult", "2.0")})
+    inputs.push_back(std::move(input));
+}
+
+Dtype arithmetic_of_x(const Call& call) { return arithmetic(call["x"].dtype); }
+int64_t arithmetic_bytes(const Call& call) { return size_bytes(arithmetic_of_x(call)); }
+
+KernelOf products() {
+  return {.name = "StreamProducts",
+          .source = "residual/stream_products.h",
+          .when = has_tokens,
+          .spec = [](const Call& call) -> Spec {
+            return {{"x", call["x"].dtype},
+                    {"phi", call["phi"].dtype},
+                    {"streams", streams_of(call)},
+                    {"channels", channels_of(call)},
+                    {"outputs", outputs_of(call)},
+                    {"at_once", product_groups(call).at_once},
+                    {"groups", product_groups(call).groups},
+                    {"align_bytes", int64_t{call.align_bytes()}}};
+          },
+          .candidates = [](const Call& call) -> std::vector<Knobs> {
+            if (call.on_host()) return {{{"rows", 1}}};
+            return {{{"rows", 4}}, {{"rows", 8}}};
+          },
+          .blocks = [](const Call& call,
+                       const Knobs& knobs) { return row_blocks(product_tasks(call), knobs); },
+          .threads = [](const Knobs& knobs) { return 32 * value_of(knobs, "rows", 1); },
+          .arguments = {"x",
+                        "phi",
+                        "parts",
+                        {"tokens", tokens_of},
+                        {"walk", product_walk},
+                        {"x_token_stride", "x.stride0"},
+                        {"x_stride", "x.stride1"}}};
+}
+
+Spec coefficient_spec(const Call& call) {
+  return {{"x", call["x"].dtype}, {"b", call["b"].dtype}, {"alpha", call["alpha_pre"].dtype}};
+}
+
+KernelOf coefficients() {
+  return {.name = "MhcCoefficients",
+          .source = "residual/mhc_coeffs.h",
+          .when = has_tokens,
+          .spec =
+              [](const Call& call) {
+                Spec spec = coefficient_spec(call);
+                spec.insert(spec.end(), {{"streams", streams_of(call)},
+                                         {"steps", call.integer("tmax")},
+                                         {"elements", elements_of(call)},
+                                         {"slices", slices_of(call)},
+                                         {"at_once", product_groups(call).at_once},
+                                         {"groups", product_groups(call).groups}});
+                return spec;
+              },
+          .candidates = [](const Call&) -> std::vector<Knobs> {
+            return {{{"threads", 256}}};
+          },
+          .blocks =
+              [](const Call& call, const Knobs&) {
+                return (tokens_of(call) + coefficient_tokens - 1) / coefficient_tokens;
+              },
+          .arguments = {"parts",
+                        "b",
+                        "alpha_pre",
+                        "alpha_post",
+                        "alpha_res",
+                        "h_pre",
+                        "h_post",
+                        "h_res",
+                        "mix",
+                        "rstd",
+                        {"tokens", tokens_of},
+                        "rms_eps",
+                        "pre_eps",
+                        "sinkhorn_eps",
+                        "post_mult"}};
+}
+
+std::vector<Sample> samples_of(const Extent& e) {
+  const int64_t streams = e["streams"];
+  const int64_t outputs = streams * streams + 2 * streams;
+  return {{.input = "x", .shape = {e["rows"], streams, e["size"]}},
+          {.input = "phi", .shape = {streams * e["size"], outputs}},
+          {.input = "b", .shape = {outputs}},
+          {.input = "alpha_pre", .shape = {}},
+          {.input = "alpha_post", .shape = {}},
+          {.input = "alpha_res", .shape = {}}};
+}
+std::vector<ExampleSize> sizes_of_example() {
+  return example_sizes({{"streams", 4, "residual streams of a token"}});
+}
+
+Op forward(std::string name, std::string doc, bool mixes) {
+  Op op;
+  op.name = std::move(name);
+  op.doc = std::move(doc);
+  op.inputs = tensors();
+  add_options(op.inputs);
+  op.inputs.push_back(flag("keep_mix"));
+  if (mixes) {
+    op.outputs.push_back({"x_in",
+                          [](const Call&) {
+                            return sized({size_of("x", 0), size_of("x", 2)});
+                          },
+                          [](const Call& call) { return call["x"].dtype; }});
+  }
+  for (const char* h : {"h_pre", "h_post"}) {
+    op.outputs.push_back({h, [](const Call&) { return rows_of("x"); }, arithmetic_of_x});
+  }
+  op.outputs.push_back({"h_res",
+                        [](const Call&) { return followed_by(rows_of("x"), {size_of("x", 1)}); },
+                        arithmetic_of_x});
+  op.outputs.push_back({"mix",
+                        [](const Call& call) {
+                          if (!call.flag("keep_mix")) return empty();
+                          return sized({size_of("x", 0), size_of("b", 0)});
+                        },
+                        arithmetic_of_x, false});
+  op.outputs.push_back(
+      {"rstd",
+       [](const Call& call) { return call.flag("keep_mix") ? sized({size_of("x", 0)}) : empty(); },
+       arithmetic_of_x, false});
+  op.temporaries = {{"parts", [](const Call& call) -> int64_t {
+                       return tokens_of(call) * slices_of(call) * product_groups(call).groups *
+                              part * arithmetic_bytes(call);
+                     }}};
+  op.check = check;
+  op.kernels = {products(), coefficients()};
+  if (mixes) op.kernels.push_back(mixture_before_layer());
+  op.gradient.backward = op.name + "_backward";
+  for (const Input& input : tensors()) {
+    op.gradient.saved.push_back(input.name);
+    op.gradient.of.push_back({input.name, "d" + input.name});
+  }
+  op.gradient.saved.insert(op.gradient.saved.end(), {"mix", "rstd"});
+  op.gradient.needs_grad_flag = "keep_mix";
+  op.example = samples_of;
+  op.sizes = sizes_of_example();
+  op.bench = {{"streams-4", {{"streams", 4}, {"rows", 4096}, {"size", 2048}}}};
+  return op;
+}
+
+bool wants_vectors(const Call& call) {
+  for (int i = 2; i < 6; ++i) {
+    if (call.wants_grad(i)) return true;
+  }
+  return false;
+}
+bool wants_products(const Call& call) { return call.wants_grad(0) || call.wants_grad(1); }
+
+KernelOf logits(bool mixes) {
+  return {.name = "MhcLogits",
+          .source = "residual/mhc_coeffs.h",
+          .when = has_tokens,
+          .spec =
+              [mixes](const Call& call) {
+                Spec spec = coefficient_spec(call);
+                spec.insert(spec.end(), {{"has_mixture", mixes},
+                                         {"streams", streams_of(call)},
+                                         {"steps", call.integer("tmax")},
+                                         {"elements", elements_of(call)},
+                                         {"padded", zeros_up_to(call)}});
+                return spec;
+              },
+          .candidates = [](const Call&) -> std::vector<Knobs> {
+            return {{{"threads", 32}}};
+          },
+          .blocks =
+              [](const Call& call, const Knobs& knobs) {
+                const int64_t threads = value_of(knobs, "threads", 1);
+                return (tokens_of(call) + threads - 1) / threads;
+              },
+          .arguments = {"dh_pre",
+                        {"dh_mixture", mixes ? "dh_mixture" : "dh_pre"},
+                        "dh_post",
+                        "dh_res",
+                        "mix",
+                        "rstd",
+                        "b",
+                        "alpha_pre",
+                        "alpha_post",
+                        "alpha_res",
+                        "dlogits",
+                        "factors",
+                        {"tokens", tokens_of},
+                        {"factors_stride", factors_stride},
+                        "pre_eps",
+                        "sinkhorn_eps",
+                        "post_mult"}};
+}
+
+KernelOf gradients(bool mixes) {
+  return {.name = "StreamGradients",
+          .source = "residual/stream_products.h",
+          .when = [](const Call& call) { return has_tokens(call) && wants_products(call); },
+          .spec = [mixes](const Call& call) -> Spec {
+            return {{"x", call["x"].dtype},
+                    {"phi", call["phi"].dtype},
+                    {"has_mixture", mixes},
+                    {"want_dx", call.wants_grad(0)},
+                    {"want_dphi", call.wants_grad(1)},
+                    {"streams", streams_of(call)},
+                    {"channels", channels_of(call)},
+                    {"outputs", outputs_of(call)},
+                    {"at_once", gradient_groups(call).at_once},
+                    {"groups", gradient_groups(call).groups},
+                    {"align_bytes", int64_t{call.align_bytes()}},
+                    {"columns", gradient_columns(call)}};
+          },
+          .candidates = [](const Call& call) -> std::vector<Knobs> {
+            return {{{"threads", call.on_host() ? 1 : gradient_threads}}};
+          },
+          .blocks = [](const Call& call,
+                       const Knobs&) { return gradient_blocks(call) * gradient_walks(call); },
+          .arguments = {{"dx_in", mixes ? "dx_in" : "x"},
+                        "x",
+                        "phi",
+                        "factors",
+                        "dx",
+                        "partials",
+                        {"tokens", tokens_of},
+                        {"walk", gradient_walk},
+                        {"factors_stride", factors_stride},
+                        {"dx_in_stride", mixes ? "dx_in.stride0" : "x.stride0"},
+                        {"x_token_stride", "x.stride0"},
+                        {"x_stride", "x.stride1"}}};
+}
+
+KernelOf phi_gradient() {
+  return {
+      .name = "PhiGradient",
+      .source = "residual/stream_products.h",
+      .when = [](const Call& call) { return call.wants_grad(1); },
+      .spec = [](const Call& call) -> Spec {
+        return {{"partial", arithmetic_of_x(call)},
+                {"phi", call["phi"].dtype},
+                {"outputs", outputs_of(call)}};
+      },
+      .candidates = [](const Call&) -> std::vector<Knobs> {
+        return {{{"threads", 256}}};
+      },
+      .blocks = [](const Call& call, const Knobs&) { return (call["phi"].count() + 255) / 256; },
+      .arguments = {"partials", "dphi", {"walks", gradient_walks}, {"rows", elements_of}}};
+}
+
+KernelOf vectors() {
+  return {.name = "MhcVectors",
+          .source = "residual/mhc_coeffs.h",
+          .when = wants_vectors,
+          .spec =
+              [](const Call& call) {
+                Spec spec = coefficient_spec(call);
+                spec.push_back({"streams", streams_of(call)});
+                return spec;
+              },
+          .candidates = [](const Call& call) -> std::vector<Knobs> {
+            return {{{"threads", call.on_host() ? 1 : 512}}};
+          },
+          .blocks = [](const Call& call, const Knobs&) { return outputs_of(call) + 3; },
+          .arguments = {"dlogits",
+                        "mix",
+                        "db",
+                        "dalpha_pre",
+                        "dalpha_post",
+                        "dalpha_res",
+                        {"tokens", tokens_of}}};
+}
+
+Op backward(std::string name, bool mixes) {
+  Op op;
+  op.doc = "gradients of " + name;
+  op.name = std::move(name) + "_backward";
+  op.internal = true;
+  if (mixes) op.inputs.push_back(strided("dx_in"));
+  for (const char* slope : {"dh_pre", "dh_post", "dh_res"}) op.inputs.push_back(dense(slope));
+  for (Input& input : tensors()) op.inputs.push_back(std::move(input));
+  op.inputs.push_back(dense("mix"));
+  op.inputs.push_back(dense("rstd"));
+  add_options(op.inputs);
+  op.inputs.push_back(mask("output_mask", 6));
+  int index = 0;
+  for (const Input& input : tensors()) {
+    const int bit = index++;
+    const std::string of = input.name;
+    op.outputs.push_back({"d" + of,
+                          [of, bit](const Call& call) {
+                            const bool made = bit < 2 ? call.wants_grad(bit) : wants_vectors(call);
+                            return made ? like(of) : empty();
+                          },
+                          [of](const Call& call) { return call[of].dtype; }});
+  }
+  op.temporaries = {{"dlogits",
+                     [](const Call& call) {
+                       return tokens_of(call) * outputs_of(call) * arithmetic_bytes(call);
+                     }},
+                    {"factors",
+                     [](const Call& call) {
+                       return tokens_of(call) * factors_stride(call) * arithmetic_bytes(call);
+                     }},
+                    {"partials", [](const Call& call) -> int64_t {
+                       if (!call.wants_grad(1)) return 0;
+                       return gradient_walks(call) * call["phi"].count() * arithmetic_bytes(call);
+                     }}};
+  if (mixes) {
+    op.temporaries.push_back({"dh_mixture", [](const Call& call) {
+                                return tokens_of(call) * streams_of(call) * arithmetic_bytes(call);
+                              }});
+  }
+  op.check = [mixes](const Call& call) {
+    check(call);
+    const int64_t tokens = tokens_of(call);
+    const int64_t streams = streams_of(call);
+    if (mixes) {
+      require_sizes(call, "dx_in", {tokens, channels_of(call)}, "a channel's for each token");
+      require_same_dtype(call, "x", "dx_in");
+    }
+    require_sizes(call, "dh_pre", {tokens, streams}, "a factor for each stream of a token");
+    require_sizes(call, "dh_post", {tokens, streams}, "a factor for each stream of a token");
+    require_sizes(call, "dh_res", {tokens, streams, streams}, "a matrix for each token");
+    require_sizes(call, "mix", {tokens, outputs_of(call)},
+                  "which the forward keeps where it is asked to");
+    require_sizes(call, "rstd", {tokens}, "which the forward keeps where it is asked to");
+    for (const char* kept : {"dh_pre", "dh_post", "dh_res", "mix", "rstd"})
+      require_arithmetic(call, kept);
+  };
+  if (mixes) op.kernels.push_back(sums_of_mixture_before_layer("dx_in", "dh_mixture"));
+  op.kernels.insert(op.kernels.end(), {logits(mixes), gradients(mixes), phi_gradient(), vectors()});
+  op.example = [mixes](const Extent& e) {
+    const int64_t streams = e["streams"];
+    std::vector<Sample> samples;
+    if (mixes) samples.push_back({.input = "dx_in", .shape = {e["rows"], e["size"]}});
+    for (const char* slope : {"dh_pre", "dh_post"}) {
+      samples.push_back({.input = slope, .shape = {e["rows"], streams}, .dtype = "arithmetic"});
+    }
+    samples.push_back(
+        {.input = "dh_res", .shape = {e["rows"], streams, streams}, .dtype = "arithmetic"});
+    for (Sample& sample : samples_of(e)) samples.push_back(std::move(sample));
+    samples.insert(samples.end(), {{.input = "mix",
+                                    .shape = {e["rows"], streams * streams + 2 * streams},
+                                    .dtype = "arithmetic"},
+                                   {.input = "rstd", .shape = {e["rows"]}, .dtype = "arithmetic"},
+                                   {.input = "tmax", .value = 20},
+                                   {.input = "rms_eps", .value = 1e-6},
+                                   {.input = "pre_eps", .value = 0.0},
+                                   {.input = "sinkhorn_eps", .value = 1e-6},
+                                   {.input = "post_mult", .value = 2.0},
+                                   {.input = "output_mask", .value = 63}});
+    return samples;
+  };
+  op.sizes = sizes_of_example();
+  return op;
+}
+
+const Register mhc_coeffs{forward("mhc_coeffs",
+                                  "factors of a token's residual streams: h_pre, h_post and, by "
+                                  "Sinkhorn's iteration, h_res",
+                                  false)};
+const Register mhc_coeffs_backward{backward("mhc_coeffs", false)};
+const Register mhc_forward{
+    forward("mhc_forward", "mhc_coeffs and the mixture that goes into the layer", true)};
+const Register mhc_forward_backward{backward("mhc_forward", true)};
+
+}  // namespace
+}  // namespace liger
