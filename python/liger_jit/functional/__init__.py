@@ -14,6 +14,7 @@ from .gated_norm import gated_rms_norm
 from .group_norm import group_norm
 from .int2 import int2_matmul, pack_int2, unpack_int2
 from .loss import CrossEntropyOutput, cross_entropy, fused_linear_cross_entropy
+from .mhc import mhc_coeffs, mhc_forward, mhc_post_res, mhc_pre
 from .mlp import (
     activate,
     clamped_swiglu,
@@ -24,8 +25,6 @@ from .mlp import (
     tiled_mlp,
 )
 from .modulated_norm import modulated_rms_norm
-from .mhc import mhc_coeffs, mhc_forward, mhc_post_res, mhc_pre
-from .mlp import gated_mlp, geglu, swiglu
 from .norm import fused_add_rms_norm, layer_norm, rms_norm
 from .norm_add import layer_norm_add, rms_norm_add
 from .poly_norm import poly_norm

@@ -20,6 +20,7 @@ from .jsd import LigerJSD
 from .kl_div import LigerKLDIVLoss
 from .layer_norm import LigerLayerNorm
 from .llama4_rope import liger_llama4_text_rotary_pos_emb, liger_llama4_vision_rotary_pos_emb
+from .mhc import LigerMHC
 from .mlp import LigerFalconH1MLP, LigerMLP
 from .modulated_rms_norm import LigerModulatedRMSNorm
 from .multi_token_attention import LigerMultiTokenAttention
@@ -27,7 +28,6 @@ from .norm_add import LigerLayerNormAdd, LigerRMSNormAdd
 from .poly_norm import LigerPolyNorm
 from .qwen2vl_mrope import liger_multimodal_rotary_pos_emb
 from .relu_squared import LigerReLUSquared
-from .mhc import LigerMHC
 from .rms_norm import (
     LigerRMSNorm,
     LigerRMSNormForGemma,

@@ -277,6 +277,8 @@ def liger_jsd(input, target, shift_labels=None, beta=0.5, ignore_index=-100):
 def liger_tvd(input, target, shift_labels=None, reduction="mean", ignore_index=-100):
     """`functional.tvd`: input is the student, target the teacher, both probabilities."""
     return F.tvd(input, target, shift_labels, reduction, ignore_index)
+
+
 def _need_half(op, x, allow_fp32):
     if x.dtype == torch.float32 and not allow_fp32:
         raise ValueError(f"{op}: x has dtype float32; allowed: bfloat16, float16; or allow_fp32")

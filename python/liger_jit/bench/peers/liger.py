@@ -127,6 +127,8 @@ def ce_tvd(student, teacher, target):
     from liger_kernel.transformers.fused_ce_tvd import LigerFusedCETVDLoss
 
     return LigerFusedCETVDLoss()(student, teacher, target)
+
+
 def mhc_forward(x, phi, b, alpha_pre, alpha_post, alpha_res):
     return functional.liger_mhc_forward(
         x, torch.nn.Identity(), phi, b, alpha_pre, alpha_post, alpha_res
