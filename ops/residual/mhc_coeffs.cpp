@@ -235,7 +235,14 @@ Op forward(std::string name, std::string doc, bool mixes) {
   op.gradient.backward = op.name + "_backward";
   for (const Input& input : tensors()) {
     op.gradient.saved.push_back(input.name);
-    op.gradient.of.push_back({input.name, "d" + input.name});
+    // Each of the three alphas scales one of the factors.
+    std::vector<std::string> through;
+    if (input.name == "alpha_pre")
+      through =
+          mixes ? std::vector<std::string>{"x_in", "h_pre"} : std::vector<std::string>{"h_pre"};
+    if (input.name == "alpha_post") through = {"h_post"};
+    if (input.name == "alpha_res") through = {"h_res"};
+    op.gradient.of.push_back({input.name, "d" + input.name, through});
   }
   op.gradient.saved.insert(op.gradient.saved.end(), {"mix", "rstd"});
   op.gradient.needs_grad_flag = "keep_mix";

@@ -39,18 +39,15 @@ def test_feed_forward_modules_match_those_of_the_models(device):
     from transformers.models.gemma2.modeling_gemma2 import Gemma2MLP
     from transformers.models.hunyuan_v1_moe.modeling_hunyuan_v1_moe import HunYuanMoEV1MLP
     from transformers.models.llama.modeling_llama import LlamaMLP
-    from transformers.models.muse_glimmer.modeling_muse_glimmer import MuseGlimmerTextMLP
     from transformers.models.phi3.modeling_phi3 import Phi3MLP
     from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeMLP
 
     x = torch.randn(2, 5, 32, device=device)
     biased = SimpleNamespace(**{**vars(CONFIG), "mlp_bias": True})
-    muse = SimpleNamespace(**{**vars(CONFIG), "hidden_activation": "silu"})
     pairs = [
         (liger.LigerMLP(CONFIG), LlamaMLP(CONFIG)),
         (liger.LigerMLP(biased), LlamaMLP(biased)),
         (liger.LigerHunyuanV1SwiGLUMLP(CONFIG, 3, True), HunYuanMoEV1MLP(CONFIG)),
-        (liger.LigerSwiGLUMLPForMuseGlimmer(muse), MuseGlimmerTextMLP(muse)),
         (liger.LigerTiledSwiGLUMLP(CONFIG, 3), LlamaMLP(CONFIG)),
         (liger.LigerTiledGEGLUMLP(CONFIG), Gemma2MLP(CONFIG)),
         (liger.LigerSwiGLUMLP(CONFIG), LlamaMLP(CONFIG)),
@@ -61,6 +58,14 @@ def test_feed_forward_modules_match_those_of_the_models(device):
     ]
     for mine, theirs in pairs:
         same_as(mine.to(device), theirs.to(device), x)
+
+
+def test_muse_glimmers_feed_forward_module_matches(device):
+    model = pytest.importorskip("transformers.models.muse_glimmer.modeling_muse_glimmer")
+    config = SimpleNamespace(**{**vars(CONFIG), "hidden_activation": "silu"})
+    mine, theirs = liger.LigerSwiGLUMLPForMuseGlimmer(config), model.MuseGlimmerTextMLP(config)
+    x = torch.randn(2, 5, 32, device=device)
+    same_as(mine.to(device), theirs.to(device), x)
 
 
 @pytest.mark.parametrize("mlp_bias", [False, True])
@@ -76,16 +81,18 @@ def test_the_multipliers_of_falcon_h1_are_kept(device, name, mlp_bias):
 
 @pytest.mark.parametrize("layer, width", [(None, 48), (0, 48), (1, 96)])
 def test_a_layer_of_gemma_4_that_reuses_keys_may_be_twice_as_wide(device, layer, width):
-    from transformers.models.gemma4.modeling_gemma4 import Gemma4TextMLP
-
+    gemma4 = pytest.importorskip("transformers.models.gemma4.modeling_gemma4")
     modes = {"use_double_wide_mlp": True, "kv_sharing_modes": ["own", "reuse"]}
     older = {"use_double_wide_mlp": True, "num_hidden_layers": 2, "num_kv_shared_layers": 1}
     for options in (modes, older):
         config = SimpleNamespace(**{**vars(CONFIG), **options})
         assert liger.LigerGEGLUMLPForGemma4(config, layer).gate_proj.out_features == width
     if layer is not None:
-        config = SimpleNamespace(**{**vars(CONFIG), **modes})
-        mine, theirs = liger.LigerGEGLUMLPForGemma4(config, layer), Gemma4TextMLP(config, layer)
+        config = SimpleNamespace(**{**vars(CONFIG), **older, **modes})
+        mine, theirs = (
+            liger.LigerGEGLUMLPForGemma4(config, layer),
+            gemma4.Gemma4TextMLP(config, layer),
+        )
         same_as(mine.to(device), theirs.to(device), torch.randn(2, 5, 32, device=device))
 
 

@@ -20,7 +20,8 @@ def _bits():
 
     found = {}
     heads = [64, 128]
-    sizes = {"rope": heads, "qk_norm_rope": heads, "cross_entropy": SIZES + VOCABULARIES}
+    sizes = {op: heads for op in PUBLIC if "rope" in op or op == "neighborhood_attention"}
+    sizes |= {"cross_entropy": SIZES + VOCABULARIES, "multi_token_attention": [100, 256]}
     for op in PUBLIC:
         for size in sizes.get(op, SIZES):
             torch.manual_seed(3)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from accuracy import (
     DTYPES,
+    TOLERANCE,
     assert_as_exact_as_eager,
     assert_refused,
     assert_same_specials,
@@ -21,7 +22,10 @@ def reference(x):
 
 
 def check(x):
-    return assert_as_exact_as_eager(softmax, reference, {"x": x}, ["x"])
+    # The few largest of a row have most of the gradient's norm, and luck says how y is rounded.
+    return assert_as_exact_as_eager(
+        softmax, reference, {"x": x}, ["x"], slack_of_products=TOLERANCE[x.dtype].scalar_slack
+    )
 
 
 # 1: all of the row; 7, 129, 1023, 1025: no vector load fits; 2048: the first that is held on the

@@ -20,7 +20,7 @@ def test_every_width_is_as_exact_as_eager(device, width):
 
 def test_every_dtype_is_as_exact_as_eager(device):
     for dtype in dtypes_of(device):
-        # Of eighths no element is within a rounding of tau.
+        # Of eighths an element is at tau, or far from it.
         x = (torch.randn(2, 17, 193, device=device) * 8).round().div(8).to(dtype)
         assert check(x)["output 0"].dtype == dtype
 
@@ -33,7 +33,7 @@ def test_the_support_is_that_of_a_sort(device, scale, width):
     y, wanted = sparsemax(x), reference(x.double())
     assert torch.equal((y > 0).sum(-1), (wanted > 0).sum(-1))
     torch.testing.assert_close(y.double(), wanted, rtol=0, atol=2e-7)
-    torch.testing.assert_close(y.sum(-1), torch.ones(8, device=device), rtol=0, atol=1e-6)
+    torch.testing.assert_close(y.sum(-1), torch.ones(8, device=device), rtol=0, atol=1e-5)
 
 
 def test_an_offset_changes_nothing_and_ties_share(device):

@@ -174,7 +174,9 @@ def sparsemax(x):
     sums = descending.cumsum(-1) - 1
     count = torch.arange(1, x.shape[-1] + 1, device=x.device, dtype=sums.dtype)
     last = (descending * count > sums).sum(-1, keepdim=True)
-    return (_wide(x) - sums.gather(-1, last - 1) / last).clamp(min=0).to(x.dtype)
+    above = _wide(x) - sums.gather(-1, last - 1) / last
+    # No clamp, which gives an element at the threshold a gradient.
+    return above.where(above > 0, 0).to(x.dtype)
 
 
 def cross_entropy(logits, target):
