@@ -25,7 +25,7 @@ from ..autocasting import autocast_dtype, without_autocast
 from ..modes import is_watched, unwatched
 from ..recomputed import checkpoint_here, outside_of_checkpoint
 from .call import loss_of_logits, loss_of_states
-from .lazy_source import STEPS, Source
+from .lazy_source import STEPS, Follow, Source
 
 # A view that was taken: (function, its arguments after the tensor, whether gradients were on).
 View = tuple[Callable, tuple, bool]
@@ -79,18 +79,6 @@ class _Defer(torch.autograd.Function):
             None,
             *(next(found) if leaf is not None and leaf.requires_grad else None for leaf in leaves),
         )
-
-
-class _Follow(torch.autograd.Function):
-    """Values with the history of another tensor, which stood for them."""
-
-    @staticmethod
-    def forward(ctx, history, values):
-        return values.detach()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient, None
 
 
 @dataclass
@@ -156,7 +144,7 @@ class LazyLogits(torch.Tensor):
                 real = function(real, *arguments)
         if self.grad_fn is not self._lazy.node:  # as of what a checkpoint hands on
             with torch.enable_grad():
-                real = _Follow.apply(self, real)
+                real = Follow.apply(self, real)
         whole = real is block.tensor
         if not self._swap(real):
             self._lazy.computed = real
@@ -184,7 +172,7 @@ class LazyLogits(torch.Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             if self.grad_fn is not self._lazy.node:  # C++ code has written to it
                 with torch.enable_grad():
-                    view = _Follow.apply(self, computed)
+                    view = Follow.apply(self, computed)
             else:
                 with torch.set_grad_enabled(self._lazy.source.with_grad):
                     view = computed.view_as(computed)
@@ -313,7 +301,9 @@ def _contiguous(logits, **options):
         return NotImplemented
     if logits._lazy.form.is_contiguous():
         return logits
-    return LazyLogits._of(source.copied(source.states), logits._lazy.form.contiguous())
+    computed = source.weight is None  # then they are what is copied
+    states = source.states.contiguous() if computed else source.states
+    return LazyLogits._of(source.copied(states), logits._lazy.form.contiguous())
 
 
 def _shaped(function: Callable) -> Callable:

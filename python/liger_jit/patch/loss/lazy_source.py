@@ -23,6 +23,19 @@ STEPS: dict[str, Callable] = {
 }
 
 
+class Follow(torch.autograd.Function):
+    """Values with the history of another tensor, or with their own: a tensor in the same memory,
+    whose writes count for both, and no view."""
+
+    @staticmethod
+    def forward(ctx, history, values):
+        return values.detach()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
 @dataclass(frozen=True)
 class Source:
     """States [..., H] and a head [V, H], or computed logits [..., V], and what follows.
@@ -110,7 +123,8 @@ class Source:
             with without_autocast(logits.device):
                 logits = F.linear(logits.to(self.dtype), self.weight.to(self.dtype), bias)
         elif not self.steps:
-            logits = logits.view_as(logits)  # not the tensor itself, which others may hold
+            # Not the tensor itself, which other sources hold, and no view, as the head gave none.
+            logits = Follow.apply(logits, logits)
         for name, value in self.steps:
             logits = STEPS[name](logits, value)
         return logits
