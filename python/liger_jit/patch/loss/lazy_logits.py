@@ -11,6 +11,7 @@ tensors: views of it, in the very objects that the model's code holds. So a writ
 seen through the others, and nothing lazy is left that could be stale.
 """
 
+import math
 import sys
 import weakref
 from collections.abc import Callable
@@ -376,6 +377,13 @@ def _scaled(name: str) -> Callable:
     return fold
 
 
+def _keeps_half_precision(scale: float) -> bool:
+    """Whether float16 tensors may be scaled where the model would scale a product of theirs, maybe
+    in float32: powers of two up to 1 round nothing, and small ones would leave too few bits."""
+    mantissa, exponent = math.frexp(abs(scale))
+    return mantissa == 0.5 and -3 <= exponent <= 1  # from 1/16 to 1
+
+
 def _cross_entropy(
     input,
     target,
@@ -395,10 +403,12 @@ def _cross_entropy(
         return NotImplemented
     source.check()
     scale, softcap = shape
+    if source.dtype == torch.float16 and not _keeps_half_precision(scale):
+        return NotImplemented
     loss_of = loss_of_logits if source.weight is None else loss_of_states
     tensors = source.tensors()[:1] if source.weight is None else source.tensors()
     tensors = [None if t is None else t.to(source.dtype) for t in tensors]
-    if abs(scale - 1.0) > 1e-6:
+    if scale != 1.0:
         # Scaling the states scales the product; only the bias is left to be scaled beside it.
         tensors[0] = tensors[0] * scale
         if tensors[-1] is not None and len(tensors) == 3:

@@ -1,6 +1,7 @@
 """Where logits come from, as long as they are not computed."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -141,8 +142,13 @@ class Source:
                 factor = value if name == "mul" else 1.0 / value
                 scale, outer = (scale, outer * factor) if capped else (scale * factor, outer)
         if not capped:
-            return scale, None
-        return (scale * outer, outer) if outer > 0 else None
+            return _without_rounding(scale), None
+        return (_without_rounding(scale * outer), outer) if outer > 0 else None
+
+
+def _without_rounding(scale: float) -> float:
+    """1 where factors cancel but for their rounding, as of a cap that divides and multiplies."""
+    return 1.0 if abs(scale - 1.0) <= 4 * sys.float_info.epsilon else scale
 
 
 def _version(tensor: Tensor | None) -> int | None:
