@@ -265,6 +265,7 @@ bool needs_gradient(const Wiring& wiring, c10::ArrayRef<c10::IValue> inputs) {
     refuse_forward_ad(wiring.op, inputs[each.input]);
     need |= requires_grad(inputs[each.input]);
   }
+  for (const int input : wiring.constants) refuse_forward_ad(wiring.op, inputs[input]);
   if (!c10::GradMode::is_enabled()) return false;
   for (const int input : wiring.constants) {
     TORCH_CHECK_NOT_IMPLEMENTED(!requires_grad(inputs[input]), "liger_jit::", wiring.op.name,

@@ -250,6 +250,44 @@ def test_a_lazy_tensor_that_somebody_refers_to_weakly_still_aliases():
     assert logits._version == 2
 
 
+def hooked(logits):
+    logits.register_hook(lambda gradient: 3 * gradient)
+    no_grad_write(logits)
+    return logits
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_logits_of_a_head_are_no_view(dense):
+    """A written view gets another node, and the hooks of the one before never run."""
+
+    def gradients_of(make):
+        own = leaves()
+        return torch.autograd.grad(loss_of(hooked(make(*own))), own)
+
+    def made(*own):
+        return lazy(F.linear(*own)) if dense else lazy(*own)
+
+    for one, other in zip(gradients_of(made), gradients_of(F.linear), strict=True):
+        assert error(one, other) <= 1e-5
+    logits = made(*leaves())
+    assert not (logits._is_view() or logits.is_leaf)
+    assert logits.detach_().is_leaf
+    with torch.no_grad():
+        logits = made(*leaves())
+    logits += leaves()[2]
+    assert logits.requires_grad
+
+
+@pytest.mark.parametrize("take", ["contiguous", "reshape rows", "mask", "index"])
+def test_a_copy_of_computed_logits_is_one(take):
+    logits = lazy(F.linear(*leaves()))
+    copy = {**VIEWS, **COPIES}[take](logits[..., :-1, :])
+    assert copy.view(-1, CLASSES).sum() != 0
+    copy.zero_()
+    assert copy.is_contiguous()
+    assert torch.equal(logits + 0, F.linear(*leaves()))
+
+
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_a_head_inside_a_checkpoint_has_its_gradients(use_reentrant):
     def step(head):

@@ -104,6 +104,45 @@ def test_loss_and_gradients_of_a_tail(name, dense, monkeypatch):
     assert calls == ({op: 1} if name in FUSED else {})
 
 
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("factor", [float("nan"), 1 + 9e-7, 1 - 2.0**-40, -1.0])
+def test_every_factor_counts(factor, dense):
+    leaves = [leaf.detach().double().requires_grad_() for leaf in tensors()]
+    logits = lazy(F.linear(*leaves)) if dense else lazy(*leaves)
+    found = step(rows(logits * factor), leaves)
+    expected = step(rows(F.linear(*leaves) * factor), leaves)
+    torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14, equal_nan=True)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize(
+    ("factor", "folded"),
+    [(1.0, True), (-0.5, True), (1 / 16, True), (1 / 3, False), (1 / 32, False), (1000.0, False)],
+)
+def test_a_factor_in_float16_is_taken_only_where_it_rounds_nothing(
+    factor, folded, dense, monkeypatch
+):
+    leaves = tensors(torch.float16)
+    with torch.no_grad():
+        leaves[0].mul_(100)  # a thousand times that is infinite
+        leaves[1].mul_(0.01)
+    with counted(monkeypatch) as calls:
+        logits = lazy(F.linear(*leaves)) if dense else lazy(*leaves)
+        found = step(rows(logits.float() * factor), leaves)
+    assert bool(calls) == folded
+    expected = step(rows(F.linear(*leaves).float() * factor), leaves)
+    assert error(found[0], expected[0]) <= 1e-3
+    for position in (0, 2):
+        assert error(found[1][position], expected[1][position]) <= 4e-3
+
+
+def test_a_cap_whose_reciprocal_rounds_is_no_factor(monkeypatch):
+    assert 1 / 49 * 49 != 1
+    with counted(monkeypatch) as calls:
+        rows(softcap(lazy(*tensors(torch.float16)).float(), 49.0))
+    assert calls == {"fused_linear_cross_entropy": 1}
+
+
 def test_real_logits_are_bitwise_those_of_the_head():
     states, weight, _ = tensors(torch.bfloat16)
     for tail in (lambda x: x.float(), lambda x: softcap(x / 7), lambda x: x[:, 1:].reshape(-1, 9)):

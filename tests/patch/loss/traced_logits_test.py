@@ -87,3 +87,17 @@ def test_what_happens_between_head_and_loss_counts(use):
     assert_same_step(
         (found[0], {name: found[1][name] for name in trained}), (expected_loss, trained)
     )
+
+
+@pytest.mark.parametrize(
+    "flags", [{}, {"cross_entropy": True, "fused_linear_cross_entropy": False}]
+)
+def test_a_loss_in_float64_is_rounded_as_transformers_rounds_it(flags):
+    model = build(num_hidden_layers=1, dtype=torch.float64)
+    plain = model(**batch()).loss
+    patch(model, **flags)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager")
+    for loss in (model(**batch()).loss, compiled(**batch()).loss):
+        assert loss.dtype == plain.dtype == torch.float32
+        torch.testing.assert_close(loss, plain)

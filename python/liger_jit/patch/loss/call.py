@@ -130,7 +130,7 @@ def next_token_loss(
     ignore_index: int = IGNORED,
     shift_labels: Tensor | None = None,
 ) -> Tensor:
-    """The loss of a causal language model, as transformers defines it.
+    """The loss of a causal language model, as transformers defines it: in float32.
 
     Args:
         predictions: [B, T, H] states if `weight` [V, H] is given, else [B, T, V] logits.
@@ -147,5 +147,7 @@ def next_token_loss(
     }
     rows = predictions.reshape(-1, predictions.shape[-1])
     if weight is None:
-        return loss_of_logits(call, rows, **options)
-    return loss_of_states(call, rows, weight, bias, **options)
+        loss = loss_of_logits(call, rows, **options)
+    else:
+        loss = loss_of_states(call, rows, weight, bias, **options)
+    return loss.float()

@@ -11,6 +11,7 @@ tensors: views of it, in the very objects that the model's code holds. So a writ
 seen through the others, and nothing lazy is left that could be stale.
 """
 
+import math
 import sys
 import weakref
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from ..autocasting import autocast_dtype, without_autocast
 from ..modes import is_watched, unwatched
 from ..recomputed import checkpoint_here, outside_of_checkpoint
 from .call import loss_of_logits, loss_of_states
-from .lazy_source import STEPS, Source
+from .lazy_source import STEPS, Follow, Source
 
 # A view that was taken: (function, its arguments after the tensor, whether gradients were on).
 View = tuple[Callable, tuple, bool]
@@ -79,18 +80,6 @@ class _Defer(torch.autograd.Function):
             None,
             *(next(found) if leaf is not None and leaf.requires_grad else None for leaf in leaves),
         )
-
-
-class _Follow(torch.autograd.Function):
-    """Values with the history of another tensor, which stood for them."""
-
-    @staticmethod
-    def forward(ctx, history, values):
-        return values.detach()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient, None
 
 
 @dataclass
@@ -156,7 +145,7 @@ class LazyLogits(torch.Tensor):
                 real = function(real, *arguments)
         if self.grad_fn is not self._lazy.node:  # as of what a checkpoint hands on
             with torch.enable_grad():
-                real = _Follow.apply(self, real)
+                real = Follow.apply(self, real)
         whole = real is block.tensor
         if not self._swap(real):
             self._lazy.computed = real
@@ -184,7 +173,7 @@ class LazyLogits(torch.Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             if self.grad_fn is not self._lazy.node:  # C++ code has written to it
                 with torch.enable_grad():
-                    view = _Follow.apply(self, computed)
+                    view = Follow.apply(self, computed)
             else:
                 with torch.set_grad_enabled(self._lazy.source.with_grad):
                     view = computed.view_as(computed)
@@ -313,7 +302,9 @@ def _contiguous(logits, **options):
         return NotImplemented
     if logits._lazy.form.is_contiguous():
         return logits
-    return LazyLogits._of(source.copied(source.states), logits._lazy.form.contiguous())
+    computed = source.weight is None  # then they are what is copied
+    states = source.states.contiguous() if computed else source.states
+    return LazyLogits._of(source.copied(states), logits._lazy.form.contiguous())
 
 
 def _shaped(function: Callable) -> Callable:
@@ -386,6 +377,13 @@ def _scaled(name: str) -> Callable:
     return fold
 
 
+def _keeps_half_precision(scale: float) -> bool:
+    """Whether float16 tensors may be scaled where the model would scale a product of theirs, maybe
+    in float32: powers of two up to 1 round nothing, and small ones would leave too few bits."""
+    mantissa, exponent = math.frexp(abs(scale))
+    return mantissa == 0.5 and -3 <= exponent <= 1  # from 1/16 to 1
+
+
 def _cross_entropy(
     input,
     target,
@@ -405,10 +403,12 @@ def _cross_entropy(
         return NotImplemented
     source.check()
     scale, softcap = shape
+    if source.dtype == torch.float16 and not _keeps_half_precision(scale):
+        return NotImplemented
     loss_of = loss_of_logits if source.weight is None else loss_of_states
     tensors = source.tensors()[:1] if source.weight is None else source.tensors()
     tensors = [None if t is None else t.to(source.dtype) for t in tensors]
-    if abs(scale - 1.0) > 1e-6:
+    if scale != 1.0:
         # Scaling the states scales the product; only the bias is left to be scaled beside it.
         tensors[0] = tensors[0] * scale
         if tensors[-1] is not None and len(tensors) == 3:

@@ -1,6 +1,7 @@
 """Where logits come from, as long as they are not computed."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -21,6 +22,19 @@ STEPS: dict[str, Callable] = {
     "cast": lambda logits, value: logits.to(value),
     "copy": lambda logits, value: logits.clone(),
 }
+
+
+class Follow(torch.autograd.Function):
+    """Values with the history of another tensor, or with their own: a tensor in the same memory,
+    whose writes count for both, and no view."""
+
+    @staticmethod
+    def forward(ctx, history, values):
+        return values.detach()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
 
 
 @dataclass(frozen=True)
@@ -110,7 +124,8 @@ class Source:
             with without_autocast(logits.device):
                 logits = F.linear(logits.to(self.dtype), self.weight.to(self.dtype), bias)
         elif not self.steps:
-            logits = logits.view_as(logits)  # not the tensor itself, which others may hold
+            # Not the tensor itself, which other sources hold, and no view, as the head gave none.
+            logits = Follow.apply(logits, logits)
         for name, value in self.steps:
             logits = STEPS[name](logits, value)
         return logits
@@ -127,8 +142,13 @@ class Source:
                 factor = value if name == "mul" else 1.0 / value
                 scale, outer = (scale, outer * factor) if capped else (scale * factor, outer)
         if not capped:
-            return scale, None
-        return (scale * outer, outer) if outer > 0 else None
+            return _without_rounding(scale), None
+        return (_without_rounding(scale * outer), outer) if outer > 0 else None
+
+
+def _without_rounding(scale: float) -> float:
+    """1 where factors cancel but for their rounding, as of a cap that divides and multiplies."""
+    return 1.0 if abs(scale - 1.0) <= 4 * sys.float_info.epsilon else scale
 
 
 def _version(tensor: Tensor | None) -> int | None:
