@@ -28,15 +28,48 @@ at::Tensor probabilities(const CompositeCall& in, const at::Tensor& scores) {
   return in.run(sparsemax, {{"x", in.run(triangle, {{"x", scores}, {"fill", nothing}})[0]}})[0];
 }
 
+// Whether the library convolves faster with the channels last. The layout is then changed by our
+// kernels, which leave out what lies beyond the diagonal.
+bool channels_last(const CompositeCall& in) {
+  const at::Tensor weight = in.tensor("weight");
+  return weight.element_size() == 2 && weight.size(1) % 8 == 0 &&
+         weight.size(0) / in["groups"].toInt() % 8 == 0;
+}
+
+// [batch, channels, N, N] of memory in the order of [batch, N, N, channels].
+at::Tensor to_channels_last(const CompositeCall& in, const at::Tensor& squares) {
+  static const Op& turn = op_named("triangle_to_channels_last");
+  return in.run(turn, {{"x", squares}})[0].permute({0, 3, 1, 2});
+}
+
+// Back from there. Unless it clears, nothing is written beyond the diagonal.
+at::Tensor from_channels_last(const CompositeCall& in, const at::Tensor& squares,
+                              const at::Tensor& bias, bool clears) {
+  static const Op& turn = op_named("triangle_from_channels_last");
+  const at::Tensor last = squares.contiguous(at::MemoryFormat::ChannelsLast);
+  return in.run(turn, {{"x", last.permute({0, 2, 3, 1})}, {"bias", bias}, {"clears", clears}})[0];
+}
+
+at::Tensor convolved(const CompositeCall& in, const at::Tensor& x, const at::Tensor& weight,
+                     const at::Tensor& bias) {
+  return at::convolution(x, weight, bias.defined() ? std::optional(bias) : std::nullopt,
+                         both(in, "stride"), both(in, "padding"), both(in, "dilation"), false,
+                         Two{0, 0}, in["groups"].toInt());
+}
+
 Tensors forward(const Op& op, c10::ArrayRef<c10::IValue> values) {
   static const Op& clear = op_named("clear_upper_triangle_");
   const CompositeCall in(op, values);
   const at::Tensor made = probabilities(in, in.tensor("scores"));
-  const at::Tensor out = at::convolution(
-      made, in.tensor("weight"), in.has("bias") ? std::optional(in.tensor("bias")) : std::nullopt,
-      both(in, "stride"), both(in, "padding"), both(in, "dilation"), false, Two{0, 0},
-      in["groups"].toInt());
-  at::Tensor rows = out.contiguous();
+  const at::Tensor weight = in.tensor("weight"), bias = in.tensor("bias");
+  if (channels_last(in)) {
+    // The library would add the bias in a pass of its own.
+    const at::Tensor out =
+        convolved(in, to_channels_last(in, made), weight.contiguous(at::MemoryFormat::ChannelsLast),
+                  at::Tensor());
+    return {from_channels_last(in, out, bias, true), made};
+  }
+  at::Tensor rows = convolved(in, made, weight, bias).contiguous();
   in.run(clear, {{"x", rows}});
   return {rows, made};
 }
@@ -55,16 +88,23 @@ Tensors backward(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const auto mask = in["output_mask"].toBoolList();
   const std::array<bool, 3> wanted = {mask[0], mask[1], mask[2] && in.has("bias")};
   const std::array<int64_t, 1> channels = {in.tensor("weight").size(0)};
-  const at::Tensor dout = in.run(triangle, {{"x", in.tensor("dout")}, {"fill", 0.0}})[0];
+  const bool last = channels_last(in), sparse = in["sparse"].toBool();
+  const at::Tensor dout = last ? to_channels_last(in, in.tensor("dout"))
+                               : in.run(triangle, {{"x", in.tensor("dout")}, {"fill", 0.0}})[0];
+  const at::Tensor weight = in.tensor("weight");
   auto [dmade, dweight, dbias] = at::convolution_backward(
-      dout, made, in.tensor("weight"), at::OptionalIntArrayRef(channels), both(in, "stride"),
-      both(in, "padding"), both(in, "dilation"), false, Two{0, 0}, in["groups"].toInt(), wanted);
+      dout, last ? to_channels_last(in, made) : made,
+      last ? weight.contiguous(at::MemoryFormat::ChannelsLast) : weight,
+      at::OptionalIntArrayRef(channels), both(in, "stride"), both(in, "padding"),
+      both(in, "dilation"), false, Two{0, 0}, in["groups"].toInt(), wanted);
   const at::Tensor nothing = at::empty({0}, made.options());
   at::Tensor dscores = nothing;
   if (wanted[0]) {
-    const at::Tensor upstream = dmade.contiguous();
-    dscores = in["sparse"].toBool() ? through_sparsemax(in, upstream, made)
-                                    : in.run(of_softmax, {{"dy", upstream}, {"y", made}})[0];
+    // The causal softmax reads nothing beyond the diagonal.
+    const at::Tensor upstream =
+        last ? from_channels_last(in, dmade, at::Tensor(), sparse) : dmade.contiguous();
+    dscores = sparse ? through_sparsemax(in, upstream, made)
+                     : in.run(of_softmax, {{"dy", upstream}, {"y", made}})[0];
   }
   return {dscores, wanted[1] ? dweight.contiguous() : nothing, wanted[2] ? dbias : nothing};
 }
