@@ -33,8 +33,7 @@ KernelOf kernel(bool to_channels_last) {
                              {"channels", x.sizes[channels_dim]},
                              {"align_bytes", int64_t{call.on_host() ? 2 : x.align_bytes}},
                              {"to_channels_last", to_channels_last},
-                             {"adds_bias", with_bias(call)},
-                             {"clears", to_channels_last || call.flag("clears")}};
+                             {"adds_bias", with_bias(call)}};
                    },
                    .candidates = [](const Call& call) -> std::vector<Knobs> {
                      if (call.on_host()) return {{{"units", 1024}}};
@@ -61,11 +60,34 @@ KernelOf kernel(bool to_channels_last) {
   return made;
 }
 
-void check(const Call& call, int square_dim, std::string_view meaning) {
-  require_dims(call, "x", 4, meaning);
-  const Tensor& x = call["x"];
+KernelOf softmax_backward() {
+  return {.name = "CausalSoftmaxFromChannels",
+          .source = "attention/triangle_layout.h",
+          .spec = [](const Call& call) -> Spec {
+            const Tensor& y = call["y"];
+            const int align = std::min(y.align_bytes, call["dy"].align_bytes);
+            return {{"x", y.dtype},
+                    {"width", y.sizes[2]},
+                    {"channels", y.sizes[3]},
+                    {"align_bytes", int64_t{call.on_host() ? 2 : align}},
+                    {"threads", int64_t{256}}};
+          },
+          .blocks =
+              [](const Call& call, const Knobs&) {
+                const Tensor& y = call["y"];
+                return y.sizes[0] * y.sizes[1] * ((packs_of(y.sizes[3]) + 7) / 8);
+              },
+          .threads = [](const Knobs&) { return int64_t{256}; },
+          .arguments = {"dy", "y", {"dx", "dx"}, {"rows", [](const Call& call) {
+                                                    return call["y"].sizes[0] * call["y"].sizes[1];
+                                                  }}}};
+}
+
+void check(const Call& call, std::string_view squares, int square_dim, std::string_view meaning) {
+  require_dims(call, squares, 4, meaning);
+  const Tensor& x = call[squares];
   if (x.sizes[square_dim] != x.sizes[square_dim + 1])
-    call.refuse("x", "has shape " + shape_text(x), std::string(meaning));
+    call.refuse(squares, "has shape " + shape_text(x), std::string(meaning));
 }
 
 Dtype dtype_of_x(const Call& call) { return call["x"].dtype; }
@@ -81,7 +103,7 @@ const Register to_channels_last{Op{
             return sized({size_of("x", 0), size_of("x", 2), size_of("x", 3), size_of("x", 1)});
           },
           dtype_of_x}},
-    .check = [](const Call& call) { check(call, 2, "[batch, channels, N, N]"); },
+    .check = [](const Call& call) { check(call, "x", 2, "[batch, channels, N, N]"); },
     .kernels = {kernel(true)},
     .example = [](const Extent& e) -> std::vector<Sample> {
       return {{.input = "x", .shape = {e["batch"], e["inner"], e["size"], e["size"]}}};
@@ -92,9 +114,9 @@ const Register to_channels_last{Op{
 const Register from_channels_last{Op{
     .name = "triangle_from_channels_last",
     .doc = "y [batch, channels, N, N] = x [batch, N, N, channels] + bias up to the diagonal; 0 "
-           "beyond, or nothing written there unless it `clears`",
+           "beyond",
     .internal = true,
-    .inputs = {dense("x"), optional(dense("bias")), flag("clears", true)},
+    .inputs = {dense("x"), optional(dense("bias"))},
     .outputs =
         {{"y",
           [](const Call&) {
@@ -103,7 +125,7 @@ const Register from_channels_last{Op{
           dtype_of_x}},
     .check =
         [](const Call& call) {
-          check(call, 1, "[batch, N, N, channels]");
+          check(call, "x", 1, "[batch, N, N, channels]");
           require_same_dtype(call, "x", "bias");
           if (call.has("bias")) require_vector(call, "bias", "x");
         },
@@ -111,6 +133,32 @@ const Register from_channels_last{Op{
     .example = [](const Extent& e) -> std::vector<Sample> {
       return {{.input = "x", .shape = {e["batch"], e["size"], e["size"], e["inner"]}},
               {.input = "bias", .shape = {e["inner"]}}};
+    },
+    .sizes = example_sizes({{"batch", 1, "sequences"}}),
+}};
+
+const Register softmax_from_channels_last{Op{
+    .name = "causal_softmax_backward_from_channels_last",
+    .doc = "dx [batch, channels, N, N] = y * (dy - sum(y * dy)) up to the diagonal, of y and dy "
+           "[batch, N, N, channels]; 0 beyond",
+    .internal = true,
+    .inputs = {dense("dy"), dense("y")},
+    .outputs =
+        {{"dx",
+          [](const Call&) {
+            return sized({size_of("y", 0), size_of("y", 3), size_of("y", 1), size_of("y", 2)});
+          },
+          [](const Call& call) { return call["y"].dtype; }}},
+    .check =
+        [](const Call& call) {
+          check(call, "y", 1, "[batch, N, N, channels]");
+          require_same_shape(call, "y", "dy");
+          require_same_dtype(call, "y", "dy");
+        },
+    .kernels = {softmax_backward()},
+    .example = [](const Extent& e) -> std::vector<Sample> {
+      const std::vector<int64_t> shape = {e["batch"], e["size"], e["size"], e["inner"]};
+      return {{.input = "dy", .shape = shape}, {.input = "y", .shape = shape}};
     },
     .sizes = example_sizes({{"batch", 1, "sequences"}}),
 }};
