@@ -67,8 +67,27 @@ def test_every_convolution_is_right(device, options):
     check(tensors(4, 8, 21, 3, torch.float32, device, options.get("groups", 1)), **options)
 
 
-def test_what_lies_beyond_the_diagonal_counts_for_nothing(device):
-    inputs = tensors(2, 2, 19, 3, torch.float32, device)
+# 16 bits and channels in whole packs: the library convolves with the channels last
+@pytest.mark.parametrize(
+    "channels, made, length, options",
+    [
+        (8, 8, 33, {"padding": 1}),
+        (16, 24, 40, {"padding": 0}),
+        (16, 32, 21, {"groups": 2, "padding": 1}),
+        (8, 16, 64, {"stride": 2, "padding": 1}),
+        (16, 8, 1, {"padding": 1}),
+    ],
+)
+def test_many_channels_of_16_bits_are_right(device, channels, made, length, options):
+    dtype = torch.bfloat16
+    inputs = tensors(channels, made, length, 3, dtype, device, options.get("groups", 1))
+    check(inputs, **options)
+
+
+# channels of which the library convolves one way, and the other
+@pytest.mark.parametrize("channels, dtype", [(2, torch.float32), (8, torch.bfloat16)])
+def test_what_lies_beyond_the_diagonal_counts_for_nothing(device, channels, dtype):
+    inputs = tensors(channels, channels, 19, 3, dtype, device)
     before = multi_token_attention(**inputs, padding=1)
     inputs["scores"][..., beyond(inputs["scores"])] = float("nan")
     leaf = inputs["scores"].requires_grad_()
