@@ -122,10 +122,14 @@ struct TriangleLayout {
   static constexpr int units_of_row = strips * column_packs * neighbours;
 
   LIGER_DEVICE void turn(long long unit) const {
-    // Of unsigned numbers a quotient by a power of two is a shift.
-    const auto row = static_cast<long long>(static_cast<unsigned long long>(unit) / units_of_row);
-    if (row >= rows) return;
-    const int place = static_cast<int>(unit - row * units_of_row);
+    // Of unsigned numbers a quotient by a power of two is a shift. From the last row to the first:
+    // the last ones are what the kernel before has left in the L2 cache, and the first ones what
+    // the kernel after begins with.
+    const auto rows_before =
+        static_cast<long long>(static_cast<unsigned long long>(unit) / units_of_row);
+    if (rows_before >= rows) return;
+    const long long row = rows - 1 - rows_before;
+    const int place = static_cast<int>(unit - rows_before * units_of_row);
     const int strip = place / (column_packs * neighbours);
     const int channels = strip * neighbours + place % neighbours;
     const int columns = place / neighbours % column_packs;
