@@ -145,20 +145,21 @@ struct TriangleLayout {
       RawPack<T> read[pack_size] = {};
       LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
         const int column = columns * pack_size + i;
-        if (column <= last) read[i] = Places::load_channels(x, row, column, channels);
+        // Beyond the diagonal it is read once more, so that no load waits for a branch.
+        read[i] = Places::load_channels(x, row, column < last ? column : last, channels);
       }
-      if constexpr (S.adds_bias) add_bias(read, last, channels, columns);
+      if constexpr (S.adds_bias) add_bias(read, channels);
+      LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
+        if (columns * pack_size + i > last) read[i] = {};
+      }
       turned(read, made);
     }
     Places::store_columns(y, batch, row, channels, columns, made);
   }
 
-  LIGER_DEVICE void add_bias(RawPack<T> (&values)[pack_size], int last, int channels,
-                             int columns) const {
+  LIGER_DEVICE void add_bias(RawPack<T> (&values)[pack_size], int channels) const {
     const auto added = load_pack<S.channels, static_cast<int>(sizeof(T))>(bias, channels);
-    LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
-      if (columns * pack_size + i <= last) values[i] = narrowed<T>(widened(values[i]) + added);
-    }
+    LIGER_UNROLL for (RawPack<T>& value : values) value = narrowed<T>(widened(value) + added);
   }
 };
 
@@ -177,7 +178,7 @@ struct CausalSoftmaxFromChannels {
   static constexpr int block_threads = on_host ? 1 : S.threads;
   using T = Type<S.x>;
   // Some read while others add up.
-  static constexpr int blocks_at_once = two_bytes<T> ? 3 : 1;
+  static constexpr int blocks_at_once = two_bytes<T> ? 2 : 1;
   using A = Arithmetic<S.x>;
 
   const T* dy;
@@ -253,11 +254,12 @@ struct CausalSoftmaxFromChannels {
         RawPack<T> gradient[pack_size] = {};
         LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
           const int column = columns * pack_size + i;
-          if (column <= last)
-            gradient[i] =
-                narrowed<T>(map([](A p, A d, A dot) { return p * (d - dot); },
-                                widened(Places::load_channels(y, row, column, channels)),
-                                widened(Places::load_channels(dy, row, column, channels)), dot));
+          const int there = column < last ? column : last;
+          gradient[i] =
+              narrowed<T>(map([](A p, A d, A dot) { return p * (d - dot); },
+                              widened(Places::load_channels(y, row, there, channels)),
+                              widened(Places::load_channels(dy, row, there, channels)), dot));
+          if (column > last) gradient[i] = {};
         }
         turned(gradient, made);
       }

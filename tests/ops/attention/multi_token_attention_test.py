@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from accuracy import assert_as_exact_as_eager, assert_refused, dtypes_of
+from accuracy import assert_as_exact_as_eager, assert_refused, dtypes_of, relative_error
 from liger_jit.functional import multi_token_attention
 from liger_jit.transformers import LigerMultiTokenAttention
 from torch.nn import functional as F
@@ -135,3 +135,16 @@ def test_the_module_is_the_function_of_its_parameters(device):
     assert LigerMultiTokenAttention(4, 4, 3, bias=False).bias is None
     uneven = LigerMultiTokenAttention(4, 4, 3, stride=(1, 2))
     assert_refused(lambda: uneven.to(device)(scores), "stride", r"\(1, 2\)")
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_many_channels_of_16_bits_are_those_of_float32_but_for_rounding(device, sparse):
+    inputs = tensors(8, 16, 37, 3, torch.bfloat16, device)
+    upstream = torch.randn(2, 16, 37, 37, device=device).bfloat16()
+    made = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        leaves = [inputs[name].to(dtype).requires_grad_() for name in WRT]
+        out = multi_token_attention(*leaves, padding=1, sparse=sparse)
+        made[dtype] = [out, *torch.autograd.grad(out, leaves, upstream.to(dtype))]
+    for mine, wanted in zip(*made.values(), strict=True):
+        assert relative_error(mine, wanted) < 1e-2
