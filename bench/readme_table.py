@@ -52,8 +52,8 @@ def tables() -> str:
     lines, host, steps = newest("op"), newest("host"), newest("train_step")
     speed = min(line["copy_gb_per_s"] for line in lines)
     parts = [
-        f"{lines[0]['device']}, bfloat16. Milliseconds of forward + backward; the floor is the\n"
-        f"bytes that must move over the run's own copy bandwidth ({speed:.0f} GB/s or more),\n"
+        f"{lines[0]['device']}, bfloat16 where a case names no dtype. Milliseconds of forward +\n"
+        f"backward; the floor is the bytes that must move over the run's own copy bandwidth ({speed:.0f} GB/s or more),\n"
         "or for linear losses their matrix products. `–`: not measured. A peer that the newest\n"
         "run left out is from the run before. From\n"
         f"{_sources(lines)}.\n",
@@ -95,7 +95,8 @@ def _of_kind(kind: str, lines: list[dict]) -> list[dict]:
 
 
 def _case(line: dict) -> str:
-    return f"{_op(line)}, {line['rows']} × {line['case']}"
+    dtype = "" if line["dtype"] == "bf16" else f", {line['dtype']}"
+    return f"{_op(line)}, {line['rows']} × {line['case']}{dtype}"
 
 
 def _op(line: dict) -> str:

@@ -14,7 +14,7 @@ from .clock import Clock
 
 def floors_ms(case: Case, clock: Clock, bytes_per_ms: float) -> tuple[float, float]:
     """(forward, forward + backward)."""
-    if case.op["composite"]:
+    if any(name.endswith("input") for name in case.values("meta")):
         return _products_ms(case, clock)
     forward, both = _bytes(case)
     return forward / bytes_per_ms, both / bytes_per_ms
