@@ -53,7 +53,8 @@ def tables() -> str:
     speed = min(line["copy_gb_per_s"] for line in lines)
     parts = [
         f"{lines[0]['device']}, bfloat16 where a case names no dtype. Milliseconds of forward +\n"
-        f"backward; the floor is the bytes that must move over the run's own copy bandwidth ({speed:.0f} GB/s or more),\n"
+        "backward; the floor is the bytes that must move over the run's own copy bandwidth\n"
+        f"({speed:.0f} GB/s or more), "
         "or for linear losses their matrix products. `–`: not measured. A peer that the newest\n"
         "run left out is from the run before. From\n"
         f"{_sources(lines)}.\n",
