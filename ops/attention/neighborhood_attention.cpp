@@ -6,6 +6,8 @@
 namespace liger {
 namespace {
 
+constexpr int64_t most_head_size = 1024;  // a lane keeps its part of several heads in registers
+
 // The lanes that the template gives a head.
 int64_t lanes_of_head(int64_t head_size) {
   int64_t lanes = 1;
@@ -61,6 +63,9 @@ void check(const Call& call) {
     require_same_shape(call, "q", other);
     require_same_dtype(call, "q", other);
   }
+  if (call["q"].last_size() > most_head_size)
+    call.refuse("q", fmt::format("has heads of {}", call["q"].last_size()),
+                fmt::format("at most {}", most_head_size));
   const int64_t size = call.integer("kernel_size");
   if (size < 1 || size % 2 == 0)
     call.refuse("kernel_size", fmt::format("is {}", size), "an odd number from 1 on");

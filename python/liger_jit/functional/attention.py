@@ -26,7 +26,7 @@ def neighborhood_attention(
 
     Args:
         q, k, v: [B, H, T, D], of one shape and dtype; any strides whose last dimension is
-            contiguous. Under autocast they are cast, as for a matrix product.
+            contiguous, D at most 1024. Under autocast they are cast, as for a matrix product.
         kernel_size: tokens of a window, odd.
         dilation: distance of neighbours in a window.
         scale: of the scores; None: 1 / sqrt(D).
@@ -34,8 +34,8 @@ def neighborhood_attention(
     Returns [B, H, T, D], of q's dtype and layout.
 
     Raises:
-        ValueError: kernel_size is even or below 1, dilation is below 1, or shapes, dtypes or
-            devices differ.
+        ValueError: kernel_size is even or below 1, dilation is below 1, D is above 1024, or shapes,
+            dtypes or devices differ.
     """
     if scale is None:
         scale = 1 / math.sqrt(q.shape[-1])

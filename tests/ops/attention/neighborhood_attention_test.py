@@ -109,6 +109,8 @@ def test_what_is_not_allowed_is_refused(device):
     refused("'k'", "shape", k=inputs["k"][:, :1])
     refused("'v'", "dtype", v=inputs["v"].bfloat16())
     refused("'q'", "4 dimensions", q=inputs["q"][0])
+    large = {name: torch.randn(1, 1, 2, 1025, device=device) for name in NAMES}
+    refused("'q'", "1025", "at most 1024", **large)
 
 
 def test_ligers_function_is_this_one(device):
