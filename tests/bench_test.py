@@ -155,6 +155,18 @@ def test_floors_count_each_byte_once():
     assert both - forward == 3 * matrix + 2 * row + 8 * 4
 
 
+def test_floors_are_products_for_linear_layers_alone():
+    clock = Clock("cpu", quick=True)
+    matrix = 8 * 64 * 4
+    (case,) = (case for case in declared(["jsd"]) if case.name == "vocabulary-32768")
+    forward, both = floors_ms(case.at_most(8, 64, 8), clock, bytes_per_ms=1)
+    assert forward == 2 * matrix + 4  # its `input` meets no weight: reads both, writes a number
+    assert both - forward == matrix
+    squares = declared(["multi_token_attention"])[0].at_most(8, 64, 8)
+    read = sum(value.nbytes for value in squares.values("meta").values())
+    assert floors_ms(squares, clock, bytes_per_ms=1)[0] > read
+
+
 def test_linear_losses_are_also_measured_with_ignored_labels():
     cases = declared(["fused_linear_cross_entropy"])
     plain, ignored = (case.at_most(1000, 16, 8).values("cpu")["target"] for case in cases[:2])

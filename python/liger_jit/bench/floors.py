@@ -14,7 +14,7 @@ from .clock import Clock
 
 def floors_ms(case: Case, clock: Clock, bytes_per_ms: float) -> tuple[float, float]:
     """(forward, forward + backward)."""
-    if any(name.endswith("input") for name in case.values("meta")):
+    if _linear_layers(case.values("meta")):
         return _products_ms(case, clock)
     forward, both = _bytes(case)
     return forward / bytes_per_ms, both / bytes_per_ms
@@ -45,6 +45,12 @@ def _size(values) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
+def _linear_layers(values: dict) -> dict[str, str]:
+    """{input: weight} of those that are multiplied."""
+    pairs = {name: name.replace("input", "weight") for name in values if name.endswith("input")}
+    return {name: weight for name, weight in pairs.items() if weight in values}
+
+
 def _products_ms(case: Case, clock: Clock) -> tuple[float, float]:
     """Of each linear layer in the op: the logits, and the gradients of its input and its weight.
 
@@ -53,15 +59,15 @@ def _products_ms(case: Case, clock: Clock) -> tuple[float, float]:
     values = case.values(clock.device)
     wanted = case.differentiable()
     forward, backward = [], []
-    for name in (name for name in values if name.endswith("input")):
-        x, weight = values[name], values[name.replace("input", "weight")]
+    for name, of_weight in _linear_layers(values).items():
+        x, weight = values[name], values[of_weight]
         if "target" in values:  # rows that count nothing need no work
             x = x[values["target"] != IGNORE_INDEX]
         forward.append(_product(x, weight.T))
         logits = forward[-1]()
         if name in wanted:
             backward.append(_product(logits, weight))
-        if name.replace("input", "weight") in wanted:
+        if of_weight in wanted:
             backward.append(_product(logits.T, x))
     return _ms_of_all(clock, forward), _ms_of_all(clock, forward + backward)
 
