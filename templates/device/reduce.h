@@ -33,6 +33,24 @@ LIGER_DEVICE Two<A> shuffle_xor(const Two<A>& value, int mask) {
   return {shuffle_xor(value.first, mask), shuffle_xor(value.second, mask)};
 }
 
+// As many as are asked for.
+template <int Count, class A>
+struct Several {
+  A v[Count];
+};
+template <int Count, class A>
+LIGER_DEVICE Several<Count, A> operator+(const Several<Count, A>& a, const Several<Count, A>& b) {
+  Several<Count, A> sum;
+  LIGER_UNROLL for (int i = 0; i < Count; ++i) sum.v[i] = a.v[i] + b.v[i];
+  return sum;
+}
+template <int Count, class A>
+LIGER_DEVICE Several<Count, A> shuffle_xor(const Several<Count, A>& value, int mask) {
+  Several<Count, A> other;
+  LIGER_UNROLL for (int i = 0; i < Count; ++i) other.v[i] = shuffle_xor(value.v[i], mask);
+  return other;
+}
+
 // values[0] becomes the combination of all, halves meeting from the highest bit of the index to the
 // lowest.
 template <int Count, class V, class Combine>

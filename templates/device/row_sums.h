@@ -5,24 +5,6 @@
 
 namespace liger {
 
-// Values that travel together.
-template <int Count, class A>
-struct Several {
-  A v[Count];
-};
-template <int Count, class A>
-LIGER_DEVICE Several<Count, A> operator+(const Several<Count, A>& a, const Several<Count, A>& b) {
-  Several<Count, A> sum;
-  LIGER_UNROLL for (int i = 0; i < Count; ++i) sum.v[i] = a.v[i] + b.v[i];
-  return sum;
-}
-template <int Count, class A>
-LIGER_DEVICE Several<Count, A> shuffle_xor(const Several<Count, A>& value, int mask) {
-  Several<Count, A> other;
-  LIGER_UNROLL for (int i = 0; i < Count; ++i) other.v[i] = shuffle_xor(value.v[i], mask);
-  return other;
-}
-
 // What adds products up: on the host eight sums side by side, which are vector code.
 template <class A, bool Host = on_host>
 struct ProductSum {

@@ -6,24 +6,6 @@
 
 namespace liger {
 
-// Numbers of a row that are summed together.
-template <class A, int Count>
-struct Several {
-  A v[Count] = {};
-};
-template <class A, int Count>
-LIGER_DEVICE Several<A, Count> operator+(const Several<A, Count>& a, const Several<A, Count>& b) {
-  Several<A, Count> result;
-  LIGER_UNROLL for (int i = 0; i < Count; ++i) result.v[i] = a.v[i] + b.v[i];
-  return result;
-}
-template <class A, int Count>
-LIGER_DEVICE Several<A, Count> shuffle_xor(const Several<A, Count>& value, int mask) {
-  Several<A, Count> result;
-  LIGER_UNROLL for (int i = 0; i < Count; ++i) result.v[i] = shuffle_xor(value.v[i], mask);
-  return result;
-}
-
 struct PolyNormForwardSpec {
   Dtype x;
   Dtype weight;
@@ -58,11 +40,11 @@ struct PolyNormForward {
       const A w2 = static_cast<A>(widen(weight[1]));
       const A w1 = static_cast<A>(widen(weight[2]));
       const A b = static_cast<A>(widen(*bias));
-      const auto moments = Row::template sum<Several<A, 3>>(0, thread, [&](int slot, int pack) {
+      const auto moments = Row::template sum<Several<3, A>>(0, thread, [&](int slot, int pack) {
         const auto v = values.at(slot, pack);
         const auto square = v * v;
         const auto fourth = square * square;
-        return Several<A, 3>{{total(square), total(fourth), total(fourth * square)}};
+        return Several<3, A>{{total(square), total(fourth), total(fourth * square)}};
       });
       A r[3];
       LIGER_UNROLL for (int k = 0; k < 3; ++k) {
@@ -150,12 +132,12 @@ struct PolyNormBackward {
                             Sums& sums) const {
     // Of dy times the powers zero to three.
     const auto dots =
-        Row::template sum<Several<A, 4>>(turn.buffer, turn.thread, [&](int slot, int pack) {
+        Row::template sum<Several<4, A>>(turn.buffer, turn.thread, [&](int slot, int pack) {
           const auto d = row.dy.at(slot, pack);
           const auto v = row.x.at(slot, pack);
           const auto first = d * v;
           const auto second = first * v;
-          return Several<A, 4>{
+          return Several<4, A>{
               {S.want_dbias ? total(d) : A(0), total(first), total(second), total(second * v)}};
         });
     if (!turn.active) return;
