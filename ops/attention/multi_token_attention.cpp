@@ -1,5 +1,6 @@
 #include "base/text.h"
 #include "engine/registry.h"
+#include "ops/gradient_output.h"
 #include "ops/row_knobs.h"
 
 namespace liger {
@@ -16,14 +17,6 @@ Size convolved(const Call& call) {
   return (size_of("scores", 3) + 2 * call.integer("padding") - reach - 1) /
              Size(call.integer("stride")) +
          1;
-}
-
-Output gradient_output(std::string name, std::string of, int bit) {
-  return {std::move(name),
-          [of, bit](const Call& call) {
-            return call.has(of) && call.wants_grad(bit) ? like(of) : empty();
-          },
-          [of](const Call& call) { return call[of].dtype; }, false};
 }
 
 // `squares` are the scores, or what was made of them.
@@ -106,8 +99,9 @@ Op backward_op() {
   op.inputs = {dense("dout"), dense("probabilities"), dense("weight"), optional(dense("bias"))};
   for (Input& input : options()) op.inputs.push_back(std::move(input));
   op.inputs.push_back(mask("output_mask", 3));
-  op.outputs = {gradient_output("dscores", "probabilities", 0),
-                gradient_output("dweight", "weight", 1), gradient_output("dbias", "bias", 2)};
+  op.outputs = {gradient_output("dscores", "probabilities", "probabilities", 0),
+                gradient_output("dweight", "weight", "probabilities", 1),
+                gradient_output("dbias", "bias", "probabilities", 2)};
   op.check = [](const Call& call) { check(call, "probabilities"); };
   op.example = [](const Extent& e) {
     std::vector<Sample> list = {

@@ -1,4 +1,5 @@
 #include "engine/registry.h"
+#include "ops/gradient_output.h"
 #include "ops/linear_loss/chunking_policy.h"
 #include "ops/loss/cross_entropy.h"
 
@@ -59,15 +60,6 @@ std::vector<Output> loss_outputs(Shape (*loss_shape)()) {
 
 Shape one_each() { return rows_of("input"); }
 
-// The gradient of a tensor that is asked for, else nothing.
-Output gradient_output(std::string name, std::string of, std::string mask_name, int bit) {
-  return {std::move(name),
-          [of, mask_name, bit](const Call& call) {
-            return call.has(of) && call.wants_grad(bit, mask_name) ? like(of) : empty();
-          },
-          [](const Call& call) { return call["input"].dtype; }, false};
-}
-
 std::vector<Sample> linear_example(const Extent& e) {
   return {{.input = "input", .shape = {e["rows"], e["inner"]}},
           {.input = "weight", .shape = {e["size"], e["inner"]}},
@@ -88,9 +80,9 @@ Op reduced_op() {
   asked.default_text = "[False, False, False]";
   op.inputs.push_back(std::move(asked));
   op.outputs = loss_outputs(scalar);
-  op.outputs.push_back(gradient_output("dinput", "input", "with_gradient", 0));
-  op.outputs.push_back(gradient_output("dweight", "weight", "with_gradient", 1));
-  op.outputs.push_back(gradient_output("dbias", "bias", "with_gradient", 2));
+  op.outputs.push_back(gradient_output("dinput", "input", "input", 0, "with_gradient"));
+  op.outputs.push_back(gradient_output("dweight", "weight", "input", 1, "with_gradient"));
+  op.outputs.push_back(gradient_output("dbias", "bias", "input", 2, "with_gradient"));
   op.check = [](const Call& call) {
     check_linear(call);
     if (reduction_of(call) == Reduction::none) {
@@ -152,9 +144,9 @@ Op each_backward_op() {
   op.inputs = {dense("dloss")};
   for (Input& input : linear_inputs(false)) op.inputs.push_back(std::move(input));
   op.inputs.push_back(mask("output_mask", 3));
-  op.outputs = {gradient_output("dinput", "input", "output_mask", 0),
-                gradient_output("dweight", "weight", "output_mask", 1),
-                gradient_output("dbias", "bias", "output_mask", 2)};
+  op.outputs = {gradient_output("dinput", "input", "input", 0),
+                gradient_output("dweight", "weight", "input", 1),
+                gradient_output("dbias", "bias", "input", 2)};
   op.check = check_each;
   op.example = [](const Extent& e) {
     std::vector<Sample> samples = {{.input = "dloss", .shape = {e["rows"]}, .dtype = "arithmetic"}};

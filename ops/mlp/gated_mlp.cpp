@@ -1,6 +1,7 @@
 #include "ops/mlp/gated_mlp.h"
 
 #include "engine/registry.h"
+#include "ops/gradient_output.h"
 #include "ops/mlp/gated.h"
 
 namespace liger {
@@ -27,14 +28,6 @@ void require_columns(const Call& call, std::string_view weight, int64_t columns,
 }
 
 Dtype x_dtype(const Call& call) { return call["x"].dtype; }
-
-Output gradient_output(std::string name, std::string of, int bit) {
-  return {std::move(name),
-          [of, bit](const Call& call) {
-            return call.has(of) && call.wants_grad(bit) ? like(of) : empty();
-          },
-          x_dtype, false};
-}
 
 }  // namespace
 
@@ -65,9 +58,10 @@ void check_mlp(const Call& call) {
 }
 
 std::vector<Output> mlp_gradients() {
-  return {gradient_output("dx", "x", 0), gradient_output("dgate_weight", "gate_weight", 1),
-          gradient_output("dup_weight", "up_weight", 2),
-          gradient_output("ddown_weight", "down_weight", 3)};
+  return {gradient_output("dx", "x", "x", 0),
+          gradient_output("dgate_weight", "gate_weight", "x", 1),
+          gradient_output("dup_weight", "up_weight", "x", 2),
+          gradient_output("ddown_weight", "down_weight", "x", 3)};
 }
 
 std::vector<Sample> mlp_example(const Extent& e) {
