@@ -130,7 +130,6 @@ std::string describe_ops() {
          {"doc", op.doc},
          {"schema", op.schema()},
          {"internal", op.internal},
-         {"differentiable", op.gradient.exists()},
          {"backward", op.gradient.backward.empty() ? json(nullptr) : json(op.gradient.backward)},
          {"differentiable", op.gradient.exists()},
          {"sharding", sharding_text(op.sharding)},
