@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "base/parts.h"
 #include "base/text.h"
 #include "engine/output_layout.h"
 
@@ -75,7 +76,7 @@ int blocks_worth_a_thread(const Call& call, int64_t blocks) {
     if (tensor.defined) elements = std::max(elements, tensor.count());
   }
   const int64_t of_block = std::max<int64_t>(elements / std::max<int64_t>(blocks, 1), 1);
-  return static_cast<int>((elements_worth_a_thread + of_block - 1) / of_block);
+  return static_cast<int>(parts(elements_worth_a_thread, of_block));
 }
 
 }  // namespace

@@ -2,21 +2,14 @@
 
 #include <algorithm>
 
+#include "base/parts.h"
 #include "base/text.h"
 
 namespace liger {
 
 namespace {
 
-int64_t power_of_two_from(int64_t n) {
-  int64_t power = 1;
-  while (power < n) power *= 2;
-  return power;
-}
-
 constexpr int64_t most_accumulators = 1024;
-
-int64_t packs_of(int64_t size) { return (size + 7) / 8; }
 
 void add_unless_there(std::vector<Knobs>& list, int64_t threads, int64_t rows) {
   for (const Knobs& knobs : list) {
@@ -28,11 +21,11 @@ void add_unless_there(std::vector<Knobs>& list, int64_t threads, int64_t rows) {
 // Threads of a row so that each has `packs_each` packs: whole teams of 32, or a power of two below
 // one; a power of two, too, for a row of more packs than accumulators.
 int64_t threads_for(int64_t size, int64_t packs_each) {
-  const int64_t threads = (packs_of(size) + packs_each - 1) / packs_each;
+  const int64_t threads = parts(packs_of(size), packs_each);
   if (threads <= 32) return power_of_two_from(threads);
   if (packs_of(size) > most_accumulators)
     return std::min(power_of_two_from(threads), most_accumulators);
-  return std::min<int64_t>((threads + 31) / 32 * 32, most_accumulators);
+  return std::min<int64_t>(parts(threads, 32) * 32, most_accumulators);
 }
 
 // A block of at least `block` threads, if they can keep their packs: `registers` for each.
@@ -40,7 +33,7 @@ void add_candidate(std::vector<Knobs>& list, int64_t size, int64_t packs_each, i
                    int64_t registers) {
   const int64_t threads = threads_for(size, packs_each);
   const int64_t rows = std::max<int64_t>(1, block / threads);
-  const int64_t packs = (packs_of(size) + threads - 1) / threads;
+  const int64_t packs = parts(packs_of(size), threads);
   // The rest of a thread's share is addresses and temporaries.
   if (registers > 0 && packs * registers + 40 > std::min<int64_t>(65536 / (threads * rows), 255))
     return;
@@ -48,6 +41,14 @@ void add_candidate(std::vector<Knobs>& list, int64_t size, int64_t packs_each, i
 }
 
 }  // namespace
+
+int64_t power_of_two_from(int64_t n) {
+  int64_t power = 1;
+  while (power < n) power *= 2;
+  return power;
+}
+
+int64_t packs_of(int64_t size) { return parts(size, 8); }
 
 bool holds(const Call& call, int64_t size, int arrays) {
   return !call.on_host() && size <= (arrays > 1 ? 8192 : 16384);
@@ -84,7 +85,7 @@ std::vector<Knobs> partial_candidates(const Call& call, int64_t size, int arrays
 
 int64_t row_blocks(int64_t rows, const Knobs& knobs) {
   const int64_t of_block = value_of(knobs, "rows", 1);
-  return (rows + of_block - 1) / of_block;
+  return parts(rows, of_block);
 }
 
 int64_t partial_rows(const Call& call, int64_t rows, int64_t size) {
@@ -135,7 +136,7 @@ KernelOf column_sum(std::vector<Partials> matrices, std::string sized_by,
       .blocks =
           [columns](const Call& call, const Knobs&) {
             int64_t blocks = 0;
-            for (size_t i = 0; i < most; ++i) blocks += (columns(call, i) + 31) / 32;
+            for (size_t i = 0; i < most; ++i) blocks += parts(columns(call, i), 32);
             return blocks;
           },
       .threads = [](const Knobs& knobs) { return 4 * value_of(knobs, "groups", 1); },

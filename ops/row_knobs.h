@@ -6,6 +6,12 @@
 
 namespace liger {
 
+// The lowest power of two that is not below n.
+int64_t power_of_two_from(int64_t n);
+
+// Packs of eight elements of a row, the last one perhaps short.
+int64_t packs_of(int64_t size);
+
 // True if a block keeps a row of that length in registers, `arrays` times; of that many elements.
 bool holds(const Call& call, int64_t size, int arrays);
 bool holds(const Call& call, std::string_view tensor, int arrays);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "base/parts.h"
 #include "composites/mlp/mlp_gradients.h"
 #include "composites/products.h"
 #include "engine/registry.h"
@@ -16,7 +17,7 @@ namespace {
 // and product are of the size of the weights.
 int64_t rows_of_shard(const CompositeCall& in, const at::Tensor& x) {
   const int64_t asked = in["shards"].toInt();
-  const int64_t rows = asked == 0 ? x.size(1) : (x.size(0) + asked - 1) / asked;
+  const int64_t rows = asked == 0 ? x.size(1) : parts(x.size(0), asked);
   return std::max<int64_t>(rows, 1);
 }
 

@@ -1,3 +1,6 @@
+#include <algorithm>
+
+#include "base/parts.h"
 #include "base/text.h"
 #include "engine/registry.h"
 #include "ops/rope/rotary.h"
@@ -10,9 +13,7 @@ constexpr int64_t most_head_size = 1024;  // a lane keeps its part of several he
 
 // The lanes that the template gives a head.
 int64_t lanes_of_head(int64_t head_size) {
-  int64_t lanes = 1;
-  while (lanes < 32 && lanes * 8 < head_size) lanes *= 2;
-  return lanes;
+  return std::min<int64_t>(power_of_two_from(packs_of(head_size)), 32);
 }
 
 std::vector<Knobs> candidates(const Call& call) {
@@ -27,7 +28,7 @@ std::vector<Knobs> candidates(const Call& call) {
 int64_t blocks(const Call& call, const Knobs& knobs) {
   const Tensor& q = call["q"];
   const int64_t tokens = value_of(knobs, "tokens", 1);
-  return q.sizes[0] * q.sizes[1] * ((q.sizes[2] + tokens - 1) / tokens);
+  return q.sizes[0] * q.sizes[1] * parts(q.sizes[2], tokens);
 }
 
 KernelOf kernel(std::string name, std::vector<std::string> pointers,

@@ -1,6 +1,7 @@
 // Parts of composites that put the channels of causal matrices last, for a convolution, and back.
 #include <algorithm>
 
+#include "base/parts.h"
 #include "base/text.h"
 #include "engine/registry.h"
 #include "ops/row_knobs.h"
@@ -8,15 +9,11 @@
 namespace liger {
 namespace {
 
-constexpr int64_t pack = 8;
-
-int64_t packs_of(int64_t size) { return (size + pack - 1) / pack; }
-
 // As the template deals them out.
 int64_t units_of_row(int64_t width, int64_t channels) {
   const int64_t neighbours = std::min<int64_t>(packs_of(channels), 8);
   if (neighbours == 0) return 0;
-  return (packs_of(channels) + neighbours - 1) / neighbours * packs_of(width) * neighbours;
+  return parts(packs_of(channels), neighbours) * packs_of(width) * neighbours;
 }
 
 KernelOf kernel(bool to_channels_last) {
@@ -45,7 +42,7 @@ KernelOf kernel(bool to_channels_last) {
                          const int64_t units = x.sizes[0] * x.sizes[2] *
                                                units_of_row(x.sizes[2], x.sizes[channels_dim]);
                          const int64_t of_block = value_of(knobs, "units", 1);
-                         return (units + of_block - 1) / of_block;
+                         return parts(units, of_block);
                        },
                    .threads = [](const Knobs& knobs) { return value_of(knobs, "units", 1); },
                    .arguments = {"x"}};
@@ -75,7 +72,7 @@ KernelOf softmax_backward() {
           .blocks =
               [](const Call& call, const Knobs&) {
                 const Tensor& y = call["y"];
-                return y.sizes[0] * y.sizes[1] * ((packs_of(y.sizes[3]) + 7) / 8);
+                return y.sizes[0] * y.sizes[1] * parts(packs_of(y.sizes[3]), 8);
               },
           .threads = [](const Knobs&) { return int64_t{256}; },
           .arguments = {"dy", "y", {"dx", "dx"}, {"rows", [](const Call& call) {

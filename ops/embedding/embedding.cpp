@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "base/parts.h"
 #include "engine/registry.h"
 #include "ops/row_knobs.h"
 
@@ -10,7 +11,7 @@ constexpr int64_t list_tokens = 1024;              // of a list, which a block s
 constexpr int64_t long_run = 32;                   // tokens of one id that its block adds as well
 constexpr int64_t most_tokens = int64_t{1} << 21;  // on a GPU: what is known of a list is on chip
 
-int64_t lists_of(int64_t tokens) { return (tokens + list_tokens - 1) / list_tokens; }
+int64_t lists_of(int64_t tokens) { return parts(tokens, list_tokens); }
 
 void check_embedding(const Call& call) {
   require_dims(call, "weight", 2, "[ids, size]");
@@ -151,7 +152,7 @@ KernelOf gradient_kernel() {
           .blocks =
               [](const Call& call, const Knobs&) {
                 const int64_t of_block = rows_of_block(call);
-                return (call["weight"].rows() + of_block - 1) / of_block;
+                return parts(call["weight"].rows(), of_block);
               },
           .shared_bytes =
               [](const Call& call, const Knobs&) {

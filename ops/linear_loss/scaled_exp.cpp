@@ -1,6 +1,7 @@
 // Parts of the fused linear cross entropy that reads no logits: templates/linear_loss/scaled_exp.h.
 #include "ops/linear_loss/scaled_exp.h"
 
+#include "base/parts.h"
 #include "engine/registry.h"
 #include "ops/row_knobs.h"
 
@@ -20,10 +21,10 @@ constexpr int64_t block_threads = 384;
 
 bool has_tile_engine(const Place& place) { return place.capability == 90; }
 
-int64_t tiles_across(int64_t classes) { return (classes + tile_columns - 1) / tile_columns; }
+int64_t tiles_across(int64_t classes) { return parts(classes, tile_columns); }
 
 int64_t product_blocks(const Call& call) {
-  const int64_t down = (call["input"].rows() + tile_rows - 1) / tile_rows;
+  const int64_t down = parts(call["input"].rows(), tile_rows);
   const int64_t tiles = down * tiles_across(call["weight"].sizes[0]);
   if (!has_tile_engine(call.place())) return tiles;
   return std::max<int64_t>(call.place().multiprocessors / tiles_of_cluster, 1) * tiles_of_cluster;
@@ -71,7 +72,7 @@ int64_t blocks_of_rows(const Call& call, const Knobs& knobs) {
   return row_blocks(call["input"].rows(), knobs);
 }
 
-int64_t round_up_to(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
+int64_t round_up_to(int64_t count, int64_t to) { return parts(count, to) * to; }
 
 // Sizes that a row of 16-bit elements at aligned addresses can have.
 struct Sizes {

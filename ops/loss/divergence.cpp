@@ -1,5 +1,6 @@
 #include "ops/loss/divergence.h"
 
+#include "base/parts.h"
 #include "engine/registry.h"
 
 namespace liger {
@@ -7,9 +8,7 @@ namespace {
 
 // As in templates/loss/divergence.h.
 constexpr int64_t piece_width = 8192;
-int64_t pieces_of_row(const Call& call) {
-  return (call["input"].last_size() + piece_width - 1) / piece_width;
-}
+int64_t pieces_of_row(const Call& call) { return parts(call["input"].last_size(), piece_width); }
 int64_t pieces(const Call& call) { return call["input"].rows() * pieces_of_row(call); }
 
 enum class Divided : int64_t { none = 0, mean = 1, sum = 2, batchmean = 3 };

@@ -1,3 +1,4 @@
+#include "base/parts.h"
 #include "engine/registry.h"
 #include "ops/row_knobs.h"
 
@@ -48,8 +49,8 @@ const Register int2_matmul{Op{
                  .blocks =
                      [](const Call& call, const Knobs& knobs) {
                        const int64_t tile_rows = value_of(knobs, "tile_rows", 1);
-                       return (call["a"].sizes[0] + tile_rows - 1) / tile_rows *
-                              ((call["b"].sizes[1] + tile_columns - 1) / tile_columns);
+                       return parts(call["a"].sizes[0], tile_rows) *
+                              parts(call["b"].sizes[1], tile_columns);
                      },
                  .threads = [](const Knobs& knobs) { return value_of(knobs, "threads", 1); },
                  .arguments = {"a",

@@ -1,5 +1,6 @@
 #include "ops/mlp/activation.h"
 
+#include "base/parts.h"
 #include "engine/registry.h"
 #include "ops/row_knobs.h"
 
@@ -28,7 +29,7 @@ int64_t partials_of(const Call& call) {
 int64_t tiles_of(const Call& call, const Knobs& knobs) {
   if (call.on_host()) return 1;
   const int64_t threads = value_of(knobs, "threads", 1);
-  return (padded_columns(call["x"].last_size()) / 8 + threads - 1) / threads;
+  return parts(packs_of(call["x"].last_size()), threads);
 }
 
 std::vector<Knobs> tile_candidates(const Call& call) {

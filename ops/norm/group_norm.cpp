@@ -2,6 +2,7 @@
 #include <bit>
 #include <numeric>
 
+#include "base/parts.h"
 #include "base/text.h"
 #include "engine/registry.h"
 #include "ops/norm/norm.h"
@@ -62,7 +63,7 @@ constexpr int64_t most_places = 1024;  // channels of a group whose sums have pl
 
 // The deal of `block` threads, at most, in as few turns as they allow.
 Deal deal_of(const Call& call, int arrays, int64_t cluster, int64_t block) {
-  const int64_t packs = (inner_of(call) + 7) / 8;
+  const int64_t packs = packs_of(inner_of(call));
   const int64_t of_block = channels_of_group(call) / cluster;
   const auto most_threads = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(packs)));
   const auto share = std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(block / of_block, 1)));
@@ -71,8 +72,8 @@ Deal deal_of(const Call& call, int arrays, int64_t cluster, int64_t block) {
   if (of_block > most_places)
     rows = std::bit_floor(static_cast<uint64_t>(rows));  // see GroupOf::places
   rows = std::max(rows, lanes / threads);                // a whole warp, whoever is idle
-  const int64_t turns = (of_block + rows - 1) / rows;
-  const int64_t slots = (packs + threads - 1) / threads;
+  const int64_t turns = parts(of_block, rows);
+  const int64_t slots = parts(packs, threads);
   const int64_t registers_of_pack = 8 * size_bytes(x_dtype(call)) / 4;
   return {threads, rows, cluster, turns * slots * registers_of_pack * arrays};
 }

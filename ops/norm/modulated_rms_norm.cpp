@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "base/parts.h"
 #include "base/text.h"
 #include "engine/registry.h"
 #include "ops/norm/norm.h"
@@ -37,9 +38,9 @@ int64_t partials_of_walk(const Call& call) {
   const int64_t rows = walk_rows(call);
   const int64_t most = std::min(rows, std::max<int64_t>(1, 4 * places / walks(call)));
   const auto bytes_of = [&](int64_t partials) {
-    const int64_t each = (rows + partials - 1) / partials * 3 * size_bytes(x_dtype(call));
+    const int64_t each = parts(rows, partials) * 3 * size_bytes(x_dtype(call));
     const int64_t sums = 2 * 2 * size_bytes(statistics_dtype(call));  // two, written and read
-    return (walks(call) * partials + places - 1) / places * (each + sums);
+    return parts(walks(call) * partials, places) * (each + sums);
   };
   int64_t best = 1;
   for (int64_t partials = 2; partials <= most; ++partials) {
@@ -97,7 +98,7 @@ void check(const Call& call) {
   require_same_arithmetic(call, "x", "weight");
 }
 
-int64_t column_blocks(const Call& call) { return (size_of_row(call) + 31) / 32; }
+int64_t column_blocks(const Call& call) { return parts(size_of_row(call), 32); }
 int64_t sums_wanted(const Call& call) {
   const int64_t of_each = int64_t{wants_dscale(call)} + int64_t{wants_dshift(call)};
   return int64_t{wants_dweight(call)} + of_each * call["scale"].rows();

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "base/parts.h"
 #include "base/text.h"
 #include "engine/registry.h"
 #include "ops/row_knobs.h"
@@ -41,8 +42,8 @@ int64_t chunk_of(const Call& call) {
   if (call.on_host() || hidden_of(call) > 16384) return 0;
   const int64_t room = hidden_of(call) <= 8192 ? 64 : 24;
   const int64_t most = std::max<int64_t>(1, room / (2 * pack_words(call)));
-  const int64_t chunks = (depth_of(call) + most - 1) / most;
-  return (depth_of(call) + chunks - 1) / chunks;
+  const int64_t chunks = parts(depth_of(call), most);
+  return parts(depth_of(call), chunks);
 }
 
 std::vector<Knobs> forward_candidates(const Call& call) {
@@ -116,8 +117,8 @@ int64_t partials_of(const Call& call) {
 // one is on its way while the other is worked on.
 int64_t token_bytes(const Call& call, const Knobs& knobs) {
   const int64_t threads = value_of(knobs, "threads", 1);
-  const int64_t packs = padded_columns(hidden_of(call)) / 8;
-  const int64_t slots = (packs + threads - 1) / threads;
+  const int64_t packs = packs_of(hidden_of(call));
+  const int64_t slots = parts(packs, threads);
   return (depth_of(call) + 1) * slots * threads * value_of(knobs, "rows", 1) * 8 *
          size_bytes(call["v"].dtype);
 }
@@ -144,7 +145,7 @@ std::vector<Knobs> backward_candidates(const Call& call) {
     return stages * token_bytes(call, knobs) > most_shared_bytes(call.place()) + (8 << 10);
   });
   if (list.empty()) {
-    const int64_t packs = padded_columns(hidden_of(call)) / 8;
+    const int64_t packs = packs_of(hidden_of(call));
     const int64_t threads = packs <= 32 ? 32 : (packs / 2 + 31) / 32 * 32;
     list.push_back({{"threads", threads}, {"rows", 1}});
   }
@@ -237,7 +238,7 @@ const Register attn_res_backward{Op{
                    return {{{"groups", hidden_of(call) < 4096 ? 128 : 32}}};
                  },
                  .blocks = [](const Call& call,
-                              const Knobs&) { return (hidden_of(call) + 31) / 32; },
+                              const Knobs&) { return parts(hidden_of(call), 32); },
                  .threads = [](const Knobs& knobs) { return 4 * value_of(knobs, "groups", 1); },
                  .arguments = {"partials",
                                {"query", "w_query"},

@@ -2,6 +2,7 @@
 // mixture that goes into the layer.
 #include <algorithm>
 
+#include "base/parts.h"
 #include "base/text.h"
 #include "engine/registry.h"
 #include "ops/residual/streams.h"
@@ -19,7 +20,7 @@ int64_t outputs_of(const Call& call) {
 }
 int64_t elements_of(const Call& call) { return streams_of(call) * channels_of(call); }
 int64_t slices_of(const Call& call) {
-  return streams_of(call) * ((channels_of(call) + slice_columns - 1) / slice_columns);
+  return streams_of(call) * parts(channels_of(call), slice_columns);
 }
 bool has_tokens(const Call& call) { return tokens_of(call) > 0; }
 
@@ -30,11 +31,11 @@ struct Groups {
 };
 Groups product_groups(const Call& call) {
   const int64_t groups = (outputs_of(call) + 11) / 12;
-  return {(outputs_of(call) + groups - 1) / groups, groups};
+  return {parts(outputs_of(call), groups), groups};
 }
 Groups gradient_groups(const Call& call) {
   const int64_t groups = (outputs_of(call) + 23) / 24;
-  return {padded_columns((outputs_of(call) + groups - 1) / groups), groups};
+  return {padded_columns(parts(outputs_of(call), groups)), groups};
 }
 
 // Tokens of a task: so many tasks that each multiprocessor has sixteen.
@@ -42,29 +43,27 @@ int64_t product_walk(const Call& call) {
   const int64_t beside = slices_of(call) * product_groups(call).groups;
   const int64_t wanted = call.on_host() ? 4 : call.place().multiprocessors * 16 / beside;
   const int64_t walks = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, tokens_of(call)));
-  return (tokens_of(call) + walks - 1) / walks;
+  return parts(tokens_of(call), walks);
 }
 int64_t product_tasks(const Call& call) {
   const int64_t walk = std::max<int64_t>(1, product_walk(call));
-  return (tokens_of(call) + walk - 1) / walk * slices_of(call) * product_groups(call).groups;
+  return parts(tokens_of(call), walk) * slices_of(call) * product_groups(call).groups;
 }
 
 constexpr int64_t gradient_threads = 128;
 int64_t gradient_columns(const Call& call) { return call.on_host() ? 64 : 2; }
 int64_t gradient_blocks(const Call& call) {  // of one walk
   const int64_t of_block = gradient_columns(call) * (call.on_host() ? 1 : gradient_threads);
-  return streams_of(call) * ((channels_of(call) + of_block - 1) / of_block);
+  return streams_of(call) * parts(channels_of(call), of_block);
 }
 // Walks fix the order of phi's gradient: they depend on sizes and the device alone.
 int64_t gradient_walk(const Call& call) {
   const int64_t wanted =
       call.on_host() ? 2 : call.place().multiprocessors * 3 / gradient_blocks(call);
   const int64_t walks = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, tokens_of(call)));
-  return std::max<int64_t>(1, (tokens_of(call) + walks - 1) / walks);
+  return std::max<int64_t>(1, parts(tokens_of(call), walks));
 }
-int64_t gradient_walks(const Call& call) {
-  return (tokens_of(call) + gradient_walk(call) - 1) / gradient_walk(call);
-}
+int64_t gradient_walks(const Call& call) { return parts(tokens_of(call), gradient_walk(call)); }
 // Gradients of products, the factor of the token itself, h_pre.
 int64_t zeros_up_to(const Call& call) {
   return gradient_groups(call).at_once * gradient_groups(call).groups;
@@ -160,10 +159,8 @@ KernelOf coefficients() {
           .candidates = [](const Call&) -> std::vector<Knobs> {
             return {{{"threads", 256}}};
           },
-          .blocks =
-              [](const Call& call, const Knobs&) {
-                return (tokens_of(call) + coefficient_tokens - 1) / coefficient_tokens;
-              },
+          .blocks = [](const Call& call,
+                       const Knobs&) { return parts(tokens_of(call), coefficient_tokens); },
           .arguments = {"parts",
                         "b",
                         "alpha_pre",
@@ -280,7 +277,7 @@ KernelOf logits(bool mixes) {
           .blocks =
               [](const Call& call, const Knobs& knobs) {
                 const int64_t threads = value_of(knobs, "threads", 1);
-                return (tokens_of(call) + threads - 1) / threads;
+                return parts(tokens_of(call), threads);
               },
           .arguments = {"dh_pre",
                         {"dh_mixture", mixes ? "dh_mixture" : "dh_pre"},

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "base/parts.h"
 #include "engine/registry.h"
 #include "ops/norm/norm.h"
 #include "ops/rope/rotary.h"
@@ -118,9 +119,7 @@ KernelOf forward_kernel() {
       .blocks =
           [](const Call& call, const Knobs& knobs) {
             const int64_t heads = value_of(knobs, "heads", 1);
-            const auto groups = [&](const char* x) {
-              return (call[x].sizes[1] + heads - 1) / heads;
-            };
+            const auto groups = [&](const char* x) { return parts(call[x].sizes[1], heads); };
             const int64_t tokens = call["q"].sizes[0] * call["q"].sizes[2];
             return row_blocks(tokens * (groups("q") + groups("k")), knobs);
           },

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/parts.h"
 #include "ops/row_knobs.h"
 
 namespace liger {
@@ -28,8 +29,6 @@ Spec spec_of(const RotaryForm& form, const TurnedHeads& heads, const Call& call)
   spec.insert(spec.end(), of_table.begin(), of_table.end());
   return spec;
 }
-
-int64_t parts(int64_t whole, int64_t of_part) { return (whole + of_part - 1) / of_part; }
 
 // {threads, tokens, heads}: as many tokens as give each thread one place of eight elements, or of
 // twice as many where halves turn with one another.
