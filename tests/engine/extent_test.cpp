@@ -64,8 +64,8 @@ TEST(Extents, cases_and_sizes_of_every_op_are_told) {
   const json op = json::parse(describe_ops()).back();
   registry().pop_back();
   EXPECT_EQ(op["cases"][1],
-            json::parse(R"({"name": "many-experts", "rows": 64, "size": 32, "inner": 64,
-                            "experts": 128, "chosen": 2})"));
+            json::parse(R"({"name": "many-experts", "dtype": "bf16", "rows": 64, "size": 32,
+                            "inner": 64, "experts": 128, "chosen": 2})"));
   EXPECT_EQ(op["cases"][0]["experts"], 8);
   EXPECT_EQ(op["sizes"][3], json::parse(R"({"name": "experts", "usual": 8,
                                             "meaning": "experts of a layer"})"));

@@ -12,8 +12,9 @@ namespace liger {
 namespace {
 
 Spec column_sum(int64_t columns) {
-  return {{"partial", Dtype::f32}, {"out", Dtype::f32},  {"second_out", Dtype::f32},
-          {"has_second", false},   {"columns", columns}, {"groups", int64_t{32}}};
+  return {{"partial", Dtype::f32},       {"out", Dtype::f32},    {"second_out", Dtype::f32},
+          {"third_out", Dtype::f32},     {"columns", columns},   {"second_columns", int64_t{0}},
+          {"third_columns", int64_t{0}}, {"groups", int64_t{32}}};
 }
 
 TEST(SourceHash, is_that_of_the_expanded_source_and_is_made_once) {
