@@ -63,6 +63,9 @@ const Register int2_matmul{Op{
       return {{.input = "a", .shape = {e["rows"], 4 * e["inner"]}, .dtype = "i8", .below = 128},
               {.input = "b", .shape = {e["inner"], e["size"]}, .dtype = "u8", .below = 256}};
     },
+    // BitNet b1.58 2B: hidden 2560, inner 6912. Of few tokens: the time is that of reading b.
+    .bench = {{"tokens-1", {{"rows", 1}, {"size", 6912}, {"inner", 640}}},
+              {"tokens-64", {{"rows", 64}, {"size", 2560}, {"inner", 1728}}}},
 }};
 
 }  // namespace

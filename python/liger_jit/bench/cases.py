@@ -15,7 +15,13 @@ from torch import Tensor
 from .. import functional
 from ..library import native, ops
 
-DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32, "i64": torch.int64}
+DTYPES = {
+    "bf16": torch.bfloat16,
+    "f32": torch.float32,
+    "i64": torch.int64,
+    "i8": torch.int8,
+    "u8": torch.uint8,
+}
 IGNORED = 0.6  # of the labels, where prompts are long or padding is much
 IGNORE_INDEX = -100
 # Rows, size and all others of a call whose time is the host's, and of a run that only tries
@@ -62,6 +68,8 @@ class Case:
         if dtype == torch.int64:
             labels = torch.randint(one["below"], shape, device=device)
             return labels.masked_fill(torch.rand(shape, device=device) < self.ignored, IGNORE_INDEX)
+        if not dtype.is_floating_point:
+            return torch.randint(one["below"], shape, device=device, dtype=dtype)
         if one["heads_second"]:
             batch, heads, tokens, size = shape
             value = torch.randn(batch, tokens, heads, size, device=device, dtype=dtype)

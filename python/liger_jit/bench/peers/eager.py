@@ -161,6 +161,12 @@ def _turned(x):
     return torch.cat((-second, first), dim=-1)
 
 
+def int2_matmul(a, b):
+    weights = torch.cat([(b >> shift & 3).to(torch.int8) - 1 for shift in (0, 2, 4, 6)])
+    # Exact in float32 below 2^24; there is no product of int8 into int32 on every device.
+    return (a.float() @ weights.float()).to(torch.int32)
+
+
 def embedding(weight, indices):
     return F.embedding(indices, weight)
 
