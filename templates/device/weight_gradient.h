@@ -135,8 +135,10 @@ LIGER_DEVICE void each_partial(long long block, long long rows, long long partia
     }
     const auto turn_from = [&](long long base) {
       const long long from_end = base + (partial - first);
-      // A block of one partial has a row in each of its turns.
-      const bool active = Rows == 1 || (from_end < rows && partial < partials);
+      // Asked also where a block of one partial has a row in each of its turns: the branch that
+      // follows keeps the compiler from moving the next row's loads behind it, and so behind the
+      // barrier.
+      const bool active = from_end < rows && partial < partials;
       return Turn{active ? rows - 1 - from_end : 0, thread, active, 0};
     };
     Turn next = turn_from(first);
