@@ -10,6 +10,7 @@ import torch
 
 from .. import functional as F
 from ..functional import CrossEntropyOutput
+from . import rotary_tables
 
 __all__ = [
     "CrossEntropyOutput",
@@ -116,8 +117,9 @@ def liger_rope(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=No
     """`functional.rope`: (q, k) rotated, as new tensors.
 
     position_ids choose rows of cos and sin that are [positions, R]; tables with a batch, [1 or B,
-    T, R], are already those of the positions, and position_ids do nothing. rotary_dim, where given,
-    must be what cos and sin have angles for: their length, or twice that for half tables.
+    T, R], are already those of the positions, and position_ids do nothing. Without position_ids
+    tables of more than T positions serve with their first. rotary_dim, where given, must be what
+    cos and sin have angles for: their length, or twice that for half tables.
     """
     length = cos.shape[-1]
     half_tables = rotary_dim is not None and rotary_dim == 2 * length
@@ -126,25 +128,40 @@ def liger_rope(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=No
             f"liger_rope: rotary_dim={rotary_dim} does not fit cos, whose last dimension is "
             f"{length}; pass cos and sin of the rotated part, {rotary_dim} or {rotary_dim // 2}"
         )
-    if cos.dim() != 2:
+    if position_ids is None:
+        cos = rotary_tables.of_tokens(q, cos, unsqueeze_dim)
+        sin = rotary_tables.of_tokens(q, sin, unsqueeze_dim)
+    elif cos.dim() != 2:
         position_ids = None
     return F.rope(q, k, cos, sin, unsqueeze_dim, position_ids, half_tables=half_tables)
 
 
 def liger_qwen2vl_mrope(q, k, cos, sin, mrope_section, unsqueeze_dim=1):
-    """`functional.mrope`: (q, k) rotated, as new tensors; cos and sin are [3, 1 or B, T, D]."""
+    """`functional.mrope`: (q, k) rotated, as new tensors; cos and sin are [3, 1 or B, T, D].
+
+    Of two sections the third is what they leave of D / 2.
+    """
+    if len(mrope_section) == 2:
+        mrope_section = (*mrope_section, cos.shape[-1] // 2 - sum(mrope_section))
     return F.mrope(q, k, cos, sin, mrope_section, unsqueeze_dim)
 
 
 def liger_llama4_text_rope(xq, xk, freqs_cis):
-    """`functional.complex_rope` of xq, xk [B, T, H, D] by complex freqs_cis [1 or B, T, D/2]."""
-    return F.complex_rope(xq, xk, freqs_cis, 2)
+    """`functional.complex_rope` of xq, xk [B, T, H, D] by freqs_cis [1 or B, T or more, D/2].
+
+    Real ones multiply; with a last dimension of D they are parts side by side.
+    """
+    freqs = rotary_tables.of_complex_factors(
+        "liger_llama4_text_rope: freqs_cis", freqs_cis, xq.shape[-1] // 2
+    )
+    return F.complex_rope(xq, xk, rotary_tables.of_first_tokens(freqs, xq.shape[1]), 2)
 
 
 def liger_llama4_vision_rope(query, key, freqs_ci):
-    """`functional.complex_rope` of query, key [B, T, H, D] by complex freqs_ci of T * D/2 numbers.
+    """`functional.complex_rope` of query, key [B, T, H, D] by freqs_ci of T * D/2 numbers.
 
-    Whatever dimensions of one they have: each entry of the batch is turned by the same.
+    Whatever dimensions of one they have: each entry of the batch is turned by the same. Real ones
+    multiply.
     """
     tokens, pairs = query.shape[1], query.shape[-1] // 2
     if freqs_ci.numel() != tokens * pairs:
@@ -152,7 +169,12 @@ def liger_llama4_vision_rope(query, key, freqs_ci):
             f"liger_llama4_vision_rope: freqs_ci has shape {tuple(freqs_ci.shape)}; allowed: "
             f"{tokens} tokens times {pairs} pairs of a head"
         )
-    return F.complex_rope(query, key, freqs_ci.to(query.device).reshape(tokens, pairs), 2)
+    freqs = rotary_tables.of_complex_factors(
+        "liger_llama4_vision_rope: freqs_ci",
+        freqs_ci.to(query.device).reshape(tokens, pairs),
+        pairs,
+    )
+    return F.complex_rope(query, key, freqs, 2)
 
 
 def liger_attn_res(V, w_query, w_norm, eps=1e-6):
