@@ -10,7 +10,7 @@ import torch
 
 from .. import functional as F
 from ..functional import CrossEntropyOutput
-from . import rotary_tables
+from . import loss_forms, rotary_tables
 
 __all__ = [
     "CrossEntropyOutput",
@@ -197,21 +197,33 @@ def liger_cross_entropy(
     return_token_accuracy=False,
     return_predicted_tokens=False,
 ):
-    """`functional.cross_entropy`: the loss, or a CrossEntropyOutput with any return flag."""
-    return F.cross_entropy(
-        input,
-        target,
-        weight,
-        ignore_index,
-        reduction,
-        label_smoothing,
-        lse_square_scale,
-        softcap,
-        None,
-        return_z_loss,
-        return_token_accuracy,
-        return_predicted_tokens,
+    """`functional.cross_entropy`: the loss, or a CrossEntropyOutput with any return flag.
+
+    Loss and z_loss have input's dtype. Labels are of any integer dtype. With reduction="none"
+    token_accuracy has one number for each label.
+    """
+    target = loss_forms.labels(target)
+
+    def loss_of(accuracy, predicted):
+        return F.cross_entropy(
+            input,
+            target,
+            weight,
+            ignore_index,
+            reduction,
+            label_smoothing,
+            lse_square_scale,
+            softcap,
+            None,
+            return_z_loss,
+            accuracy,
+            predicted,
+        )
+
+    output = loss_forms.with_accuracy_of_each(
+        loss_of, target, ignore_index, reduction, return_token_accuracy, return_predicted_tokens
     )
+    return loss_forms.in_dtype(output, input.dtype)
 
 
 def liger_fused_linear_cross_entropy(
@@ -232,25 +244,37 @@ def liger_fused_linear_cross_entropy(
     return_predicted_tokens=False,
     chunk_mem_const=1,
 ):
-    """`functional.fused_linear_cross_entropy`: the loss, or a CrossEntropyOutput with any flag."""
-    return F.fused_linear_cross_entropy(
-        input,
-        weight,
-        target,
-        bias,
-        ce_weight,
-        ignore_index,
-        reduction,
-        label_smoothing,
-        lse_square_scale,
-        softcap,
-        None,
-        use_token_scaling,
-        accum_dtype,
-        return_z_loss=return_z_loss,
-        return_token_accuracy=return_token_accuracy,
-        return_predicted_tokens=return_predicted_tokens,
+    """`functional.fused_linear_cross_entropy`: the loss, or a CrossEntropyOutput with any flag.
+
+    The loss is float32, z_loss has input's dtype. Labels are of any integer dtype. With
+    reduction="none" token_accuracy has one number for each label.
+    """
+    target = loss_forms.labels(target)
+
+    def loss_of(accuracy, predicted):
+        return F.fused_linear_cross_entropy(
+            input,
+            weight,
+            target,
+            bias,
+            ce_weight,
+            ignore_index,
+            reduction,
+            label_smoothing,
+            lse_square_scale,
+            softcap,
+            None,
+            use_token_scaling,
+            accum_dtype,
+            return_z_loss=return_z_loss,
+            return_token_accuracy=accuracy,
+            return_predicted_tokens=predicted,
+        )
+
+    output = loss_forms.with_accuracy_of_each(
+        loss_of, target, ignore_index, reduction, return_token_accuracy, return_predicted_tokens
     )
+    return loss_forms.with_z_loss_in(output, input.dtype)
 
 
 def liger_fused_neighborhood_attention(query, key, value, kernel_size=7, dilation=1, scale=None):
@@ -287,18 +311,28 @@ def liger_kl_div(
     log_target=False,
     eps=1e-10,
 ):
-    """`functional.kl_div`."""
+    """`functional.kl_div`; where the dtypes differ it is computed in the wider."""
+    input, target = loss_forms.alike(input, target)
     return F.kl_div(input, target, reduction, log_target, eps)
 
 
 def liger_jsd(input, target, shift_labels=None, beta=0.5, ignore_index=-100):
-    """`functional.jsd`: input is the student, target the teacher, both log-probabilities."""
-    return F.jsd(input, target, shift_labels, beta, ignore_index)
+    """`functional.jsd`: input is the student, target the teacher, both log-probabilities.
+
+    The loss has input's dtype. Where the two dtypes differ it is computed in the wider.
+    """
+    student, teacher = loss_forms.alike(input, target)
+    loss = F.jsd(student, teacher, loss_forms.labels(shift_labels), beta, ignore_index)
+    return loss.to(input.dtype)
 
 
 def liger_tvd(input, target, shift_labels=None, reduction="mean", ignore_index=-100):
-    """`functional.tvd`: input is the student, target the teacher, both probabilities."""
-    return F.tvd(input, target, shift_labels, reduction, ignore_index)
+    """`functional.tvd`: input is the student, target the teacher, both probabilities.
+
+    Where the two dtypes differ it is computed in the wider.
+    """
+    input, target = loss_forms.alike(input, target)
+    return F.tvd(input, target, loss_forms.labels(shift_labels), reduction, ignore_index)
 
 
 def _need_half(op, x, allow_fp32):
