@@ -129,8 +129,10 @@ def liger_rope(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=No
             f"{length}; pass cos and sin of the rotated part, {rotary_dim} or {rotary_dim // 2}"
         )
     if position_ids is None:
-        cos = rotary_tables.of_tokens(q, cos, unsqueeze_dim)
-        sin = rotary_tables.of_tokens(q, sin, unsqueeze_dim)
+        tokens = q.shape[-3 if unsqueeze_dim == 2 else -2]
+        if cos.shape[-2] != tokens or cos.dim() == 4:
+            cos = rotary_tables.of_tokens(cos, tokens, unsqueeze_dim)
+            sin = rotary_tables.of_tokens(sin, tokens, unsqueeze_dim)
     elif cos.dim() != 2:
         position_ids = None
     return F.rope(q, k, cos, sin, unsqueeze_dim, position_ids, half_tables=half_tables)

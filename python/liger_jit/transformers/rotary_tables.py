@@ -27,14 +27,12 @@ def of_first_tokens(table, tokens):
     return table[..., :tokens, :] if table.shape[-2] > tokens else table
 
 
-def of_tokens(q, table, heads_dim):
-    """cos or sin [.., T or more, R], with or without a dimension for the heads, of the T tokens
-    of q, whose heads are dimension 1 or 2."""
-    if q.dim() != 4 or heads_dim not in (1, 2):
-        return table
-    if table.dim() == 4:
+def of_tokens(table, tokens, heads_dim):
+    """cos or sin [.., tokens or more, R] of the tokens; of four dimensions, one, best heads_dim, is
+    the heads' and goes."""
+    if table.dim() == 4 and heads_dim in (1, 2):
         alone = next((dim for dim in (heads_dim, 3 - heads_dim) if table.shape[dim] == 1), None)
         if alone is None:
             return table
         table = table.squeeze(alone)
-    return of_first_tokens(table, q.shape[3 - heads_dim])
+    return of_first_tokens(table, tokens)
