@@ -11,6 +11,7 @@ import torch
 from .. import functional as F
 from ..functional import CrossEntropyOutput
 from . import loss_forms, rotary_tables
+from .two_dtypes import alike, computed_wide, turned
 
 __all__ = [
     "CrossEntropyOutput",
@@ -52,14 +53,18 @@ def liger_rms_norm(X, W, eps, offset=0.0, casting_mode="llama", in_place=True):
 
 
 def liger_fused_add_rms_norm(X, R, W, eps, offset=0.0, casting_mode="llama", in_place=True):
-    """`functional.fused_add_rms_norm`: (normalised sum, sum X + R)."""
-    return F.fused_add_rms_norm(X, R, W, eps, offset, casting_mode)
+    """`functional.fused_add_rms_norm`: (normalised sum, sum X + R), of X's dtype.
+
+    With R of another dtype, as under autocast, both are computed in the wider.
+    """
+    return computed_wide(F.fused_add_rms_norm, X, R, W, eps, offset, casting_mode)
 
 
 def liger_modulated_rms_norm(
     X, W, scale, shift=None, eps=1e-06, offset=0.0, casting_mode="llama", in_place=True
 ):
     """`functional.modulated_rms_norm`: rms_norm(X) * (1 + scale) + shift, of X's dtype."""
+    scale, shift = alike(scale, shift)
     return F.modulated_rms_norm(X, scale, shift, W, eps, offset, casting_mode)
 
 
@@ -104,13 +109,13 @@ def liger_sparsemax(input, dim=-1):
 
 
 def liger_swiglu(a, b):
-    """silu(a) * b: `functional.swiglu`."""
-    return F.swiglu(a, b)
+    """silu(a) * b, of a's dtype: `functional.swiglu`."""
+    return computed_wide(F.swiglu, a, b)
 
 
 def liger_geglu(a, b):
-    """gelu(a) * b in the tanh form: `functional.geglu`."""
-    return F.geglu(a, b)
+    """gelu(a) * b in the tanh form, of a's dtype: `functional.geglu`."""
+    return computed_wide(F.geglu, a, b)
 
 
 def liger_rope(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=None):
@@ -135,7 +140,8 @@ def liger_rope(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=No
             sin = rotary_tables.of_tokens(sin, tokens, unsqueeze_dim)
     elif cos.dim() != 2:
         position_ids = None
-    return F.rope(q, k, cos, sin, unsqueeze_dim, position_ids, half_tables=half_tables)
+    tables = (cos, sin, unsqueeze_dim, position_ids, False, half_tables)
+    return turned(F.rope, q, k, *tables)
 
 
 def liger_qwen2vl_mrope(q, k, cos, sin, mrope_section, unsqueeze_dim=1):
@@ -145,7 +151,7 @@ def liger_qwen2vl_mrope(q, k, cos, sin, mrope_section, unsqueeze_dim=1):
     """
     if len(mrope_section) == 2:
         mrope_section = (*mrope_section, cos.shape[-1] // 2 - sum(mrope_section))
-    return F.mrope(q, k, cos, sin, mrope_section, unsqueeze_dim)
+    return turned(F.mrope, q, k, cos, sin, mrope_section, unsqueeze_dim)
 
 
 def liger_llama4_text_rope(xq, xk, freqs_cis):
@@ -156,7 +162,8 @@ def liger_llama4_text_rope(xq, xk, freqs_cis):
     freqs = rotary_tables.of_complex_factors(
         "liger_llama4_text_rope: freqs_cis", freqs_cis, xq.shape[-1] // 2
     )
-    return F.complex_rope(xq, xk, rotary_tables.of_first_tokens(freqs, xq.shape[1]), 2)
+    freqs = rotary_tables.of_first_tokens(freqs, xq.shape[1])
+    return turned(F.complex_rope, xq, xk, freqs, 2)
 
 
 def liger_llama4_vision_rope(query, key, freqs_ci):
@@ -176,7 +183,7 @@ def liger_llama4_vision_rope(query, key, freqs_ci):
         freqs_ci.to(query.device).reshape(tokens, pairs),
         pairs,
     )
-    return F.complex_rope(query, key, freqs, 2)
+    return turned(F.complex_rope, query, key, freqs, 2)
 
 
 def liger_attn_res(V, w_query, w_norm, eps=1e-6):
@@ -314,7 +321,7 @@ def liger_kl_div(
     eps=1e-10,
 ):
     """`functional.kl_div`; where the dtypes differ it is computed in the wider."""
-    input, target = loss_forms.alike(input, target)
+    input, target = alike(input, target)
     return F.kl_div(input, target, reduction, log_target, eps)
 
 
@@ -323,7 +330,7 @@ def liger_jsd(input, target, shift_labels=None, beta=0.5, ignore_index=-100):
 
     The loss has input's dtype. Where the two dtypes differ it is computed in the wider.
     """
-    student, teacher = loss_forms.alike(input, target)
+    student, teacher = alike(input, target)
     loss = F.jsd(student, teacher, loss_forms.labels(shift_labels), beta, ignore_index)
     return loss.to(input.dtype)
 
@@ -333,7 +340,7 @@ def liger_tvd(input, target, shift_labels=None, reduction="mean", ignore_index=-
 
     Where the two dtypes differ it is computed in the wider.
     """
-    input, target = loss_forms.alike(input, target)
+    input, target = alike(input, target)
     return F.tvd(input, target, loss_forms.labels(shift_labels), reduction, ignore_index)
 
 

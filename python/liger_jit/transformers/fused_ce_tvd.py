@@ -3,7 +3,8 @@
 from torch import nn
 
 from ..functional import ce_tvd
-from .loss_forms import alike, labels
+from .loss_forms import labels
+from .two_dtypes import alike
 
 
 class LigerFusedCETVDLoss(nn.Module):

@@ -1,7 +1,6 @@
 """What losses take and return under Liger Kernel's names, where it differs from the operators."""
 
 import torch
-from torch import Tensor
 
 from .. import functional as F
 
@@ -11,17 +10,6 @@ _NARROW = frozenset((torch.int32, torch.int16, torch.int8, torch.uint8))
 def labels(target):
     """The labels as int64, if they have another integer dtype."""
     return target.long() if getattr(target, "dtype", None) in _NARROW else target
-
-
-def alike(input, target):
-    """Both in the wider of their dtypes, as a student and its teacher may have two."""
-    tensors = isinstance(input, Tensor) and isinstance(target, Tensor)
-    if not tensors or input.dtype == target.dtype:
-        return input, target
-    if not (input.is_floating_point() and target.is_floating_point()):
-        return input, target
-    wide = torch.promote_types(input.dtype, target.dtype)
-    return input.to(wide), target.to(wide)
 
 
 def with_accuracy_of_each(loss_of, target, ignore_index, reduction, accuracy, predicted):
