@@ -1,7 +1,8 @@
 """Names, argument order and defaults are those that code written for Liger Kernel relies on.
 
-The table was read from the public modules of Liger Kernel 0.8.5; what is imported there as
-liger_kernel.transformers.X must be importable as liger_jit.transformers.X.
+The tables were read from the public modules of Liger Kernel 0.8.5; what is imported there as
+liger_kernel.transformers.X must be importable as liger_jit.transformers.X. OWN_FUNCTIONS and
+OWN_MODULES are not there under these names.
 """
 
 import importlib
@@ -13,6 +14,9 @@ import pytest
 
 _NORM = "eps=1e-06, offset=0.0, casting_mode='llama', init_fn='ones', in_place="
 _GEMMA = "eps=1e-06, offset=1.0, casting_mode='gemma', init_fn='zeros', in_place="
+_UNSHIFTED = (
+    "eps=1e-06, offset=0.0, casting_mode='gemma', init_fn='ones', in_place=False, with_scale=True"
+)
 _EXTRAS = "return_token_accuracy=False, return_predicted_tokens=False"
 _LOSS = (
     "ignore_index=-100, lse_square_scale=0.0, label_smoothing=0.0, reduction='mean', softcap=None"
@@ -35,9 +39,6 @@ FUNCTIONS = {
     "functional.liger_fused_linear_cross_entropy": "input, weight, target, bias=None, "
     f"ce_weight=None, {_LOSS}, {_FUSED}, chunk_mem_const=1",
     "functional.liger_dyt": "x, alpha, gamma, beta",
-    "experimental.mm_int8int2.matmul": "a, b",
-    "experimental.mm_int8int2.pack_weights": "intweights, bits=2",
-    "experimental.mm_int8int2.unpack_weights": "packed, bits=2",
     "functional.liger_geglu": "a, b",
     "functional.liger_group_norm": "X, affine_scaling_weight, affine_shifting_bias, num_channels, "
     "num_groups, eps",
@@ -69,6 +70,15 @@ FUNCTIONS = {
     "llama4_rope.apply_liger_llama4_rope_full": "modeling_module",
 }
 
+# The product is in liger_kernel.ops.experimental there.
+OWN_FUNCTIONS = {
+    "experimental.mm_int8int2.matmul": "a, b",
+    "experimental.mm_int8int2.pack_weights": "intweights, bits=2",
+    "experimental.mm_int8int2.unpack_weights": "packed, bits=2",
+    "functional.liger_llama4_text_rope": "xq, xk, freqs_cis",
+    "functional.liger_llama4_vision_rope": "query, key, freqs_ci",
+}
+
 # Arguments of the constructor, then of forward.
 MODULES = {
     "mhc.LigerMHC": (
@@ -76,7 +86,6 @@ MODULES = {
         "phi_dtype=torch.float16, allow_fp32=False",
         "x",
     ),
-    "attn_res.LigerAttnRes": ("hidden_size, eps=1e-06, query_init_std=0.02", "V"),
     "cross_entropy.LigerCrossEntropyLoss": (
         f"weight=None, {_LOSS}, return_z_loss=False, {_EXTRAS}",
         "_input, target",
@@ -120,6 +129,12 @@ MODULES = {
         "hidden_states",
     ),
     "rms_norm.LigerRMSNormForGemma3": (f"dim, {_GEMMA}False", "hidden_states"),
+    "rms_norm.LigerRMSNormForGemma4": (f"dim, {_UNSHIFTED}", "hidden_states"),
+    "rms_norm.LigerRMSNormForMuseGlimmer": (f"dim=None, {_UNSHIFTED}", "hidden_states"),
+    "rms_norm.LigerRMSNormForMuseGlimmerTextCentered": (
+        f"hidden_size, {_GEMMA}False, row_mode=None",
+        "hidden_states",
+    ),
     "rms_norm.LigerRMSNormForOlmo2": (f"hidden_size, {_NORM}False, row_mode=None", "hidden_states"),
     "rms_norm.LigerRMSNormForGlm4": (f"hidden_size, {_NORM}False, row_mode=None", "hidden_states"),
     "rms_norm.LigerRMSNormForQwen3Next": (
@@ -154,6 +169,11 @@ MODULES = {
     "swiglu.LigerSwiGLUMLPForMuseGlimmer": ("config", "x"),
     "tiled_mlp.LigerTiledGEGLUMLP": ("config, num_shards=None", "x"),
     "tiled_mlp.LigerTiledSwiGLUMLP": ("config, num_shards=None", "x"),
+}
+
+# The class of a function that is there alone.
+OWN_MODULES = {
+    "attn_res.LigerAttnRes": ("hidden_size, eps=1e-06, query_init_std=0.02", "V"),
 }
 
 _LOSSES = "cross_entropy=False, fused_linear_cross_entropy=True"
@@ -209,8 +229,13 @@ TEXT_PARTS = {
 
 # Importable from liger_jit.transformers itself.
 TOP = [
-    *(name.split(".")[1] for name in MODULES if not name.startswith("experimental.")),
+    *(
+        name.split(".")[1]
+        for name in MODULES | OWN_MODULES
+        if not name.startswith("experimental.") and name != "rms_norm.LigerRMSNormForGemma4"
+    ),
     "CrossEntropyOutput",
+    "is_transformers_available",
     "liger_llama4_text_rotary_pos_emb",
     "liger_llama4_vision_rotary_pos_emb",
     "liger_multimodal_rotary_pos_emb",
@@ -230,14 +255,14 @@ def arguments(function):
     return ", ".join(str(parameter) for parameter in plain)
 
 
-@pytest.mark.parametrize("path", FUNCTIONS)
+@pytest.mark.parametrize("path", FUNCTIONS | OWN_FUNCTIONS)
 def test_functions_take_the_arguments_of_the_table(path):
-    assert arguments(named(path)) == FUNCTIONS[path]
+    assert arguments(named(path)) == (FUNCTIONS | OWN_FUNCTIONS)[path]
 
 
-@pytest.mark.parametrize("path", MODULES)
+@pytest.mark.parametrize("path", MODULES | OWN_MODULES)
 def test_modules_take_the_arguments_of_the_table(path):
-    constructor, forward = MODULES[path]
+    constructor, forward = (MODULES | OWN_MODULES)[path]
     assert arguments(named(path).__init__) == constructor
     assert arguments(named(path).forward) == forward
 

@@ -156,6 +156,63 @@ def test_a_layer_norm_without_bias_does_not_train_one():
     assert [name for name, p in norm.named_parameters() if p.requires_grad] == ["weight"]
 
 
+@pytest.mark.parametrize("with_scale", [True, False])
+@pytest.mark.parametrize(
+    "model, norm, mine",
+    [
+        ("gemma4", "Gemma4RMSNorm", liger.rms_norm.LigerRMSNormForGemma4),
+        ("muse_glimmer", "MuseGlimmerRMSNorm", liger.LigerRMSNormForMuseGlimmer),
+    ],
+)
+def test_norms_that_may_have_no_scale_match_those_of_the_models(
+    device, model, norm, mine, with_scale
+):
+    module = pytest.importorskip(f"transformers.models.{model}.modeling_{model}")
+    theirs = getattr(module, norm)(32, 1e-5, with_scale=with_scale)
+    mine = mine(32, 1e-5, with_scale=with_scale)
+    assert mine.state_dict().keys() == theirs.state_dict().keys()
+    if with_scale:
+        assert torch.equal(mine.weight, theirs.weight)  # the same start
+    same_as(mine.to(device), theirs.to(device), torch.randn(2, 5, 32, device=device))
+
+
+def test_muse_glimmers_centred_norm_matches(device):
+    model = pytest.importorskip("transformers.models.muse_glimmer.modeling_muse_glimmer")
+    mine = liger.LigerRMSNormForMuseGlimmerTextCentered(32, 1e-5)
+    theirs = model.MuseGlimmerTextCenteredRMSNorm(32, 1e-5)
+    assert torch.equal(mine.weight, theirs.weight)  # the same start
+    same_as(mine.to(device), theirs.to(device), torch.randn(2, 5, 32, device=device))
+
+
+def test_muse_glimmers_norm_without_a_scale_needs_no_size(device):
+    x = torch.randn(2, 5, 32, device=device)
+    bare = liger.LigerRMSNormForMuseGlimmer(with_scale=False)
+    torch.testing.assert_close(bare(x), torch.nn.functional.rms_norm(x, [32], eps=1e-6))
+
+
+def test_norms_keep_the_names_that_code_for_liger_reads():
+    norm = liger.LigerLayerNorm(32, 1e-5, impl="triton", mode="fast", backend="other")
+    assert (norm.eps, norm.impl, norm.mode, norm.backend) == (1e-5, "triton", "fast", "triton")
+    old = liger.LigerLayerNorm(32, backend="triton")
+    assert old.impl == old.backend == "triton"
+    old.backend = None
+    assert old.impl is None
+    assert liger.LigerGroupNorm(8, 2, 1e-5).eps == 1e-5
+
+
+def test_a_configuration_may_leave_the_activation_to_the_module(device):
+    unnamed = {name: value for name, value in vars(CONFIG).items() if "hidden_act" not in name}
+    x = torch.randn(4, 32, device=device)
+    tiled = liger.LigerTiledSwiGLUMLP(SimpleNamespace(**unnamed), 2).to(device)
+    wanted = tiled.down_proj(torch.nn.functional.silu(tiled.gate_proj(x)) * tiled.up_proj(x))
+    torch.testing.assert_close(tiled(x), wanted)
+    liger.LigerSwiGLUMLPForMuseGlimmer(SimpleNamespace(**unnamed, hidden_act="silu"))
+    other = SimpleNamespace(**unnamed, hidden_act="silu", hidden_activation="gelu")
+    assert_refused(
+        lambda: liger.LigerSwiGLUMLPForMuseGlimmer(other), "hidden_activation", "gelu", "silu"
+    )
+
+
 def test_the_rotary_embedding_matches_that_of_the_models(device):
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
@@ -221,6 +278,7 @@ def test_functions_keep_the_dtype_of_their_input(device):
     "make, words",
     [
         (lambda: liger.LigerRMSNorm(8, casting_mode="bert"), ["casting_mode", "bert", "gemma"]),
+        (liger.LigerRMSNormForMuseGlimmer, ["MuseGlimmer", "dim=None", "with_scale=False"]),
         (lambda: liger.LigerRMSNorm(8, init_fn="twos"), ["LigerRMSNorm", "init_fn", "twos"]),
         (lambda: liger.LigerCrossEntropyLoss(reduction="avg"), ["reduction", "avg", "mean"]),
         (lambda: liger.LigerCrossEntropyLoss(label_smoothing=2), ["label_smoothing", "2"]),

@@ -1,5 +1,6 @@
 """Liger Kernel's modules under their names, and the functions that put them into models."""
 
+from importlib import util
 from typing import Any
 
 from .attn_res import LigerAttnRes
@@ -34,6 +35,8 @@ from .rms_norm import (
     LigerRMSNormForGemma2,
     LigerRMSNormForGemma3,
     LigerRMSNormForGlm4,
+    LigerRMSNormForMuseGlimmer,
+    LigerRMSNormForMuseGlimmerTextCentered,
     LigerRMSNormForOlmo2,
     LigerRMSNormForQwen3Next,
 )
@@ -90,6 +93,8 @@ __all__ = [
     "LigerRMSNormForGemma2",
     "LigerRMSNormForGemma3",
     "LigerRMSNormForGlm4",
+    "LigerRMSNormForMuseGlimmer",
+    "LigerRMSNormForMuseGlimmerTextCentered",
     "LigerRMSNormForOlmo2",
     "LigerRMSNormForQwen3Next",
     "LigerRMSNormGated",
@@ -102,11 +107,18 @@ __all__ = [
     "LigerTiledGEGLUMLP",
     "LigerTiledSwiGLUMLP",
     "LigerVocabParallelCrossEntropy",
+    "is_transformers_available",
     "liger_llama4_text_rotary_pos_emb",
     "liger_llama4_vision_rotary_pos_emb",
     "liger_multimodal_rotary_pos_emb",
     "liger_rotary_pos_emb",
 ]
+
+
+def is_transformers_available() -> bool:
+    """Whether there is a package that the patch functions can patch."""
+    return util.find_spec("transformers") is not None
+
 
 # Imported on first use only: they import the transformers package, which the modules do without.
 _LATE = ("apply_liger_kernel_to_", "revert_liger_kernel_to_", "_apply_liger_kernel", "MODEL_TYPE_")

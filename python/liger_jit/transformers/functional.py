@@ -10,6 +10,8 @@ import torch
 
 from .. import functional as F
 from ..functional import CrossEntropyOutput
+from . import loss_forms, rotary_tables
+from .two_dtypes import alike, computed_wide, turned
 
 __all__ = [
     "CrossEntropyOutput",
@@ -51,14 +53,18 @@ def liger_rms_norm(X, W, eps, offset=0.0, casting_mode="llama", in_place=True):
 
 
 def liger_fused_add_rms_norm(X, R, W, eps, offset=0.0, casting_mode="llama", in_place=True):
-    """`functional.fused_add_rms_norm`: (normalised sum, sum X + R)."""
-    return F.fused_add_rms_norm(X, R, W, eps, offset, casting_mode)
+    """`functional.fused_add_rms_norm`: (normalised sum, sum X + R), of X's dtype.
+
+    With R of another dtype, as under autocast, both are computed in the wider.
+    """
+    return computed_wide(F.fused_add_rms_norm, X, R, W, eps, offset, casting_mode)
 
 
 def liger_modulated_rms_norm(
     X, W, scale, shift=None, eps=1e-06, offset=0.0, casting_mode="llama", in_place=True
 ):
     """`functional.modulated_rms_norm`: rms_norm(X) * (1 + scale) + shift, of X's dtype."""
+    scale, shift = alike(scale, shift)
     return F.modulated_rms_norm(X, scale, shift, W, eps, offset, casting_mode)
 
 
@@ -103,21 +109,22 @@ def liger_sparsemax(input, dim=-1):
 
 
 def liger_swiglu(a, b):
-    """silu(a) * b: `functional.swiglu`."""
-    return F.swiglu(a, b)
+    """silu(a) * b, of a's dtype: `functional.swiglu`."""
+    return computed_wide(F.swiglu, a, b)
 
 
 def liger_geglu(a, b):
-    """gelu(a) * b in the tanh form: `functional.geglu`."""
-    return F.geglu(a, b)
+    """gelu(a) * b in the tanh form, of a's dtype: `functional.geglu`."""
+    return computed_wide(F.geglu, a, b)
 
 
 def liger_rope(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=None):
     """`functional.rope`: (q, k) rotated, as new tensors.
 
     position_ids choose rows of cos and sin that are [positions, R]; tables with a batch, [1 or B,
-    T, R], are already those of the positions, and position_ids do nothing. rotary_dim, where given,
-    must be what cos and sin have angles for: their length, or twice that for half tables.
+    T, R], are already those of the positions, and position_ids do nothing. Without position_ids
+    tables of more than T positions serve with their first. rotary_dim, where given, must be what
+    cos and sin have angles for: their length, or twice that for half tables.
     """
     length = cos.shape[-1]
     half_tables = rotary_dim is not None and rotary_dim == 2 * length
@@ -126,25 +133,44 @@ def liger_rope(q, k, cos, sin, position_ids=None, unsqueeze_dim=1, rotary_dim=No
             f"liger_rope: rotary_dim={rotary_dim} does not fit cos, whose last dimension is "
             f"{length}; pass cos and sin of the rotated part, {rotary_dim} or {rotary_dim // 2}"
         )
-    if cos.dim() != 2:
+    if position_ids is None:
+        tokens = q.shape[-3 if unsqueeze_dim == 2 else -2]
+        if cos.shape[-2] != tokens or cos.dim() == 4:
+            cos = rotary_tables.of_tokens(cos, tokens, unsqueeze_dim)
+            sin = rotary_tables.of_tokens(sin, tokens, unsqueeze_dim)
+    elif cos.dim() != 2:
         position_ids = None
-    return F.rope(q, k, cos, sin, unsqueeze_dim, position_ids, half_tables=half_tables)
+    tables = (cos, sin, unsqueeze_dim, position_ids, False, half_tables)
+    return turned(F.rope, q, k, *tables)
 
 
 def liger_qwen2vl_mrope(q, k, cos, sin, mrope_section, unsqueeze_dim=1):
-    """`functional.mrope`: (q, k) rotated, as new tensors; cos and sin are [3, 1 or B, T, D]."""
-    return F.mrope(q, k, cos, sin, mrope_section, unsqueeze_dim)
+    """`functional.mrope`: (q, k) rotated, as new tensors; cos and sin are [3, 1 or B, T, D].
+
+    Of two sections the third is what they leave of D / 2.
+    """
+    if len(mrope_section) == 2:
+        mrope_section = (*mrope_section, cos.shape[-1] // 2 - sum(mrope_section))
+    return turned(F.mrope, q, k, cos, sin, mrope_section, unsqueeze_dim)
 
 
 def liger_llama4_text_rope(xq, xk, freqs_cis):
-    """`functional.complex_rope` of xq, xk [B, T, H, D] by complex freqs_cis [1 or B, T, D/2]."""
-    return F.complex_rope(xq, xk, freqs_cis, 2)
+    """`functional.complex_rope` of xq, xk [B, T, H, D] by freqs_cis [1 or B, T or more, D/2].
+
+    Real ones multiply; with a last dimension of D they are parts side by side.
+    """
+    freqs = rotary_tables.of_complex_factors(
+        "liger_llama4_text_rope: freqs_cis", freqs_cis, xq.shape[-1] // 2
+    )
+    freqs = rotary_tables.of_first_tokens(freqs, xq.shape[1])
+    return turned(F.complex_rope, xq, xk, freqs, 2)
 
 
 def liger_llama4_vision_rope(query, key, freqs_ci):
-    """`functional.complex_rope` of query, key [B, T, H, D] by complex freqs_ci of T * D/2 numbers.
+    """`functional.complex_rope` of query, key [B, T, H, D] by freqs_ci of T * D/2 numbers.
 
-    Whatever dimensions of one they have: each entry of the batch is turned by the same.
+    Whatever dimensions of one they have: each entry of the batch is turned by the same. Real ones
+    multiply.
     """
     tokens, pairs = query.shape[1], query.shape[-1] // 2
     if freqs_ci.numel() != tokens * pairs:
@@ -152,7 +178,12 @@ def liger_llama4_vision_rope(query, key, freqs_ci):
             f"liger_llama4_vision_rope: freqs_ci has shape {tuple(freqs_ci.shape)}; allowed: "
             f"{tokens} tokens times {pairs} pairs of a head"
         )
-    return F.complex_rope(query, key, freqs_ci.to(query.device).reshape(tokens, pairs), 2)
+    freqs = rotary_tables.of_complex_factors(
+        "liger_llama4_vision_rope: freqs_ci",
+        freqs_ci.to(query.device).reshape(tokens, pairs),
+        pairs,
+    )
+    return turned(F.complex_rope, query, key, freqs, 2)
 
 
 def liger_attn_res(V, w_query, w_norm, eps=1e-6):
@@ -175,21 +206,33 @@ def liger_cross_entropy(
     return_token_accuracy=False,
     return_predicted_tokens=False,
 ):
-    """`functional.cross_entropy`: the loss, or a CrossEntropyOutput with any return flag."""
-    return F.cross_entropy(
-        input,
-        target,
-        weight,
-        ignore_index,
-        reduction,
-        label_smoothing,
-        lse_square_scale,
-        softcap,
-        None,
-        return_z_loss,
-        return_token_accuracy,
-        return_predicted_tokens,
+    """`functional.cross_entropy`: the loss, or a CrossEntropyOutput with any return flag.
+
+    Loss and z_loss have input's dtype. Labels are of any integer dtype. With reduction="none"
+    token_accuracy has one number for each label.
+    """
+    target = loss_forms.labels(target)
+
+    def loss_of(accuracy, predicted):
+        return F.cross_entropy(
+            input,
+            target,
+            weight,
+            ignore_index,
+            reduction,
+            label_smoothing,
+            lse_square_scale,
+            softcap,
+            None,
+            return_z_loss,
+            accuracy,
+            predicted,
+        )
+
+    output = loss_forms.with_accuracy_of_each(
+        loss_of, target, ignore_index, reduction, return_token_accuracy, return_predicted_tokens
     )
+    return loss_forms.in_dtype(output, input.dtype)
 
 
 def liger_fused_linear_cross_entropy(
@@ -210,25 +253,37 @@ def liger_fused_linear_cross_entropy(
     return_predicted_tokens=False,
     chunk_mem_const=1,
 ):
-    """`functional.fused_linear_cross_entropy`: the loss, or a CrossEntropyOutput with any flag."""
-    return F.fused_linear_cross_entropy(
-        input,
-        weight,
-        target,
-        bias,
-        ce_weight,
-        ignore_index,
-        reduction,
-        label_smoothing,
-        lse_square_scale,
-        softcap,
-        None,
-        use_token_scaling,
-        accum_dtype,
-        return_z_loss=return_z_loss,
-        return_token_accuracy=return_token_accuracy,
-        return_predicted_tokens=return_predicted_tokens,
+    """`functional.fused_linear_cross_entropy`: the loss, or a CrossEntropyOutput with any flag.
+
+    The loss is float32, z_loss has input's dtype. Labels are of any integer dtype. With
+    reduction="none" token_accuracy has one number for each label.
+    """
+    target = loss_forms.labels(target)
+
+    def loss_of(accuracy, predicted):
+        return F.fused_linear_cross_entropy(
+            input,
+            weight,
+            target,
+            bias,
+            ce_weight,
+            ignore_index,
+            reduction,
+            label_smoothing,
+            lse_square_scale,
+            softcap,
+            None,
+            use_token_scaling,
+            accum_dtype,
+            return_z_loss=return_z_loss,
+            return_token_accuracy=accuracy,
+            return_predicted_tokens=predicted,
+        )
+
+    output = loss_forms.with_accuracy_of_each(
+        loss_of, target, ignore_index, reduction, return_token_accuracy, return_predicted_tokens
     )
+    return loss_forms.with_z_loss_in(output, input.dtype)
 
 
 def liger_fused_neighborhood_attention(query, key, value, kernel_size=7, dilation=1, scale=None):
@@ -265,18 +320,28 @@ def liger_kl_div(
     log_target=False,
     eps=1e-10,
 ):
-    """`functional.kl_div`."""
+    """`functional.kl_div`; where the dtypes differ it is computed in the wider."""
+    input, target = alike(input, target)
     return F.kl_div(input, target, reduction, log_target, eps)
 
 
 def liger_jsd(input, target, shift_labels=None, beta=0.5, ignore_index=-100):
-    """`functional.jsd`: input is the student, target the teacher, both log-probabilities."""
-    return F.jsd(input, target, shift_labels, beta, ignore_index)
+    """`functional.jsd`: input is the student, target the teacher, both log-probabilities.
+
+    The loss has input's dtype. Where the two dtypes differ it is computed in the wider.
+    """
+    student, teacher = alike(input, target)
+    loss = F.jsd(student, teacher, loss_forms.labels(shift_labels), beta, ignore_index)
+    return loss.to(input.dtype)
 
 
 def liger_tvd(input, target, shift_labels=None, reduction="mean", ignore_index=-100):
-    """`functional.tvd`: input is the student, target the teacher, both probabilities."""
-    return F.tvd(input, target, shift_labels, reduction, ignore_index)
+    """`functional.tvd`: input is the student, target the teacher, both probabilities.
+
+    Where the two dtypes differ it is computed in the wider.
+    """
+    input, target = alike(input, target)
+    return F.tvd(input, target, loss_forms.labels(shift_labels), reduction, ignore_index)
 
 
 def _need_half(op, x, allow_fp32):

@@ -2,15 +2,15 @@
 
 from torch import nn
 
-from ..functional import fused_add_rms_norm
 from ..ops import choice, choices
+from .functional import liger_fused_add_rms_norm
 from .rms_norm import initial_weight
 
 
 class LigerFusedAddRMSNorm(nn.Module):
     """(normalised sum, sum) of hidden_states and residual; `in_place` does nothing.
 
-    See `liger_jit.functional.fused_add_rms_norm`.
+    See `functional.liger_fused_add_rms_norm`.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class LigerFusedAddRMSNorm(nn.Module):
         self.in_place = in_place
 
     def forward(self, hidden_states, residual):
-        return fused_add_rms_norm(
+        return liger_fused_add_rms_norm(
             hidden_states,
             residual,
             self.weight,

@@ -24,6 +24,7 @@ class LigerGroupNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_channels), requires_grad=bias)
         self.num_channels = num_channels
         self.num_groups = num_groups
+        self.eps = eps
         self.variance_epsilon = eps
 
     def forward(self, hidden_states):

@@ -11,7 +11,8 @@ class LigerLayerNorm(nn.Module):
     """Layer normalisation of the last dimension, as `liger_jit.functional.layer_norm`.
 
     bias=False keeps a bias of zeros that does not train, so that a checkpoint of either form loads.
-    `impl`, `mode` and `backend` choose between implementations elsewhere; here they do nothing.
+    `impl`, its other name `backend`, and `mode` choose between implementations elsewhere; here they
+    are kept and do nothing.
     """
 
     def __init__(
@@ -28,7 +29,18 @@ class LigerLayerNorm(nn.Module):
         self.weight = initial_weight(self, hidden_size, init_fn)
         self.bias = nn.Parameter(torch.zeros(hidden_size), requires_grad=bias)
         self.hidden_size = hidden_size
+        self.eps = eps
         self.variance_epsilon = eps
+        self.impl = backend if impl is None else impl
+        self.mode = mode
+
+    @property
+    def backend(self):
+        return self.impl
+
+    @backend.setter
+    def backend(self, value):
+        self.impl = value
 
     def forward(self, hidden_states):
         return layer_norm(hidden_states, self.weight, self.bias, self.variance_epsilon)

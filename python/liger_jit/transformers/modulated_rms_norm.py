@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from ..functional import modulated_rms_norm
 from ..ops import choice, choices
+from .functional import liger_modulated_rms_norm
 from .rms_norm import initial_weight
 
 
@@ -34,11 +34,11 @@ class LigerModulatedRMSNorm(nn.Module):
         self.elementwise_affine = elementwise_affine
 
     def forward(self, hidden_states, scale, shift=None):
-        return modulated_rms_norm(
+        return liger_modulated_rms_norm(
             hidden_states,
+            self.weight,
             scale,
             shift,
-            self.weight,
             self.variance_epsilon,
             self.offset,
             self.casting_mode,

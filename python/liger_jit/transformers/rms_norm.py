@@ -68,6 +68,46 @@ class LigerRMSNormForGemma3(LigerRMSNorm):
         super().__init__(dim, eps, offset, casting_mode, init_fn, in_place)
 
 
+class LigerRMSNormForGemma4(LigerRMSNorm):
+    """Gemma 4: the weight as it is, one rounding; with_scale=False has no weight."""
+
+    def __init__(
+        self,
+        dim,
+        eps=1e-6,
+        offset=0.0,
+        casting_mode="gemma",
+        init_fn="ones",
+        in_place=False,
+        with_scale=True,
+    ):
+        super().__init__(
+            dim, eps, offset, casting_mode, init_fn, in_place, elementwise_affine=with_scale
+        )
+        self.with_scale = with_scale
+
+
+class LigerRMSNormForMuseGlimmer(LigerRMSNormForGemma4):
+    """Muse Glimmer: as Gemma 4; without a weight it needs no dim."""
+
+    def __init__(
+        self,
+        dim=None,
+        eps=1e-6,
+        offset=0.0,
+        casting_mode="gemma",
+        init_fn="ones",
+        in_place=False,
+        with_scale=True,
+    ):
+        if dim is None and with_scale:
+            raise ValueError(
+                "LigerRMSNormForMuseGlimmer: dim=None; allowed: the weight's length, or None with "
+                "with_scale=False"
+            )
+        super().__init__(dim, eps, offset, casting_mode, init_fn, in_place, with_scale)
+
+
 def _of_family(family, description, defaults, in_place):
     """The subclass LigerRMSNormFor<family>, which differs in the defaults of its arguments."""
 
@@ -101,3 +141,6 @@ LigerRMSNormForGemma2 = _of_family("Gemma2", "Gemma 2: as Gemma.", _GEMMA, in_pl
 LigerRMSNormForQwen3Next = _of_family("Qwen3Next", "Qwen3-Next: as Gemma.", _GEMMA, in_place=False)
 LigerRMSNormForOlmo2 = _of_family("Olmo2", "OLMo 2: as Llama.", _LLAMA, in_place=False)
 LigerRMSNormForGlm4 = _of_family("Glm4", "GLM-4: as Llama.", _LLAMA, in_place=False)
+LigerRMSNormForMuseGlimmerTextCentered = _of_family(
+    "MuseGlimmerTextCentered", "Muse Glimmer's text layers: as Gemma.", _GEMMA, in_place=False
+)

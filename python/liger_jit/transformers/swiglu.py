@@ -48,11 +48,12 @@ class LigerQwen3MoeSwiGLUMLP(LigerSwiGLUMLP):
 
 
 class LigerSwiGLUMLPForMuseGlimmer(LigerSwiGLUMLP):
-    """Muse Glimmer's text MLP, whose configuration names the activation hidden_activation."""
+    """Muse Glimmer's text MLP; the activation is config.hidden_activation, or hidden_act."""
 
     def __init__(self, config):
         nn.Module.__init__(self)
-        refuse_other_activations(self, config, "hidden_activation")
+        named = getattr(config, "hidden_activation", None) is not None
+        refuse_other_activations(self, config, "hidden_activation" if named else "hidden_act")
         self.config = config
         self.hidden_size = config.hidden_size
         self.intermediate_size = config.intermediate_size

@@ -49,12 +49,13 @@ class _TiledMLP(nn.Module):
 
 class LigerTiledSwiGLUMLP(_TiledMLP):
     """down_proj(silu(gate_proj(x)) * up_proj(x)) by num_shards shards of the rows of x; None: so
-    many that a shard has at most hidden_size rows."""
+    many that a shard has at most hidden_size rows. A configuration may name no activation."""
 
     _activation = "silu"
 
     def __init__(self, config, num_shards=None):
-        refuse_other_activations(self, config)
+        if hasattr(config, "hidden_act"):
+            refuse_other_activations(self, config)
         super().__init__(config, num_shards)
 
     def _gated(self, gate, up):

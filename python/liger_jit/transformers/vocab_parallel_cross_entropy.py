@@ -4,6 +4,7 @@ from torch import nn
 
 from ..functional import vocab_parallel_cross_entropy
 from ..ops import choice, choices
+from .loss_forms import labels
 
 
 class LigerVocabParallelCrossEntropy(nn.Module):
@@ -42,7 +43,7 @@ class LigerVocabParallelCrossEntropy(nn.Module):
     def forward(self, vocab_parallel_logits, target, tp_group=None):
         return vocab_parallel_cross_entropy(
             vocab_parallel_logits,
-            target,
+            labels(target),
             tp_group,
             self.ignore_index,
             self.label_smoothing,

@@ -125,6 +125,40 @@ def test_complex_factors_and_their_parts_mean_the_same(device):
     assert none is None and torch.equal(alone, wanted[0])
 
 
+# A model that was cast, as by model.bfloat16(), has lost the imaginary parts of its factors.
+@pytest.mark.parametrize("cast", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("turn", [text_rope, vision_rope])
+def test_real_factors_multiply_as_in_the_models(device, turn, cast):
+    name = "apply_rotary_emb" if turn is text_rope else "vision_apply_rotary_emb"
+    theirs = getattr(modeling_llama4, name)
+    leaves = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        q = torch.randn(2, 9, 4, 64, device=device).bfloat16()
+        k = torch.randn(2, 9, 2, 64, device=device).bfloat16()
+        leaves.append((q.requires_grad_(), k.requires_grad_()))
+    freqs = factors(1, 9, 64, device).real.to(cast)
+    shapes = [freqs, freqs.expand(2, -1, -1)]
+    if turn is vision_rope:
+        shapes = [freqs, freqs[0], freqs[0, :, None]]
+    for given in shapes:
+        found, wanted = turn(*leaves[0], given), theirs(*leaves[1], given)
+        grads = []
+        for outputs, inputs in ((found, leaves[0]), (wanted, leaves[1])):
+            loss = sum((y.float() * torch.arange(64, device=device)).sum() for y in outputs)
+            grads.append(torch.autograd.grad(loss, inputs))
+        assert all(map(torch.equal, found, wanted))
+        assert all(map(torch.equal, *grads))
+
+
+def test_factors_of_more_tokens_than_there_are_serve_the_first(device):
+    q = torch.randn(2, 9, 4, 64, device=device)
+    freqs = factors(2, 12, 64, device)
+    wanted = text_rope(q, q, freqs[:, :9])
+    for given in (freqs, side_by_side(freqs)):
+        assert all(map(torch.equal, text_rope(q, q, given), wanted))
+
+
 def test_slices_of_one_packed_projection_are_read_in_place(device):
     packed = torch.randn(2, 9, 8 * 64, device=device).bfloat16().requires_grad_()
     q, k, _ = (one.unflatten(-1, (-1, 64)) for one in packed.split((256, 128, 128), dim=-1))
@@ -163,4 +197,8 @@ def test_errors_name_the_argument_and_its_value(device):
     assert_refused(lambda: complex_rope(q, k, asked), "complex_rope", "freqs", "detach")
     sides = torch.randn(2, 9, 4, 64, device=device)
     few = factors(1, 8, 64, device)
+    part = factors(1, 9, 32, device)
+    for given in (part, part.real, side_by_side(factors(1, 9, 30, device))):
+        shape = str(tuple(given.shape))[1:-1]
+        assert_refused(lambda x=given: text_rope(sides, sides, x), "freqs_cis", shape, "32", "64")
     assert_refused(lambda: vision_rope(sides, sides, few), "freqs_ci", r"\(1, 8, 32\)", "9", "32")

@@ -217,6 +217,32 @@ def test_under_ligers_name_positions_choose_rows_of_tables_without_a_batch(devic
     assert all(map(torch.equal, liger_rope(**inputs, **of_tokens, position_ids=ids), wanted))
 
 
+@pytest.mark.parametrize("heads_dim", [1, 2])
+def test_under_ligers_name_longer_tables_serve_with_their_first_rows(device, heads_dim):
+    long = tensors(torch.bfloat16, device, 64, False, tokens=12)
+    q, k = (long[name][:, :, :9] for name in "qk")
+    if heads_dim == 2:
+        q, k = q.transpose(1, 2), k.transpose(1, 2)
+    tables = [long[name] for name in ("cos", "sin")]
+    wanted = liger_rope(q, k, *(table[:, :9] for table in tables), unsqueeze_dim=heads_dim)
+    forms = [lambda t: t, lambda t: t.unsqueeze(1), lambda t: t.unsqueeze(2)]
+    for form in forms:
+        found = liger_rope(q, k, *map(form, tables), unsqueeze_dim=heads_dim)
+        assert all(map(torch.equal, found, wanted))
+    wanted = liger_rope(q, k, *(table[0, :9] for table in tables), unsqueeze_dim=heads_dim)
+    found = liger_rope(q, k, *(table[0] for table in tables), unsqueeze_dim=heads_dim)
+    assert all(map(torch.equal, found, wanted))
+
+
+def test_under_ligers_name_longer_tables_with_a_batch_and_positions_are_refused(device):
+    long = tensors(torch.float32, device, 64, False, tokens=12)
+    q, k = (long[name][:, :, :9] for name in "qk")
+    ids = torch.arange(3, 12, device=device)
+    assert_refused(
+        lambda: liger_rope(q, k, long["cos"], long["sin"], position_ids=ids), "cos", "12", "9"
+    )
+
+
 def test_a_rotary_dim_is_that_of_whole_or_half_tables(device):
     inputs = heads(2, 6, 2, 9, 64, torch.float32, device)
     angles = angles_of(torch.arange(9, device=device), 32).unsqueeze(0)
