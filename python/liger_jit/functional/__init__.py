@@ -27,6 +27,7 @@ from .mlp import (
 from .modulated_norm import modulated_rms_norm
 from .norm import fused_add_rms_norm, layer_norm, rms_norm
 from .norm_add import layer_norm_add, rms_norm_add
+from .policy import PolicyLoss, policy_loss
 from .poly_norm import poly_norm
 from .relu_squared import relu_squared
 from .residual import attn_res
@@ -72,6 +73,8 @@ __all__ = [
     "cross_entropy",
     "fused_linear_cross_entropy",
     "vocab_parallel_cross_entropy",
+    "PolicyLoss",
+    "policy_loss",
     "kl_div",
     "jsd",
     "tvd",
