@@ -13,6 +13,7 @@ from .embedding import embedding
 from .gated_norm import gated_rms_norm
 from .group_norm import group_norm
 from .int2 import int2_matmul, pack_int2, unpack_int2
+from .log_probs import linear_log_probs, selective_log_softmax
 from .loss import CrossEntropyOutput, cross_entropy, fused_linear_cross_entropy
 from .mhc import mhc_coeffs, mhc_forward, mhc_post_res, mhc_pre
 from .mlp import (
@@ -75,6 +76,8 @@ __all__ = [
     "vocab_parallel_cross_entropy",
     "PolicyLoss",
     "policy_loss",
+    "selective_log_softmax",
+    "linear_log_probs",
     "kl_div",
     "jsd",
     "tvd",
