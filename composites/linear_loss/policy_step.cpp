@@ -179,6 +179,14 @@ PolicyBatch PolicyBatch::sequences(int64_t first, int64_t count) const {
   return part;
 }
 
+PolicyBatch PolicyBatch::tokens() const {
+  PolicyBatch part = *this;
+  for (at::Tensor* const each : {&part.mask, &part.weight, &part.counted, &part.advantages,
+                                 &part.ref, &part.old, &part.ratio})
+    if (each->defined()) *each = each->expand_as(mask).reshape({-1, 1});
+  return part;
+}
+
 PolicyStep policy_step(const CompositeCall& in, const PolicyBatch& batch,
                        const at::Tensor& log_probs) {
   return Step(in, batch, log_probs).run();

@@ -31,6 +31,8 @@ struct PolicyBatch {
 
   static PolicyBatch of(const CompositeCall& in);
   PolicyBatch sequences(int64_t first, int64_t count) const;
+  // The same tokens as sequences of one.
+  PolicyBatch tokens() const;
 };
 
 // Each [B, T], zero where a token is not counted.

@@ -34,8 +34,7 @@ std::vector<Input> policy_tensors() {
           optional(dense("importance_ratio"))};
 }
 
-std::vector<Sample> policy_samples(const Extent& e) {
-  const int64_t sequences = e["rows"], tokens = e["size"];
+std::vector<Sample> policy_samples(int64_t sequences, int64_t tokens) {
   return {{.input = "token_mask", .shape = {sequences, tokens}, .dtype = "arithmetic"},
           {.input = "token_weight", .shape = {sequences, tokens}, .dtype = "arithmetic"},
           {.input = "advantages", .shape = {sequences}, .dtype = "arithmetic"},
@@ -124,7 +123,8 @@ Op forward_op() {
   op.example = [](const Extent& e) {
     std::vector<Sample> samples = {
         {.input = "log_probs", .shape = {e["rows"], e["size"]}, .dtype = "arithmetic"}};
-    for (Sample& sample : policy_samples(e)) samples.push_back(std::move(sample));
+    for (Sample& sample : policy_samples(e["rows"], e["size"]))
+      samples.push_back(std::move(sample));
     samples.push_back({.input = "importance_level", .value = 1});
     samples.push_back({.input = "beta", .value = 0.1});
     return samples;

@@ -13,7 +13,7 @@ std::vector<Input> policy_options();
 
 // What is known of the tokens [sequences, tokens] but for their log-probabilities.
 std::vector<Input> policy_tensors();
-std::vector<Sample> policy_samples(const Extent& e);
+std::vector<Sample> policy_samples(int64_t sequences, int64_t tokens);
 
 // Options, and tensors whose sizes must be those of `tokens`, [sequences, tokens].
 void check_policy(const Call& call, std::string_view tokens);

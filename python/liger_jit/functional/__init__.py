@@ -28,7 +28,7 @@ from .mlp import (
 from .modulated_norm import modulated_rms_norm
 from .norm import fused_add_rms_norm, layer_norm, rms_norm
 from .norm_add import layer_norm_add, rms_norm_add
-from .policy import PolicyLoss, policy_loss
+from .policy import PolicyLoss, fused_linear_grpo, policy_loss
 from .poly_norm import poly_norm
 from .relu_squared import relu_squared
 from .residual import attn_res
@@ -76,6 +76,7 @@ __all__ = [
     "vocab_parallel_cross_entropy",
     "PolicyLoss",
     "policy_loss",
+    "fused_linear_grpo",
     "selective_log_softmax",
     "linear_log_probs",
     "kl_div",

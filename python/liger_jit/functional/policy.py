@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from .log_probs import linear_log_probs
 
 _OBJECTIVES = ops.choices("policy_loss", "objective")
 _LEVELS = ops.choices("policy_loss", "importance_level")
@@ -101,7 +102,7 @@ def policy_loss(
     mask = _as_mask("policy_loss", token_mask, log_probs)
     weights = mask
     if reduce:
-        weights = _token_weights("policy_loss", mask, loss_type, max_completion_length, num_items)
+        weights = token_weights(mask, loss_type, max_completion_length, num_items)
     loss, kl, clipped = ops.policy_loss(
         log_probs,
         mask,
@@ -129,6 +130,103 @@ def policy_loss(
     return PolicyLoss(loss.sum(), (kl * share).sum(), (clipped * share).sum())
 
 
+def fused_linear_grpo(
+    input: Tensor,
+    weight: Tensor,
+    ids: Tensor,
+    token_mask: Tensor,
+    advantages: Tensor,
+    bias: Tensor | None = None,
+    ref_log_probs: Tensor | None = None,
+    old_log_probs: Tensor | None = None,
+    importance_ratio: Tensor | None = None,
+    ref_input: Tensor | None = None,
+    ref_weight: Tensor | None = None,
+    ref_bias: Tensor | None = None,
+    loss_type: str = "dapo",
+    importance_sampling_level: str = "token",
+    beta: float = 0.04,
+    bias_corrected_kl: bool = False,
+    epsilon_low: float = 0.2,
+    epsilon_high: float = 0.2,
+    delta: float | None = None,
+    sapo_temperature_pos: float = 1.0,
+    sapo_temperature_neg: float = 1.05,
+    vespo_k_pos: float = 2.0,
+    vespo_lambda_pos: float = 3.0,
+    vespo_k_neg: float = 3.0,
+    vespo_lambda_neg: float = 2.0,
+    max_completion_length: int | None = None,
+    num_items: float | Tensor | None = None,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    chunk_tokens: int = 0,
+    memory: str = "auto",
+) -> PolicyLoss:
+    """`policy_loss` of the log-probabilities of `linear_log_probs`, without the whole logits.
+
+    The gradients are made in the forward, chunk by chunk, in three matrix products.
+
+    Args:
+        input: [B, T, H]. weight: [V, H], of input's dtype. bias: [V] or None.
+        ids: [B, T], int64, what was sampled. Where token_mask is zero they may be anything, but
+            with "luspo" and ratios of tokens.
+        ref_input, ref_weight, ref_bias: the reference as a layer of its own, where ref_log_probs
+            are not given: one product more.
+        temperature, softcap, chunk_tokens, memory: as in `linear_log_probs` and
+            `fused_linear_cross_entropy`.
+        All others as in `policy_loss`.
+
+    Returns:
+        PolicyLoss, in float32 (float64 for float64). `loss` is differentiable in input, weight and
+        bias; the gradient of one that does not require it is not computed.
+
+    Raises:
+        ValueError: as `policy_loss`; and an id out of range as `cross_entropy` does.
+    """
+    op = "fused_linear_grpo"
+    least = ops.choice(op, "memory", memory, ops.MEMORY)
+    numbered = _numbered(op, loss_type, importance_sampling_level)
+    mask = _as_mask(op, token_mask, input)
+    if beta != 0.0 and ref_log_probs is None and ref_input is not None:
+        taken = ids if loss_type == "luspo" else ids.where(mask != 0, -100)
+        with torch.no_grad():
+            ref_log_probs, _ = linear_log_probs(
+                ref_input, ref_weight, taken, ref_bias, temperature, softcap, memory=memory
+            )
+    return PolicyLoss(
+        *ops.fused_linear_grpo(
+            input,
+            weight,
+            ids,
+            bias,
+            mask,
+            token_weights(mask, loss_type, max_completion_length, num_items),
+            advantages,
+            ref_log_probs,
+            old_log_probs,
+            _by_sequence(importance_ratio),
+            *numbered,
+            beta,
+            bias_corrected_kl,
+            epsilon_low,
+            epsilon_high,
+            0.0 if delta is None else delta,
+            sapo_temperature_pos,
+            sapo_temperature_neg,
+            vespo_k_pos,
+            vespo_lambda_pos,
+            vespo_k_neg,
+            vespo_lambda_neg,
+            temperature,
+            0.0 if softcap is None else softcap,
+            -100,
+            0,
+            chunk_tokens or least,
+        )[:3]
+    )
+
+
 def _numbered(op: str, loss_type: str, level: str) -> tuple[int, int]:
     """What the schema has for the objective and for the level of its ratios."""
     objective = ops.choice(op, "loss_type", loss_type, _OBJECTIVE_OF)
@@ -136,20 +234,20 @@ def _numbered(op: str, loss_type: str, level: str) -> tuple[int, int]:
 
 
 def _as_mask(op: str, token_mask: Tensor, like: Tensor) -> Tensor:
+    """In float64, as the losses are computed in."""
     if token_mask.shape != like.shape[:2]:
         raise ValueError(
             f"liger_jit::{op}: argument 'token_mask' has shape {tuple(token_mask.shape)}; "
             f"allowed: {tuple(like.shape[:2])}"
         )
-    return token_mask.to(torch.float64 if like.dtype == torch.float64 else torch.float32)
+    return token_mask.to(torch.float64)
 
 
 def _by_sequence(ratio: Tensor | None) -> Tensor | None:
     return ratio.unsqueeze(1) if ratio is not None and ratio.dim() == 1 else ratio
 
 
-def _token_weights(
-    op: str,
+def token_weights(
     mask: Tensor,
     loss_type: str,
     max_completion_length: int | None = None,
@@ -159,7 +257,7 @@ def _token_weights(
     sequences, length = mask.shape
     if num_items is not None and loss_type not in ("dapo", "cispo", "vespo"):
         raise ValueError(
-            f"liger_jit::{op}: argument 'num_items' is given with loss_type={loss_type!r}; "
+            f"liger_jit: argument 'num_items' is given with loss_type={loss_type!r}; "
             "allowed: with 'dapo', 'cispo', 'vespo', whose denominator it replaces"
         )
     if loss_type in ("grpo", "sapo"):
