@@ -29,6 +29,7 @@ from .modulated_norm import modulated_rms_norm
 from .norm import fused_add_rms_norm, layer_norm, rms_norm
 from .norm_add import layer_norm_add, rms_norm_add
 from .poly_norm import poly_norm
+from .preference import DPOOutput, fused_linear_dpo
 from .relu_squared import relu_squared
 from .residual import attn_res
 from .rope import complex_rope, mrope, qk_norm_rope, rope
@@ -75,6 +76,8 @@ __all__ = [
     "vocab_parallel_cross_entropy",
     "selective_log_softmax",
     "linear_log_probs",
+    "DPOOutput",
+    "fused_linear_dpo",
     "kl_div",
     "jsd",
     "tvd",
