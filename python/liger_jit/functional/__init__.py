@@ -30,6 +30,7 @@ from .norm import fused_add_rms_norm, layer_norm, rms_norm
 from .norm_add import layer_norm_add, rms_norm_add
 from .policy import PolicyLoss, fused_linear_grpo, policy_loss
 from .poly_norm import poly_norm
+from .preference import DPOOutput, fused_linear_dpo
 from .relu_squared import relu_squared
 from .residual import attn_res
 from .rope import complex_rope, mrope, qk_norm_rope, rope
@@ -79,6 +80,8 @@ __all__ = [
     "fused_linear_grpo",
     "selective_log_softmax",
     "linear_log_probs",
+    "DPOOutput",
+    "fused_linear_dpo",
     "kl_div",
     "jsd",
     "tvd",
