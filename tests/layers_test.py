@@ -17,7 +17,8 @@ LAYERS = (
 PACKAGE = ROOT / "python" / "liger_jit"
 PYTHON = (
     *("tried", "library", "ops", "functional", "distributed", "sharding", "stats"),
-    *("meta_calls", "compile_ahead", "patch", "model_config", "warmup", "transformers"),
+    *("meta_calls", "compile_ahead", "patch", "model_config", "warmup", "chunked_loss"),
+    "transformers",
     *("__init__", "bench", "cli", "__main__"),
 )
 CODE = (*LAYERS, "templates", "tests", "python", "examples", "bench", "tools", "cmake")

@@ -1,18 +1,15 @@
 // Cross entropy of a linear layer without the whole logits: for each chunk of tokens, logits by a
 // matrix product, loss and gradient in place by a kernel, then the products for the gradients.
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/nonzero_static.h>
 #include <ATen/ops/sum.h>
 #include <ATen/ops/where.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
 
-#include "composites/linear_loss/linear_loss.h"
+#include "composites/linear_loss/cross_entropy.h"
 #include "composites/linear_loss/scaled_exp.h"
 #include "engine/registry.h"
 #include "ops/loss/cross_entropy.h"
@@ -82,123 +79,77 @@ class Tokens {
   at::Tensor place_, count_is_right_;
 };
 
-class Loop {
+// Whether a row is all that its loss is made of: no option asks for more than exponentials tell.
+bool plain(const CompositeCall& in) {
+  for (const char* tensor : {"bias", "ce_weight"}) {
+    if (in.has(tensor)) return false;
+  }
+  for (const char* number : {"label_smoothing", "lse_square_scale", "softcap"}) {
+    if (in[number].toDouble() != 0.0) return false;
+  }
+  for (const char* flag : {"token_scaling", "want_accuracy", "want_predicted"}) {
+    if (in[flag].toBool()) return false;
+  }
+  return true;
+}
+
+// Loss and gradient of a row are one launch, so nothing comes late.
+class CrossEntropy final : public ChunkLoss {
  public:
-  Loop(const CompositeCall& inputs, const Tokens& tokens, Wanted wanted)
-      : in_(inputs), wanted_(std::move(wanted)), input_(tokens.input), target_(tokens.target) {
-    weight_ = in_.tensor("weight").contiguous();
-    bias_ = in_.tensor("bias");
-    options_ = input_.options();
-    exact_ = exact_options(options_);
-  }
+  CrossEntropy(const CompositeCall& in, const at::Tensor& target, const Wanted& wanted,
+               const Results& results)
+      : in_(in), target_(target), wanted_(wanted), results_(results) {}
 
-  Results run() {
-    const int64_t tokens = input_.size(0);
-    const LinearLossSizes sizes = sizes_of(input_, weight_);
-    const int64_t asked = in_["chunk_tokens"].toInt();
-    const int64_t chunk = chunk_tokens_of(sizes, asked);
-    const auto accumulate = static_cast<Accumulate>(in_["accumulate"].toInt());
-    sum_dtype_ = accumulates_wide(sizes, asked, accumulate) ? exact_.dtype() : options_.dtype();
-    results_ = results_of(in_, input_, wanted_);
-    const LinearLoss loss{in_, input_, weight_, target_, wanted_.totals};
-    if (ScaledExp::serve(loss, chunk)) {
-      exponentials_.emplace(loss, chunk, wanted_.gradient());
-      // Too few tokens make logits: those that have a label, or another batch's.
-      if (in_.records())
-        loss_and_gradient(at::empty({chunk, sizes.classes}, options_), 0, chunk, true);
-    }
-    at::Tensor buffer =
-        exponentials_ ? exponentials_->buffer() : at::empty({chunk, sizes.classes}, options_);
-    for (int64_t first = 0; first < tokens; first += chunk) {
-      const int64_t count = std::min(chunk, tokens - first);
-      const at::Tensor logits = buffer.defined() ? buffer.narrow(0, 0, count) : buffer;
-      exponentials_ ? one_chunk_of_exponentials(first, count, logits, first == 0)
-                    : one_chunk(first, count, logits, first == 0);
-    }
-    finish(tokens);
-    return std::move(results_);
-  }
-
- private:
-  void one_chunk(int64_t first, int64_t count, at::Tensor logits, bool is_first) {
-    const at::Tensor x = input_.narrow(0, first, count);
-    if (bias_.defined()) {
-      at::addmm_out(logits, bias_, x, weight_.t());
-    } else {
-      at::mm_out(logits, x, weight_.t());
-    }
-    loss_and_gradient(logits, first, count);
-    if (wanted_.dinput) {
-      at::Tensor dx = results_.dinput.narrow(0, first, count);
-      at::mm_out(dx, logits, weight_);
-    }
-    if (wanted_.dweight) add_to_dweight(logits, x, is_first);
-    if (wanted_.dbias) {
-      const at::Tensor sums = at::sum(logits, {0}, false, exact_.dtype().toScalarType());
-      results_.dbias = is_first ? sums : results_.dbias.add_(sums);
-    }
-  }
-
-  void one_chunk_of_exponentials(int64_t first, int64_t count, const at::Tensor& e, bool is_first) {
-    const auto part = [&](const at::Tensor& whole) { return whole.narrow(0, first, count); };
-    const at::Tensor x =
-        exponentials_->chunk(first, count, e, part(results_.row_loss), part(results_.row_z_loss));
-    if (wanted_.dweight) add_to_dweight(e, x, is_first);
-    if (wanted_.dinput) exponentials_->gradient(e, part(results_.dinput));
-  }
-
-  void add_to_dweight(const at::Tensor& dlogits, const at::Tensor& x, bool is_first) {
-    if (is_first) results_.dweight = at::empty(weight_.sizes(), options_.dtype(sum_dtype_));
-    add_product(results_.dweight, dlogits.t(), x, is_first);
-  }
-
-  void loss_and_gradient(const at::Tensor& logits, int64_t first, int64_t count,
-                         bool spare = false) {
+  void take_logits(const Chunk& chunk, const at::Tensor& logits, bool spare) override {
     static const Op& chunk_op = op_named("cross_entropy_chunk_");
-    const auto part = [&](const at::Tensor& whole) { return rows_of(whole, first, count); };
+    const auto part = [&](const at::Tensor& whole) { return chunk.of_batch(whole, 0); };
     in_.run(chunk_op,
             {{"logits", logits},
-             {"target", target_.narrow(0, first, count)},
+             {"target", part(target_)},
              {"weight", in_["ce_weight"]},
              {"totals", wanted_.totals},
              {"grad_output", part(wanted_.grad_output)},
              {"loss", part(results_.row_loss)},
              {"z_loss", part(results_.row_z_loss)},
              {"predicted", part(results_.predicted)},
-             {"first_row", first},
-             {"with_gradient", wanted_.gradient()}},
+             {"first_row", chunk.first},
+             {"with_gradient", wanted_.gradients.any()}},
             spare);
   }
 
-  void finish(int64_t tokens) {
-    if (wanted_.dweight) {
-      results_.dweight = tokens == 0 ? at::zeros(weight_.sizes(), options_)
-                                     : results_.dweight.to(options_.dtype());
-    }
-    if (wanted_.dbias) {
-      results_.dbias = tokens == 0 ? at::zeros({weight_.size(0)}, options_)
-                                   : results_.dbias.to(options_.dtype());
-    }
+  ExponentialLosses losses_of(const Chunk& chunk) override {
+    return {chunk.of_batch(results_.row_loss, 0), chunk.of_batch(results_.row_z_loss, 0)};
   }
 
+ private:
   const CompositeCall& in_;
-  Wanted wanted_;
-  Results results_;
-  at::Tensor input_, target_, weight_, bias_;
-  at::TensorOptions options_, exact_;
-  caffe2::TypeMeta sum_dtype_;
-  std::optional<ScaledExp> exponentials_;
+  const at::Tensor& target_;
+  const Wanted& wanted_;
+  const Results& results_;
 };
+
+LossDivision division_of(const CompositeCall& in, const LinearLayer& layer, const Wanted& wanted) {
+  const LossTraits traits{.plain = wanted.totals.defined() && ScaledExp::takes(layer) && plain(in),
+                          .tiles = true,
+                          .gradient = wanted.gradients.any(),
+                          .weight_gradient = wanted.gradients.weight};
+  return divide(in.place(), layer.sizes(), {.count = layer.input.size(0)}, traits,
+                in["chunk_tokens"].toInt(), static_cast<Accumulate>(in["accumulate"].toInt()));
+}
 
 // By chunks of tokens, or by tiles of classes where the weight's gradient alone would make that
 // slow.
-Results loss_of(const CompositeCall& in, const Tokens& tokens, Wanted wanted) {
-  const LinearLossSizes sizes = sizes_of(tokens.input, in["weight"].toTensor());
-  const auto tiles = two_passes_of(sizes, in["chunk_tokens"].toInt());
-  if (wanted.dweight && tiles) {
-    return loss_in_two_passes(in, tokens.input, tokens.target, wanted, *tiles);
+Results loss_of(const CompositeCall& in, const Tokens& tokens, const Wanted& wanted) {
+  const LinearLayer layer{tokens.input, in.tensor("weight").contiguous(), in.tensor("bias")};
+  const LossDivision division = division_of(in, layer, wanted);
+  if (division.way == Way::classes) {
+    return loss_in_two_passes(in, layer, tokens.target, wanted, division);
   }
-  return Loop(in, tokens, std::move(wanted)).run();
+  Results results = results_of(in, tokens.input, wanted);
+  CrossEntropy loss(in, tokens.target, wanted, results);
+  results.gradients =
+      run_by_chunks(in, layer, {tokens.target, wanted.totals}, division, wanted.gradients, loss);
+  return results;
 }
 
 at::Tensor count_targets(const CompositeCall& in, const Tokens& tokens,
@@ -229,23 +180,15 @@ void add_rows(const CompositeCall& in, const Tokens& tokens, const Results& rows
                    {"want_accuracy", accuracy.defined()}});
 }
 
-at::Tensor or_empty(const at::Tensor& tensor, const at::TensorOptions& options) {
-  return tensor.defined() ? tensor : at::empty({0}, options);
-}
-
 Tensors reduced_loss(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const CompositeCall in(op, values);
   const at::Tensor input = in.tensor("input");
   const auto exact = exact_options(input.options());
-  const auto asked = in["with_gradient"].toBoolList();
   const Tokens tokens = Tokens::labelled(in);
   const at::Tensor totals = count_targets(in, tokens, exact);
-  const bool dbias = asked[2] && in.has("bias");
   const Results rows = loss_of(in, tokens,
                                {.loss = true,
-                                .dinput = asked[0],
-                                .dweight = asked[1],
-                                .dbias = dbias,
+                                .gradients = wanted_of(in, "with_gradient"),
                                 .totals = totals,
                                 .grad_output = {}});
   const at::Tensor loss = at::empty({}, exact);
@@ -256,16 +199,16 @@ Tensors reduced_loss(const Op& op, c10::ArrayRef<c10::IValue> values) {
           z_loss,
           or_empty(accuracy, exact),
           or_empty(tokens.spread(rows.predicted, -1), exact.dtype(at::kLong)),
-          or_empty(tokens.spread(rows.dinput, 0), input.options()),
-          or_empty(rows.dweight, input.options()),
-          or_empty(rows.dbias, input.options())};
+          or_empty(tokens.spread(rows.gradients.input, 0), input.options()),
+          or_empty(rows.gradients.weight, input.options()),
+          or_empty(rows.gradients.bias, input.options())};
 }
 
 Tensors each_loss(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const CompositeCall in(op, values);
   const auto exact = exact_options(in.tensor("input").options());
   const Tokens tokens = Tokens::all(in);
-  const Results rows = Loop(in, tokens, {}).run();
+  const Results rows = loss_of(in, tokens, {});
   at::Tensor accuracy;
   if (in["want_accuracy"].toBool()) {
     accuracy = at::empty({}, exact);
@@ -278,18 +221,14 @@ Tensors each_loss(const Op& op, c10::ArrayRef<c10::IValue> values) {
 
 Tensors each_gradient(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const CompositeCall in(op, values);
-  const auto output_mask = in["output_mask"].toBoolList();
-  const bool dbias = output_mask[2] && in.has("bias");
-  Wanted wanted{.loss = false,
-                .dinput = output_mask[0],
-                .dweight = output_mask[1],
-                .dbias = dbias,
-                .totals = {},
-                .grad_output = in.tensor("dloss").contiguous()};
-  const Results rows = loss_of(in, Tokens::all(in), std::move(wanted));
+  const Results rows = loss_of(in, Tokens::all(in),
+                               {.loss = false,
+                                .gradients = wanted_of(in, "output_mask"),
+                                .totals = {},
+                                .grad_output = in.tensor("dloss").contiguous()});
   const auto options = in.tensor("input").options();
-  return {or_empty(rows.dinput, options), or_empty(rows.dweight, options),
-          or_empty(rows.dbias, options)};
+  return {or_empty(rows.gradients.input, options), or_empty(rows.gradients.weight, options),
+          or_empty(rows.gradients.bias, options)};
 }
 
 const RegisterComposite reduced("fused_linear_cross_entropy", reduced_loss);

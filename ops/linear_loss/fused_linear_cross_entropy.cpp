@@ -1,6 +1,6 @@
 #include "engine/registry.h"
 #include "ops/gradient_output.h"
-#include "ops/linear_loss/chunking_policy.h"
+#include "ops/linear_loss/linear_loss.h"
 #include "ops/loss/cross_entropy.h"
 
 namespace liger {
@@ -9,25 +9,8 @@ namespace {
 Dtype loss_dtype(const Call& call) { return arithmetic(call["input"].dtype); }
 
 void check_linear(const Call& call) {
-  require_dims(call, "input", 2, "[tokens, hidden]");
-  require_dims(call, "weight", 2, "[classes, hidden]");
-  require_same_dtype(call, "input", "weight");
-  require_same_dtype(call, "input", "bias");
-  const Tensor& input = call["input"];
-  const Tensor& weight = call["weight"];
-  if (weight.last_size() != input.last_size()) {
-    call.refuse("weight", "has shape " + shape_text(weight),
-                "[classes, " + std::to_string(input.last_size()) + "], the hidden size of 'input'");
-  }
-  if (call.has("bias") && (call["bias"].dims != 1 || call["bias"].sizes[0] != weight.sizes[0])) {
-    call.refuse("bias", "has shape " + shape_text(call["bias"]),
-                "[" + std::to_string(weight.sizes[0]) + "]");
-  }
-  if (const int64_t chunk = call.integer("chunk_tokens"); chunk < chunk_least_memory) {
-    call.refuse("chunk_tokens", "is " + std::to_string(chunk),
-                "a positive number of tokens, 0 to choose from the sizes, -1 for the least memory");
-  }
-  check_cross_entropy(call, input.rows(), weight.sizes[0], input.dtype);
+  check_linear_layer(call, 2, "[tokens, hidden]");
+  check_cross_entropy(call, call["input"].rows(), call["weight"].sizes[0], call["input"].dtype);
 }
 
 std::vector<Input> linear_inputs(bool with_num_items) {
@@ -38,8 +21,7 @@ std::vector<Input> linear_inputs(bool with_num_items) {
     if (!with_num_items && option.name == "reduction") option.default_text = "0";
     inputs.push_back(std::move(option));
   }
-  inputs.push_back(choice("accumulate", {"automatic", "weight_dtype", "float32"}, "automatic"));
-  inputs.push_back(integer("chunk_tokens", 0));
+  for (Input& option : division_options()) inputs.push_back(std::move(option));
   if (with_num_items) inputs.push_back(integer("counted_tokens", -1));
   return inputs;
 }

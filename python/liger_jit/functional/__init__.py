@@ -13,6 +13,7 @@ from .embedding import embedding
 from .gated_norm import gated_rms_norm
 from .group_norm import group_norm
 from .int2 import int2_matmul, pack_int2, unpack_int2
+from .log_probs import linear_log_probs, selective_log_softmax
 from .loss import CrossEntropyOutput, cross_entropy, fused_linear_cross_entropy
 from .mhc import mhc_coeffs, mhc_forward, mhc_post_res, mhc_pre
 from .mlp import (
@@ -27,7 +28,9 @@ from .mlp import (
 from .modulated_norm import modulated_rms_norm
 from .norm import fused_add_rms_norm, layer_norm, rms_norm
 from .norm_add import layer_norm_add, rms_norm_add
+from .policy import PolicyLoss, fused_linear_grpo, policy_loss
 from .poly_norm import poly_norm
+from .preference import DPOOutput, fused_linear_dpo
 from .relu_squared import relu_squared
 from .residual import attn_res
 from .rope import complex_rope, mrope, qk_norm_rope, rope
@@ -72,6 +75,13 @@ __all__ = [
     "cross_entropy",
     "fused_linear_cross_entropy",
     "vocab_parallel_cross_entropy",
+    "PolicyLoss",
+    "policy_loss",
+    "fused_linear_grpo",
+    "selective_log_softmax",
+    "linear_log_probs",
+    "DPOOutput",
+    "fused_linear_dpo",
     "kl_div",
     "jsd",
     "tvd",

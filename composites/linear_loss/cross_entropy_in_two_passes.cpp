@@ -8,7 +8,7 @@
 
 #include <algorithm>
 
-#include "composites/linear_loss/linear_loss.h"
+#include "composites/linear_loss/cross_entropy.h"
 #include "engine/registry.h"
 
 namespace liger::torch_bindings {
@@ -21,11 +21,17 @@ at::TensorOptions running_of(const at::TensorOptions& options) {
 
 class TwoPasses {
  public:
-  TwoPasses(const CompositeCall& in, const at::Tensor& input, const at::Tensor& target,
-            const Wanted& wanted, const VocabularyTiles& tiles)
-      : in_(in), wanted_(wanted), tiles_(tiles), input_(input), target_(target) {
-    weight_ = in_.tensor("weight").contiguous();
-    bias_ = in_.tensor("bias");
+  TwoPasses(const CompositeCall& in, const LinearLayer& layer, const at::Tensor& target,
+            const Wanted& wanted, const LossDivision& division)
+      : in_(in),
+        wanted_(wanted),
+        makes_(wanted.gradients),
+        tiles_(division.tiles),
+        wide_sum_(division.wide_sum),
+        input_(layer.input),
+        target_(target),
+        weight_(layer.weight),
+        bias_(layer.bias) {
     options_ = input_.options();
     exact_ = exact_options(options_);
   }
@@ -53,19 +59,18 @@ class TwoPasses {
 
   void prepare_results() {
     results_ = results_of(in_, input_, wanted_);
-    if (wanted_.dweight) {
-      const auto accumulate = static_cast<Accumulate>(in_["accumulate"].toInt());
-      const bool wide = accumulates_wide(sizes_of(input_, weight_), chunk_least_memory, accumulate);
-      results_.dweight = at::empty(weight_.sizes(), wide ? exact_ : options_);
+    if (makes_.input) results_.gradients.input = at::empty(input_.sizes(), options_);
+    if (makes_.weight) {
+      results_.gradients.weight = at::empty(weight_.sizes(), wide_sum_ ? exact_ : options_);
     }
-    if (wanted_.dbias) results_.dbias = at::empty({weight_.size(0)}, exact_);
+    if (makes_.bias) results_.gradients.bias = at::empty({weight_.size(0)}, exact_);
   }
 
   void prepare_buffers() {
     logits_ = at::empty({tiles_.tokens, tiles_.classes}, options_);
     running_ = at::empty({tiles_.tokens, 5}, running_of(options_));
     gradient_ = at::empty({tiles_.tokens, 4}, exact_);
-    if (wanted_.dinput && exact_.dtype() != options_.dtype()) {
+    if (makes_.input && exact_.dtype() != options_.dtype()) {
       dinput_sum_ = at::empty({tiles_.tokens, input_.size(1)}, exact_);
     }
   }
@@ -79,13 +84,13 @@ class TwoPasses {
                 running_.narrow(0, 0, count),
                 gradient_.narrow(0, 0, count),
                 {}};
-    if (wanted_.dinput) {
+    if (makes_.input) {
       group.dinput = dinput_sum_.defined() ? dinput_sum_.narrow(0, 0, count)
-                                           : results_.dinput.narrow(0, first, count);
+                                           : results_.gradients.input.narrow(0, first, count);
     }
     each_tile(group, [&](const Tile& tile) { accumulate(group, tile); });
     each_tile(group, [&](const Tile& tile) { add_gradients(group, tile); });
-    if (dinput_sum_.defined()) results_.dinput.narrow(0, first, count).copy_(group.dinput);
+    if (dinput_sum_.defined()) results_.gradients.input.narrow(0, first, count).copy_(group.dinput);
   }
 
   // Calls `use` with the logits of each tile.
@@ -137,30 +142,32 @@ class TwoPasses {
                           {"first_column", tile.first},
                           {"columns", tile.count},
                           {"classes", weight_.size(0)}});
-    if (wanted_.dinput) {
+    if (makes_.input) {
       at::Tensor sum = group.dinput;
       add_product(sum, tile.logits, tile.weight, tile.first == 0);
     }
     const bool is_first = group.first == 0;
-    if (wanted_.dweight) {
-      at::Tensor sum = results_.dweight.narrow(0, tile.first, tile.count);
+    if (makes_.weight) {
+      at::Tensor sum = results_.gradients.weight.narrow(0, tile.first, tile.count);
       add_product(sum, tile.logits.t(), group.input, is_first);
     }
-    if (wanted_.dbias) {
+    if (makes_.bias) {
       const at::Tensor sums = at::sum(tile.logits, {0}, false, exact_.dtype().toScalarType());
-      at::Tensor sum = results_.dbias.narrow(0, tile.first, tile.count);
+      at::Tensor sum = results_.gradients.bias.narrow(0, tile.first, tile.count);
       is_first ? sum.copy_(sums) : sum.add_(sums);
     }
   }
 
   void finish() {
-    if (wanted_.dweight) results_.dweight = results_.dweight.to(options_.dtype());
-    if (wanted_.dbias) results_.dbias = results_.dbias.to(options_.dtype());
+    if (makes_.weight) results_.gradients.weight = results_.gradients.weight.to(options_.dtype());
+    if (makes_.bias) results_.gradients.bias = results_.gradients.bias.to(options_.dtype());
   }
 
   const CompositeCall& in_;
   const Wanted& wanted_;
+  const WantedGradients& makes_;
   const VocabularyTiles tiles_;
+  const bool wide_sum_;
   Results results_;
   at::Tensor input_, target_, weight_, bias_;
   at::Tensor logits_, running_, gradient_, dinput_sum_;  // of one group
@@ -169,10 +176,10 @@ class TwoPasses {
 
 }  // namespace
 
-Results loss_in_two_passes(const CompositeCall& in, const at::Tensor& input,
+Results loss_in_two_passes(const CompositeCall& in, const LinearLayer& layer,
                            const at::Tensor& target, const Wanted& wanted,
-                           const VocabularyTiles& tiles) {
-  return TwoPasses(in, input, target, wanted, tiles).run();
+                           const LossDivision& division) {
+  return TwoPasses(in, layer, target, wanted, division).run();
 }
 
 }  // namespace liger::torch_bindings

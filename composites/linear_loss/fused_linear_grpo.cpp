@@ -1,0 +1,94 @@
+// Group relative policy optimisation (arXiv:2402.03300) and its kin: policy_step.h has the
+// formulas.
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
+
+#include <array>
+
+#include "composites/linear_loss/log_prob_loss.h"
+#include "composites/linear_loss/policy_step.h"
+#include "engine/registry.h"
+#include "ops/linear_loss/policy_loss.h"
+#include "ops/loss/cross_entropy.h"
+
+namespace liger::torch_bindings {
+namespace {
+
+using at::Tensor;
+
+class Grpo final : public LogProbLoss {
+ public:
+  Grpo(const CompositeCall& in, const PolicyBatch& batch)
+      : in_(in),
+        batch_(batch),
+        unit_(in.tensor("input").scalar_type() == at::kHalf
+                  ? gradient_unit(Dtype::f16, Reduction::mean)
+                  : 1.0) {
+    const Tensor per_unit = at::zeros({batch.mask.size(0)}, batch.mask.options());
+    loss_ = per_unit;
+    kl_ = per_unit.clone();
+    clipped_ = per_unit.clone();
+  }
+
+  TokenNumbers step(int64_t first, const TokenNumbers& tokens) override {
+    const int64_t count = tokens.log_prob.size(1);
+    const PolicyBatch batch = batch_.sequences(first, count);
+    const PolicyStep step = policy_step(in_, batch, tokens.log_prob[0]);
+    const auto keep = [&](const Tensor& sums, const Tensor& of_tokens) {
+      sums.narrow(0, first, count).copy_(of_tokens.sum(1));
+    };
+    keep(loss_, step.loss);
+    keep(kl_, step.kl * batch.mask);
+    keep(clipped_, step.clipped * batch.mask);
+    const Tensor gradient = policy_gradient(step.slope, step.shared_slope, batch.mask);
+    return {(gradient * unit_).to(tokens.log_prob.scalar_type()).unsqueeze(0), {}};
+  }
+
+  // When all units were there: the loss, the mean divergence, the share of clipped tokens.
+  std::array<Tensor, 3> results() const {
+    const Tensor tokens = batch_.mask.sum().clamp_min(1);
+    return {loss_.sum(), kl_.sum() / tokens, clipped_.sum() / tokens};
+  }
+
+ private:
+  const CompositeCall& in_;
+  const PolicyBatch batch_;
+  const double unit_;  // so that a small type holds the gradient
+  Tensor loss_, kl_, clipped_;
+};
+
+// Whether a token's loss depends on the others of its sequence.
+bool of_whole_sequences(const CompositeCall& in) {
+  return in["importance_level"].toInt() != 0 ||
+         static_cast<Objective>(in["objective"].toInt()) == Objective::vespo;
+}
+
+Tensors fused_linear_grpo(const Op& op, c10::ArrayRef<c10::IValue> values) {
+  const CompositeCall in(op, values);
+  const Tensor input = in.tensor("input"), ids = in.tensor("ids").contiguous();
+  const auto options = input.options(), exact = exact_options(options);
+  const PolicyBatch batch = PolicyBatch::of(in);
+  const bool whole = of_whole_sequences(in);
+  const LogProbCall call{
+      .layer = layer_of(in),
+      .ids = at::where(batch.counted, ids, in["ignore_index"].toInt()).view(-1),
+      .units = {.count = whole ? ids.size(0) : ids.numel(), .tokens = whole ? ids.size(1) : 1},
+      .wanted = wanted_of(in, "with_gradient")};
+  Grpo loss(in, whole ? batch : batch.tokens());
+  const LayerGradients made = run(in, call, loss);
+  const auto [mean, kl, clip_ratio] = loss.results();
+  const auto number = exact.dtype().toScalarType();
+  return {mean.to(number),
+          kl.to(number),
+          clip_ratio.to(number),
+          made.input.defined() ? made.input.view(input.sizes()) : at::empty({0}, options),
+          or_empty(made.weight, options),
+          or_empty(made.bias, options)};
+}
+
+const RegisterComposite registered("fused_linear_grpo", fused_linear_grpo);
+
+}  // namespace
+}  // namespace liger::torch_bindings

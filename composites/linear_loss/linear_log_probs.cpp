@@ -1,0 +1,45 @@
+// Log-probabilities and entropies of a linear layer as outputs of their own: what is made of them
+// is the caller's, so the backward makes the logits again, or reads those that the forward kept.
+#include <ATen/ops/empty.h>
+
+#include "composites/linear_loss/log_prob_loss.h"
+#include "engine/registry.h"
+#include "ops/loss/log_probs.h"
+
+namespace liger::torch_bindings {
+namespace {
+
+Tensors forward(const Op& op, c10::ArrayRef<c10::IValue> values) {
+  const CompositeCall in(op, values);
+  const LinearLayer layer = layer_of(in);
+  const at::Tensor ids = in.tensor("ids").contiguous();
+  const auto options = layer.input.options();
+  const auto exact = exact_options(options);
+  at::Tensor statistics, logits;
+  if (in["keep_statistics"].toBool()) {
+    statistics = at::empty({ids.size(0), log_prob_statistics}, exact);
+    if (in["keep_logits"].toBool())
+      logits = at::empty({ids.size(0), layer.weight.size(0)}, options);
+  }
+  const TokenNumbers numbers = numbers_of(in, layer, ids, true, statistics, logits);
+  return {numbers.log_prob, numbers.entropy, or_empty(statistics, exact),
+          or_empty(logits, options)};
+}
+
+Tensors backward(const Op& op, c10::ArrayRef<c10::IValue> values) {
+  const CompositeCall in(op, values);
+  const LinearLayer layer = layer_of(in);
+  const auto options = layer.input.options();
+  const LayerGradients made =
+      gradients_of(in, layer, in.tensor("ids").contiguous(), in.tensor("statistics").contiguous(),
+                   {in.tensor("dlog_probs").contiguous(), in.tensor("dentropy").contiguous()},
+                   wanted_of(in, "output_mask"), in.tensor("logits"));
+  return {or_empty(made.input, options), or_empty(made.weight, options),
+          or_empty(made.bias, options)};
+}
+
+const RegisterComposite registered("linear_log_probs", forward);
+const RegisterComposite registered_backward("linear_log_probs_backward", backward);
+
+}  // namespace
+}  // namespace liger::torch_bindings

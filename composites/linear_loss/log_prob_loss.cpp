@@ -1,0 +1,222 @@
+#include "composites/linear_loss/log_prob_loss.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/ones.h>
+
+#include "composites/linear_loss/scaled_exp.h"
+#include "engine/registry.h"
+#include "ops/loss/log_probs.h"
+
+namespace liger::torch_bindings {
+namespace {
+
+void numbers_of_logits(const CompositeCall& in, const at::Tensor& logits, const at::Tensor& ids,
+                       const TokenNumbers& numbers, const at::Tensor& statistics,
+                       int64_t first_token, bool spare) {
+  static const Op& numbers_op = op_named("log_probs_chunk_");
+  in.run(numbers_op,
+         {{"logits", logits},
+          {"ids", ids},
+          {"log_probs", numbers.log_prob},
+          {"entropy", numbers.entropy},
+          {"statistics", statistics},
+          {"first_row", first_token}},
+         spare);
+}
+
+// Overwrites the logits, or where they are `kept` writes there from those.
+void gradient_of_logits(const CompositeCall& in, const at::Tensor& logits, const at::Tensor& kept,
+                        const at::Tensor& ids, const at::Tensor& statistics,
+                        const TokenNumbers& derivatives, bool spare) {
+  static const Op& in_place = op_named("log_probs_chunk_gradient_");
+  static const Op& of_kept = op_named("log_probs_kept_gradient_");
+  if (kept.defined()) {
+    in.run(of_kept, {{"logits", kept},
+                     {"ids", ids},
+                     {"statistics", statistics},
+                     {"dlog_probs", derivatives.log_prob},
+                     {"dentropy", derivatives.entropy},
+                     {"dlogits", logits}});
+    return;
+  }
+  in.run(in_place,
+         {{"logits", logits},
+          {"ids", ids},
+          {"statistics", statistics},
+          {"dlog_probs", derivatives.log_prob},
+          {"dentropy", derivatives.entropy}},
+         spare);
+}
+
+TokenNumbers room_for(int64_t tokens, bool entropy, const at::TensorOptions& exact) {
+  return {at::empty({tokens}, exact), entropy ? at::empty({tokens}, exact) : at::Tensor()};
+}
+
+at::Tensor of_units(const at::Tensor& numbers, const Units& batch, int64_t count) {
+  return numbers.defined() ? numbers.view({batch.parts, count, batch.tokens}) : numbers;
+}
+at::Tensor of_tokens(const at::Tensor& numbers) {
+  return numbers.defined() ? numbers.reshape(-1).contiguous() : numbers;
+}
+
+TokenNumbers step_of(LogProbLoss& loss, const Units& batch, int64_t first, int64_t count,
+                     const TokenNumbers& numbers) {
+  const TokenNumbers derivatives = loss.step(
+      first, {of_units(numbers.log_prob, batch, count), of_units(numbers.entropy, batch, count)});
+  return {of_tokens(derivatives.log_prob), of_tokens(derivatives.entropy)};
+}
+
+// Exponentials know nothing of an entropy.
+LossDivision division_of(const CompositeCall& in, const LinearLayer& layer, const Units& units,
+                         bool needs_logits, bool whole_units, const WantedGradients& wanted) {
+  const bool plain = !needs_logits && ScaledExp::takes(layer) &&
+                     in["temperature"].toDouble() == 1.0 && in["softcap"].toDouble() == 0.0;
+  return divide(in.place(), layer.sizes(), units,
+                {.plain = plain,
+                 .whole_units = whole_units,
+                 .gradient = wanted.any(),
+                 .weight_gradient = wanted.weight},
+                in["chunk_tokens"].toInt(), static_cast<Accumulate>(in["accumulate"].toInt()));
+}
+
+// The loss and its gradient, chunk by chunk of whole units.
+class InOneGo final : public ChunkLoss {
+ public:
+  InOneGo(const CompositeCall& in, const LogProbCall& call, LogProbLoss& loss)
+      : in_(in), call_(call), loss_(loss), exact_(exact_options(call.layer.input.options())) {}
+
+  void take_logits(const Chunk& chunk, const at::Tensor& logits, bool spare) override {
+    const TokenNumbers numbers = room_for(chunk.tokens(), call_.entropy, exact_);
+    const at::Tensor statistics = at::empty({chunk.tokens(), log_prob_statistics}, exact_);
+    each_part(chunk, [&](int64_t part) {
+      numbers_of_logits(
+          in_, chunk.of_chunk(logits, part), chunk.of_batch(call_.ids, part),
+          {chunk.of_chunk(numbers.log_prob, part), chunk.of_chunk(numbers.entropy, part)},
+          chunk.of_chunk(statistics, part), chunk.first_token(part), spare);
+    });
+    const TokenNumbers derivatives = step_of(loss_, chunk.batch, chunk.first, chunk.count, numbers);
+    each_part(chunk, [&](int64_t part) {
+      gradient_of_logits(
+          in_, chunk.of_chunk(logits, part), {}, chunk.of_batch(call_.ids, part),
+          chunk.of_chunk(statistics, part),
+          {chunk.of_chunk(derivatives.log_prob, part), chunk.of_chunk(derivatives.entropy, part)},
+          spare);
+    });
+  }
+
+  ExponentialLosses losses_of(const Chunk& chunk) override {
+    return {at::empty({chunk.tokens()}, exact_), at::empty({chunk.tokens()}, exact_)};
+  }
+  at::Tensor weights_of(const Chunk& chunk, const at::Tensor& losses) override {
+    const TokenNumbers numbers{losses.neg(), {}};
+    return step_of(loss_, chunk.batch, chunk.first, chunk.count, numbers).log_prob.neg();
+  }
+
+ private:
+  template <class Use>
+  static void each_part(const Chunk& chunk, Use use) {
+    for (int64_t part = 0; part < chunk.batch.parts; ++part) use(part);
+  }
+
+  const CompositeCall& in_;
+  const LogProbCall& call_;
+  LogProbLoss& loss_;
+  const at::TensorOptions exact_;
+};
+
+class NumbersAlone final : public ChunkLoss {
+ public:
+  NumbersAlone(const CompositeCall& in, const at::Tensor& ids, const TokenNumbers& numbers,
+               const at::Tensor& statistics)
+      : in_(in), ids_(ids), numbers_(numbers), statistics_(statistics) {}
+
+  void take_logits(const Chunk& chunk, const at::Tensor& logits, bool spare) override {
+    const auto part = [&](const at::Tensor& whole) { return chunk.of_batch(whole, 0); };
+    numbers_of_logits(in_, logits, part(ids_), {part(numbers_.log_prob), part(numbers_.entropy)},
+                      part(statistics_), chunk.first, spare);
+  }
+
+  // Their signs are turned when all are there.
+  ExponentialLosses losses_of(const Chunk& chunk) override {
+    return {chunk.of_batch(numbers_.log_prob, 0),
+            at::empty({chunk.tokens()}, numbers_.log_prob.options())};
+  }
+
+ private:
+  const CompositeCall& in_;
+  const at::Tensor& ids_;
+  const TokenNumbers& numbers_;
+  const at::Tensor& statistics_;
+};
+
+class GradientAlone final : public ChunkLoss {
+ public:
+  GradientAlone(const CompositeCall& in, const at::Tensor& ids, const at::Tensor& statistics,
+                const TokenNumbers& derivatives, const at::Tensor& logits)
+      : in_(in), ids_(ids), statistics_(statistics), derivatives_(derivatives), logits_(logits) {}
+
+  bool wants_logits() const override { return !logits_.defined(); }
+
+  void take_logits(const Chunk& chunk, const at::Tensor& logits, bool spare) override {
+    const auto part = [&](const at::Tensor& whole) { return chunk.of_batch(whole, 0); };
+    gradient_of_logits(in_, logits, part(logits_), part(ids_), part(statistics_),
+                       {part(derivatives_.log_prob), part(derivatives_.entropy)}, spare);
+  }
+
+ private:
+  const CompositeCall& in_;
+  const at::Tensor& ids_;
+  const at::Tensor& statistics_;
+  const TokenNumbers& derivatives_;
+  const at::Tensor& logits_;
+};
+
+}  // namespace
+
+LayerGradients run(const CompositeCall& in, const LogProbCall& call, LogProbLoss& loss) {
+  const LossDivision division =
+      division_of(in, call.layer, call.units, call.entropy, true, call.wanted);
+  if (call.wanted.any() && division.way != Way::statistics_first) {
+    const auto exact = exact_options(call.layer.input.options());
+    // A loss of one token each, to be multiplied with what the step says.
+    const at::Tensor ones = division.way == Way::exponentials ? at::ones({3}, exact) : at::Tensor();
+    InOneGo in_one_go(in, call, loss);
+    return run_by_chunks(in, call.layer, {call.ids, ones}, division, call.wanted, in_one_go);
+  }
+  at::Tensor statistics;
+  if (call.wanted.any()) {
+    statistics = at::empty({call.ids.size(0), log_prob_statistics},
+                           exact_options(call.layer.input.options()));
+  }
+  const TokenNumbers numbers = numbers_of(in, call.layer, call.ids, call.entropy, statistics);
+  const TokenNumbers derivatives = step_of(loss, call.units, 0, call.units.count, numbers);
+  if (!call.wanted.any()) return {};
+  return gradients_of(in, call.layer, call.ids, statistics, derivatives, call.wanted);
+}
+
+TokenNumbers numbers_of(const CompositeCall& in, const LinearLayer& layer, const at::Tensor& ids,
+                        bool entropy, const at::Tensor& statistics, at::Tensor logits) {
+  const TokenNumbers numbers = room_for(ids.size(0), entropy, exact_options(layer.input.options()));
+  if (logits.defined()) {
+    logits_into(logits, layer, layer.input);
+    numbers_of_logits(in, logits, ids, numbers, statistics, 0, false);
+    return numbers;
+  }
+  const LossDivision division =
+      division_of(in, layer, {.count = ids.size(0)}, entropy || statistics.defined(), false, {});
+  NumbersAlone loss(in, ids, numbers, statistics);
+  run_by_chunks(in, layer, {ids, {}}, division, {}, loss);
+  if (division.way == Way::exponentials) numbers.log_prob.neg_();
+  return numbers;
+}
+
+LayerGradients gradients_of(const CompositeCall& in, const LinearLayer& layer,
+                            const at::Tensor& ids, const at::Tensor& statistics,
+                            const TokenNumbers& derivatives, const WantedGradients& wanted,
+                            const at::Tensor& logits) {
+  const LossDivision division = division_of(in, layer, {.count = ids.size(0)}, true, false, wanted);
+  GradientAlone loss(in, ids, statistics, derivatives, logits);
+  return run_by_chunks(in, layer, {ids, {}}, division, wanted, loss);
+}
+
+}  // namespace liger::torch_bindings

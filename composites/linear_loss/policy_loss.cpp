@@ -1,0 +1,40 @@
+// The loss of a policy whose log-probabilities are given.
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+
+#include "composites/linear_loss/policy_step.h"
+#include "engine/registry.h"
+
+namespace liger::torch_bindings {
+namespace {
+
+Tensors forward(const Op& op, c10::ArrayRef<c10::IValue> values) {
+  const CompositeCall in(op, values);
+  const at::Tensor log_probs = in.tensor("log_probs").contiguous();
+  const PolicyStep step = policy_step(in, PolicyBatch::of(in), log_probs);
+  const bool kept = in["keep_slopes"].toBool();
+  const auto output = [&](const at::Tensor& made, bool wanted) {
+    return wanted ? made.to(log_probs.scalar_type()).contiguous()
+                  : at::empty({0}, log_probs.options());
+  };
+  return {output(step.loss, true), output(step.kl, true), output(step.clipped, true),
+          output(step.slope, kept), output(step.shared_slope, kept && step.shared_slope.defined())};
+}
+
+Tensors backward(const Op& op, c10::ArrayRef<c10::IValue> values) {
+  const CompositeCall in(op, values);
+  const at::Tensor slope = in.tensor("slope");
+  if (!in["output_mask"].toBoolList()[0]) return {at::empty({0}, slope.options())};
+  const at::Tensor dloss = in.tensor("dloss").to(at::kDouble);
+  const bool shared = in["importance_level"].toInt() != 0;
+  return {policy_gradient(dloss * slope, shared ? dloss * in.tensor("shared_slope") : at::Tensor(),
+                          in.tensor("token_mask").to(at::kDouble))
+              .to(slope.scalar_type())
+              .contiguous()};
+}
+
+const RegisterComposite forward_composite("policy_loss", forward);
+const RegisterComposite backward_composite("policy_loss_backward", backward);
+
+}  // namespace
+}  // namespace liger::torch_bindings

@@ -1,0 +1,15 @@
+// What the declarations of losses behind a linear layer share.
+#pragma once
+
+#include "engine/op.h"
+
+namespace liger {
+
+// `accumulate` and `chunk_tokens`, which divide() reads.
+std::vector<Input> division_options();
+
+// Raises for an input, a weight and a bias that make no linear layer, and for a chunk that is none.
+// The input has `dims` dimensions, of which the last is the hidden size.
+void check_linear_layer(const Call& call, int dims, std::string_view shape);
+
+}  // namespace liger

@@ -1,0 +1,169 @@
+#include "ops/linear_loss/policy_loss.h"
+
+#include <algorithm>
+
+#include "base/text.h"
+#include "engine/registry.h"
+#include "ops/gradient_output.h"
+#include "ops/row_knobs.h"
+
+namespace liger {
+
+std::vector<Input> policy_options() {
+  return {choice("objective", {"clip", "cispo", "sapo", "vespo"}, "clip"),
+          choice("importance_level", {"token", "sequence"}, "token"),
+          real("beta", "0.0"),
+          flag("bias_corrected_kl"),
+          real("epsilon_low", "0.2"),
+          real("epsilon_high", "0.2"),
+          real("delta", "0.0"),
+          real("sapo_temperature_pos", "1.0"),
+          real("sapo_temperature_neg", "1.05"),
+          real("vespo_k_pos", "2.0"),
+          real("vespo_lambda_pos", "3.0"),
+          real("vespo_k_neg", "3.0"),
+          real("vespo_lambda_neg", "2.0")};
+}
+
+std::vector<Input> policy_tensors() {
+  return {dense("token_mask"),
+          dense("token_weight"),
+          dense("advantages"),
+          optional(dense("ref_log_probs")),
+          optional(dense("old_log_probs")),
+          optional(dense("importance_ratio"))};
+}
+
+std::vector<Sample> policy_samples(int64_t sequences, int64_t tokens) {
+  return {{.input = "token_mask", .shape = {sequences, tokens}, .dtype = "arithmetic"},
+          {.input = "token_weight", .shape = {sequences, tokens}, .dtype = "arithmetic"},
+          {.input = "advantages", .shape = {sequences}, .dtype = "arithmetic"},
+          {.input = "ref_log_probs", .shape = {sequences, tokens}, .dtype = "arithmetic"},
+          {.input = "old_log_probs", .shape = {sequences, tokens}, .dtype = "arithmetic"},
+          {.input = "importance_ratio", .none = true}};
+}
+
+namespace {
+
+void check_options(const Call& call) {
+  const auto objective = static_cast<Objective>(call.integer("objective"));
+  if (objective != Objective::clip) {
+    if (call.integer("importance_level") != 0)
+      call.refuse("importance_level", "is sequence", "token, with this objective");
+    if (call.real("delta") != 0.0)
+      call.refuse("delta", fmt::format("is {}", call.real("delta")),
+                  "none, with this objective, which does not clip");
+  }
+  if (call.real("delta") < 0.0)
+    call.refuse("delta", fmt::format("is {}", call.real("delta")),
+                "positive, a bound of the ratio, or 0 for none");
+  for (const char* const name : {"sapo_temperature_pos", "sapo_temperature_neg"})
+    if (!(call.real(name) > 0.0))
+      call.refuse(name, fmt::format("is {}", call.real(name)), "a positive number");
+}
+
+void require_shape(const Call& call, std::string_view name, std::vector<int64_t> sizes,
+                   const std::string& allowed) {
+  const Tensor& tensor = call[name];
+  if (!tensor.defined) return;
+  if (!std::equal(tensor.sizes, tensor.sizes + tensor.dims, sizes.begin(), sizes.end()))
+    call.refuse(name, "has shape " + shape_text(tensor), allowed);
+}
+
+}  // namespace
+
+void check_policy(const Call& call, std::string_view tokens) {
+  require_dims(call, tokens, 2, "[sequences, tokens]");
+  const int64_t sequences = call[tokens].sizes[0], length = call[tokens].sizes[1];
+  const std::string of_tokens =
+      fmt::format("[{}, {}], as '{}' has", sequences, length, std::string(tokens));
+  for (const char* const name : {"token_mask", "token_weight", "ref_log_probs", "old_log_probs"})
+    require_shape(call, name, {sequences, length}, of_tokens);
+  require_shape(call, "advantages", {sequences}, fmt::format("[{}], one a sequence", sequences));
+  const Tensor& ratio = call["importance_ratio"];
+  const bool of_sequence = ratio.defined && ratio.dims == 2 && ratio.sizes[1] == 1;
+  require_shape(call, "importance_ratio", {sequences, of_sequence ? 1 : length},
+                of_tokens + fmt::format(", or [{}, 1]", sequences));
+  check_options(call);
+}
+
+namespace {
+
+Dtype dtype_of_log_probs(const Call& call) { return call["log_probs"].dtype; }
+Shape like_log_probs(const Call&) { return like("log_probs"); }
+
+Op forward_op() {
+  Op op;
+  op.name = "policy_loss";
+  op.doc =
+      "of each token of a policy the loss, the divergence from a reference, and whether it is "
+      "clipped";
+  op.inputs = {dense("log_probs", {Dtype::f32, Dtype::f64})};
+  for (Input& input : policy_tensors()) op.inputs.push_back(std::move(input));
+  for (Input& input : policy_options()) op.inputs.push_back(std::move(input));
+  op.inputs.push_back(flag("keep_slopes"));
+  op.outputs = {
+      {"loss", like_log_probs, dtype_of_log_probs},
+      {"kl", like_log_probs, dtype_of_log_probs, false},
+      {"clipped", like_log_probs, dtype_of_log_probs, false},
+      {"slope",
+       [](const Call& call) { return call.flag("keep_slopes") ? like("log_probs") : empty(); },
+       dtype_of_log_probs, false},
+      {"shared_slope",
+       [](const Call& call) {
+         const bool of_sequences = call.integer("importance_level") != 0;
+         return call.flag("keep_slopes") && of_sequences ? like("log_probs") : empty();
+       },
+       dtype_of_log_probs, false}};
+  op.check = [](const Call& call) { check_policy(call, "log_probs"); };
+  op.gradient = {.backward = "policy_loss_backward",
+                 .saved = {"slope", "shared_slope", "token_mask"},
+                 .of = {{"log_probs", "dlog_probs"}},
+                 .needs_grad_flag = "keep_slopes"};
+  op.example = [](const Extent& e) {
+    std::vector<Sample> samples = {
+        {.input = "log_probs", .shape = {e["rows"], e["size"]}, .dtype = "arithmetic"}};
+    for (Sample& sample : policy_samples(e["rows"], e["size"]))
+      samples.push_back(std::move(sample));
+    samples.push_back({.input = "importance_level", .value = 1});
+    samples.push_back({.input = "beta", .value = 0.1});
+    return samples;
+  };
+  return op;
+}
+
+Op backward_op() {
+  Op op;
+  op.name = "policy_loss_backward";
+  op.doc = "gradient of policy_loss by its log-probabilities";
+  op.internal = true;
+  op.inputs = {dense("dloss"), dense("slope"), dense("shared_slope"), dense("token_mask")};
+  for (Input& input : policy_options()) op.inputs.push_back(std::move(input));
+  op.inputs.push_back(mask("output_mask", 1));
+  op.outputs = {gradient_output("dlog_probs", "slope", "slope", 0)};
+  op.check = [](const Call& call) {
+    require_same_shape(call, "slope", "dloss");
+    require_same_shape(call, "slope", "token_mask");
+    if (call.integer("importance_level") != 0) require_same_shape(call, "slope", "shared_slope");
+  };
+  op.example = [](const Extent& e) {
+    std::vector<Sample> samples;
+    for (const char* const name : {"dloss", "slope", "shared_slope", "token_mask"})
+      samples.push_back({.input = name, .shape = {e["rows"], e["size"]}, .dtype = "arithmetic"});
+    for (const char* const name :
+         {"objective", "beta", "bias_corrected_kl", "epsilon_low", "epsilon_high", "delta",
+          "sapo_temperature_pos", "sapo_temperature_neg", "vespo_k_pos", "vespo_lambda_pos",
+          "vespo_k_neg", "vespo_lambda_neg"})
+      samples.push_back({.input = name, .value = 1});
+    samples.push_back({.input = "importance_level", .value = 1});
+    samples.push_back({.input = "output_mask", .value = 1});
+    return samples;
+  };
+  return op;
+}
+
+const Register forward{forward_op()};
+const Register backward{backward_op()};
+
+}  // namespace
+}  // namespace liger

@@ -1,0 +1,242 @@
+// The log-probability of one chosen class of each row of logits, and the entropy of the row.
+//   z = cap(x) / temperature;   p = softmax(z);   cap(x) = softcap * tanh(x / softcap), or x
+//   log_prob = log p[y];   entropy = -sum p log p
+//   dz[c] = dlog_prob ((c == y) - p[c]) - dentropy p[c] (log p[c] + entropy)
+#pragma once
+#include "device/fault.h"
+#include "device/loss_gradient.h"
+#include "device/resident_row.h"
+#include "device/streamed_row.h"
+
+namespace liger {
+
+// What makes p of a row of logits again: p = exp(d) / sum with d = (cap(x) - max) / temperature.
+// Distances, so that what rows have in common costs no digits.
+template <class A>
+struct LogProbStatistics {
+  A max;   // of cap(x); 0 where all is -inf
+  A sum;   // of exp(d)
+  A mean;  // of d under p, where the entropy is wanted
+};
+
+// d of one logit.
+template <bool Exact, bool Softcap, bool Tempered, class A>
+LIGER_DEVICE A distance_of_logit(A x, A max, A temperature, double softcap) {
+  const A d = capped<Exact, Softcap>(x, softcap) - max;
+  if constexpr (!Tempered) return d;
+  // The temperature is that of a division for exact types, and its reciprocal for others.
+  return Exact ? quotient<true>(d, temperature) : d * temperature;
+}
+template <bool Exact, class A>
+LIGER_DEVICE A divisor_of_distances(double temperature) {
+  return A(Exact ? temperature : 1.0 / temperature);
+}
+
+struct LogProbRowsSpec {
+  Dtype logits;
+  int classes;
+  bool softcap;
+  bool tempered;  // the temperature is not 1
+  int align_bytes;
+  bool entropy;
+  bool keeps;   // statistics, for a gradient
+  bool held;    // a row is read once
+  int threads;  // tuned
+  int rows;     // tuned
+  int cluster;  // tuned: blocks of a row
+  int kept;     // tuned: packs that a thread of a held row has in registers
+};
+
+template <LogProbRowsSpec S>
+struct LogProbRows {
+  static constexpr int block_threads = threads_of_block(S.threads, S.rows);
+  static_assert(S.held || S.cluster == 1, "a row that is not held has one block");
+  static constexpr bool exact = S.logits == Dtype::f32 || S.logits == Dtype::f64;
+  using A = Arithmetic<S.logits>;
+  using T = Type<S.logits>;
+
+  const T* logits;
+  const long long* ids;
+  A* log_probs;
+  A* entropy;
+  LogProbStatistics<A>* statistics;
+  InputFault fault;
+  long long rows;
+  long long logits_stride;
+  long long first_row;  // of these, for the fault's message
+  long long ignore_index;
+  double temperature;
+  double softcap;
+
+  LIGER_DEVICE void operator()(long long block) const {
+    if constexpr (S.held) {
+      using Row = ResidentRow<S.classes, S.threads, S.cluster, S.kept, S.align_bytes, T>;
+      one_row<Row>(block / S.cluster, static_cast<int>(block % S.cluster));
+    } else {
+      using Row = StreamedRow<S.classes, S.threads, S.align_bytes, true, T>;
+      each_row<S.threads, S.rows>(block, rows, [&](long long row, int thread, bool active) {
+        if (S.rows == 1 || active) one_row<Row>(row, thread);
+      });
+    }
+  }
+
+ private:
+  template <class Row>
+  LIGER_DEVICE void one_row(long long row_index, int share) const {
+    const long long id = ids[row_index];
+    const T* const x = logits + row_index * logits_stride;
+    Row row(x, share);
+    if (id < 0 || id >= S.classes || id == ignore_index) {
+      if (row.leads()) without_id(row_index, id);
+      return;
+    }
+    const A of_id = widen(x[id]);
+    row.read();
+    const A largest = row.template combined<A>(
+        [](int, const Pack<A>& x) { return combined(x, Larger{}); }, Larger{}, minus_infinity<A>());
+    const A max = finite(capped<exact, S.softcap>(largest, softcap));
+    const A divisor = divisor_of_distances<exact, A>(temperature);
+    const auto distances = [&](int column, const Pack<A>& x) {
+      const auto d = map([&](A one) { return distance(one, max, divisor); }, x);
+      if constexpr (!S.softcap) return d;
+      return present<S.classes>(column, d, minus_infinity<A>());
+    };
+    const A sum = row.sum(false, [&](int column, const Pack<A>& x) {
+      return map([](A d) { return probability<exact>(d); }, distances(column, x));
+    });
+    A mean = 0;
+    if constexpr (S.entropy) {
+      const A weighted = row.sum(true, [&](int column, const Pack<A>& x) {
+        return map(
+            [](A d) {
+              const A e = probability<exact>(d);
+              return e > A(0) ? e * d : (e == A(0) ? A(0) : e);  // 0 log 0 = 0, NaN stays
+            },
+            distances(column, x));
+      });
+      mean = quotient<true>(weighted, sum);
+    }
+    if (!row.leads()) return;
+    const A log_sum = logarithm(sum);
+    log_probs[row_index] = distance(of_id, max, divisor) - log_sum;
+    if constexpr (S.entropy) entropy[row_index] = log_sum - mean;
+    if constexpr (S.keeps) statistics[row_index] = {max, sum, mean};
+  }
+
+  // An ignored row is not read, so it may hold anything.
+  LIGER_DEVICE void without_id(long long row_index, long long id) const {
+    const bool ignored = id == ignore_index;
+    const A value = ignored ? A(0) : A(bits_as<float>(0x7fc00000u));
+    log_probs[row_index] = value;
+    if constexpr (S.entropy) entropy[row_index] = value;
+    if constexpr (S.keeps) statistics[row_index] = {A(0), A(1), A(0)};
+    if (!ignored) record_fault(fault, first_row + row_index, id, S.classes);
+  }
+
+  LIGER_DEVICE A distance(A x, A max, A divisor) const {
+    return distance_of_logit<exact, S.softcap, S.tempered>(x, max, divisor, softcap);
+  }
+};
+
+template <LogProbRowsSpec S>
+constexpr int cluster_of<LogProbRows<S>> = S.cluster;
+template <LogProbRowsSpec S>
+constexpr int resident_of<LogProbRows<S>> = S.kept > 0 ? 768 / S.threads : 1;
+
+struct LogProbGradientSpec {
+  Dtype logits;
+  int classes;
+  bool softcap;
+  bool tempered;
+  int align_bytes;
+  bool entropy;   // a gradient of it arrives
+  bool in_place;  // the gradient overwrites the logits
+  int threads;    // tuned
+  int rows;       // tuned
+};
+
+template <LogProbGradientSpec S>
+struct LogProbGradient {
+  static constexpr int block_threads = threads_of_block(S.threads, S.rows);
+  static constexpr bool exact = S.logits == Dtype::f32 || S.logits == Dtype::f64;
+  using A = Arithmetic<S.logits>;
+  using T = Type<S.logits>;
+  using Wide = Arithmetic<exact ? Dtype::f64 : Dtype::f32>;
+  using Row = StreamedRow<S.classes, S.threads, S.align_bytes, !S.in_place, T>;
+
+  const T* logits;
+  const long long* ids;
+  const LogProbStatistics<A>* statistics;
+  const A* dlog_probs;
+  const A* dentropy;
+  T* dlogits;
+  long long rows;
+  long long logits_stride;
+  long long dlogits_stride;
+  long long ignore_index;
+  double temperature;
+  double softcap;
+
+  LIGER_DEVICE void operator()(long long block) const {
+    each_row_from_the_end<S.threads, S.rows>(block, rows,
+                                             [&](long long row, int thread, bool active) {
+                                               if (active) one_row(row, thread);
+                                             });
+  }
+
+ private:
+  // A row's numbers. They shift the whole row, so for exact types they are made in double.
+  struct Factors {
+    A max;
+    A mean;
+    A divisor;     // of distances
+    A of_exp;      // dlog_prob / sum / temperature
+    A of_entropy;  // dentropy / sum / temperature
+    A of_id;       // dlog_prob / temperature
+  };
+
+  LIGER_DEVICE void one_row(long long row_index, int thread) const {
+    const T* const x = logits + row_index * logits_stride;
+    T* const dx = dlogits + row_index * dlogits_stride;
+    const Row row(x, thread);
+    const long long id = ids[row_index];
+    if (id < 0 || id >= S.classes || id == ignore_index) {
+      row.fill(dx, A(0));
+      return;
+    }
+    const int y = static_cast<int>(id);
+    const A of_id = widen(x[y]);  // used by the one thread that overwrites it
+    const auto known = statistics[row_index];
+    const Wide sum = Wide(known.sum);
+    Wide g = Wide(dlog_probs[row_index]);
+    Wide h = S.entropy ? Wide(dentropy[row_index]) : Wide(0);
+    if constexpr (S.tempered) {
+      g = quotient<true>(g, Wide(temperature));
+      h = quotient<true>(h, Wide(temperature));
+    }
+    const Factors c = {known.max,
+                       known.mean,
+                       divisor_of_distances<exact, A>(temperature),
+                       A(quotient<true>(g, sum)),
+                       A(quotient<true>(h, sum)),
+                       A(g)};
+    row.store(dx, [&](int, const Pack<A>& x) {
+      return map([&](A one) { return gradient_at(one, A(0), c); }, x);
+    });
+    // Stored twice, by one thread: cheaper than a look for the id in every pack.
+    if (row.owns(y)) dx[y] = narrow<T>(gradient_at(of_id, c.of_id, c));
+  }
+
+  LIGER_DEVICE A gradient_at(A x, A at_id, const Factors& c) const {
+    A slope = 1;
+    if constexpr (S.softcap) slope = hyperbolic_tangent<exact>(quotient<true>(x, A(softcap))).slope;
+    const A d = distance_of_logit<exact, S.softcap, S.tempered>(x, c.max, c.divisor, softcap);
+    const A e = probability<exact>(d);
+    A weight = c.of_exp;
+    // 0 log 0 = 0: a logit of -inf has no share in the entropy.
+    if constexpr (S.entropy) weight = e == A(0) ? A(0) : fused(c.of_entropy, d - c.mean, weight);
+    return fused(-weight, e, at_id) * slope;
+  }
+};
+
+}  // namespace liger
