@@ -156,7 +156,7 @@ torture: tests-build
 	TORTURE_CANDIDATES=25 LIGER_JIT_NVRTC="$$(cd setup && ../$(BIN)/python -c \
 		'from run_tests import packaged; print(packaged()["LIGER_JIT_NVRTC"])')" \
 		$(NATIVE)/liger_tests --gtest_filter='*CandidatesTest*'
-	TORTURE_LONG=1 $(BIN)/python -m pytest -q tests/cache tests/patch/every_family_test.py
+	TORTURE_LONG=1 $(BIN)/python -m pytest -q tests/cache tests/patch/every_model_test.py
 
 # NVRTC="12.4.99 12.8.93" names other versions.
 nvrtc-table: tests-build

@@ -78,9 +78,10 @@ Call Call::with_rows(int64_t rows) const {
 
 void Call::refuse(std::string_view argument, const std::string& what,
                   const std::string& allowed) const {
-  throw Error(ErrorKind::invalid_argument,
-              fmt::format("liger_jit::{}: argument '{}' {}; allowed: {}", op_->name, argument, what,
-                          allowed));
+  throw Error(
+      ErrorKind::invalid_argument,
+      fmt::format("liger_jit::{}: argument '{}' {}; allowed: {}",
+                  op_->part_of.empty() ? op_->name : op_->part_of, argument, what, allowed));
 }
 
 std::string shape_text(const Tensor& tensor) {

@@ -145,7 +145,13 @@ struct Gradient {
   // nobody can see them any more. Empty: there is none.
   std::string donating_backward;
   std::vector<std::string> saved;  // inputs or outputs
-  std::vector<GradientOf> of;      // an input with no gradient at any of its outputs has none
+  // The op in two parts, which take its place where a node is built: what is saved is then saved
+  // before the rest is run, and a checkpoint that runs it again stops there.
+  //   kept_by(inputs of the op) -> its saved outputs
+  //   finished_by(inputs of the op, its saved outputs) -> its other outputs
+  // Empty: the op is one part.
+  std::string kept_by, finished_by;
+  std::vector<GradientOf> of;  // an input with no gradient at any of its outputs has none
   // The flag or mask input that the autograd layer sets where a gradient is needed: for the
   // gradients themselves (`ready`), or for what the backward reads of the forward. It is no input
   // of the backward.
@@ -197,6 +203,7 @@ struct Op {
   std::string name;
   std::string doc;
   bool internal = false;  // not called by users: a backward, or a part of a composite
+  std::string part_of;    // the op that users call, where errors name that one; empty: itself
   std::vector<Input> inputs;
   std::vector<Output> outputs;
   std::vector<Temporary> temporaries;

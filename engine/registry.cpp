@@ -54,6 +54,40 @@ std::string registry_problem() {
   return problem;
 }
 
+namespace {
+
+// Of the two parts of an op: what each takes and gives, by names.
+std::string parts_problem(const Op& op) {
+  const Gradient& gradient = op.gradient;
+  if (gradient.kept_by.empty() && gradient.finished_by.empty()) return {};
+  std::vector<std::string> inputs, kept, others;
+  for (const Input& input : op.inputs) inputs.push_back(input.name);
+  for (const Output& output : op.outputs) {
+    const auto& saved = gradient.saved;
+    const bool is_saved = std::find(saved.begin(), saved.end(), output.name) != saved.end();
+    if (is_saved && output.differentiable)
+      return fmt::format("op {}: its saved output '{}' has a history, so it is no part's", op.name,
+                         output.name);
+    (is_saved ? kept : others).push_back(output.name);
+  }
+  const auto problem = [&](const std::string& name, const std::vector<std::string>& taken,
+                           const std::vector<std::string>& given) {
+    std::vector<std::string> found_taken, found_given;
+    if (const Op* part = find_op(name)) {
+      for (const Input& input : part->inputs) found_taken.push_back(input.name);
+      for (const Output& output : part->outputs) found_given.push_back(output.name);
+    }
+    if (found_taken == taken && found_given == given) return std::string();
+    return fmt::format("op {}: its part '{}' must take ({}) and give ({})", op.name, name,
+                       fmt::join(taken, ", "), fmt::join(given, ", "));
+  };
+  const std::string first = problem(gradient.kept_by, inputs, kept);
+  inputs.insert(inputs.end(), kept.begin(), kept.end());
+  return first.empty() ? problem(gradient.finished_by, inputs, others) : first;
+}
+
+}  // namespace
+
 std::string gradient_problem(const Op& op) {
   const Gradient& gradient = op.gradient;
   const auto wrong = [&](std::string_view field, std::string_view name, std::string_view wanted) {
@@ -82,6 +116,7 @@ std::string gradient_problem(const Op& op) {
       if (op.output_index(output) < 0) return wrong("of", output, "output of the op");
     }
   }
+  if (const std::string problem = parts_problem(op); !problem.empty()) return problem;
   if (!backward) return {};
   size_t inputs = gradient.saved.size() + 1;  // and the mask of the gradients that are wanted
   for (const Output& output : op.outputs) inputs += output.differentiable ? 1 : 0;

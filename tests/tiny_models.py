@@ -133,6 +133,9 @@ def counted(monkeypatch):
         for name in (
             "rms_norm",
             "fused_add_rms_norm",
+            "rms_norm_add",
+            "activate",
+            "relu_squared",
             "layer_norm",
             "swiglu",
             "geglu",

@@ -19,7 +19,7 @@ CORE = (
     "tests/ops/modules_test.py",
     "tests/patch/families_test.py::test_a_patched_step_of_each_type_is_the_step",
     "tests/patch/fused_roles_test.py",
-    "tests/patch/every_family_test.py",
+    "tests/patch/every_model_test.py",
     "tests/patch/same_training_step_test.py",
     "tests/patch/guard_test.py",
     "tests/patch/loss/loss_head_test.py",

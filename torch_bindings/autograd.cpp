@@ -305,7 +305,7 @@ void keep_ready_gradients(const Wiring& wiring, const Stack& stack, size_t base,
   }
 }
 
-// Outputs are saved after their history is set.
+// Outputs are saved after their history is set, if they get one.
 void save_outputs(const Wiring& wiring, const Stack& stack, size_t base, Gradients& node) {
   for (size_t i = 0; i < wiring.saved.size(); ++i) {
     const auto [is_input, index] = wiring.saved[i];
@@ -314,6 +314,32 @@ void save_outputs(const Wiring& wiring, const Stack& stack, size_t base, Gradien
     node.saved[i] = SavedVariable(wiring.overwrites(i) ? kept_to_overwrite(output) : output,
                                   wiring.op.outputs[index].differentiable);
   }
+}
+
+// Both parts of an op in its place on the stack. What the first makes is saved before the second
+// runs, so a checkpoint that has all it wants then ends this by an exception.
+void run_in_parts(const Wiring& wiring, Stack& stack, size_t base, Gradients& node) {
+  const at::AutoDispatchBelowADInplaceOrView below;
+  const std::vector<Output>& outputs = wiring.op.outputs;
+  Stack result(outputs.size());
+  Stack kept(stack.begin() + static_cast<ptrdiff_t>(base), stack.end());
+  Stack rest = kept;
+  wiring.kept_by().callBoxed(kept);
+  rest.insert(rest.end(), kept.begin(), kept.end());
+  std::vector<bool> is_kept(outputs.size());
+  for (const auto& [is_input, index] : wiring.saved) {
+    if (!is_input) is_kept[index] = true;
+  }
+  for (size_t i = 0, next = 0; i < outputs.size(); ++i) {
+    if (is_kept[i]) result[i] = std::move(kept[next++]);
+  }
+  save_outputs(wiring, result, 0, node);
+  wiring.finished_by().callBoxed(rest);
+  for (size_t i = 0, next = 0; i < outputs.size(); ++i) {
+    if (!is_kept[i]) result[i] = std::move(rest[next++]);
+  }
+  stack.resize(base);
+  for (c10::IValue& output : result) stack.push_back(std::move(output));
 }
 
 }  // namespace
@@ -339,7 +365,9 @@ void AutogradKernel::operator()(const c10::OperatorHandle& handle, c10::Dispatch
   node->set_next_edges(edges_to(wiring, inputs));
   if (ready && op.gradient.unit) node->unit = op.gradient.unit(call_of(op, inputs, {}));
   if (!ready) save_inputs(wiring, inputs, *node);
-  {
+  if (wiring.in_parts) {
+    run_in_parts(wiring, *stack, base, *node);
+  } else {
     at::AutoDispatchBelowADInplaceOrView guard;
     handle.redispatchBoxed(below, stack);
   }
@@ -356,7 +384,7 @@ void AutogradKernel::operator()(const c10::OperatorHandle& handle, c10::Dispatch
     node->capture = capture_on_device_of(first);
   if (ready) {
     keep_ready_gradients(wiring, *stack, base, *node);
-  } else {
+  } else if (!wiring.in_parts) {
     save_outputs(wiring, *stack, base, *node);
   }
 }

@@ -29,6 +29,9 @@ uint32_t bits_of(const Op& op, const std::vector<std::string>& outputs) {
 Wiring::Wiring(const Op& op)
     : op(op),
       node_name("liger_jit::" + op.name + "_gradient"),
+      kept_by(op.gradient.kept_by),
+      finished_by(op.gradient.finished_by),
+      in_parts(!op.gradient.kept_by.empty()),
       backward(op.gradient.backward),
       donating_backward(op.gradient.donating_backward) {
   const Gradient& gradient = op.gradient;

@@ -44,10 +44,12 @@ struct Wiring {
   std::vector<int> constants;  // tensor inputs without a gradient
   std::vector<int> scalars;    // inputs that are no tensors
   std::vector<Saved> saved;
-  int gradients = 0;                // outputs of the backward
-  std::vector<c10::IValue> masks;   // by bits: the lists that ask the backward for some of them
-  size_t outputs_with_history = 0;  // up to the last differentiable one
-  int needs_grad_flag = -1;         // input that asks a forward for what gradients need
+  int gradients = 0;                    // outputs of the backward
+  std::vector<c10::IValue> masks;       // by bits: the lists that ask the backward for some of them
+  size_t outputs_with_history = 0;      // up to the last differentiable one
+  int needs_grad_flag = -1;             // input that asks a forward for what gradients need
+  OperatorByName kept_by, finished_by;  // the op's two parts, if it has them
+  bool in_parts = false;
   OperatorByName backward;
   OperatorByName donating_backward;
   uint32_t overwritten = 0;  // by bits: those of `saved` that the last backward writes

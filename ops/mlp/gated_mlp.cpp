@@ -79,6 +79,21 @@ std::vector<Sample> mlp_gate_samples() {
 
 namespace {
 
+Output output_y() {
+  return {"y", [](const Call&) { return linear("x", "down_weight"); }, x_dtype};
+}
+
+Output output_gate() {
+  return {"gate", [](const Call&) { return linear("x", "gate_weight"); }, x_dtype, false};
+}
+
+Output output_up() {
+  const auto shape = [](const Call& call) {
+    return call.has("up_weight") ? linear("x", "up_weight") : empty();
+  };
+  return {"up", shape, x_dtype, false};
+}
+
 Op forward_op() {
   Op op;
   op.name = "gated_mlp";
@@ -88,16 +103,13 @@ Op forward_op() {
       "gate_multiplier first, y by down_multiplier";
   op.inputs = mlp_inputs();
   append(op.inputs, mlp_gate_options());
-  op.outputs = {
-      {"y", [](const Call&) { return linear("x", "down_weight"); }, x_dtype},
-      {"gate", [](const Call&) { return linear("x", "gate_weight"); }, x_dtype, false},
-      {"up",
-       [](const Call& call) { return call.has("up_weight") ? linear("x", "up_weight") : empty(); },
-       x_dtype, false}};
+  op.outputs = {output_y(), output_gate(), output_up()};
   op.check = check_mlp;
   op.gradient = {.backward = "gated_mlp_backward",
                  .donating_backward = "gated_mlp_backward_",
                  .saved = {"x", "gate_weight", "up_weight", "down_weight", "gate", "up"},
+                 .kept_by = "gated_mlp_kept",
+                 .finished_by = "gated_mlp_finished",
                  .of = {{"x", "dx"},
                         {"gate_weight", "dgate_weight"},
                         {"up_weight", "dup_weight"},
@@ -105,6 +117,44 @@ Op forward_op() {
   op.autocast = Autocast::lower;
   op.autocast_inputs = {"x", "gate_weight", "up_weight", "down_weight"};
   op.example = mlp_example;
+  return op;
+}
+
+Op part_op(const char* name, const char* doc) {
+  Op op;
+  op.name = name;
+  op.doc = doc;
+  op.internal = true;
+  op.part_of = "gated_mlp";
+  op.inputs = mlp_inputs();
+  append(op.inputs, mlp_gate_options());
+  op.check = check_mlp;
+  op.example = mlp_example;
+  return op;
+}
+
+// The products with which a forward begins, apart from the last: a checkpoint that runs it again
+// needs gate and up alone.
+Op kept_op() {
+  Op op = part_op("gated_mlp_kept", "gate and up of gated_mlp");
+  op.outputs = {output_gate(), output_up()};
+  return op;
+}
+
+std::vector<Sample> kept_example(const Extent& e) {
+  return {{.input = "gate", .shape = {e["rows"], e["size"]}},
+          {.input = "up", .shape = {e["rows"], e["size"]}}};
+}
+
+Op finished_op() {
+  Op op = part_op("gated_mlp_finished", "y of gated_mlp, from gate and up");
+  append(op.inputs, {dense("gate"), optional(dense("up"))});
+  op.outputs = {output_y()};
+  op.example = [](const Extent& e) {
+    std::vector<Sample> samples = mlp_example(e);
+    append(samples, kept_example(e));
+    return samples;
+  };
   return op;
 }
 
@@ -128,8 +178,7 @@ Op backward_op(bool in_place) {
   op.example = [](const Extent& e) {
     std::vector<Sample> samples = {{.input = "dy", .shape = {e["rows"], e["inner"]}}};
     append(samples, mlp_example(e));
-    samples.push_back({.input = "gate", .shape = {e["rows"], e["size"]}});
-    samples.push_back({.input = "up", .shape = {e["rows"], e["size"]}});
+    append(samples, kept_example(e));
     append(samples, mlp_gate_samples());
     samples.push_back({.input = "output_mask", .value = 15});
     return samples;
@@ -194,6 +243,8 @@ Op middle_op() {
 }
 
 const Register forward{forward_op()};
+const Register kept{kept_op()};
+const Register finished{finished_op()};
 const Register backward{backward_op(false)};
 const Register donating_backward{backward_op(true)};
 const Register middle{middle_op()};

@@ -77,6 +77,26 @@ TEST_F(Declaration, a_gradient_that_names_what_is_not_there_is_told) {
   EXPECT_TRUE(has(told([](Gradient& one) { one.backward = "rms_norm"; }), "names 'dx'"));
 }
 
+TEST_F(Declaration, parts_that_do_not_fit_their_op_are_told) {
+  const auto told = [](auto change) {
+    Op op = op_named("gated_mlp");
+    change(op);
+    return gradient_problem(op);
+  };
+  const auto has = [](const std::string& text, std::string_view part) {
+    return text.find("op gated_mlp: ") == 0 && text.find(part) != std::string::npos;
+  };
+  EXPECT_EQ(told([](Op&) {}), "");
+  EXPECT_TRUE(has(told([](Op& op) { op.gradient.kept_by = "swiglu"; }),
+                  "'swiglu' must take (x, gate_weight, up_weight, down_weight, activation, "
+                  "gate_multiplier, down_multiplier) and give (gate, up)"));
+  EXPECT_TRUE(has(told([](Op& op) { op.gradient.kept_by = ""; }), "'' must take (x, "));
+  EXPECT_TRUE(has(told([](Op& op) { op.gradient.finished_by = "gated_mlp_kept"; }),
+                  "down_multiplier, gate, up) and give (y)"));
+  EXPECT_TRUE(has(told([](Op& op) { op.gradient.finished_by = ""; }), "'' must take"));
+  EXPECT_TRUE(has(told([](Op& op) { op.outputs[1].differentiable = true; }), "has a history"));
+}
+
 TEST_F(Declaration, a_number_that_is_none_of_the_choices_is_refused_with_all_of_them) {
   Call call = call_;
   const int mode = op_.input_index("casting_mode");

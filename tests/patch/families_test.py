@@ -425,14 +425,18 @@ def test_a_second_patch_that_finds_nothing_keeps_the_handle():
     assert _apply_liger_kernel_to_instance(model) is not handle
 
 
-def test_what_has_no_rule_yet_is_told():
+def test_what_found_nothing_is_told():
     model, _ = tiny("nemotron")
     rows = {row.role: row for row in apply_of("nemotron")(model=model).report()}
-    assert rows["relu_squared"].status == "no rule yet for this role"
+    assert rows["relu_squared"].patched
     model, _ = tiny("nemotron")
     assert "relu_squared" not in {
         row.role for row in apply_of("nemotron")(relu_squared=False, model=model).report()
     }
+    rows = apply_of("nemotron")(relu_squared=True, model=build()).report()
+    assert [row.status for row in rows if row.role == "relu_squared"] == [
+        "no module of this role was recognised"
+    ]
     model, _ = tiny("mixtral")
     rows = [row for row in apply_of("mixtral")(model=model).report() if row.role == "experts"]
     assert len(rows) == 2

@@ -19,16 +19,18 @@ from .loss import skip_logits
 from .probe import quietly
 from .rule import Proof, Refusal, Rule
 from .rules.add_norm import ADD_NORM
+from .rules.causal_mask import CAUSAL_MASK
 from .rules.experts import EXPERTS
 from .rules.mlp import GLU
 from .rules.norm import NORM
+from .rules.plain_mlp import PLAIN_MLP
 from .rules.qk_norm_rope import QK_NORM
 from .rules.rope import ROTARY
 
 # Parsing sources on two threads at once fails in Python itself.
 ONE_AT_A_TIME = threading.Lock()
 FUSED = "fused_linear_cross_entropy"
-RULES = (NORM, GLU, EXPERTS, QK_NORM, ROTARY, ADD_NORM)
+RULES = (NORM, GLU, EXPERTS, QK_NORM, ROTARY, PLAIN_MLP, ADD_NORM, CAUSAL_MASK)
 
 
 @with_flags

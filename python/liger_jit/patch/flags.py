@@ -32,11 +32,17 @@ TABLE = (
     Flag(
         "rms_norm",
         True,
-        ("rms_norm", "fused_add_rms_norm", "qk_norm_rope"),
-        "RMSNorm of any form. It also takes the residual sum before a norm into it, inside a "
-        "decoder layer; with rope, norms of the heads of q and k and their rotation become one.",
+        ("rms_norm", "fused_add_rms_norm", "rms_norm_add", "qk_norm_rope"),
+        "RMSNorm of any form. It also takes the residual sum before or after a norm into it, "
+        "inside a decoder layer; with rope, norms of heads of q and k and their rotation become "
+        "one.",
     ),
-    Flag("layer_norm", True, ("layer_norm",), "torch's LayerNorm, over one dimension."),
+    Flag(
+        "layer_norm",
+        True,
+        ("layer_norm",),
+        "LayerNorm over one dimension, torch's or one that is written out.",
+    ),
     Flag(
         "swiglu",
         True,
@@ -45,6 +51,15 @@ TABLE = (
         "else the activation alone is ours.",
     ),
     Flag("geglu", True, ("geglu",), "the same with GELU, exact or by tanh."),
+    Flag("relu_squared", True, ("relu_squared",), "MLPs without a gate, with a squared ReLU."),
+    Flag("activation", True, ("activation",), "the same with GELU of any form, or SiLU."),
+    Flag(
+        "causal_mask",
+        True,
+        ("causal_mask",),
+        "under torch.compile, make no mask for a forward that is given no mask, no positions and "
+        "no cache, where eager attention gets none either.",
+    ),
     Flag(
         "cross_entropy",
         False,

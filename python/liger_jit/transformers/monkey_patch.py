@@ -22,8 +22,7 @@ from ..patch.deferred import FamilyHandle, families_awaited_in
 from ..patch.families import FAMILIES, FAMILY_OF_TYPE, Family, covers
 from ..patch.flags import check_flags
 
-FLAGS_WITHOUT_RULE = {flag for family in FAMILIES for flag in family.flags}.difference(FLAGS)
-
+NOTHING_DONE = "no module of this role was recognised"
 KWARGS_ARE_FLAGS = "        kwargs: other flags of `liger_jit.patch`.\n"
 
 # The last of each family's is the one under which new models are patched.
@@ -95,12 +94,8 @@ def _flags_of(family: Family | None, given: dict[str, Any]) -> dict[str, bool]:
     for name, flag in FLAGS.items():
         if flag.not_with and asked.get(name) and flag.not_with not in asked:
             flags[flag.not_with] = False
-    check_flags(_known_to_patch(flags))
+    check_flags(flags)
     return flags
-
-
-def _known_to_patch(flags: dict[str, bool]) -> dict[str, bool]:
-    return {name: on for name, on in flags.items() if name not in FLAGS_WITHOUT_RULE}
 
 
 def _patch(model: nn.Module, flags: dict[str, bool], told: Iterable[str]) -> Handle:
@@ -108,14 +103,14 @@ def _patch(model: nn.Module, flags: dict[str, bool], told: Iterable[str]) -> Han
 
     Of the flags in `told`, each that is on and found nothing has a row in the report.
     """
-    handle = patch(model, **_known_to_patch(flags))
+    handle = patch(model, **flags)
     before = handle.model.__dict__.get("liger_handle")
     if before is not None and before.applied and not any(row.patched for row in handle.report()):
         return before
     answered = {flag for row in handle.report() for flag in flags_of(row)}
     handle.add_rows(
         [
-            Row("", type(handle.model).__name__, flag, _nothing_done(flag))
+            Row("", type(handle.model).__name__, flag, NOTHING_DONE)
             for flag in dict.fromkeys(told)
             if flags.get(flag) and flag not in answered
         ]
@@ -123,12 +118,6 @@ def _patch(model: nn.Module, flags: dict[str, bool], told: Iterable[str]) -> Han
     for one in (model, handle.model):
         one.liger_handle = handle
     return handle
-
-
-def _nothing_done(flag: str) -> str:
-    if flag in FLAGS_WITHOUT_RULE:
-        return "no rule yet for this role"
-    return "no module of this role was recognised"
 
 
 def _defer(family: Family, patch_one: Callable[[nn.Module], Handle]) -> FamilyHandle:

@@ -1,11 +1,14 @@
 """The gated MLP as one node against float64: activations, packed weights, what is kept, masks."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as torch_functional
 from accuracy import assert_as_exact_as_eager, assert_refused, dtypes_of, run, strided_forms
 from liger_jit.functional import gated_mlp
 from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 WRT = ("x", "gate_weight", "up_weight", "down_weight")
 ACTIVATIONS = {
@@ -212,6 +215,51 @@ def test_errors_name_the_argument_and_what_is_allowed(device):
     refused("down_weight", "2 dimensions", down_weight=inputs["down_weight"][0])
     refused("x", "no dimensions", x=inputs["x"][0, 0, 0])
     assert_refused(lambda: torch.ops.liger_jit.gated_mlp(*inputs.values(), 4), "activation", "4")
+    # With a node as well, which is made of two operators.
+    inputs = {name: value.requires_grad_() for name, value in inputs.items()}
+    refused("up_weight", "39", up_weight=inputs["up_weight"][:39])
+    refused("down_weight", "2 dimensions", down_weight=inputs["down_weight"][0])
+
+
+def products_of(work):
+    with torch.profiler.profile() as profile:
+        work()
+    ours = ("aten::mm", "aten::addmm")
+    return sum(event.count for event in profile.key_averages() if event.key in ours)
+
+
+@pytest.mark.parametrize("form", ["apart", "packed"])
+def test_a_checkpoint_runs_no_product_again_that_it_does_not_need(device, form):
+    inputs = tensors(torch.float32, device)
+    inputs = inputs if form == "apart" else packed(inputs)
+    leaves = {k: v if v is None else v.requires_grad_() for k, v in inputs.items()}
+    given = [value for value in leaves.values() if value is not None]
+    layer = partial(gated_mlp, **leaves)
+    wanted = torch.autograd.grad(layer().sum(), given)
+    found = []
+
+    def step():
+        y = checkpoint(layer, use_reentrant=False)
+        found.append(torch.autograd.grad(y.sum(), given))
+
+    inner = 2 if form == "apart" else 1
+    forward, backward = inner + 1, 2 * inner + 2
+    assert products_of(step) == forward + inner + backward
+    with set_checkpoint_early_stop(False):
+        assert products_of(step) == forward + forward + backward
+    for gradients in found:
+        assert all(map(torch.equal, gradients, wanted))
+
+
+def test_what_a_node_is_made_of_is_the_op(device):
+    inputs = tensors(torch.float32, device)
+    for one in (inputs, packed(inputs)):
+        native = torch.ops.liger_jit
+        options = (1, 1.5, 0.5)
+        y, *kept = native.gated_mlp(*(one[name] for name in WRT), *options)
+        found = native.gated_mlp_kept(*(one[name] for name in WRT), *options)
+        assert all(map(torch.equal, found, kept))
+        assert torch.equal(native.gated_mlp_finished(*(one[n] for n in WRT), *options, *kept), y)
 
 
 def test_a_last_backward_makes_its_gradients_in_what_was_kept(device):

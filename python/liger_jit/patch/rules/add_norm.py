@@ -1,9 +1,11 @@
-"""The rule for a residual sum and the norm that follows it, in the forward of a decoder layer.
+"""The rule for a residual sum and the norm that follows it or stands before it, in the forward of a
+decoder layer.
 
 The layer's forward stays its own, but for the statements that make a sum and norm it, which become
-one call of `add_and_norm` (`add_norm_source`). At each call the sum goes into the norm's kernel if
-the norm is patched and nothing else is hooked to it; if not, both are done as they were. So are
-those that one node could not give: a sum without history, or in another order in memory.
+one call of `add_and_norm` (`add_norm_source`), and those that norm what a block gives and add that,
+which become one of `norm_and_add` (`norm_add_source`). At each call the sum goes into the norm's
+kernel if the norm is patched and nothing else is hooked to it; if not, both are done as they were.
+So are those that one node could not give: a sum without history, or in another order in memory.
 """
 
 from collections.abc import Hashable
@@ -22,9 +24,12 @@ from ..source.definition import NO_SOURCE, definition_of
 from .add_norm_source import norms_after_sums, rewritten, shown_sums
 from .layer_probe import LayerProbe
 from .norm import NORM, is_norm
+from .norm_add_source import norms_before_sums
 from .proved_norm import NormProof, ProvedNorm, norm_of
 
 ROLE = "fused_add_rms_norm"
+# Of a layer that has its norms before its sums alone.
+POST_NORM_ROLE = "rms_norm_add"
 
 
 def add_and_norm(norm: nn.Module, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,6 +41,16 @@ def add_and_norm(norm: nn.Module, left: Tensor, right: Tensor) -> tuple[Tensor, 
         total = left + right
         return norm(total), total
     return ours.after_add(norm, left, right)
+
+
+def norm_and_add(norm: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
+    """residual + norm(x)"""
+    alike = is_plain(x) and is_plain(residual) and x.dtype == residual.dtype
+    alike = alike and x.shape == residual.shape and x.is_contiguous() and residual.is_contiguous()
+    ours = norm_of(norm) if alike else None
+    if ours is None or not (is_usable(x) and is_usable(residual)) or not ours.takes(norm, x):
+        return residual + norm(x)
+    return ours.then_add(norm, x, residual)
 
 
 def is_one_node(left: Tensor, right: Tensor, weight: Tensor) -> bool:
@@ -53,13 +68,17 @@ def is_layer(module: nn.Module) -> bool:
     if not children or own_class_forward(module) is nn.Module.forward:
         return False
     parts = [child for child in children.values() if child is not None]
-    given = map(children.get, norms_after_sums(own_class_forward(module)))
+    given = map(children.get, norms_beside_sums(own_class_forward(module)))
     if any(child is not None and is_norm(child) for child in given):
         return True
     larger = [one for one in parts if one._modules and not hasattr(one, "in_features")]
     linear = [one for one in parts if hasattr(one, "in_features")]
     normed = any(map(is_norm, parts))
     return normed and len(larger) > 1 and not linear and not holds_layers(module)
+
+
+def norms_beside_sums(forward: FunctionType) -> tuple[str, ...]:
+    return (*norms_after_sums(forward), *norms_before_sums(forward))
 
 
 def holds_layers(module: nn.Module) -> bool:
@@ -78,8 +97,8 @@ def group(module: nn.Module) -> Hashable:
         if type(value) in (bool, str) and name != "training"
     )
     children = tuple((name, type(child)) for name, child in module.named_children())
-    after = [module._modules.get(name) for name in norms_after_sums(own)]
-    return own, places, switches, children, *(group_of(norm) for norm in after if norm is not None)
+    beside = [module._modules.get(name) for name in norms_beside_sums(own)]
+    return own, places, switches, children, *(group_of(norm) for norm in beside if norm is not None)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -98,25 +117,31 @@ def prove(module: nn.Module, proved: Parts) -> AddNormProof | Refusal:
         for name, child in module.named_children()
     }
     names, reason = norms_that_take(module, proofs)
-    if not names:
+    before = norms_that_add(module, proofs)
+    if not names and not before:
         return Refusal(reason)
     reached = []
 
-    def seen(*inputs):
-        reached.append(inputs)
-        return add_and_norm(*inputs)
+    def seen(function):
+        def call(*inputs):
+            reached.append(inputs)
+            return function(*inputs)
+
+        return call
 
     try:
-        forward = rewritten(own, names, add_and_norm)
-        watched = rewritten(own, names, seen)
+        forward = rewritten(own, names, add_and_norm, before, norm_and_add)
+        watched = rewritten(own, names, seen(add_and_norm), before, seen(norm_and_add))
         check(module, watched, proofs, torch.device("cpu"), torch.float32, operators=False)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
     if not reached:
         return Refusal("its forward, as it is set, does not come to the sum before its norm")
     guard = guard_of_rewritten(own)
-    meta = meta_call(module._modules[names[0]], proofs[names[0]].norm)
-    return AddNormProof(ROLE, switched(forward, guard), guard, forward, meta, norms=proofs)
+    first = (names or before)[0]
+    role = ROLE if names else POST_NORM_ROLE
+    meta = meta_call(role, module._modules[first], proofs[first].norm)
+    return AddNormProof(role, switched(forward, guard), guard, forward, meta, norms=proofs)
 
 
 def norms_that_take(module: nn.Module, proofs: dict) -> tuple[tuple[str, ...], str]:
@@ -139,6 +164,15 @@ def norms_that_take(module: nn.Module, proofs: dict) -> tuple[tuple[str, ...], s
     if not given:
         reasons.append("no norm in its forward is called on a sum made there")
     return tuple(names), "; ".join(reasons)
+
+
+def norms_that_add(module: nn.Module, proofs: dict) -> tuple[str, ...]:
+    """The children whose result is added to something, and whose kernel does that as well."""
+    return tuple(
+        name
+        for name in norms_before_sums(own_class_forward(module))
+        if isinstance(proof := proofs.get(name), NormProof) and proof.norm is not None
+    )
 
 
 def confirm(module: nn.Module, proof: AddNormProof, confirmed: Parts) -> AddNormProof | Refusal:
@@ -175,7 +209,7 @@ def check(
     )
 
 
-def meta_call(norm: nn.Module, proved: ProvedNorm) -> MetaCall:
+def meta_call(role: str, norm: nn.Module, proved: ProvedNorm) -> MetaCall:
     width, dtype = norm.weight.shape[0], norm.weight.dtype
     twin = twin_of(norm, {"weight": nn.Parameter(torch.empty(width, dtype=dtype, device="meta"))})
 
@@ -183,12 +217,15 @@ def meta_call(norm: nn.Module, proved: ProvedNorm) -> MetaCall:
         def empty():
             return torch.empty(batch, tokens, width, dtype=dtype, device="meta", requires_grad=True)
 
+        if role == POST_NORM_ROLE:
+            proved.then_add(twin, empty(), empty()).sum().backward()
+            return
         y, total = proved.after_add(twin, empty(), empty())
         (y + total).sum().backward()
 
-    return MetaCall(ROLE, (width, dtype), run)
+    return MetaCall(role, (width, dtype), run)
 
 
 ADD_NORM: CompoundRule[AddNormProof] = CompoundRule(
-    "add_norm", (ROLE,), is_layer, group, prove, confirm
+    "add_norm", (ROLE, POST_NORM_ROLE), is_layer, group, prove, confirm
 )

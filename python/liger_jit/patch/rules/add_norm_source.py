@@ -22,6 +22,7 @@ from functools import cache
 from types import CodeType, FunctionType
 
 from ..source.definition import definition_of, innermost, rebuilt, statement_at
+from . import norm_add_source
 from .sum_uses import shown
 
 # Names that no forward has.
@@ -61,22 +62,32 @@ def sums_of_code(forward: Callable, code: CodeType | None) -> tuple[Sum, ...]:
     return tuple(sums_in(definition.body)) if definition else ()
 
 
-def rewritten(forward: Callable, norms: tuple[str, ...], add_and_norm: Callable) -> FunctionType:
-    """The forward in which `add_and_norm(norm, left, right)` gives (normed, sum) for those norms.
+def rewritten(
+    forward: Callable,
+    norms: tuple[str, ...],
+    add_and_norm: Callable,
+    before_sums: tuple[str, ...] = (),
+    norm_and_add: Callable | None = None,
+) -> FunctionType:
+    """The forward in which `add_and_norm(norm, left, right)` gives (normed, sum) for those norms,
+    and `norm_and_add(norm, x, residual)` the sum for those `before_sums` (`norm_add_source`).
 
     Raises Mismatch if it cannot be rebuilt.
     """
     code = getattr(innermost(forward), "__code__", None)
-    definition = rewritten_definition(forward, norms, code)
-    return rebuilt(definition, forward, {FUNCTION: add_and_norm})
+    definition = rewritten_definition(forward, norms, before_sums, code)
+    names = {FUNCTION: add_and_norm, norm_add_source.FUNCTION: norm_and_add}
+    return rebuilt(definition, forward, names)
 
 
 @cache
 def rewritten_definition(
-    forward: Callable, norms: tuple[str, ...], code: CodeType | None
+    forward: Callable, norms: tuple[str, ...], before_sums: tuple[str, ...], code: CodeType | None
 ) -> ast.FunctionDef:
     definition = definition_of(forward)
+    # A sum that a norm takes is no sum of two names any more.
     fuse(definition.body, norms)
+    norm_add_source.fuse(definition.body, before_sums)
     return definition
 
 

@@ -14,25 +14,12 @@ from torch.nn import functional as F
 
 from ... import functional
 from ...meta_calls import MetaCall
-from ..guard import guard_of, is_hooked, is_usable
+from ..guard import is_usable
 from ..installed import guarded
-from ..probe import (
-    LONG,
-    OUTLYING,
-    Mismatch,
-    SparseLinear,
-    assert_same,
-    compute_dtype,
-    live_device,
-    random,
-    run_own,
-    set_mode,
-    tensor_inputs,
-    twin_of,
-)
-from ..rule import Proof, Refusal, Rule, group_of, own_class_forward
-from ..source.reading import read
+from ..probe import Mismatch, compute_dtype, live_device
+from ..rule import Proof, Refusal, Rule, group_of
 from ..source.torchs_own import replaced_linear
+from .mlp_probe import activation_of, check, check_formula, read_mlp, takes, widths_of
 from .whole_mlp import check_whole, is_whole, whole_meta_call, whole_run
 
 # Names of (gate, up, down), or of (both in one, down), that gated MLPs give their projections.
@@ -40,8 +27,6 @@ APART = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"), ("linear_1",
 TOGETHER = (("gate_up_proj", "down_proj"), ("fc1", "fc2"), ("up_gate_proj", "down_proj"))
 # The role of an MLP that is one node.
 WHOLE = "gated_mlp"
-PROBE_SHAPES = ((1, 3), (2, 37), (5,))
-PROBED_DIMS = (2, 3)
 
 
 @dataclass(frozen=True)
@@ -89,12 +74,6 @@ def names_of(module: nn.Module) -> tuple[str, ...] | None:
     return None
 
 
-def widths_of(projection: nn.Module) -> tuple[int, int] | None:
-    """(in, out) features of a linear layer of any make."""
-    into, out = (getattr(projection, name, None) for name in ("in_features", "out_features"))
-    return (into, out) if isinstance(into, int) and isinstance(out, int) else None
-
-
 def is_glu(module: nn.Module) -> bool:
     return names_of(module) is not None
 
@@ -119,34 +98,19 @@ class WholeProof(GateProof):
 
 def prove(module: nn.Module) -> GateProof | Refusal:
     names = names_of(module)
-    if tensor_inputs(own_class_forward(module)) != 1:
-        return Refusal("its forward takes more than one input")
-    others = [child for name, child in module.named_children() if name not in names]
-    if any(is_hooked(child) for child in others):
-        return Refusal("its activation has hooks, which a fused gate would not call")
-    try:
-        # Read before it is run: what has effects would have them on what it shares with a twin.
-        found = read(module, own_class_forward(module))
-        guard = guard_of(module, called=names, found=found)
-        # What cancels in exact arithmetic keeps a product of 16 bits from being infinite.
-        if found.scales:
-            raise Mismatch(f"it scales what it computes: {found.scales}")
-    except Mismatch as mismatch:
-        return Refusal(str(mismatch))
+    guard = read_mlp(module, names)
+    if isinstance(guard, Refusal):
+        return guard
     gate, up_first, order = find_gate(module, names)
     if gate is None:
-        return Refusal(f"no known gate computes what it does (activation: {activation_of(others)})")
+        found = activation_of(module, names)
+        return Refusal(f"no known gate computes what it does (activation: {found})")
     run = glu_run(names, gate, up_first, order)
     meta = meta_call(module, names, gate)
     proof = GateProof(gate.role, guarded(run, guard, takes), guard, run, meta, names=names)
     if up_first:
         return replace(proof, missed=(WHOLE, "in its one weight up comes before gate"))
     return as_one_node(module, gate, proof)
-
-
-def takes(module: nn.Module, x: Tensor) -> bool:
-    """Whether a probe had as many dimensions: a forward may flatten some, and bring back others."""
-    return x.dim() in PROBED_DIMS
 
 
 def as_one_node(module: nn.Module, gate: Gate, apart: GateProof) -> WholeProof:
@@ -171,7 +135,7 @@ def confirm(module: nn.Module, proof: GateProof) -> GateProof | Refusal:
     device, dtype = live_device(module), compute_dtype(module)
     apart = proof.apart if isinstance(proof, WholeProof) else proof
     try:
-        check(module, names, apart.run, device, dtype)
+        check(module, names, device, dtype, run=apart.run)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
     if apart is proof:
@@ -184,10 +148,6 @@ def confirm(module: nn.Module, proof: GateProof) -> GateProof | Refusal:
     return proof
 
 
-def activation_of(others: list[nn.Module]) -> str:
-    return ", ".join(type(child).__name__ for child in others) or "a function"
-
-
 def find_gate(
     module: nn.Module, names: tuple[str, ...]
 ) -> tuple[Gate | None, bool, tuple[str, ...]]:
@@ -196,83 +156,23 @@ def find_gate(
     for gate in GATES:
         for up_first in (False, True) if len(names) == 2 else (False,):
             try:
-                for dtype in (torch.bfloat16, torch.float16, torch.float32):
-                    cpu = torch.device("cpu")
-                    order = check(module, names, None, cpu, dtype, gate, up_first)
+                order = check_formula(module, names, formula_of(gate, up_first))
             except Mismatch:
                 continue
             return gate, up_first, order
     return None, False, names
 
 
-def check(
-    module: nn.Module,
-    names: tuple[str, ...],
-    run: Callable | None,
-    device: torch.device,
-    dtype: torch.dtype,
-    gate: Gate | None = None,
-    up_first: bool = False,
-) -> tuple[str, ...]:
-    """`Mismatch` unless the candidate equals the module's own forward on sparse projections; the
-    names of these in the order in which that calls them.
+def formula_of(gate: Gate, up_first: bool) -> Callable:
+    """Of a tensor and of the projections: the gated MLP in plain torch."""
 
-    The candidate is the plain torch formula if `gate` is given, else `run`.
-    """
-    generator = torch.Generator().manual_seed(13)
-    projections = {
-        name: SparseLinear(*widths_of(module._modules[name]), generator).to(device, dtype)
-        for name in names
-    }
-    called: list[nn.Module] = []
-    for projection in projections.values():
-        projection.order = called
-    width = widths_of(module._modules[names[0]])[0]
-    # More than one sequence, and of another number of tokens than any that a forward would name.
-    inputs = [random((*leading, width), generator, dtype).to(device) for leading in PROBE_SHAPES]
-    if gate and dtype is torch.float32:
-        inputs.append(random((1, 3, width), generator) * OUTLYING)
-        inputs.append(random((1, LONG, width), generator))
-    twin = twin_of(module, modules=projections)
-
-    def formula(x: Tensor) -> Tensor:
-        *inner, down = projections.values()
+    def formula(x: Tensor, *projections: nn.Module) -> Tensor:
+        *inner, down = projections
         halves = [inner[0](x), inner[1](x)] if len(inner) == 2 else inner[0](x).chunk(2, -1)
         g, u = reversed(halves) if up_first else halves
         return down(gate.activation(g) * u)
 
-    candidate = formula if gate else lambda x: run(twin, x)
-
-    def original(x: Tensor) -> Tensor:
-        called.clear()
-        return run_own(module, twin, x)
-
-    weights = [projection.weight for projection in projections.values()]
-    orders = []
-    for training in (True, False):
-        set_mode(twin, training)
-        what = "the formula" if gate else "the operator"
-        for x in inputs:
-            if x.shape[-2] == LONG and not training:
-                continue  # what is read knows no number of tokens: once is enough
-            if x.dim() == 2 and not accepts(module, twin, x):
-                continue
-            assert_same(original, candidate, [x], weights, what)
-        original(inputs[0])
-        orders.append(list(called))
-    if orders[0] != orders[1] or len(orders[0]) != len(names):
-        raise Mismatch("it calls its projections in no order of its own")
-    named = {projection: name for name, projection in projections.items()}
-    return tuple(named[projection] for projection in orders[0])
-
-
-def accepts(module: nn.Module, twin: nn.Module, x: Tensor) -> bool:
-    """Whether its forward takes rows without sequences as well."""
-    try:
-        run_own(module, twin, x)
-    except Mismatch:
-        return False
-    return True
+    return formula
 
 
 def glu_run(names: tuple[str, ...], gate: Gate, up_first: bool, order: tuple[str, ...]) -> Callable:

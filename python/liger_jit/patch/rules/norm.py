@@ -1,4 +1,5 @@
-"""The rule for normalisations: every form of RMSNorm that the native operator has, and LayerNorm.
+"""The rule for normalisations: every form of RMSNorm that the native operator has, and LayerNorm,
+torch's or one that is written out.
 
 Which form a module computes is found by trying all of them on its own forward: float32 settles the
 formula, bfloat16 settles where it rounds, mixed dtypes settle what it returns, and float16 whether
@@ -34,7 +35,7 @@ from ..probe import (
 from ..rule import Refusal, Rule, group_of, own_class_forward, taken_away
 from ..source.torchs_own import torchs_name
 from .memory_order import has_order, in_order_of
-from .proved_norm import DTYPES, NormProof, ProvedNorm, RmsForm
+from .proved_norm import DTYPES, Form, LayerForm, NormProof, ProvedNorm, RmsForm
 
 LARGEST_EPSILON = 1e-2
 
@@ -74,28 +75,28 @@ def prove(module: nn.Module) -> NormProof | Refusal:
     try:
         # Read before it is run: what has effects would have them on what it shares with a twin.
         guard = guard_of(module, tensors=("weight",))
-        form = find_form(module, weight, guard)
+        read = dict(guard.values)
+        named = [name for name in epsilons(module) if name in read]
+        form = find_form(module, weight, forms_of(weight, named))
+        if isinstance(form, LayerForm):
+            return layer_proof(module, form, weight, guard)
         return rms_proof(module, form, keeps_order(module, weight), weight, guard)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
 
 
-def find_form(module: nn.Module, weight: Tensor | None, guard: Guard) -> RmsForm:
+def forms_of(weight: Tensor | None, epsilons: list[str]) -> list[Form]:
+    modes = itertools.product(("llama", "gemma"), (0.0, 1.0), (True, False), epsilons)
+    forms = [RmsForm(*each) for each in modes]
+    if weight is None:
+        return [form for form in forms if form.mode == "gemma" and not form.offset]
+    return [*forms, *map(LayerForm, epsilons)]
+
+
+def find_form(module: nn.Module, weight: Tensor | None, forms: list[Form]) -> Form:
     """The form whose float32 values, bfloat16 roundings and result dtypes are the module's."""
     # A norm without a weight has no width of its own.
     widths = (64, 96, 1024) if weight is None else (weight.shape[0],)
-    read = dict(guard.values)
-    forms = [
-        RmsForm(mode, offset, promote, epsilon)
-        for mode, offset, promote, epsilon in itertools.product(
-            ("llama", "gemma"),
-            (0.0, 1.0),
-            (True, False),
-            [name for name in epsilons(module) if name in read],
-        )
-    ]
-    if weight is None:
-        forms = [form for form in forms if form.mode == "gemma" and not form.offset]
     for dtypes in ((DTYPES[0],) * 2, *itertools.product(DTYPES, DTYPES)):
         for width in widths:
             forms = matching(module, forms, width, weight is not None, *dtypes)
@@ -103,7 +104,7 @@ def find_form(module: nn.Module, weight: Tensor | None, guard: Guard) -> RmsForm
     return forms[0]
 
 
-def matching(module, forms, width, has_weight, x_dtype, weight_dtype) -> list[RmsForm]:
+def matching(module, forms, width, has_weight, x_dtype, weight_dtype) -> list[Form]:
     """Those forms that agree with the module's own forward, the closest ones only."""
     generator = torch.Generator().manual_seed(7)
     weight = random((width,), generator, weight_dtype) if has_weight else None
@@ -133,7 +134,7 @@ def largest_row_error(found: Tensor, own: Tensor) -> float:
     return max(relative_error(*pair) for pair in pairs)
 
 
-def check_gradients(module: nn.Module, form: RmsForm, width: int, has_weight: bool) -> None:
+def check_gradients(module: nn.Module, form: Form, width: int, has_weight: bool) -> None:
     """On inputs of each number of dimensions, of many rows, and of large values."""
     generator = torch.Generator().manual_seed(3)
     weight = nn.Parameter(random((width,), generator)) if has_weight else None
@@ -196,6 +197,24 @@ def rms_proof(
     meta = norm_meta_call("rms_norm", call, (weight,), (form.mode, form.offset))
     forward = guarded(norm.__call__, guard, norm.takes_alone)
     return NormProof("rms_norm", forward, guard, norm, meta, norm=norm)
+
+
+def layer_proof(module: nn.Module, form: LayerForm, weight: Tensor, guard: Guard) -> NormProof:
+    def run(self, x):
+        return functional.layer_norm(x, self.weight, None, getattr(self, form.epsilon))
+
+    autocast, eps = is_autocast(module, weight), getattr(module, form.epsilon)
+
+    def takes(self, x):
+        tried = x.dtype in DTYPES and self._parameters["weight"].dtype in DTYPES
+        alone = autocast_dtype(x.device) is None or not (autocast and x.is_cuda)
+        return tried and alone and x.is_contiguous() and x.shape[-1:] == self.weight.shape
+
+    def call(x: Tensor, weight: Tensor) -> Tensor:
+        return functional.layer_norm(x, weight, None, eps)
+
+    meta = norm_meta_call("layer_norm", call, (weight,), ("written out",))
+    return NormProof("layer_norm", guarded(run, guard, takes), guard, run, meta)
 
 
 def prove_layer_norm(module: nn.LayerNorm) -> NormProof | Refusal:

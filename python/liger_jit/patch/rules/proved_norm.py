@@ -38,6 +38,21 @@ class RmsForm:
 
 
 @dataclass(frozen=True)
+class LayerForm:
+    """y = (x - mean(x)) / std(x) * weight in float32, rounded to x's dtype at the end."""
+
+    epsilon: str
+
+    def reference(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        centred = x.float() - x.float().mean(-1, keepdim=True)
+        scaled = centred * torch.rsqrt(centred.pow(2).mean(-1, keepdim=True) + eps)
+        return (weight.float() * scaled).to(x.dtype)
+
+
+Form = RmsForm | LayerForm
+
+
+@dataclass(frozen=True)
 class ProvedNorm:
     """A norm with a weight, for a rule that takes the norm into something larger. `keeps_order`:
     whether its result lies in memory as its input. `is_autocast`: whether a GPU's autocast computes
@@ -90,6 +105,15 @@ class ProvedNorm:
             return self(module, total), total
         return functional.fused_add_rms_norm(
             left, right, weight, self.eps(module), form.offset, form.mode
+        )
+
+    def then_add(self, module: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
+        """residual + the norm of x: see `add_norm`."""
+        form, weight = self.form, module.weight
+        if form.promote and x.dtype != weight.dtype:
+            return residual + self(module, x)
+        return functional.rms_norm_add(
+            x, residual, weight, self.eps(module), form.offset, form.mode
         )
 
 

@@ -28,6 +28,7 @@ from .norm import NORM, is_norm
 from .proved_norm import NormProof, ProvedNorm, norm_of
 from .qk_norm_source import Rewritten, rewrite
 from .rope import RotationProof
+from .rotary_form import USUAL
 
 ROLE = "qk_norm_rope"
 LARGEST_HEAD = 1024
@@ -198,6 +199,8 @@ def with_norms(module: nn.Module, rotation: RotationProof, proved: Parts) -> QkN
         raise Mismatch("its norms are not two of one kind that a rotation takes")
     if not rotation.function.pair:
         raise Mismatch("its rotary function takes q and k apart")
+    if rotation.function.form != USUAL:
+        raise Mismatch("its rotary function is not that of halves by whole tables")
     check_formula(module, source, norm)
     functions = may_wait, normed, norm_and_rope(rotation.function.replacement)
     forward = source.forward(own_class_forward(module), functions)
@@ -235,7 +238,7 @@ def check_formula(module: nn.Module, source: Rewritten, norm: ProvedNorm) -> Non
     """`Mismatch` unless the rewritten statements give q and k as the class's own do, in plain torch
     and float32, with norms that wait and with norms that do not."""
     reference = norm.form.reference
-    rotate = rotary.replacement_formula(True)
+    rotate = rotary.replacement_formula(True, USUAL)
 
     def finish(waits, q_norm, k_norm, q, k, cos, sin):
         if waits:

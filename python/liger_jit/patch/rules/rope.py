@@ -9,14 +9,13 @@ globals are those of the file, as they are at each call.
 import ast
 import inspect
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import FunctionType
 
 import torch
 from torch import Tensor, nn
 
-from ... import functional
 from ...meta_calls import MetaCall
 from ..autocasting import autocast_dtype
 from ..guard import Guard, guard_of_rewritten, is_hooked, is_usable
@@ -27,6 +26,7 @@ from ..rule import CompoundRule, Parts, Proof, Refusal, Rule, own_class_forward
 from ..source.definition import NO_SOURCE, definition_of, innermost, rebuilt
 from ..source.reading import read
 from .memory_order import has_rows
+from .rotary_form import FORMS, USUAL, RotaryForm
 
 PAIR = ("q", "k", "cos", "sin", "unsqueeze_dim")
 SINGLE = ("x", "cos", "sin", "unsqueeze_dim")
@@ -75,15 +75,17 @@ def group(module: nn.Module) -> Hashable:
 
 @dataclass(frozen=True)
 class RotaryFunction:
-    """The rotary function of a file, by this name. pair: whether it takes q and k."""
+    """The rotary function of a file, by this name. pair: whether it takes q and k. form: what it
+    was proved to compute."""
 
     name: str
     original: Callable
     pair: bool
+    form: RotaryForm = USUAL
 
     @property
     def replacement(self) -> Callable:
-        return rotary_function(self.original, self.pair)
+        return rotary_function(self.original, self.pair, self.form)
 
 
 def function_of_forward(module: nn.Module) -> RotaryFunction:
@@ -102,25 +104,35 @@ def group_of_function(module: nn.Module) -> Hashable:
 def prove_formula(module: nn.Module) -> RotaryFunction | Refusal:
     """Of a function that was read before: see `guard_of_rotation`."""
     function, size = function_of_forward(module), sizes_of(module)[2]
-    original, formula = function.original, replacement_formula(function.pair)
-    # Full and partial width: a function that treats the rest otherwise is not half-split.
-    takes_part(original, function.pair)
-    try:
-        for rotated in (size, size // 4 * 2):
-            for dtype in (torch.float32, torch.bfloat16, torch.float16):
-                prove_function(original, formula, size, rotated, dtype=dtype)
-            for more in (
-                {"tokens": 1},
-                {"tokens": 37, "scale": OUTLYING},
-                {"tokens": LONG, "sequences": 1},
-            ):
-                prove_function(original, formula, size, rotated, **more)
-        for other in OTHER_SIZES:
-            prove_function(original, formula, other, other)
-        prove_function(original, formula, size, size, heads_at=2)
-    except Mismatch as mismatch:
-        return Refusal(f"{function.name}: {mismatch}")
-    return function
+    reasons = []
+    for form in FORMS:
+        one = replace(function, form=form)
+        try:
+            check_form(one, size)
+        except Mismatch as mismatch:
+            reasons.append(f"{function.name}: {mismatch}")
+        else:
+            return one
+    return Refusal(reasons[0])
+
+
+def check_form(function: RotaryFunction, size: int) -> None:
+    """`Mismatch` unless the function is of its form for heads of all sizes."""
+    formula = replacement_formula(function.pair, function.form)
+    # Full and partial width: a function that treats the rest otherwise is of another form.
+    takes_part(function.original, function.pair, function.form)
+    for rotated in (size, size // 4 * 2):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            prove_function(function, formula, size, rotated, dtype=dtype)
+        for more in (
+            {"tokens": 1},
+            {"tokens": 37, "scale": OUTLYING},
+            {"tokens": LONG, "sequences": 1},
+        ):
+            prove_function(function, formula, size, rotated, **more)
+    for other in OTHER_SIZES:
+        prove_function(function, formula, other, other)
+    prove_function(function, formula, size, size, heads_at=2)
 
 
 def confirm_operator(module: nn.Module, function: RotaryFunction) -> RotaryFunction | Refusal:
@@ -128,7 +140,7 @@ def confirm_operator(module: nn.Module, function: RotaryFunction) -> RotaryFunct
     where = live_device(module), compute_dtype(module)
     candidate = function.replacement
     try:
-        prove_function(function.original, candidate, size, rotated, *where, (heads, keys))
+        prove_function(function, candidate, size, rotated, *where, (heads, keys))
     except Mismatch as mismatch:
         return Refusal(f"{function.name}: {mismatch}")
     return function
@@ -166,7 +178,7 @@ def prove(module: nn.Module, proved: Parts) -> RotationProof | Refusal:
         forward = rewritten(own, function.name, function.replacement)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
-    meta = meta_call(module)
+    meta = meta_call(module, function.form)
     return RotationProof("rope", switched(forward, guard), guard, forward, meta, function=function)
 
 
@@ -212,7 +224,7 @@ def parameter_names(function: Callable) -> tuple[str, ...]:
 
 
 @cache
-def rotary_function(original: Callable, pair: bool) -> Callable:
+def rotary_function(original: Callable, pair: bool, form: RotaryForm) -> Callable:
     """Our rotary function, with the original's signature and default of unsqueeze_dim."""
     watched = original if isinstance(original, nn.Module) else None
     kind = type(watched)
@@ -222,7 +234,7 @@ def rotary_function(original: Callable, pair: bool) -> Callable:
             return False
         if not has_rows(x):
             return False
-        if cos.shape[-1] != x.shape[-1] and not takes_part(original, pair):
+        if cos.shape[-1] * form.table_parts != x.shape[-1] and not takes_part(original, pair, form):
             return False
         if watched is not None and (type(watched) is not kind or is_hooked(watched)):
             return False
@@ -237,14 +249,14 @@ def rotary_function(original: Callable, pair: bool) -> Callable:
         if not both or not fits(q, cos, sin, unsqueeze_dim):
             return original(q, k, cos, sin, unsqueeze_dim)
         if not have_one_history(q, k):
-            (q, _), (k, _) = (functional.rope(x, None, cos, sin, unsqueeze_dim) for x in (q, k))
+            (q, _), (k, _) = (form.operator(x, None, cos, sin, unsqueeze_dim) for x in (q, k))
             return q, k
-        return functional.rope(q, k, cos, sin, unsqueeze_dim)
+        return form.operator(q, k, cos, sin, unsqueeze_dim)
 
     def apply_single(x, cos, sin, unsqueeze_dim=1):
         if not fits(x, cos, sin, unsqueeze_dim):
             return original(x, cos, sin, unsqueeze_dim)
-        return functional.rope(x, None, cos, sin, unsqueeze_dim)[0]
+        return form.operator(x, None, cos, sin, unsqueeze_dim)[0]
 
     return apply_pair if pair else apply_single
 
@@ -255,9 +267,10 @@ def have_one_history(q: Tensor, k: Tensor) -> bool:
 
 
 @cache
-def takes_part(original: Callable, pair: bool) -> bool:
-    """Whether it rotates a part of each head where the tables are narrower than the heads."""
-    x, table = torch.zeros(1, 1, 2, 8, device="cpu"), torch.zeros(1, 2, 4, device="cpu")
+def takes_part(original: Callable, pair: bool, form: RotaryForm) -> bool:
+    """Whether it rotates a part of each head where the tables are for less than a head."""
+    width = 4 // form.table_parts
+    x, table = torch.zeros(1, 1, 2, 8, device="cpu"), torch.zeros(1, 2, width, device="cpu")
     try:
         original(*[x] * (1 + pair), table, table)
     except Exception:
@@ -275,15 +288,9 @@ def are_angles(cos: Tensor, sin: Tensor, batch: int, tokens: int) -> bool:
     return not torch.is_grad_enabled() or not (cos.requires_grad or sin.requires_grad)
 
 
-def replacement_formula(pair: bool) -> Callable:
-    def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        width = cos.shape[-1]
-        turned, rest = x[..., :width], x[..., width:]
-        first, second = turned.chunk(2, dim=-1)
-        return torch.cat((turned * cos + torch.cat((-second, first), -1) * sin, rest), dim=-1)
-
+def replacement_formula(pair: bool, form: RotaryForm) -> Callable:
     def apply_single(x, cos, sin, unsqueeze_dim=1):
-        return rotate(x, cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim))
+        return form.rotate(x, cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim))
 
     def apply_pair(q, k, *others):
         return apply_single(q, *others), apply_single(k, *others)
@@ -292,7 +299,7 @@ def replacement_formula(pair: bool) -> Callable:
 
 
 def prove_function(
-    original: Callable,
+    function: RotaryFunction,
     candidate: Callable,
     size: int,
     rotated: int,
@@ -309,9 +316,11 @@ def prove_function(
     sequences: of the tables, for two sequences of heads. heads_at: the dimension of the heads.
     scale: of the values of heads.
     """
+    original = function.original
     generator = torch.Generator().manual_seed(17)
     # Of no angles, and with halves of their own: the operators read each entry of both.
-    tables = [random((sequences, tokens, rotated), generator, dtype).to(device) for _ in range(2)]
+    shape = sequences, tokens, rotated // function.form.table_parts
+    tables = [random(shape, generator, dtype).to(device) for _ in range(2)]
     given = tables if heads_at == 1 else [*tables, heads_at]
     single = parameter_names(original) == SINGLE
     inputs = [
@@ -329,7 +338,7 @@ def prove_function(
     assert_same(lambda *x: original(*x, *given), lambda *x: candidate(*x, *given), inputs, (), what)
 
 
-def meta_call(module: nn.Module) -> MetaCall:
+def meta_call(module: nn.Module, form: RotaryForm) -> MetaCall:
     heads, keys, size, rotated = sizes_of(module)
     dtype = compute_dtype(module)
 
@@ -341,11 +350,11 @@ def meta_call(module: nn.Module) -> MetaCall:
             empty(batch, tokens, count, size).requires_grad_().transpose(1, 2)
             for count in (heads, keys)
         )
-        table = empty(1, tokens, rotated)
-        q, k = functional.rope(q, k, table, table)
+        table = empty(1, tokens, rotated // form.table_parts)
+        q, k = form.operator(q, k, table, table)
         (q.sum() + k.sum()).backward()
 
-    return MetaCall("rope", (heads, keys, size, rotated, dtype), run)
+    return MetaCall("rope", (heads, keys, size, rotated, dtype, form), run)
 
 
 ROTARY: CompoundRule[RotationProof] = CompoundRule(

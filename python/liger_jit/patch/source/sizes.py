@@ -2,8 +2,9 @@
 
 So a size is wanted where a shape is wanted, unchanged, and nowhere else: what is calculated, chosen
 or looked up with one may differ only beyond the sizes of the probe. What is taken of a tensor is
-its last dimension up to a width or in halves; what is summed is the last dimension. No other is
-taken apart, because a constant number of tokens or sequences is all of them in a small probe.
+its last dimension up to a width, in halves or every second of it; what is summed is the last
+dimension. No other is taken apart, because a constant number of tokens or sequences is all of them
+in a small probe.
 """
 
 import ast
@@ -147,10 +148,13 @@ class Sizes:
         return Kind.VALUE
 
     def is_part(self, one: ast.expr) -> bool:
-        """Whether it is a slice whose bounds are widths or halves."""
-        if not isinstance(one, ast.Slice) or one.step is not None:
+        """Whether it is a slice whose bounds are widths or halves, or every second element."""
+        if not isinstance(one, ast.Slice):
             return False
         self.by_width = text(one)
+        if one.step is not None:
+            begins = one.lower is None or constant(one.lower) in (0, 1)
+            return is_two(one.step) and one.upper is None and begins
         return all(bound is None or self.seen[bound] in BOUNDS for bound in (one.lower, one.upper))
 
     def size_at(self, node: ast.Subscript, base: Kind) -> Kind:
@@ -200,7 +204,7 @@ class Sizes:
         """Of torch or of a tensor, which is not among those given."""
         if name in ("size", "dim"):
             return self.asked(node, name, given, named)
-        if name in MOVING:
+        if name in MOVING and not joins_neighbours(node):
             self.moves = text(node)
         if name in SUMMING:
             self.sum(node, given, named)
@@ -266,6 +270,17 @@ def constant(node: ast.expr | None) -> object:
 
 def is_two(node: ast.expr | None) -> bool:
     return type(constant(node)) is int and constant(node) == 2
+
+
+def joins_neighbours(node: ast.Call) -> bool:
+    """`torch.stack((one, other), dim=-1).flatten(-2)`: the last dimension is made of last ones."""
+    inner = getattr(node.func, "value", None)
+    if not isinstance(inner, ast.Call) or ast.unparse(inner.func) != "torch.stack":
+        return False
+    named = {one.arg: constant(one.value) for one in inner.keywords}
+    places = [constant(one) for one in inner.args[1:]]
+    last = (named == {"dim": -1} and not places) or (not named and places == [-1])
+    return last and node.func.attr == "flatten" and [*map(constant, node.args)] == [-2]
 
 
 def is_ellipsis(node: ast.expr) -> bool:

@@ -1,0 +1,98 @@
+"""Every causal and every multimodal class of the installed transformers, made small.
+
+A class is known by its model type. What cannot be made from sizes alone, by the settings here or
+those of `family_models`, is named with its error: in docs/models.md, and where a test skips it.
+"""
+
+import torch
+import transformers
+from family_models import OWN, SMALL, inputs_of, small_config
+from tiny_models import loss_and_gradients
+from transformers.models.auto import modeling_auto as auto
+
+CAUSAL = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+# A later mapping names what an earlier one does not.
+MULTIMODAL = {
+    kind: name
+    for mapping in (
+        "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES",
+        "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
+    )
+    for kind, name in getattr(auto, mapping, {}).items()
+    if kind not in CAUSAL or CAUSAL[kind] != name
+}
+CLASSES = {
+    **{(kind, name): "causal" for kind, name in CAUSAL.items()},
+    **{(kind, name): "multimodal" for kind, name in MULTIMODAL.items()},
+}
+MOST_PARAMETERS = 20_000_000
+
+
+def class_named(name):
+    """A mapping may name several classes for a type, of which the first is meant."""
+    return getattr(transformers, name if isinstance(name, str) else name[0])
+
+
+def configurations(kind, model_class):
+    """Ways to make the class small, the plainest first."""
+    own = model_class.config_class
+    usual = own()
+    settings = {name: value for name, value in SMALL.items() if is_number(usual, name)}
+    kinds_of_layers = getattr(usual, "layer_types", None)
+    if isinstance(kinds_of_layers, (list, tuple)) and kinds_of_layers:
+        settings["layer_types"] = [kinds_of_layers[0], kinds_of_layers[-1]]
+    if kind not in OWN and not own.sub_configs:
+        yield lambda: own(**settings)
+    yield lambda: small_config(own, OWN.get(kind))
+
+
+def is_number(configuration, name):
+    value = getattr(configuration, name, None)
+    # A padding token some releases only give where it is set.
+    return name == "pad_token_id" or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def small_model(kind, name, check=lambda model: None):
+    """(a model of that class without dropout, its norms and biases far from their first values;
+    what `check` gives for it). The first of its configurations with which both can be had; raises
+    what the last one raised."""
+    model_class, error = class_named(name), None
+    for configuration in configurations(kind, model_class):
+        try:
+            torch.manual_seed(1)
+            settings = configuration()
+            with torch.device("meta"):
+                size = sum(p.numel() for p in model_class(settings).parameters())
+            if size > MOST_PARAMETERS:
+                raise ValueError(f"{size} parameters")
+            model = made(model_class, settings)
+            return model, check(model)
+        except Exception as one:
+            error = one
+    raise error
+
+
+def made(model_class, settings):
+    model = model_class(settings).float().train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model
+
+
+def step(model):
+    torch.manual_seed(7)
+    loss, gradients = loss_and_gradients(model, **inputs_of(model))
+    return loss.item(), gradients
+
+
+def steady_step(model):
+    """The model's step, if it is the same one each time."""
+    found = step(model)
+    if step(model)[0] != found[0]:
+        raise ValueError("its step is another one each time")
+    return found

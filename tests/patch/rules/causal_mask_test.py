@@ -1,0 +1,168 @@
+"""Under torch.compile no mask is made where eager attention gets none; everything else has one."""
+
+import ast
+
+import pytest
+import torch
+from liger_jit.patch import patch
+from liger_jit.patch.flags import FLAGS
+from liger_jit.patch.probe import Mismatch
+from liger_jit.patch.rules.causal_mask import check_positions
+from tiny_models import batch, build
+from transformers import masking_utils
+from transformers.models.llama import modeling_llama
+
+ALONE = {name: name == "causal_mask" for name in FLAGS}
+TOKENS = 11
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_compiled():
+    yield
+    torch._dynamo.reset()
+
+
+def model_of(family="Llama", **settings):
+    settings = {"attn_implementation": "sdpa", "use_cache": False} | settings
+    return build(family, **settings)
+
+
+def row_of(model):
+    (row,) = (row for row in patch(model, **ALONE).report() if row.role == "causal_mask")
+    return row
+
+
+def attention_of(model, **inputs):
+    """(whether scaled dot product attention was given a mask, is_causal) of a compiled forward,
+    which has the logits of the eager one."""
+    torch._dynamo.reset()
+    seen = set()
+
+    def backend(graph, examples):
+        for node in graph.graph.nodes:
+            if "scaled_dot_product_attention" in str(node.target):
+                asked = node.kwargs
+                seen.add((asked.get("attn_mask") is not None, asked.get("is_causal", False)))
+        return graph.forward
+
+    expected = model(**inputs).logits
+    found = torch.compile(model, backend=backend, fullgraph=True)(**inputs).logits
+    torch.testing.assert_close(found, expected)
+    return seen
+
+
+MASKED, CAUSAL = {(True, False)}, {(False, True)}
+
+
+@pytest.mark.parametrize("family", ["Llama", "Olmo2", "Qwen3"])
+@pytest.mark.parametrize("use_cache", [False, True])
+def test_a_compiled_forward_that_is_given_ids_alone_is_told_that_it_is_causal(family, use_cache):
+    model = model_of(family, use_cache=use_cache)
+    ids = {"input_ids": batch()["input_ids"]}
+    if not use_cache:
+        # This is what is wanted of the patch: without it there is a mask.
+        assert attention_of(model, **ids) == MASKED
+    assert row_of(model).patched
+    assert attention_of(model, **ids) == CAUSAL
+
+
+def packed():
+    positions = torch.cat((torch.arange(5), torch.arange(TOKENS - 5)))
+    return {"position_ids": positions.expand(2, -1)}
+
+
+def padded():
+    mask = torch.ones(2, TOKENS, dtype=torch.long)
+    mask[0, :3] = 0
+    return {"attention_mask": mask}
+
+
+@pytest.mark.parametrize("given", [packed, padded], ids=lambda given: given.__name__)
+def test_what_is_given_is_masked(given):
+    model = model_of()
+    assert row_of(model).patched
+    assert attention_of(model, input_ids=batch()["input_ids"], **given()) == MASKED
+
+
+def test_a_compiled_step_is_the_eager_one():
+    model = model_of()
+    expected = model(**batch()).loss
+    patch(model)
+    loss = torch.compile(model, backend="aot_eager")(**batch()).loss
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_attention_that_cannot_be_told_keeps_its_mask():
+    rows = patch(model_of(attn_implementation="eager"), **ALONE).report()
+    assert not any(row.role == "causal_mask" for row in rows)
+
+
+def test_what_eager_gives_a_mask_keeps_it(monkeypatch):
+    interface = masking_utils.ALL_MASK_ATTENTION_FUNCTIONS
+    own = interface["sdpa"]
+    always = lambda *args, **named: own(*args, **named | {"allow_is_causal_skip": False})  # noqa: E731
+    monkeypatch.setitem(interface._global_mapping, "sdpa", always)
+    model = model_of()
+    assert "without torch.compile as well" in row_of(model).status
+    monkeypatch.undo()
+    # And where that comes after the patch.
+    model = model_of()
+    assert row_of(model).patched
+    monkeypatch.setitem(interface._global_mapping, "sdpa", always)
+    assert attention_of(model, input_ids=batch()["input_ids"]) == MASKED
+
+
+def test_what_is_set_after_the_patch_counts():
+    model = model_of()
+    assert row_of(model).patched
+    model.config._attn_implementation = "eager"
+    assert CAUSAL != attention_of(model, input_ids=batch()["input_ids"])
+    model.config._attn_implementation = "sdpa"
+    assert attention_of(model, input_ids=batch()["input_ids"]) == CAUSAL
+
+
+def test_another_function_for_masks_is_called(monkeypatch):
+    model = model_of()
+    assert row_of(model).patched
+    asked = []
+
+    def own(**named):
+        asked.append(named)
+        return masking_utils.create_causal_mask(**named)
+
+    monkeypatch.setattr(modeling_llama, "create_causal_mask", own)
+    assert attention_of(model, input_ids=batch()["input_ids"]) == MASKED
+    assert asked
+    # And one that is there before a patch is not taken for transformers'.
+    assert "not that of transformers" in row_of(model_of()).status
+
+
+def test_positions_that_are_not_counted_are_looked_at():
+    source = """
+def forward(self, input_ids, attention_mask=None, position_ids=None):
+    if position_ids is None:
+        position_ids = {positions}
+    return create_causal_mask(position_ids=position_ids)
+"""
+
+    def check(positions):
+        check_positions(ast.parse(source.format(positions=positions)).body[0])
+
+    check("torch.arange(n, device=d)")
+    check("(torch.arange(n, device=d) + seen).unsqueeze(0)")
+    check("torch.arange(seen, seen + n, device=d)")
+    for other in ("input_ids.cumsum(-1)", "torch.arange(0, n, 2)", "torch.arange(n) * 2", "self.p"):
+        with pytest.raises(Mismatch, match="may not be one after the other"):
+            check(other)
+
+
+def test_it_is_taken_back():
+    model = model_of()
+    ids = {"input_ids": batch()["input_ids"]}
+    handle = patch(model, **ALONE)
+    assert "forward" in vars(model.model)
+    handle.unpatch()
+    assert "forward" not in vars(model.model)
+    assert attention_of(model, **ids) == MASKED

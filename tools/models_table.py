@@ -1,0 +1,98 @@
+#!/usr/bin/env python
+"""Writes docs/models.md: what `patch` does with each class of the installed transformers.
+
+    python tools/models_table.py [PREFIX]   with one: of types that begin so, and only printed
+
+Models have a few thousand parameters and are on meta, where rules prove and no operator runs.
+"""
+
+import argparse
+import sys
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import torch
+import transformers
+from liger_jit.patch import patch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+from every_model import CLASSES, class_named, configurations  # noqa: E402
+
+HEAD = """# What `patch` does with each model
+
+Made by `tools/models_table.py` with transformers {release}: {made} of {causal} causal and
+{made_multimodal} of {multimodal} multimodal classes of the Auto mappings, each with a small random
+configuration. `rms_norm 5` says that five modules got that role; what was left has its reason,
+without the modules' names. `tests/patch/every_model_test.py` asks whether a patched step has the
+loss and the gradients of the unpatched one.
+
+"""
+
+
+def report_of(kind, name):
+    model_class, error = class_named(name), None
+    for configuration in configurations(kind, model_class):
+        try:
+            with torch.device("meta"):
+                model = model_class(configuration()).train()
+            with patch(model) as handle:
+                return handle.report()
+        except Exception as one:
+            error = one
+    raise error
+
+
+def row_of(kind, name):
+    title = name if isinstance(name, str) else name[0]
+    try:
+        report = report_of(kind, name)
+    except Exception as error:
+        return title, None, f"not made small: {type(error).__name__}: {short(str(error))}"
+    done = Counter(row.role for row in report if row.patched)
+    left = Counter((row.module, row.role, short(row.status)) for row in report if not row.patched)
+    patched = ", ".join(f"{role} {count}" for role, count in sorted(done.items()))
+    told = "; ".join(f"{module} ({role}): {why}" for module, role, why in sorted(left))
+    return title, patched, told
+
+
+def short(text):
+    """On one line, and in a cell of a table."""
+    text = " ".join(text.split()).replace("|", "/")
+    return text if len(text) <= 160 else f"{text[:157]}..."
+
+
+def main():
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("prefix", nargs="?", default="", help="of model types; prints their rows")
+    prefix = parser.parse_args().prefix
+    parts, made = {"causal": [], "multimodal": []}, Counter()
+    for (kind, name), part in sorted(CLASSES.items(), key=lambda item: str(item[0])):
+        if not kind.startswith(prefix):
+            continue
+        title, patched, told = row_of(kind, name)
+        made[part] += patched is not None
+        line = f"| `{kind}` | {title} | {patched or '–'} | {told} |"
+        parts[part].append(line)
+        print(line, flush=True)
+    if prefix:
+        return
+    text = HEAD.format(
+        release=transformers.__version__,
+        made=made["causal"],
+        causal=len(parts["causal"]),
+        made_multimodal=made["multimodal"],
+        multimodal=len(parts["multimodal"]),
+    )
+    for part, lines in parts.items():
+        text += f"## {part.capitalize()}\n\n| type | class | patched | left, and why |\n"
+        text += "|---|---|---|---|\n"
+        text += "\n".join(lines) + "\n\n"
+    (ROOT / "docs/models.md").write_text(text.rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main()
