@@ -129,11 +129,10 @@ class CrossEntropy final : public ChunkLoss {
 };
 
 LossDivision division_of(const CompositeCall& in, const LinearLayer& layer, const Wanted& wanted) {
-  const LossTraits traits{
-      .plain = wanted.totals.defined() && ScaledExp::takes(layer) && plain(in),
-      .tiles = true,
-      .gradient = wanted.gradients.any(),
-      .weight_gradient = wanted.gradients.weight};
+  const LossTraits traits{.plain = wanted.totals.defined() && ScaledExp::takes(layer) && plain(in),
+                          .tiles = true,
+                          .gradient = wanted.gradients.any(),
+                          .weight_gradient = wanted.gradients.weight};
   return divide(in.place(), layer.sizes(), {.count = layer.input.size(0)}, traits,
                 in["chunk_tokens"].toInt(), static_cast<Accumulate>(in["accumulate"].toInt()));
 }
@@ -148,8 +147,8 @@ Results loss_of(const CompositeCall& in, const Tokens& tokens, const Wanted& wan
   }
   Results results = results_of(in, tokens.input, wanted);
   CrossEntropy loss(in, tokens.target, wanted, results);
-  results.gradients = run_by_chunks(in, layer, {tokens.target, wanted.totals}, division,
-                                    wanted.gradients, loss);
+  results.gradients =
+      run_by_chunks(in, layer, {tokens.target, wanted.totals}, division, wanted.gradients, loss);
   return results;
 }
 

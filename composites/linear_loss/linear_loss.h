@@ -48,9 +48,7 @@ struct Chunk {
   int64_t tokens() const { return count * batch.of_unit(); }
   int64_t part_tokens() const { return count * batch.tokens; }
   // Where a part of the chunk begins in the batch.
-  int64_t first_token(int64_t part) const {
-    return (part * batch.count + first) * batch.tokens;
-  }
+  int64_t first_token(int64_t part) const { return (part * batch.count + first) * batch.tokens; }
   // Of a tensor of all tokens those of one part; of a tensor of the chunk's tokens as well.
   at::Tensor of_batch(const at::Tensor& whole, int64_t part) const;
   at::Tensor of_chunk(const at::Tensor& whole, int64_t part) const;

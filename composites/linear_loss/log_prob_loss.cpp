@@ -61,9 +61,8 @@ at::Tensor of_tokens(const at::Tensor& numbers) {
 
 TokenNumbers step_of(LogProbLoss& loss, const Units& batch, int64_t first, int64_t count,
                      const TokenNumbers& numbers) {
-  const TokenNumbers derivatives =
-      loss.step(first, {of_units(numbers.log_prob, batch, count),
-                        of_units(numbers.entropy, batch, count)});
+  const TokenNumbers derivatives = loss.step(
+      first, {of_units(numbers.log_prob, batch, count), of_units(numbers.entropy, batch, count)});
   return {of_tokens(derivatives.log_prob), of_tokens(derivatives.entropy)};
 }
 
@@ -90,19 +89,18 @@ class InOneGo final : public ChunkLoss {
     const TokenNumbers numbers = room_for(chunk.tokens(), call_.entropy, exact_);
     const at::Tensor statistics = at::empty({chunk.tokens(), log_prob_statistics}, exact_);
     each_part(chunk, [&](int64_t part) {
-      numbers_of_logits(in_, chunk.of_chunk(logits, part), chunk.of_batch(call_.ids, part),
-                        {chunk.of_chunk(numbers.log_prob, part),
-                         chunk.of_chunk(numbers.entropy, part)},
-                        chunk.of_chunk(statistics, part), chunk.first_token(part), spare);
+      numbers_of_logits(
+          in_, chunk.of_chunk(logits, part), chunk.of_batch(call_.ids, part),
+          {chunk.of_chunk(numbers.log_prob, part), chunk.of_chunk(numbers.entropy, part)},
+          chunk.of_chunk(statistics, part), chunk.first_token(part), spare);
     });
-    const TokenNumbers derivatives =
-        step_of(loss_, chunk.batch, chunk.first, chunk.count, numbers);
+    const TokenNumbers derivatives = step_of(loss_, chunk.batch, chunk.first, chunk.count, numbers);
     each_part(chunk, [&](int64_t part) {
-      gradient_of_logits(in_, chunk.of_chunk(logits, part), {}, chunk.of_batch(call_.ids, part),
-                         chunk.of_chunk(statistics, part),
-                         {chunk.of_chunk(derivatives.log_prob, part),
-                          chunk.of_chunk(derivatives.entropy, part)},
-                         spare);
+      gradient_of_logits(
+          in_, chunk.of_chunk(logits, part), {}, chunk.of_batch(call_.ids, part),
+          chunk.of_chunk(statistics, part),
+          {chunk.of_chunk(derivatives.log_prob, part), chunk.of_chunk(derivatives.entropy, part)},
+          spare);
     });
   }
 
@@ -134,9 +132,8 @@ class NumbersAlone final : public ChunkLoss {
 
   void take_logits(const Chunk& chunk, const at::Tensor& logits, bool spare) override {
     const auto part = [&](const at::Tensor& whole) { return chunk.of_batch(whole, 0); };
-    numbers_of_logits(in_, logits, part(ids_),
-                      {part(numbers_.log_prob), part(numbers_.entropy)}, part(statistics_),
-                      chunk.first, spare);
+    numbers_of_logits(in_, logits, part(ids_), {part(numbers_.log_prob), part(numbers_.entropy)},
+                      part(statistics_), chunk.first, spare);
   }
 
   // Their signs are turned when all are there.
@@ -199,15 +196,14 @@ LayerGradients run(const CompositeCall& in, const LogProbCall& call, LogProbLoss
 
 TokenNumbers numbers_of(const CompositeCall& in, const LinearLayer& layer, const at::Tensor& ids,
                         bool entropy, const at::Tensor& statistics, at::Tensor logits) {
-  const TokenNumbers numbers =
-      room_for(ids.size(0), entropy, exact_options(layer.input.options()));
+  const TokenNumbers numbers = room_for(ids.size(0), entropy, exact_options(layer.input.options()));
   if (logits.defined()) {
     logits_into(logits, layer, layer.input);
     numbers_of_logits(in, logits, ids, numbers, statistics, 0, false);
     return numbers;
   }
-  const LossDivision division = division_of(in, layer, {.count = ids.size(0)},
-                                            entropy || statistics.defined(), false, {});
+  const LossDivision division =
+      division_of(in, layer, {.count = ids.size(0)}, entropy || statistics.defined(), false, {});
   NumbersAlone loss(in, ids, numbers, statistics);
   run_by_chunks(in, layer, {ids, {}}, division, {}, loss);
   if (division.way == Way::exponentials) numbers.log_prob.neg_();
@@ -218,8 +214,7 @@ LayerGradients gradients_of(const CompositeCall& in, const LinearLayer& layer,
                             const at::Tensor& ids, const at::Tensor& statistics,
                             const TokenNumbers& derivatives, const WantedGradients& wanted,
                             const at::Tensor& logits) {
-  const LossDivision division =
-      division_of(in, layer, {.count = ids.size(0)}, true, false, wanted);
+  const LossDivision division = division_of(in, layer, {.count = ids.size(0)}, true, false, wanted);
   GradientAlone loss(in, ids, statistics, derivatives, logits);
   return run_by_chunks(in, layer, {ids, {}}, division, wanted, loss);
 }

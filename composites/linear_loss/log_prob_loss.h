@@ -43,8 +43,7 @@ LayerGradients run(const CompositeCall& in, const LogProbCall& call, LogProbLoss
 // Written for gradients_of(), or undefined: `statistics`, [tokens, log_prob_statistics], and
 // `logits`, [tokens, classes].
 TokenNumbers numbers_of(const CompositeCall& in, const LinearLayer& layer, const at::Tensor& ids,
-                        bool entropy, const at::Tensor& statistics = {},
-                        at::Tensor logits = {});
+                        bool entropy, const at::Tensor& statistics = {}, at::Tensor logits = {});
 
 // Gradients for the derivatives of some loss with respect to the numbers. The logits are made again
 // or, where they are given, [tokens, classes], read.

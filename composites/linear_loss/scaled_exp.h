@@ -36,7 +36,7 @@ class ScaledExp {
   const CompositeCall& in_;
   const LinearLayer& layer_;
   const at::Tensor ids_;
-  const int64_t chunk_;         // units
+  const int64_t chunk_;  // units
   const int64_t chunk_tokens_;
   at::Tensor totals_;
   at::Tensor score_, reference_, sums_, maxima_, factor_, scratch_, scaled_input_, wanted_;

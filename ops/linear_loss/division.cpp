@@ -31,8 +31,8 @@ LossDivision divide(const Place& place, const LinearLossSizes& sizes, const Unit
                     const LossTraits& traits, int64_t asked_chunk, Accumulate accumulate) {
   const Units tokens{.count = units.all()};
   const int64_t chunk = chunk_tokens_of(sizes, asked_chunk);
-  LossDivision result{.way = Way::logits, .units = tokens, .chunk = chunk, .wide_sum = false,
-                      .tiles = {}};
+  LossDivision result{
+      .way = Way::logits, .units = tokens, .chunk = chunk, .wide_sum = false, .tiles = {}};
   if (traits.tiles && traits.weight_gradient) {
     if (const auto tiles = two_passes_of(sizes, asked_chunk)) {
       result.way = Way::classes;

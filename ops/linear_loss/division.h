@@ -28,9 +28,9 @@ enum class Way {
 
 struct LossDivision {
   Way way;
-  Units units;          // that chunks are made of
-  int64_t chunk;        // how many units
-  bool wide_sum;        // the weight's gradient is added up in wider numbers than the weight
+  Units units;            // that chunks are made of
+  int64_t chunk;          // how many units
+  bool wide_sum;          // the weight's gradient is added up in wider numbers than the weight
   VocabularyTiles tiles;  // of `classes`
 
   int64_t chunk_tokens() const { return chunk * units.of_unit(); }
@@ -38,10 +38,10 @@ struct LossDivision {
 
 // What decides beside the sizes.
 struct LossTraits {
-  bool plain = false;           // bfloat16 and no option that exponentials cannot follow
-  bool whole_units = false;     // the gradient of a token depends on all of its unit
-  bool tiles = false;           // the loss can take the classes in tiles
-  bool gradient = false;        // of anything
+  bool plain = false;        // bfloat16 and no option that exponentials cannot follow
+  bool whole_units = false;  // the gradient of a token depends on all of its unit
+  bool tiles = false;        // the loss can take the classes in tiles
+  bool gradient = false;     // of anything
   bool weight_gradient = false;
 };
 

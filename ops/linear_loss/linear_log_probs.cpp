@@ -36,28 +36,28 @@ Op forward_op() {
   Op op;
   op.name = "linear_log_probs";
   op.doc =
-      "log-probabilities of ids, and entropies, of cap(input @ weight.T + bias) / temperature, over "
+      "log-probabilities of ids, and entropies, of cap(input @ weight.T + bias) / temperature, "
+      "over "
       "chunks of tokens; the backward makes the logits anew, or reads them where they are kept";
   op.inputs = with_options(
       {dense("input"), dense("weight"), dense("ids", {Dtype::i64}), optional(dense("bias"))});
   op.inputs.push_back(flag("keep_statistics"));
-  op.outputs = {
-      {"log_probs", one_each, number_dtype},
-      {"entropy", one_each, number_dtype},
-      {"statistics",
-       [](const Call& call) {
-         return call.flag("keep_statistics")
-                    ? followed_by(rows_of("input"), {log_prob_statistics})
-                    : empty();
-       },
-       number_dtype, false},
-      {"logits",
-       [](const Call& call) {
-         return call.flag("keep_statistics") && call.flag("keep_logits")
-                    ? followed_by(rows_of("input"), {size_of("weight", 0)})
-                    : empty();
-       },
-       [](const Call& call) { return call["input"].dtype; }, false}};
+  op.outputs = {{"log_probs", one_each, number_dtype},
+                {"entropy", one_each, number_dtype},
+                {"statistics",
+                 [](const Call& call) {
+                   return call.flag("keep_statistics")
+                              ? followed_by(rows_of("input"), {log_prob_statistics})
+                              : empty();
+                 },
+                 number_dtype, false},
+                {"logits",
+                 [](const Call& call) {
+                   return call.flag("keep_statistics") && call.flag("keep_logits")
+                              ? followed_by(rows_of("input"), {size_of("weight", 0)})
+                              : empty();
+                 },
+                 [](const Call& call) { return call["input"].dtype; }, false}};
   op.check = check;
   op.gradient = {.backward = "linear_log_probs_backward",
                  .saved = {"input", "weight", "ids", "bias", "statistics", "logits"},
@@ -75,8 +75,8 @@ Op backward_op() {
   op.name = "linear_log_probs_backward";
   op.doc = "gradients of linear_log_probs for a derivative of each log-probability and entropy";
   op.internal = true;
-  op.inputs = with_options({dense("dlog_probs"), dense("dentropy"), dense("input"),
-                            dense("weight"), dense("ids", {Dtype::i64}), optional(dense("bias")),
+  op.inputs = with_options({dense("dlog_probs"), dense("dentropy"), dense("input"), dense("weight"),
+                            dense("ids", {Dtype::i64}), optional(dense("bias")),
                             dense("statistics"), optional(dense("logits"))});
   op.inputs.push_back(mask("output_mask", 3));
   op.outputs = {gradient_output("dinput", "input", "input", 0),
@@ -88,14 +88,17 @@ Op backward_op() {
         {.input = "dlog_probs", .shape = {e["rows"]}, .dtype = "arithmetic"},
         {.input = "dentropy", .shape = {e["rows"]}, .dtype = "arithmetic"}};
     for (Sample& sample : layer_example(e)) samples.push_back(std::move(sample));
-    samples.push_back({.input = "statistics",
-                       .shape = {e["rows"], log_prob_statistics},
-                       .dtype = "arithmetic"});
+    samples.push_back(
+        {.input = "statistics", .shape = {e["rows"], log_prob_statistics}, .dtype = "arithmetic"});
     samples.push_back({.input = "logits", .none = true});
-    for (const auto& [name, value] : std::vector<std::pair<std::string, double>>{
-             {"temperature", 1}, {"softcap", 0},      {"ignore_index", -100},
-             {"accumulate", 0},  {"chunk_tokens", 0}, {"keep_logits", 0},
-             {"output_mask", 7}}) {
+    for (const auto& [name, value] :
+         std::vector<std::pair<std::string, double>>{{"temperature", 1},
+                                                     {"softcap", 0},
+                                                     {"ignore_index", -100},
+                                                     {"accumulate", 0},
+                                                     {"chunk_tokens", 0},
+                                                     {"keep_logits", 0},
+                                                     {"output_mask", 7}}) {
       samples.push_back({.input = name, .value = value});
     }
     return samples;

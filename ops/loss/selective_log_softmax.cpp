@@ -26,10 +26,10 @@ void require_numbers(const Call& call, std::string_view name, int64_t a_row) {
   if (!tensor.defined) return;
   const int64_t rows = call["logits"].rows();
   if (tensor.count() == rows * a_row && tensor.dtype == logits_arithmetic(call)) return;
-  call.refuse(name,
-              "has shape " + shape_text(tensor) + " and dtype " + std::string(name_of(tensor.dtype)),
-              std::to_string(a_row) + " " + std::string(name_of(logits_arithmetic(call))) +
-                  " for each of the " + std::to_string(rows) + " rows");
+  call.refuse(
+      name, "has shape " + shape_text(tensor) + " and dtype " + std::string(name_of(tensor.dtype)),
+      std::to_string(a_row) + " " + std::string(name_of(logits_arithmetic(call))) +
+          " for each of the " + std::to_string(rows) + " rows");
 }
 
 void check(const Call& call) {
@@ -77,8 +77,8 @@ KernelOf rows_kernel(std::function<bool(const Call&)> entropy,
                        {"logits"}, "", 64);
 }
 
-KernelOf gradient_kernel(bool in_place, std::function<bool(const Call&)> entropy,
-                         Argument dentropy, Argument stride) {
+KernelOf gradient_kernel(bool in_place, std::function<bool(const Call&)> entropy, Argument dentropy,
+                         Argument stride) {
   return {.name = "LogProbGradient",
           .source = "loss/selective_log_softmax.h",
           .spec = [in_place, entropy](const Call& call) -> Spec {
@@ -141,9 +141,8 @@ Op forward_op() {
                  },
                  logits_arithmetic, false}};
   op.check = check;
-  op.kernels = {rows_kernel(
-      never, [](const Call& call) { return call.flag("keep_statistics"); }, {"entropy", none},
-      {"first_row", none})};
+  op.kernels = {rows_kernel(never, [](const Call& call) { return call.flag("keep_statistics"); },
+                            {"entropy", none}, {"first_row", none})};
   op.gradient = {.backward = "selective_log_softmax_backward",
                  .saved = {"logits", "ids", "statistics"},
                  .of = {{"logits", "dlogits"}},
@@ -161,8 +160,8 @@ Op backward_op() {
   op.name = "selective_log_softmax_backward";
   op.doc = "dlogits = dlog_probs (one at the id, less softmax) / temperature";
   op.internal = true;
-  op.inputs = with_options({dense("dlog_probs"), rows("logits"), dense("ids", {Dtype::i64}),
-                            dense("statistics")});
+  op.inputs = with_options(
+      {dense("dlog_probs"), rows("logits"), dense("ids", {Dtype::i64}), dense("statistics")});
   op.inputs.push_back(mask("output_mask", 1));
   op.outputs = {{"dlogits", [](const Call&) { return like("logits"); },
                  [](const Call& call) { return call["logits"].dtype; }}};
@@ -193,8 +192,8 @@ Op chunk_op() {
   op.name = "log_probs_chunk_";
   op.doc = "log-probabilities, entropies and what their gradient needs, of a chunk of logits";
   op.internal = true;
-  op.inputs = with_options({rows("logits"), dense("ids", {Dtype::i64}),
-                            written(dense("log_probs")), optional(written(dense("entropy"))),
+  op.inputs = with_options({rows("logits"), dense("ids", {Dtype::i64}), written(dense("log_probs")),
+                            optional(written(dense("entropy"))),
                             optional(written(dense("statistics"))), integer("first_row", 0)});
   op.check = [](const Call& call) {
     check(call);

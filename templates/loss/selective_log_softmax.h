@@ -92,9 +92,8 @@ struct LogProbRows {
     }
     const A of_id = widen(x[id]);
     row.read();
-    const A largest =
-        row.template combined<A>([](int, const Pack<A>& x) { return combined(x, Larger{}); },
-                                 Larger{}, minus_infinity<A>());
+    const A largest = row.template combined<A>(
+        [](int, const Pack<A>& x) { return combined(x, Larger{}); }, Larger{}, minus_infinity<A>());
     const A max = finite(capped<exact, S.softcap>(largest, softcap));
     const A divisor = divisor_of_distances<exact, A>(temperature);
     const auto distances = [&](int column, const Pack<A>& x) {
@@ -230,8 +229,7 @@ struct LogProbGradient {
 
   LIGER_DEVICE A gradient_at(A x, A at_id, const Factors& c) const {
     A slope = 1;
-    if constexpr (S.softcap)
-      slope = hyperbolic_tangent<exact>(quotient<true>(x, A(softcap))).slope;
+    if constexpr (S.softcap) slope = hyperbolic_tangent<exact>(quotient<true>(x, A(softcap))).slope;
     const A d = distance_of_logit<exact, S.softcap, S.tempered>(x, c.max, c.divisor, softcap);
     const A e = probability<exact>(d);
     A weight = c.of_exp;
