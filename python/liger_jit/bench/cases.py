@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import functional
 from ..library import native, ops
 
-DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32, "i64": torch.int64}
+DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32, "i64": torch.int64, "i32": torch.int32}
 IGNORED = 0.6  # of the labels, where prompts are long or padding is much
 IGNORE_INDEX = -100
 # Rows, size and all others of a call whose time is the host's, and of a run that only tries
@@ -59,8 +59,8 @@ class Case:
 
     def _tensor(self, one: dict[str, Any], device: str) -> Tensor:
         shape, dtype = one["shape"], DTYPES[one["dtype"]]
-        if dtype == torch.int64:
-            labels = torch.randint(one["below"], shape, device=device)
+        if not dtype.is_floating_point:
+            labels = torch.randint(one["below"], shape, device=device, dtype=dtype)
             return labels.masked_fill(torch.rand(shape, device=device) < self.ignored, IGNORE_INDEX)
         if one["heads_second"]:
             batch, heads, tokens, size = shape

@@ -161,6 +161,16 @@ def _turned(x):
     return torch.cat((-second, first), dim=-1)
 
 
+def experts(x, indices, weights, gate_up_weight, down_weight):
+    y = torch.zeros_like(x)
+    for expert in range(len(gate_up_weight)):
+        token, slot = torch.where(indices == expert)
+        gate, up = F.linear(x[token], gate_up_weight[expert]).chunk(2, dim=-1)
+        rows = F.linear(F.silu(gate) * up, down_weight[expert])
+        y = y.index_add(0, token, rows * weights[token, slot, None])
+    return y
+
+
 def embedding(weight, indices):
     return F.embedding(indices, weight)
 
