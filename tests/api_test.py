@@ -167,6 +167,11 @@ MODULES = {
     "swiglu.LigerHunyuanV1SwiGLUMLP": ("config, layer_idx=None, is_shared_mlp=False", "x"),
     "swiglu.LigerFalconH1SwiGLUMLP": ("config", "x"),
     "swiglu.LigerSwiGLUMLPForMuseGlimmer": ("config", "x"),
+    "swiglu.LigerExperts": ("config", "hidden_states, top_k_index, top_k_weights"),
+    "moe.LigerExpertParallelFusedMoe": (
+        "process_group=None",
+        "hidden_states, expert_indices, expert_weights, all_B, all_C, all_A, num_experts",
+    ),
     "tiled_mlp.LigerTiledGEGLUMLP": ("config, num_shards=None", "x"),
     "tiled_mlp.LigerTiledSwiGLUMLP": ("config, num_shards=None", "x"),
 }

@@ -69,7 +69,7 @@ const char* sharding_text(Sharding sharding) {
 
 Dtype sample_dtype(const Sample& sample, Dtype asked) {
   if (sample.dtype.empty()) return asked;
-  for (const Dtype dtype : {Dtype::i64, Dtype::i8, Dtype::u8}) {
+  for (const Dtype dtype : {Dtype::i64, Dtype::i32, Dtype::i8, Dtype::u8}) {
     if (sample.dtype == name_of(dtype)) return dtype;
   }
   if (sample.dtype == "arithmetic") return asked == Dtype::f64 ? Dtype::f64 : Dtype::f32;

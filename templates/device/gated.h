@@ -34,13 +34,14 @@ struct PackedPair {
     return S.width % pack_size == 0 || S.width % pack_size > pack_size / 2 || pack < last;
   }
 
-  // `up_row` counts only if they are apart.
+  // `up_row` counts only if they are apart; `Constant` as in load().
+  template <bool Constant = true>
   static LIGER_DEVICE PackedPair loaded(const T* gate_row, const T* up_row, int pack) {
     if constexpr (S.packing == in_turns) {
-      const auto first = load_pack<2 * S.width, S.align_bytes>(gate_row, 2 * pack);
-      const auto second = has_second(pack)
-                              ? load_pack<2 * S.width, S.align_bytes>(gate_row, 2 * pack + 1)
-                              : filled(A(0));
+      const auto first = load_pack<2 * S.width, S.align_bytes, Constant>(gate_row, 2 * pack);
+      const auto second =
+          has_second(pack) ? load_pack<2 * S.width, S.align_bytes, Constant>(gate_row, 2 * pack + 1)
+                           : filled(A(0));
       PackedPair pair;
       LIGER_UNROLL for (int i = 0; i < pack_size / 2; ++i) {
         pair.gate.v[i] = first.v[2 * i];
@@ -51,8 +52,8 @@ struct PackedPair {
       return pair;
     } else {
       if constexpr (S.packing == halves) up_row = gate_row + S.width;
-      return {load_pack<S.width, S.align_bytes>(gate_row, pack),
-              load_pack<S.width, S.align_bytes>(up_row, pack)};
+      return {load_pack<S.width, S.align_bytes, Constant>(gate_row, pack),
+              load_pack<S.width, S.align_bytes, Constant>(up_row, pack)};
     }
   }
 

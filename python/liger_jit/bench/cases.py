@@ -19,6 +19,7 @@ DTYPES = {
     "bf16": torch.bfloat16,
     "f32": torch.float32,
     "i64": torch.int64,
+    "i32": torch.int32,
     "i8": torch.int8,
     "u8": torch.uint8,
 }

@@ -10,6 +10,7 @@ from .attention import multi_token_attention, neighborhood_attention
 from .divergence import ce_tvd, jsd, kl_div, tvd
 from .dyt import dyt
 from .embedding import embedding
+from .experts import experts
 from .gated_norm import gated_rms_norm
 from .group_norm import group_norm
 from .int2 import int2_matmul, pack_int2, unpack_int2
@@ -56,6 +57,7 @@ __all__ = [
     "activate",
     "gated_mlp",
     "tiled_mlp",
+    "experts",
     "rope",
     "mrope",
     "complex_rope",

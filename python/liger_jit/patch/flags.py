@@ -48,7 +48,7 @@ TABLE = (
         True,
         ("swiglu",),
         "gated MLPs with SiLU. One becomes one node while its projections are plain linear layers, "
-        "else the activation alone is ours.",
+        "else the activation alone is ours. Experts whose weights are stacked become one node.",
     ),
     Flag("geglu", True, ("geglu",), "the same with GELU, exact or by tanh."),
     Flag("relu_squared", True, ("relu_squared",), "MLPs without a gate, with a squared ReLU."),

@@ -138,36 +138,40 @@ def is_class_forward(module: nn.Module) -> bool:
 
 
 def guarded(
-    run: Callable[[nn.Module, Tensor], Tensor],
+    run: Callable[..., Tensor],
     guard: Guard,
-    takes: Callable[[nn.Module, Tensor], bool] = lambda module, x: True,
+    takes: Callable[..., bool] = lambda module, *tensors: True,
+    count: int = 1,
 ) -> FunctionType:
-    """`run(module, x)` as a forward, for calls with one tensor that it `takes` and nothing else.
+    """`run(module, *tensors)` as a forward, for calls with `count` tensors that it `takes`, and
+    nothing else. The first is the one that must be of a kind that the operators take.
 
     All other calls, and those after the switch is off or the guard is broken, are the class's own.
     """
-    first = next(iter(list(inspect.signature(guard.forward).parameters)[1:]), "")
+    names = list(inspect.signature(guard.forward).parameters)[1 : 1 + count]
+    more = "it was called with more than one input" if count == 1 else "its inputs are others"
 
     def forward(self, *inputs, **named):
         installed = installed_in(self)
         if installed is None or not installed.on:
             return type(self).forward(self, *inputs, **named)
-        if not inputs and len(named) == 1 and first in named:
-            inputs, named = (named[first],), {}
-        if named or len(inputs) != 1:
-            reason = "it was called with more than one input"
-        elif not is_usable(inputs[0]):
+        given = inputs
+        if named and named.keys() == set(names[len(inputs) :]):
+            given = (*inputs, *(named[name] for name in names[len(inputs) :]))
+        if len(given) != count or (named and given is inputs):
+            reason = more
+        elif not is_usable(given[0]):
             reason = "its input is of a kind that no operator takes"
         elif is_watched():
             reason = WATCHED
         else:
             reason = guard.broken(self)
-            if reason is None and not takes(self, inputs[0]):
+            if reason is None and not takes(self, *given):
                 reason = "its input is of a dtype, shape or layout that was not proved"
         if reason is not None:
             installed.stand_back(reason)
             return type(self).forward(self, *inputs, **named)
-        return run(self, inputs[0])
+        return run(self, *given)
 
     return like_own(forward, guard.forward)
 

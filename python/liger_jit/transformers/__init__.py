@@ -24,6 +24,7 @@ from .llama4_rope import liger_llama4_text_rotary_pos_emb, liger_llama4_vision_r
 from .mhc import LigerMHC
 from .mlp import LigerFalconH1MLP, LigerMLP
 from .modulated_rms_norm import LigerModulatedRMSNorm
+from .moe import LigerExpertParallelFusedMoe
 from .multi_token_attention import LigerMultiTokenAttention
 from .norm_add import LigerLayerNormAdd, LigerRMSNormAdd
 from .poly_norm import LigerPolyNorm
@@ -46,6 +47,7 @@ from .softmax import LigerSoftmax
 from .sparsemax import LigerSparsemax
 from .swiglu import (
     LigerBlockSparseTop2MLP,
+    LigerExperts,
     LigerFalconH1SwiGLUMLP,
     LigerHunyuanV1SwiGLUMLP,
     LigerPhi3SwiGLUMLP,
@@ -64,6 +66,8 @@ __all__ = [
     "LigerBlockSparseTop2MLP",
     "LigerCrossEntropyLoss",
     "LigerDyT",
+    "LigerExpertParallelFusedMoe",
+    "LigerExperts",
     "LigerFalconH1MLP",
     "LigerFalconH1SwiGLUMLP",
     "LigerFusedAddRMSNorm",

@@ -1,8 +1,9 @@
 """Feed-forward modules gated by SiLU: two projections, `functional.swiglu`, one projection back."""
 
+import torch
 from torch import nn
 
-from ..functional import packed_glu, swiglu
+from ..functional import experts, packed_glu, swiglu
 
 
 def refuse_other_activations(module, config, option="hidden_act"):
@@ -117,3 +118,37 @@ class LigerBlockSparseTop2MLP(nn.Module):
 
     def forward(self, x):
         return self.w2(swiglu(self.w1(x), self.w3(x)))
+
+
+def first_of(config, names):
+    """The first of these settings that the configuration has; several name the same."""
+    for name in names:
+        value = getattr(config, name, None)
+        if value is not None:
+            return value
+    raise ValueError(f"LigerExperts: config has none of {', '.join(names)}; allowed: one of them")
+
+
+class LigerExperts(nn.Module):
+    """`functional.experts` with SiLU: Mixtral, Qwen3-MoE, Qwen3-Next, DeepSeek and their kin.
+
+    Parameters are gate_up_proj [E, 2 I, H] and down_proj [E, H, I], uninitialised, as transformers
+    has them.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        refuse_other_activations(self, config)
+        self.num_experts = first_of(
+            config, ("num_experts", "num_local_experts", "n_routed_experts")
+        )
+        self.intermediate_dim = first_of(config, ("moe_intermediate_size", "intermediate_size"))
+        self.hidden_dim = config.hidden_size
+        shape = self.num_experts, 2 * self.intermediate_dim, self.hidden_dim
+        self.gate_up_proj = nn.Parameter(torch.empty(shape))
+        shape = self.num_experts, self.hidden_dim, self.intermediate_dim
+        self.down_proj = nn.Parameter(torch.empty(shape))
+
+    def forward(self, hidden_states, top_k_index, top_k_weights):
+        """hidden_states: [..., H]; top_k_index, top_k_weights: [..., K]. Returns [..., H]."""
+        return experts(hidden_states, top_k_index, top_k_weights, self.gate_up_proj, self.down_proj)

@@ -165,6 +165,14 @@ def int2_matmul(a, b):
     weights = torch.cat([(b >> shift & 3).to(torch.int8) - 1 for shift in (0, 2, 4, 6)])
     # Exact in float32 below 2^24; there is no product of int8 into int32 on every device.
     return (a.float() @ weights.float()).to(torch.int32)
+def experts(x, indices, weights, gate_up_weight, down_weight):
+    y = torch.zeros_like(x)
+    for expert in range(len(gate_up_weight)):
+        token, slot = torch.where(indices == expert)
+        gate, up = F.linear(x[token], gate_up_weight[expert]).chunk(2, dim=-1)
+        rows = F.linear(F.silu(gate) * up, down_weight[expert])
+        y = y.index_add(0, token, rows * weights[token, slot, None])
+    return y
 
 
 def embedding(weight, indices):

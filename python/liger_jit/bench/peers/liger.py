@@ -76,6 +76,12 @@ def embedding(weight, indices):
     return LigerEmbeddingFunction.apply(weight, indices)
 
 
+def experts(x, indices, weights, gate_up_weight, down_weight):
+    from liger_kernel.ops import LigerFusedMoEFunction
+
+    return LigerFusedMoEFunction.apply(x, gate_up_weight, down_weight, indices.int(), weights)
+
+
 def packed_glu(gate_up):
     return functional.liger_swiglu(*gate_up.chunk(2, dim=-1))
 

@@ -1,13 +1,52 @@
-"""Experts whose weights are stacked: seen, so that the report names them, and left alone.
+"""The rule for experts whose weights are stacked: one node for all of them.
 
-Their gated MLPs run as products of groups of tokens, which no operator here does yet.
+The classes are those that transformers dispatches by the experts' implementation of their config.
+Their own forwards loop over the experts that have tokens, so what they compute cannot be read to
+its end: the loop must be made of the words of such loops and no others, and then it is probed. All
+that these words name in the module and its file is guarded. Routers stay as they are.
 """
 
-from torch import nn
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FunctionType
 
-from ..rule import Refusal, Rule
+import torch
+from torch import Tensor, nn
 
-NO_RULE = Refusal("no rule yet for experts whose weights are stacked")
+from ... import functional
+from ...meta_calls import MetaCall
+from ..autocasting import autocast_dtype
+from ..guard import Guard, guard_of, is_hooked, is_plain, parts_of
+from ..installed import guarded
+from ..probe import (
+    Mismatch,
+    assert_same,
+    compute_dtype,
+    live_device,
+    random,
+    twin_of,
+)
+from ..rule import Proof, Refusal, Rule, group_of, own_class_forward
+from ..source.reading import function_of, is_immutable
+from .expert_gate import ExpertGate, gate_of
+
+DISPATCHER = "transformers.integrations.moe"
+# Its own names for implementations that compute the same; the first is the class's own loop.
+IMPLEMENTATIONS = ("eager", "grouped_mm", "batched_mm")
+# What modules say of their layout, and what the releases mean that do not say it.
+FLAGS = {"has_gate": True, "has_bias": False, "is_transposed": False, "is_concatenated": True}
+# What a module may have beside these, and must not.
+ABSENT = ("has_post_expert_norm", "_is_expert_parallel")
+WEIGHTS = ("gate_up_proj", "down_proj")
+BIASES = ("gate_up_proj_bias", "down_proj_bias")
+# All names that a loop over experts and a gate are made of.
+WORDS = frozenset(
+    "torch nn functional F no_grad zeros_like dtype device one_hot num_experts permute greater sum "
+    "nonzero where chunk linear index_add_ to act_fn _apply_gate clamp sigmoid silu gelu limit "
+    "swiglu_limit alpha".split()
+).union(WEIGHTS, BIASES)
+# Tokens, experts of a token and sizes of a probe: no two alike.
+PROBE_TOKENS, PROBE_SLOTS, PROBE_HIDDEN, PROBE_WIDTH = 29, 3, 8, 16
 
 
 def is_experts(module: nn.Module) -> bool:
@@ -17,11 +56,255 @@ def is_experts(module: nn.Module) -> bool:
     return len(kinds) > 1 and len(numbers) == 1 and numbers != {1}
 
 
-EXPERTS = Rule(
-    "experts",
-    ("swiglu", "geglu"),
-    is_experts,
-    group=type,
-    prove=lambda module: NO_RULE,
-    confirm=lambda module, proof: proof,
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ExpertsProof(Proof):
+    """gate: what stands between the products."""
+
+    gate: ExpertGate
+
+
+def prove(module: nn.Module) -> ExpertsProof | Refusal:
+    try:
+        guard = experts_guard(module)
+        gate = gate_of(module)
+        for dtype in (torch.float32, torch.bfloat16):
+            check(module, formula(gate), torch.device("cpu"), dtype)
+    except Mismatch as mismatch:
+        return Refusal(str(mismatch))
+    run = experts_run(gate)
+    forward = guarded(run, guard, takes, count=3)
+    return ExpertsProof(gate.role, forward, guard, run, meta_call(module, gate), gate=gate)
+
+
+def confirm(module: nn.Module, proof: ExpertsProof) -> ExpertsProof | Refusal:
+    try:
+        check(module, proof.run, live_device(module), compute_dtype(module))
+    except Mismatch as mismatch:
+        return Refusal(str(mismatch))
+    return proof
+
+
+def experts_guard(module: nn.Module) -> Guard:
+    """Raises Mismatch unless the module is dispatched, and made of known words alone."""
+    own = own_class_forward(module)
+    loop = getattr(own, "__wrapped__", None)
+    if own.__globals__.get("__name__") != DISPATCHER or type(loop) is not FunctionType:
+        raise Mismatch("transformers does not dispatch its forward by an experts' implementation")
+    if implementation_of(module) not in IMPLEMENTATIONS:
+        raise Mismatch(f"its experts' implementation is {implementation_of(module)!r}")
+    check_layout(module)
+    gate = type(module)._apply_gate
+    words = words_of(loop) | words_of(gate)
+    if strange := sorted(words - WORDS):
+        raise Mismatch(f"its loop over experts has names that a probe may not see: {strange}")
+    read = {*words, *FLAGS, *ABSENT}
+    values = [(name, getattr(module, name, None)) for name in sorted(read) if is_own(module, name)]
+    if not all(is_immutable(value) for _, value in values):
+        raise Mismatch("it reads attributes that are no numbers")
+    children = []
+    for name in sorted(words & module._modules.keys()):
+        child = module._modules[name]
+        if child is None or "forward" in child.__dict__ or is_hooked(child):
+            raise Mismatch(f"{name} has hooks or a forward of its own")
+        children.append((name, guard_of(child)))
+    return Guard(
+        own,
+        *parts_of(map(function_of, (own, loop, gate))),
+        values=tuple(values),
+        methods=(("_apply_gate", gate),),
+        names=tuple(
+            (scope, name, scope[name])
+            for scope in (loop.__globals__, gate.__globals__)
+            for name in sorted(words & scope.keys())
+        ),
+        tensors=parameters_of(module),
+        children=tuple(children),
+    )
+
+
+def check_layout(module: nn.Module) -> None:
+    """Raises Mismatch where the operator has nothing for what the module says of itself."""
+    if not flag_of(module, "has_gate"):
+        raise Mismatch("its experts have no gate")
+    for name in ABSENT:
+        if getattr(module, name, False):
+            raise Mismatch(f"it has {name}")
+    for name in parameters_of(module):
+        if module._parameters.get(name) is None:
+            raise Mismatch(f"it has no parameter {name}")
+
+
+def flag_of(module: nn.Module, name: str) -> bool:
+    return getattr(module, name, FLAGS[name])
+
+
+def parameters_of(module: nn.Module) -> tuple[str, ...]:
+    return (*WEIGHTS, *BIASES) if flag_of(module, "has_bias") else WEIGHTS
+
+
+def words_of(function: Callable) -> frozenset[str]:
+    """The names in a function's code, but for its local ones."""
+    if type(function) is not FunctionType:
+        raise Mismatch(f"{function!r} is no Python function, and cannot be read")
+    code = function.__code__
+    nested = [one.co_name for one in code.co_consts if hasattr(one, "co_code")]
+    return frozenset((*code.co_names, *code.co_freevars, *nested))
+
+
+def is_own(module: nn.Module, name: str) -> bool:
+    return name in module.__dict__ or name in ABSENT
+
+
+def implementation_of(module: nn.Module) -> str | None:
+    return getattr(module.__dict__.get("config"), "_experts_implementation", None)
+
+
+def takes(module: nn.Module, x: Tensor, indices: Tensor, weights: Tensor) -> bool:
+    """Whether the config still asks for an implementation that computes this, in x's dtype."""
+    implementation = implementation_of(module)
+    if implementation not in IMPLEMENTATIONS:
+        return False
+    autocast = autocast_dtype(x.device)
+    if autocast is not None and autocast != x.dtype and implementation != IMPLEMENTATIONS[0]:
+        return False  # these multiply in the weights' dtype
+    if autocast is None and x.dtype != module._parameters[WEIGHTS[0]].dtype:
+        return False
+    routed = is_plain(indices) and is_plain(weights) and indices.shape == weights.shape
+    return (
+        routed
+        and x.dim() == indices.dim() == 2
+        and x.shape[0] == indices.shape[0]
+        and indices.dtype in (torch.int64, torch.int32)
+        and weights.is_floating_point()
+    )
+
+
+def experts_run(gate: ExpertGate) -> Callable:
+    """The operator with a module's parameters, in x's dtype whatever autocast computes in."""
+
+    def run(self, x: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+        up, down = (self._parameters[name] for name in WEIGHTS)
+        biases = [self._parameters.get(name) for name in BIASES]
+        y = functional.experts(
+            x,
+            indices,
+            weights,
+            up,
+            down,
+            *biases,
+            activation=gate.activation,
+            transposed=flag_of(self, "is_transposed"),
+            interleaved=gate.interleaved,
+            limit=gate.limit,
+            alpha=gate.alpha,
+        )
+        return y if y.dtype is x.dtype else y.to(x.dtype)
+
+    return run
+
+
+def formula(gate: ExpertGate) -> Callable:
+    """The same in plain torch: each expert for all tokens, times the weight it has there."""
+
+    def run(self, x: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+        total = torch.zeros_like(x)
+        for expert in range(self.num_experts):
+            matrices = [self._parameters[name][expert] for name in WEIGHTS]
+            up, down = matrices if flag_of(self, "is_transposed") else [m.t() for m in matrices]
+            gate_up = x @ up
+            if flag_of(self, "has_bias"):
+                gate_up = gate_up + self.gate_up_proj_bias[expert]
+            y = gate(gate_up) @ down
+            if flag_of(self, "has_bias"):
+                y = y + self.down_proj_bias[expert]
+            weight = (weights * (indices == expert)).sum(-1, keepdim=True)
+            total = total + (y * weight).to(x.dtype)
+        return total
+
+    return run
+
+
+def check(module: nn.Module, candidate: Callable, device: torch.device, dtype: torch.dtype) -> None:
+    """`Mismatch` unless the candidate equals the module's own forward with small weights."""
+    generator = torch.Generator().manual_seed(19)
+    experts = module.num_experts
+    twin = twin_of(module, parameters=small_parameters(module, generator, device, dtype))
+    slots = min(PROBE_SLOTS, experts)
+    scores = torch.rand(PROBE_TOKENS, experts, generator=generator)
+    spread = scores.topk(slots, dim=-1).indices
+    # All on the last experts as well, so that the others have no token.
+    for indices in (spread, torch.arange(experts - slots, experts).expand_as(spread)):
+        indices = indices.contiguous().to(device)
+        x = random((PROBE_TOKENS, PROBE_HIDDEN), generator, dtype).to(device)
+        weights = torch.rand(PROBE_TOKENS, slots, generator=generator).to(device, dtype)
+
+        def own(x, weights, indices=indices):
+            try:
+                return type(module).forward(twin, x, indices, weights)
+            except Exception as error:
+                raise Mismatch(f"its own forward failed in the probe: {error}") from error
+
+        def ours(x, weights, indices=indices):
+            return candidate(twin, x, indices, weights)
+
+        parameters = [twin._parameters[name] for name in twin._parameters]
+        assert_same(own, ours, [x, weights], parameters, "the experts")
+
+
+def small_parameters(
+    module: nn.Module, generator: torch.Generator, device: torch.device, dtype: torch.dtype
+) -> dict[str, nn.Parameter]:
+    experts, both = module.num_experts, 2 * PROBE_WIDTH
+    shapes = {
+        "gate_up_proj": (experts, both, PROBE_HIDDEN),
+        "down_proj": (experts, PROBE_HIDDEN, PROBE_WIDTH),
+    }
+    if flag_of(module, "is_transposed"):
+        shapes = {name: (experts, b, a) for name, (experts, a, b) in shapes.items()}
+    if flag_of(module, "has_bias"):
+        shapes |= {
+            "gate_up_proj_bias": (experts, both),
+            "down_proj_bias": (experts, PROBE_HIDDEN),
+        }
+    return {
+        name: nn.Parameter((random(shape, generator) * 0.5).to(device, dtype))
+        for name, shape in shapes.items()
+    }
+
+
+def meta_call(module: nn.Module, gate: ExpertGate) -> MetaCall | None:
+    """Of a token's usual number of experts, if the config says it."""
+    slots = getattr(module.config, "num_experts_per_tok", None)
+    if type(slots) is not int:
+        return None
+    dtype = compute_dtype(module)
+    parameters = {
+        name: (tuple(p.shape), dtype) for name, p in module._parameters.items() if p is not None
+    }
+    hidden = parameters["down_proj"][0][2 if flag_of(module, "is_transposed") else 1]
+    turned = flag_of(module, "is_transposed")
+
+    def run(batch: int, tokens: int) -> None:
+        def empty(shape, dtype=dtype, needs_grad=True):
+            return torch.empty(shape, dtype=dtype, device="meta", requires_grad=needs_grad)
+
+        weights = {name: empty(shape) for name, (shape, _) in parameters.items()}
+        pairs = batch * tokens, slots
+        functional.experts(
+            empty((pairs[0], hidden)),
+            empty(pairs, torch.int64, False),
+            empty(pairs),
+            *(weights.get(name) for name in (*WEIGHTS, *BIASES)),
+            activation=gate.activation,
+            transposed=turned,
+            interleaved=gate.interleaved,
+            limit=gate.limit,
+            alpha=gate.alpha,
+        ).sum().backward()
+
+    return MetaCall("experts", (tuple(parameters.items()), slots, gate, turned), run)
+
+
+EXPERTS: Rule[ExpertsProof] = Rule(
+    "experts", ("swiglu", "geglu"), is_experts, group_of, prove, confirm
 )

@@ -1,0 +1,68 @@
+"""Grouped products and sums by template, which GPUs without torch's use, against float64."""
+
+import pytest
+import torch
+from accuracy import TOLERANCE, dtypes_of, relative_error
+from liger_jit.library import native
+
+ENDS = [0, 70, 70, 71, 200, 200]
+PLACES = 203  # the last three are nobody's
+
+
+def groups(device):
+    tokens = torch.randint(90, (PLACES,), device=device, dtype=torch.int32)
+    starts = [0, *ENDS[:-1]]
+    return tokens, torch.tensor(ENDS, device=device, dtype=torch.int32), zip(starts, ENDS)
+
+
+def assert_close(found, exact, dtype):
+    limit = {torch.float32: 1e-6, torch.float64: 1e-14}.get(dtype, TOLERANCE[dtype].scalar_slack)
+    assert relative_error(found, exact) <= limit
+
+
+@pytest.mark.parametrize("gathers", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+def test_products(device, gathers, turned):
+    for dtype in dtypes_of(device):
+        tokens, ends, spans = groups(device)
+        x = torch.randn(90 if gathers else PLACES, 37, device=device).to(dtype)
+        shape = (6, 37, 130) if turned else (6, 130, 37)
+        weight = torch.randn(shape, device=device).to(dtype)
+        found = native().grouped_product(x, weight, tokens, ends, gathers, turned)
+        rows = (x[tokens.long()] if gathers else x).double()
+        for expert, (begin, end) in enumerate(spans):
+            w = weight[expert].double()
+            exact = rows[begin:end] @ (w if turned else w.t())
+            assert_close(found[begin:end], exact, dtype)
+
+
+@pytest.mark.parametrize("gathers", [(False, False), (True, False), (False, True)])
+def test_weight_gradients(device, gathers):
+    for dtype in dtypes_of(device):
+        tokens, ends, spans = groups(device)
+        left, right = (
+            torch.randn(90 if one else PLACES, size, device=device).to(dtype)
+            for one, size in zip(gathers, (66, 37), strict=True)
+        )
+        found = native().grouped_weight_gradient(left, right, tokens, ends, *gathers)
+        a, b = (
+            (rows[tokens.long()] if one else rows).double()
+            for one, rows in zip(gathers, (left, right), strict=True)
+        )
+        for expert, (begin, end) in enumerate(spans):
+            assert_close(found[expert], a[begin:end].t() @ b[begin:end], dtype)
+
+
+@pytest.mark.parametrize("width", [1, 12, 129])
+def test_sums_of_rows(device, width):
+    for dtype in dtypes_of(device):
+        _, ends, spans = groups(device)
+        order = torch.randperm(PLACES, device=device).int()
+        x = torch.randn(PLACES, width, device=device).to(dtype)
+        weights = torch.randn(PLACES, 1, device=device).to(dtype)
+        plain = native().sum_by_expert(x, None, order, ends)
+        weighted = native().sum_by_expert(x, weights, order, ends)
+        rows = (x.double() * weights.double())[order.long()]
+        for expert, (begin, end) in enumerate(spans):
+            assert_close(plain[expert], x[begin:end].double().sum(0), dtype)
+            assert_close(weighted[expert], rows[begin:end].sum(0), dtype)

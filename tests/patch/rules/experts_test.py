@@ -1,0 +1,197 @@
+"""The rule for stacked experts: models train as unpatched, and what it cannot see is left alone."""
+
+import copy
+
+import pytest
+import torch
+import transformers
+from family_models import SMALL, inputs_of, step_of, tiny
+from liger_jit.patch import patch
+from torch import nn
+from torch.nn.utils import parametrize
+
+# Whose experts become one node; what a type of model has that is none of these is the other test.
+FUSED = (
+    "mixtral",
+    "qwen3_moe",
+    "qwen3_next",
+    "deepseek_v3",
+    "gpt_oss",
+    "glm4_moe",
+    "olmoe",
+    "granitemoe",
+    "jamba",
+)
+LEFT_ALONE = ("llama4_text",)
+
+
+def experts_of(model):
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if type(module).__name__.endswith("Experts")
+    }
+
+
+def model_of(model_type):
+    """A small one; Jamba's takes no kinds of layers."""
+    if model_type != "jamba":
+        return tiny(model_type)
+    torch.manual_seed(1)
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")
+    more = ("num_key_value_heads", "num_experts", "num_experts_per_tok", "num_hidden_layers")
+    config = transformers.JambaConfig(
+        **{name: SMALL[name] for name in (*names, *more, "pad_token_id")},
+        attn_layer_period=2,
+        attn_layer_offset=1,
+        expert_layer_period=1,
+        expert_layer_offset=0,
+        use_mamba_kernels=False,
+    )
+    model = transformers.JambaForCausalLM(config).float().train()
+    return model, inputs_of(model)
+
+
+def rows_of(handle, model):
+    paths = experts_of(model)
+    return [row for row in handle.report() if row.path in paths]
+
+
+def assert_same(found, expected):
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    assert found[1].keys() == expected[1].keys()
+    for name, gradient in expected[1].items():
+        error = (found[1][name] - gradient).norm() / gradient.norm().clamp_min(1e-6)
+        assert error < 2e-4, name
+
+
+@pytest.mark.parametrize("model_type", FUSED)
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
+def test_models_train_as_unpatched(model_type, implementation):
+    model, inputs = model_of(model_type)
+    model.set_experts_implementation(implementation)
+    expected = step_of(model, inputs)
+    handle = patch(model)
+    rows = rows_of(handle, model)
+    assert rows
+    assert all(row.patched for row in rows), str(handle.report())
+    assert_same(step_of(model, inputs), expected)
+    assert not any(row.own_calls for row in rows_of(handle, model)), str(handle.report())
+
+
+@pytest.mark.parametrize("model_type", LEFT_ALONE)
+def test_what_is_no_such_module_is_left_alone_and_trains(model_type):
+    model, inputs = tiny(model_type)
+    expected = step_of(model, inputs)
+    handle = patch(model)
+    assert not any(row.patched for row in rows_of(handle, model))
+    assert_same(step_of(model, inputs), expected)
+
+
+@pytest.fixture
+def mixtral():
+    return tiny("mixtral")
+
+
+def one_call(experts, dtype=torch.float32):
+    torch.manual_seed(3)
+    x = torch.randn(7, 32, dtype=dtype)
+    indices = torch.rand(7, experts.num_experts).topk(2, dim=-1).indices
+    return x, indices, torch.rand(7, 2).to(dtype)
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def with_a_parametrised_weight(model, experts):
+    parametrize.register_parametrization(experts, "down_proj", Doubled())
+
+
+def with_another_activation(model, experts):
+    experts.act_fn = nn.Tanh()
+
+
+def with_a_hook_on_the_activation(model, experts):
+    experts.act_fn.register_forward_hook(lambda module, inputs, y: y + 1)
+
+
+def with_an_implementation_of_the_users(model, experts):
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+    ALL_EXPERTS_FUNCTIONS.register("zeros", lambda self, x, indices, weights: 0 * x)
+    model.config._experts_implementation = "zeros"
+
+
+def with_another_gate(model, experts):
+    experts._apply_gate = lambda gate_up: gate_up.chunk(2, dim=-1)[0]
+
+
+CHANGES = (
+    with_a_parametrised_weight,
+    with_another_activation,
+    with_a_hook_on_the_activation,
+    with_an_implementation_of_the_users,
+    with_another_gate,
+)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changes_after_the_patch_counts(mixtral, change):
+    model, _ = mixtral
+    patched = copy.deepcopy(model)
+    handle = patch(patched)
+    for each in (model, patched):
+        change(each, next(iter(experts_of(each).values())))
+    plain, ours = (next(iter(experts_of(each).values())) for each in (model, patched))
+    inputs = one_call(plain)
+    assert torch.equal(ours(*inputs), plain(*inputs))
+    handle.unpatch()
+
+
+@pytest.mark.parametrize("change", CHANGES[:3])
+def test_what_was_changed_before_the_patch_counts(mixtral, change):
+    model, _ = mixtral
+    plain = next(iter(experts_of(model).values()))
+    change(model, plain)
+    inputs = one_call(plain)
+    expected = plain(*inputs)
+    patch(model)
+    assert torch.equal(plain(*inputs), expected)
+
+
+def test_keywords_and_a_dtype_that_was_not_proved(mixtral):
+    model, _ = mixtral
+    experts = next(iter(experts_of(model).values()))
+    x, indices, weights = one_call(experts)
+    expected = experts(x, indices, weights)
+    handle = patch(model)
+    found = experts(x, top_k_weights=weights, top_k_index=indices)
+    torch.testing.assert_close(found, expected)
+    assert not any(row.own_calls for row in rows_of(handle, model))
+    torch.testing.assert_close(experts(x.double(), indices, weights).float(), expected)
+    assert any(row.own_calls for row in rows_of(handle, model))
+
+
+def test_bfloat16_is_as_exact_as_eager(mixtral):
+    model, inputs = mixtral
+    exact = step_of(model, inputs)[1]
+    low = copy.deepcopy(model).bfloat16()
+    eager = step_of(low, inputs)[1]
+    handle = patch(low)
+    assert all(row.patched for row in rows_of(handle, low))
+    found = step_of(low, inputs)[1]
+    for name, gradient in exact.items():
+        if ".experts." in name:
+            errors = [(g[name].float() - gradient).norm() for g in (found, eager)]
+            assert errors[0] <= 1.5 * errors[1] + 1e-3 * gradient.norm(), name
+
+
+def test_it_compiles_without_breaks(mixtral):
+    model, _ = mixtral
+    patch(model)
+    experts = next(iter(experts_of(model).values()))
+    inputs = one_call(experts)
+    compiled = torch.compile(experts, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(*inputs), experts(*inputs))
