@@ -10,6 +10,7 @@ import torch
 
 from .. import functional as F
 from ..functional import CrossEntropyOutput
+from ..patch.loss import replaced
 
 __all__ = [
     "CrossEntropyOutput",
@@ -229,6 +230,9 @@ def liger_fused_linear_cross_entropy(
         return_token_accuracy=return_token_accuracy,
         return_predicted_tokens=return_predicted_tokens,
     )
+
+
+replaced.watch(globals())
 
 
 def liger_fused_neighborhood_attention(query, key, value, kernel_size=7, dilation=1, scale=None):
