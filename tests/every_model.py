@@ -28,13 +28,18 @@ CLASSES = {
 MOST_PARAMETERS = 20_000_000
 # Beside those of `family_models`: what a class wants that sizes alone do not say.
 MORE = {
+    **dict.fromkeys(
+        ("axk1", "axk2", "deepseek_v32", "dots1", "glm_moe_dsa", "kimi_linear", "longcat_flash"),
+        {"head_dim": 4},
+    ),
+    **dict.fromkeys(("sarvam_mla", "youtu"), {"head_dim": 4}),
+    **dict.fromkeys(("bamba", "granitemoehybrid"), {"mamba_n_heads": 4, "mamba_d_head": 16}),
     "dots3_note": {"text_config": {"num_key_value_heads": 4}},
     "ernie4_5_vl_moe": {"text_config": {"moe_intermediate_size": [24, 24]}},
     "fun_asr_nano": {"adaptor_config": {"intermediate_size": 8}},
     "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}},
     "glm5_next": {"text_config": {"num_key_value_heads": 4}},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
-    "granitemoehybrid": {"mamba_n_heads": 4, "mamba_d_head": 16},
     "inkling2": {"vision_config": {"text_hidden_size": 32}},
     "inkling2_loop": {"vision_config": {"text_hidden_size": 32}},
     "nemo_speechlm": {"head_config": {"audio_hidden_size": 32}},
