@@ -26,6 +26,27 @@ CLASSES = {
     **{(kind, name): "multimodal" for kind, name in MULTIMODAL.items()},
 }
 MOST_PARAMETERS = 20_000_000
+# Beside those of `family_models`: what a class wants that sizes alone do not say.
+MORE = {
+    **dict.fromkeys(
+        ("axk1", "axk2", "deepseek_v32", "dots1", "glm_moe_dsa", "kimi_linear", "longcat_flash"),
+        {"head_dim": 4},
+    ),
+    **dict.fromkeys(("sarvam_mla", "youtu"), {"head_dim": 4}),
+    **dict.fromkeys(("bamba", "granitemoehybrid"), {"mamba_n_heads": 4, "mamba_d_head": 16}),
+    "dots3_note": {"text_config": {"num_key_value_heads": 4}},
+    "ernie4_5_vl_moe": {"text_config": {"moe_intermediate_size": [24, 24]}},
+    "fun_asr_nano": {"adaptor_config": {"intermediate_size": 8}},
+    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}},
+    "glm5_next": {"text_config": {"num_key_value_heads": 4}},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "inkling2": {"vision_config": {"text_hidden_size": 32}},
+    "inkling2_loop": {"vision_config": {"text_hidden_size": 32}},
+    "nemo_speechlm": {"head_config": {"audio_hidden_size": 32}},
+    "nemotron": {"head_dim": 8, "num_key_value_heads": 2},
+    "reformer": {"is_decoder": True},
+    "zaya": {"num_experts_per_tok": 1},
+}
 
 
 def class_named(name):
@@ -35,19 +56,48 @@ def class_named(name):
 
 def configurations(kind, model_class):
     """Ways to make the class small, the plainest first."""
-    own = model_class.config_class
-    usual = own()
+    own = config_class_of(kind, model_class)
+    settings = OWN.get(kind, {}) | MORE.get(kind, {})
+    if kind not in OWN and not own.sub_configs:
+        yield lambda: with_settings(own, flat_settings(own()) | settings)
+    yield lambda: small_config(own, settings)
+    if not own.sub_configs:
+        yield lambda: with_settings(own, flat_settings(own(), layers=False) | settings)
+
+
+def config_class_of(kind, model_class):
+    """A class for the text part of a larger model has that part's."""
+    found = model_class.config_class
+    part = found.sub_configs.get("text_config") if kind in CAUSAL else None
+    takes_part = part is not None and "ForCausalLM" in model_class.__name__
+    return part if takes_part and kind not in transformers.CONFIG_MAPPING else found
+
+
+def flat_settings(usual, layers=True):
     settings = {name: value for name, value in SMALL.items() if is_number(usual, name)}
-    kinds_of_layers = getattr(usual, "layer_types", None)
+    kinds_of_layers = getattr(usual, "layer_types", None) if layers else None
     if isinstance(kinds_of_layers, (list, tuple)) and kinds_of_layers:
         settings["layer_types"] = [kinds_of_layers[0], kinds_of_layers[-1]]
-    if kind not in OWN and not own.sub_configs:
-        yield lambda: own(**settings)
-    yield lambda: small_config(own, OWN.get(kind))
+    return settings
+
+
+def with_settings(own, settings):
+    """Without those that a class reckons itself."""
+    while True:
+        try:
+            return own(**settings)
+        except AttributeError as error:
+            name = str(error).split("'")[1] if "has no setter" in str(error) else None
+            if name not in settings:
+                raise
+            settings = {key: value for key, value in settings.items() if key != name}
 
 
 def is_number(configuration, name):
-    value = getattr(configuration, name, None)
+    try:
+        value = getattr(configuration, name, None)
+    except Exception:  # what differs from layer to layer
+        return False
     # A padding token some releases only give where it is set.
     return name == "pad_token_id" or (isinstance(value, int) and not isinstance(value, bool))
 

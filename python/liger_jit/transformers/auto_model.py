@@ -3,7 +3,7 @@
 from transformers import AutoModelForCausalLM
 
 from ..patch import FLAGS
-from .monkey_patch import FLAGS_WITHOUT_RULE, _apply_liger_kernel_to_instance
+from .monkey_patch import _apply_liger_kernel_to_instance
 
 
 class AutoLigerKernelForCausalLM(AutoModelForCausalLM):
@@ -46,4 +46,4 @@ class AutoLigerKernelForCausalLM(AutoModelForCausalLM):
 
 
 def _flags_out_of(kwargs: dict) -> dict:
-    return {name: kwargs.pop(name) for name in (*FLAGS, *FLAGS_WITHOUT_RULE) if name in kwargs}
+    return {name: kwargs.pop(name) for name in FLAGS if name in kwargs}

@@ -12,6 +12,7 @@ from .. import functional as F
 from ..functional import CrossEntropyOutput
 from . import loss_forms, rotary_tables
 from .two_dtypes import alike, computed_wide, turned
+from ..patch.loss import replaced
 
 __all__ = [
     "CrossEntropyOutput",
@@ -284,6 +285,9 @@ def liger_fused_linear_cross_entropy(
         loss_of, target, ignore_index, reduction, return_token_accuracy, return_predicted_tokens
     )
     return loss_forms.with_z_loss_in(output, input.dtype)
+
+
+replaced.watch(globals())
 
 
 def liger_fused_neighborhood_attention(query, key, value, kernel_size=7, dilation=1, scale=None):

@@ -51,6 +51,10 @@ def attention_of(model, **inputs):
     return seen
 
 
+OTHERS = (
+    *("input_ids.cumsum(-1)", "torch.arange(0, n, 2)", "torch.arange(n) * 2", "self.p"),
+    *("torch.arange(n).view(2, -1)", "torch.arange(n).expand(-1, b)", "torch.arange(n) + self.p"),
+)
 MASKED, CAUSAL = {(True, False)}, {(False, True)}
 
 
@@ -153,7 +157,8 @@ def forward(self, input_ids, attention_mask=None, position_ids=None):
     check("torch.arange(n, device=d)")
     check("(torch.arange(n, device=d) + seen).unsqueeze(0)")
     check("torch.arange(seen, seen + n, device=d)")
-    for other in ("input_ids.cumsum(-1)", "torch.arange(0, n, 2)", "torch.arange(n) * 2", "self.p"):
+    check("(torch.arange(n) + 2).view(1, 1, -1).expand(4, b, -1)")
+    for other in OTHERS:
         with pytest.raises(Mismatch, match="may not be one after the other"):
             check(other)
 

@@ -100,7 +100,7 @@ def test_what_is_written_so_and_nothing_else(kind, fused, monkeypatch):
     assert calls["rms_norm_add"] == fused
     torch.testing.assert_close(y, expected[0])
     for found, wanted in zip(gradients, expected[1], strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_a_hook_on_the_norm_sees_its_result(monkeypatch):

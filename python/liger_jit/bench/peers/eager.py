@@ -165,6 +165,8 @@ def int2_matmul(a, b):
     weights = torch.cat([(b >> shift & 3).to(torch.int8) - 1 for shift in (0, 2, 4, 6)])
     # Exact in float32 below 2^24; there is no product of int8 into int32 on every device.
     return (a.float() @ weights.float()).to(torch.int32)
+
+
 def experts(x, indices, weights, gate_up_weight, down_weight):
     y = torch.zeros_like(x)
     for expert in range(len(gate_up_weight)):

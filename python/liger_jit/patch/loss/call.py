@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ... import functional
 from .label_count import IGNORED, LabelCount
+from .replaced import loss_by, replacement
 
 OPTIONS = (
     "skip_logits",
@@ -91,6 +92,9 @@ def loss_of_states(
     call: LossCall, states, weight, bias, *, target, ignore_index=IGNORED, **options
 ) -> Tensor:
     """Fused loss of states [N, H] under a head [V, H]; labels [N]."""
+    if (other := replacement()) is not None:
+        options |= {"target": target, "ignore_index": ignore_index}
+        return loss_by(other, call, states, weight, bias, **options)
     return call.keep(
         functional.fused_linear_cross_entropy(
             states,

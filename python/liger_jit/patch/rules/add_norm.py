@@ -43,13 +43,14 @@ def add_and_norm(norm: nn.Module, left: Tensor, right: Tensor) -> tuple[Tensor, 
     return ours.after_add(norm, left, right)
 
 
-def norm_and_add(norm: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
-    """residual + norm(x)"""
+def norm_and_add(norm: nn.Module, x: Tensor, residual: Tensor, is_left: bool) -> Tensor:
+    """residual + norm(x), with the norm's result on that side."""
     alike = is_plain(x) and is_plain(residual) and x.dtype == residual.dtype
     alike = alike and x.shape == residual.shape and x.is_contiguous() and residual.is_contiguous()
     ours = norm_of(norm) if alike else None
     if ours is None or not (is_usable(x) and is_usable(residual)) or not ours.takes(norm, x):
-        return residual + norm(x)
+        normed = norm(x)
+        return normed + residual if is_left else residual + normed
     return ours.then_add(norm, x, residual)
 
 

@@ -71,21 +71,30 @@ def prove(module: nn.Module) -> Proof | Refusal:
 
 
 def check_positions(definition: ast.FunctionDef) -> None:
-    """`Mismatch` unless positions that nobody gives are made where that is asked, by counting."""
-    made = [node for node in ast.walk(definition) if is_write_of_positions(node)]
-    if not made:
-        return
-    counted = (
-        one
-        for branch in ast.walk(definition)
-        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "position_ids is None"
-        for one in branch.body
-        if is_write_of_positions(one) and counts(one)
-    )
-    known = set(counted)
-    for one in made:
-        if one not in known:
+    """`Mismatch` unless positions that nobody gives are made by counting."""
+    known = set()
+    if "position_ids" not in parameters_of(definition):
+        known.update(filter(counts, ast.walk(definition)))
+    for branch in ast.walk(definition):
+        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "position_ids is None":
+            known.update(filter(counts, branch.body))
+            # Of what is given: no forward that was given something goes without its mask.
+            known.update(node for one in branch.orelse for node in ast.walk(one))
+    for one in ast.walk(definition):
+        if is_write_of_positions(one) and one not in known and not drops_some(one):
             raise Mismatch(f"its positions may not be one after the other: {ast.unparse(one)}")
+
+
+def parameters_of(definition: ast.FunctionDef) -> set[str]:
+    arguments = definition.args
+    return {one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
+
+
+def drops_some(statement: ast.AST) -> bool:
+    """`position_ids = position_ids[1:]`, of rows that are alike."""
+    return isinstance(statement, ast.Assign) and ast.unparse(statement) == (
+        "position_ids = position_ids[1:]"
+    )
 
 
 def is_write_of_positions(node: ast.AST) -> bool:
@@ -100,26 +109,37 @@ def is_write_of_positions(node: ast.AST) -> bool:
     return "position_ids" in names
 
 
-def counts(statement: ast.stmt) -> bool:
-    """`position_ids = torch.arange(n, device=...)`, with or without a number added and dims of one
-    before it."""
+def counts(statement: ast.AST) -> bool:
+    """`position_ids = torch.arange(n, device=...)`, with or without a number added, and with the
+    same for more rows."""
     if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
         return False
     if not isinstance(statement.targets[0], ast.Name):
         return False
-    value = statement.value
-    while isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute):
-        if value.func.attr != "unsqueeze" or ast.unparse(value.args[0]) != "0":
-            break
-        value = value.func.value
+    value = without_rows(statement.value)
     if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add):
-        value = value.left if isinstance(value.right, ast.Name) else value
+        added = value.right
+        is_number = isinstance(added, ast.Name) or isinstance(added, ast.Constant)
+        value = without_rows(value.left) if is_number else value
     if isinstance(value, ast.Name):
         return value.id == "position_ids"
     if not isinstance(value, ast.Call) or ast.unparse(value.func) != "torch.arange":
         return False
     named = {one.arg for one in value.keywords} <= {"device", "dtype"}
     return named and (len(value.args) == 1 or begins_later(value.args))
+
+
+def without_rows(value: ast.expr) -> ast.expr:
+    """What is given new dimensions before its own, as they are or repeated."""
+    while isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute):
+        sizes = [ast.unparse(one) for one in value.args]
+        name = value.func.attr
+        is_view = name == "view" and sizes[-1:] == ["-1"] and set(sizes[:-1]) == {"1"}
+        is_wider = name == "expand" and sizes[-1:] == ["-1"]
+        if value.keywords or not (is_view or is_wider or (name == "unsqueeze" and sizes == ["0"])):
+            break
+        value = value.func.value
+    return value
 
 
 def begins_later(bounds: list[ast.expr]) -> bool:
@@ -148,7 +168,7 @@ def check_eager(config: object, maker: Callable) -> None:
         try:
             made = maker(**{name: value for name, value in values.items() if name in names})
         except Exception as error:
-            raise Mismatch(f"{MAKER} failed in the probe: {error}") from error
+            raise Mismatch(f"{MAKER} takes no such settings: {error}") from error
         if made is not None:
             raise Mismatch("its attention is given a mask without torch.compile as well")
 
@@ -183,8 +203,7 @@ def maker_without_mask(maker: FunctionType) -> Callable:
 def rewritten(own: FunctionType, definition: ast.FunctionDef, mask_of: Callable) -> FunctionType:
     """The forward with `mask_of(whether it was given nothing, the function)` in place of the
     function for masks; `Mismatch` if it cannot be rebuilt."""
-    arguments = definition.args
-    names = {one.arg for one in (*arguments.args, *arguments.kwonlyargs, *arguments.posonlyargs)}
+    names = parameters_of(definition)
     given = [name for name in GIVEN if name in names]
     if "attention_mask" not in given:
         raise Mismatch("its forward takes no attention_mask")

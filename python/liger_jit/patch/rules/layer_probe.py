@@ -132,7 +132,7 @@ class LayerProbe:
         try:
             found = innermost(forward)(twin, x, **arguments)
         except Exception as error:
-            raise Mismatch(f"its forward failed in the probe: {error}") from error
+            raise Mismatch(f"it cannot be run on stand-ins: {error}") from error
         found = found[0] if isinstance(found, tuple) else found
         if not isinstance(found, Tensor):
             raise Mismatch("its forward gives no tensor")

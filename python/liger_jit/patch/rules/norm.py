@@ -96,12 +96,21 @@ def forms_of(weight: Tensor | None, epsilons: list[str]) -> list[Form]:
 def find_form(module: nn.Module, weight: Tensor | None, forms: list[Form]) -> Form:
     """The form whose float32 values, bfloat16 roundings and result dtypes are the module's."""
     # A norm without a weight has no width of its own.
-    widths = (64, 96, 1024) if weight is None else (weight.shape[0],)
+    own = width_of(module, weight)
+    widths = (64, 96, 1024) if own is None else (own,)
     for dtypes in ((DTYPES[0],) * 2, *itertools.product(DTYPES, DTYPES)):
         for width in widths:
             forms = matching(module, forms, width, weight is not None, *dtypes)
     check_gradients(module, forms[0], widths[0], weight is not None)
     return forms[0]
+
+
+def width_of(module: nn.Module, weight: Tensor | None) -> int | None:
+    """Of the rows that it norms; None if they may have any."""
+    if weight is not None:
+        return weight.shape[0]
+    shape = getattr(module, "normalized_shape", None)
+    return shape[-1] if isinstance(shape, tuple) and len(shape) == 1 else None
 
 
 def matching(module, forms, width, has_weight, x_dtype, weight_dtype) -> list[Form]:
@@ -154,7 +163,7 @@ def check_gradients(module: nn.Module, form: Form, width: int, has_weight: bool)
 def keeps_order(module: nn.Module, weight: Tensor | None) -> bool:
     """Whether its result lies in memory as a permuted input does, as that of arithmetic."""
     generator = torch.Generator().manual_seed(9)
-    width = 64 if weight is None else weight.shape[0]
+    width = width_of(module, weight) or 64
     own = None if weight is None else {"weight": nn.Parameter(random((width,), generator))}
     x = random((4, 3, 2, width), generator).permute(2, 0, 1, 3)
     return run_own(module, twin_of(module, own), x).stride() == x.stride()
@@ -162,7 +171,7 @@ def keeps_order(module: nn.Module, weight: Tensor | None) -> bool:
 
 def is_autocast(module: nn.Module, weight: Tensor | None) -> bool:
     """Whether autocast on a GPU gives the norm of a tensor of 16 bits another dtype."""
-    width = 64 if weight is None else weight.shape[0]
+    width = width_of(module, weight) or 64
     for dtype in (torch.bfloat16, torch.float32):  # of the weight
         own = None if weight is None else {"weight": nn.Parameter(torch.ones(width, dtype=dtype))}
         twin, x = twin_of(module, own), torch.ones(2, width, dtype=torch.bfloat16)
@@ -184,9 +193,12 @@ def rms_proof(
             epsilon = getattr(self, form.epsilon)
             return in_order_of(x, lambda x: functional.rms_norm(x, None, epsilon))
 
+        width = width_of(module, weight)
+
         def takes(self, x):
             tried = x.dtype in DTYPES or x.dtype == torch.float64
             tried = tried and not norm.has_another_dtype(x)
+            tried = tried and (width is None or x.shape[-1:] == (width,))
             return tried and (x.is_contiguous() or (ordered and has_order(x)))
 
         return NormProof("rms_norm", guarded(run, guard, takes), guard, run)

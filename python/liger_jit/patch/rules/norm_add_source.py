@@ -5,8 +5,9 @@
 
 becomes
 
-    x = norm_and_add(self.norm, y, residual)
+    x = norm_and_add(self.norm, y, residual, False)
 
+with whether the norm's result is the left one: of two orders in memory the sum takes that one's.
 Nobody sees what the norm gives: its name means the sum in the next statement.
 """
 
@@ -25,12 +26,13 @@ FUNCTION = "_liger_jit_norm_and_add"
 @dataclass(frozen=True)
 class NormThenSum:
     """In a forward's own statements: where the norm is called, the sum being the next; the norm's
-    name, and the texts of what it is given and of what it is added to."""
+    name, the names of what it is given and of what is added, and whether its result is left."""
 
     normed: int
     norm: str
     given: str
     residual: str
+    is_left: bool
 
 
 def norms_before_sums(forward: Callable) -> tuple[str, ...]:
@@ -65,8 +67,8 @@ def found_at(body: list[ast.stmt], place: int) -> NormThenSum | None:
     sides = [one.id if isinstance(one, ast.Name) else None for one in (value.left, value.right)]
     if None in sides or sides.count(name) != 1:
         return None
-    residual = sides[1 - sides.index(name)]
-    return NormThenSum(place, function.attr, call.args[0].id, residual)
+    left = sides.index(name) == 0
+    return NormThenSum(place, function.attr, call.args[0].id, sides[left], left)
 
 
 def named_value(statement: ast.stmt) -> tuple[str | None, ast.expr | None]:
@@ -82,5 +84,5 @@ def fuse(body: list[ast.stmt], norms: tuple[str, ...]) -> None:
     for one in reversed(found_in(body)):
         if one.norm in norms:
             (name, _), place = named_value(body[one.normed]), one.normed
-            text = f"{name} = {FUNCTION}(self.{one.norm}, {one.given}, {one.residual})"
-            body[place : place + 2] = [statement_at(text, body[place])]
+            given = f"self.{one.norm}, {one.given}, {one.residual}, {one.is_left}"
+            body[place : place + 2] = [statement_at(f"{name} = {FUNCTION}({given})", body[place])]

@@ -199,7 +199,7 @@ def with_norms(module: nn.Module, rotation: RotationProof, proved: Parts) -> QkN
         raise Mismatch("its norms are not two of one kind that a rotation takes")
     if not rotation.function.pair:
         raise Mismatch("its rotary function takes q and k apart")
-    if rotation.function.form != USUAL:
+    if rotation.function.form != USUAL or rotation.function.rows:
         raise Mismatch("its rotary function is not that of halves by whole tables")
     check_formula(module, source, norm)
     functions = may_wait, normed, norm_and_rope(rotation.function.replacement)
@@ -287,7 +287,7 @@ def check(
         try:
             return head(twin_of(module, modules=children), **{**given, "hidden_states": x})
         except Exception as error:
-            raise Mismatch(f"its forward failed in the probe: {error}") from error
+            raise Mismatch(f"it cannot be run on stand-ins: {error}") from error
 
     assert_same(
         lambda x: result(heads[0], plain, x),

@@ -25,6 +25,7 @@ from ..probe import LONG, OUTLYING, Mismatch, assert_same, compute_dtype, live_d
 from ..rule import CompoundRule, Parts, Proof, Refusal, Rule, own_class_forward
 from ..source.definition import NO_SOURCE, definition_of, innermost, rebuilt
 from ..source.reading import read
+from . import rotary_rows
 from .memory_order import has_rows
 from .rotary_form import FORMS, USUAL, RotaryForm
 
@@ -76,15 +77,18 @@ def group(module: nn.Module) -> Hashable:
 @dataclass(frozen=True)
 class RotaryFunction:
     """The rotary function of a file, by this name. pair: whether it takes q and k. form: what it
-    was proved to compute."""
+    was proved to compute. rows: whether it is one of heads of one sequence (`rotary_rows`)."""
 
     name: str
     original: Callable
     pair: bool
     form: RotaryForm = USUAL
+    rows: bool = False
 
     @property
     def replacement(self) -> Callable:
+        if self.rows:
+            return rotary_rows.rotary_of_rows(self.original)
         return rotary_function(self.original, self.pair, self.form)
 
 
@@ -92,7 +96,9 @@ def function_of_forward(module: nn.Module) -> RotaryFunction:
     """The first that the class's forward calls."""
     name = rotary_names(module)[0]
     original = innermost(own_class_forward(module)).__globals__[name]
-    return RotaryFunction(name, original, parameter_names(original) == PAIR)
+    parameters = parameter_names(original)
+    rows = parameters == rotary_rows.PARAMETERS
+    return RotaryFunction(name, original, rows or parameters == PAIR, rows=rows)
 
 
 def group_of_function(module: nn.Module) -> Hashable:
@@ -104,6 +110,12 @@ def group_of_function(module: nn.Module) -> Hashable:
 def prove_formula(module: nn.Module) -> RotaryFunction | Refusal:
     """Of a function that was read before: see `guard_of_rotation`."""
     function, size = function_of_forward(module), sizes_of(module)[2]
+    if function.rows:
+        try:
+            rotary_rows.check_formula(function.original, size, OTHER_SIZES)
+        except Mismatch as mismatch:
+            return Refusal(f"{function.name}: {mismatch}")
+        return function
     reasons = []
     for form in FORMS:
         one = replace(function, form=form)
@@ -140,7 +152,10 @@ def confirm_operator(module: nn.Module, function: RotaryFunction) -> RotaryFunct
     where = live_device(module), compute_dtype(module)
     candidate = function.replacement
     try:
-        prove_function(function, candidate, size, rotated, *where, (heads, keys))
+        if function.rows:
+            rotary_rows.check(function.original, candidate, size, *where)
+        else:
+            prove_function(function, candidate, size, rotated, *where, (heads, keys))
     except Mismatch as mismatch:
         return Refusal(f"{function.name}: {mismatch}")
     return function
@@ -164,7 +179,7 @@ def prove(module: nn.Module, proved: Parts) -> RotationProof | Refusal:
         return Refusal(f"its forward calls several rotary functions: {', '.join(names)}")
     function, own = function_of_forward(module), own_class_forward(module)
     parameters = parameter_names(function.original)
-    if parameters not in (PAIR, SINGLE):
+    if parameters not in (PAIR, SINGLE, rotary_rows.PARAMETERS):
         return Refusal(f"{function.name} takes ({', '.join(parameters)})")
     try:
         # Read before it is run: what has effects would have them on what it shares with others.
@@ -333,7 +348,7 @@ def prove_function(
     except Exception as error:
         if rotated < size:
             return
-        raise Mismatch(f"failed in the probe: {error}") from error
+        raise Mismatch(f"it takes no tables of {shape[-1]} for heads of {size}: {error}") from error
     what = f"rotating {rotated} of {size}"
     assert_same(lambda *x: original(*x, *given), lambda *x: candidate(*x, *given), inputs, (), what)
 

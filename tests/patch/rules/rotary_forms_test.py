@@ -1,0 +1,101 @@
+"""Rotary functions of other forms than Llama's, found by what they compute."""
+
+import pytest
+import torch
+from liger_jit.patch.probe import Mismatch
+from liger_jit.patch.rules.rope import RotaryFunction, check_form, parameter_names
+from liger_jit.patch.rules.rotary_form import FORMS, USUAL
+from liger_jit.patch.rules.rotary_rows import check_formula, rotary_of_rows
+from tiny_models import counted, error
+from transformers.models.cohere import modeling_cohere
+from transformers.models.glm4 import modeling_glm4
+from transformers.models.gpt_oss import modeling_gpt_oss
+from transformers.models.llama import modeling_llama
+from transformers.models.qwen2_vl import modeling_qwen2_vl
+
+WANTED = {
+    modeling_llama: USUAL,
+    modeling_cohere: FORMS[1],
+    modeling_glm4: FORMS[2],
+    modeling_gpt_oss: FORMS[3],
+}
+vision = modeling_qwen2_vl.apply_rotary_pos_emb_vision
+
+
+def forms_of(original):
+    found = []
+    for form in FORMS:
+        try:
+            check_form(RotaryFunction("rotate", original, True, form), 16)
+        except Mismatch:
+            continue
+        found.append(form)
+    return found
+
+
+def assert_alike(found, expected, dtype):
+    """Eager arithmetic of 16 bits rounds more often."""
+    for mine, own in zip(found, expected, strict=True):
+        assert mine.dtype == own.dtype and mine.stride() == own.stride()
+        assert error(mine, own) <= (1e-5 if dtype is torch.float32 else 2e-2)
+
+
+@pytest.mark.parametrize("file", WANTED, ids=lambda file: file.__name__.rpartition("modeling_")[2])
+def test_each_function_has_one_form(file):
+    assert forms_of(file.apply_rotary_pos_emb) == [WANTED[file]]
+
+
+@pytest.mark.parametrize("file", WANTED, ids=lambda file: file.__name__.rpartition("modeling_")[2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_replacement_is_the_function(file, dtype, monkeypatch):
+    original, form = file.apply_rotary_pos_emb, WANTED[file]
+    replacement = RotaryFunction("rotate", original, True, form).replacement
+    q, k = (torch.randn(2, heads, 7, 16, dtype=dtype).requires_grad_() for heads in (4, 2))
+    tables = [torch.randn(2, 7, 16 // form.table_parts).to(dtype) for _ in range(2)]
+
+    def step(function):
+        results = function(q, k, *tables)
+        total = sum((y.float() * (i + 1)).sin().sum() for i, y in enumerate(results))
+        return [*results, *torch.autograd.grad(total, (q, k))]
+
+    with counted(monkeypatch) as calls:
+        found = step(replacement)
+    assert calls["rope"] == 1
+    assert_alike(found, step(original), dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_heads_of_one_sequence(dtype, monkeypatch):
+    assert parameter_names(vision) == ("q", "k", "cos", "sin")
+    check_formula(vision, 16, (8,))
+    # As towers make them: parts of one projection, under tables in float32.
+    qkv = torch.randn(9, 3, 4, 16, dtype=dtype).requires_grad_()
+    tables = [torch.randn(9, 16) for _ in range(2)]
+
+    def step(function):
+        q, k, _ = qkv.permute(1, 0, 2, 3).unbind(0)
+        results = function(q, k, *tables)
+        return [*results, *torch.autograd.grad(sum(y.float().sin().sum() for y in results), qkv)]
+
+    with counted(monkeypatch) as calls:
+        found = step(rotary_of_rows(vision))
+    assert calls["rope"] == 1
+    assert_alike(found, step(vision), dtype)
+
+
+def test_other_heads_go_to_the_function_itself(monkeypatch):
+    replacement = rotary_of_rows(vision)
+    x, table = torch.randn(9, 4, 16), torch.randn(9, 16)
+    with counted(monkeypatch) as calls:
+        replacement(x[None], x[None], table[None], table[None])
+        replacement(x.double(), x.double(), table, table)
+        replacement(x, x, table.requires_grad_(), table)
+    assert not calls["rope"]
+
+
+def test_another_formula_is_not_taken_for_it():
+    def rounded(q, k, cos, sin):
+        return vision(q, k, cos.bfloat16(), sin.bfloat16())
+
+    with pytest.raises(Mismatch, match="rotating 16"):
+        check_formula(rounded, 16, ())
