@@ -10,9 +10,9 @@ import torch
 
 from .. import functional as F
 from ..functional import CrossEntropyOutput
+from ..patch.loss import replaced
 from . import loss_forms, rotary_tables
 from .two_dtypes import alike, computed_wide, turned
-from ..patch.loss import replaced
 
 __all__ = [
     "CrossEntropyOutput",
