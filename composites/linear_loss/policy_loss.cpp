@@ -11,14 +11,20 @@ namespace {
 Tensors forward(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const CompositeCall in(op, values);
   const at::Tensor log_probs = in.tensor("log_probs").contiguous();
-  const PolicyStep step = policy_step(in, PolicyBatch::of(in), log_probs);
+  const bool reduce = in["reduce"].toBool();
+  const PolicyBatch batch = PolicyBatch::of(in, reduce);
+  const PolicyStep step = policy_step(in, batch, log_probs);
+  const at::Tensor kl = step.kl * batch.mask, clipped = step.clipped * batch.mask;
+  const at::Tensor tokens = batch.tokens_counted();
   const bool kept = in["keep_slopes"].toBool();
   const auto output = [&](const at::Tensor& made, bool wanted) {
     return wanted ? made.to(log_probs.scalar_type()).contiguous()
                   : at::empty({0}, log_probs.options());
   };
-  return {output(step.loss, true), output(step.kl, true), output(step.clipped, true),
-          output(step.slope, kept), output(step.shared_slope, kept && step.shared_slope.defined())};
+  return {output(reduce ? step.loss.sum() : step.loss, true),
+          output(reduce ? kl.sum() / tokens : kl, true),
+          output(reduce ? clipped.sum() / tokens : clipped, true), output(step.slope, kept),
+          output(step.shared_slope, kept && step.shared_slope.defined())};
 }
 
 Tensors backward(const Op& op, c10::ArrayRef<c10::IValue> values) {
@@ -26,7 +32,7 @@ Tensors backward(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const at::Tensor slope = in.tensor("slope");
   if (!in["output_mask"].toBoolList()[0]) return {at::empty({0}, slope.options())};
   const at::Tensor dloss = in.tensor("dloss").to(at::kDouble);
-  const bool shared = in["importance_level"].toInt() != 0;
+  const bool shared = in["importance_sampling_level"].toInt() != 0;
   return {policy_gradient(dloss * slope, shared ? dloss * in.tensor("shared_slope") : at::Tensor(),
                           in.tensor("token_mask").to(at::kDouble))
               .to(slope.scalar_type())

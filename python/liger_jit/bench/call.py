@@ -35,10 +35,11 @@ class Call:
     def both(self) -> tuple[Tensor, ...]:
         """Outputs and gradients."""
         outputs = tensors_of(self.function(**self.values))
+        differentiable = [output for output in outputs if output.requires_grad]
         if not self.grad_output:
             torch.manual_seed(1)
-            self.grad_output = [_grad_output(output) for output in outputs]
-        return (*outputs, *torch.autograd.grad(outputs, self.wanted, self.grad_output))
+            self.grad_output = [_grad_output(output) for output in differentiable]
+        return (*outputs, *torch.autograd.grad(differentiable, self.wanted, self.grad_output))
 
 
 def _is_float(value: Any) -> bool:
