@@ -70,34 +70,31 @@ PairLoss exo_pair(const Formula& f, const Tensor& c, const Tensor& r) {
   const Tensor d = (c - r) * f.beta;
   const Tensor chosen = at::sigmoid(d), rejected = at::sigmoid(-d);
   const double log_chosen = std::log1p(-f.smoothing), log_rejected = std::log(f.smoothing);
-  return of_difference(f,
-                       chosen * (at::log_sigmoid(d) - log_chosen) +
-                           rejected * (at::log_sigmoid(-d) - log_rejected),
-                       chosen * rejected * (d - (log_chosen - log_rejected)));
+  return of_difference(
+      f,
+      chosen * (at::log_sigmoid(d) - log_chosen) + rejected * (at::log_sigmoid(-d) - log_rejected),
+      chosen * rejected * (d - (log_chosen - log_rejected)));
 }
 
 // arXiv:2402.05369
 PairLoss nca_pair(const Formula& f, const Tensor& c, const Tensor& r) {
   const Tensor x = c * f.beta, y = r * f.beta;
-  return of_rewards(
-      f, -at::log_sigmoid(x) - (at::log_sigmoid(-x) + at::log_sigmoid(-y)) * 0.5,
-      at::sigmoid(x) * 0.5 - at::sigmoid(-x), at::sigmoid(y) * 0.5);
+  return of_rewards(f, -at::log_sigmoid(x) - (at::log_sigmoid(-x) + at::log_sigmoid(-y)) * 0.5,
+                    at::sigmoid(x) * 0.5 - at::sigmoid(-x), at::sigmoid(y) * 0.5);
 }
 
 // arXiv:2403.00409
 PairLoss robust(const Formula& f, const Tensor& c, const Tensor& r) {
   const Tensor d = (c - r) * f.beta;
   const double e = f.smoothing, scale = 1 / (1 - 2 * e);
-  return of_difference(
-      f, (at::log_sigmoid(-d) * e - at::log_sigmoid(d) * (1 - e)) * scale,
-      (at::sigmoid(-d) * (1 - e) + at::sigmoid(d) * e) * -scale);
+  return of_difference(f, (at::log_sigmoid(-d) * e - at::log_sigmoid(d) * (1 - e)) * scale,
+                       (at::sigmoid(-d) * (1 - e) + at::sigmoid(d) * e) * -scale);
 }
 
 // arXiv:2404.04656, without its shift
 PairLoss bco_pair(const Formula& f, const Tensor& c, const Tensor& r) {
   const Tensor x = c * f.beta, y = r * f.beta;
-  return of_rewards(f, -at::log_sigmoid(x) - at::log_sigmoid(-y), -at::sigmoid(-x),
-                    at::sigmoid(y));
+  return of_rewards(f, -at::log_sigmoid(x) - at::log_sigmoid(-y), -at::sigmoid(-x), at::sigmoid(y));
 }
 
 // arXiv:2405.00675, with probabilities 1 and 0
@@ -129,9 +126,9 @@ PairLoss discopop(const Formula& f, const Tensor& c, const Tensor& r) {
   const Tensor share = at::sigmoid(scaled), other = at::sigmoid(-scaled);
   const Tensor log = at::log_sigmoid(d);
   const Tensor exponential = at::exp(at::log_sigmoid(scaled) - d);
-  return of_difference(f, exponential - log * other,
-                       (log * share + exponential) * other / f.tau - at::sigmoid(-d) * other -
-                           exponential);
+  return of_difference(
+      f, exponential - log * other,
+      (log * share + exponential) * other / f.tau - at::sigmoid(-d) * other - exponential);
 }
 
 using Loss = PairLoss (*)(const Formula&, const Tensor&, const Tensor&);
@@ -192,9 +189,7 @@ class Dpo final : public LogProbLoss {
   }
 
  private:
-  bool divides_ratios() const {
-    return static_cast<DpoLoss>(kind_) == DpoLoss::ipo && !average_;
-  }
+  bool divides_ratios() const { return static_cast<DpoLoss>(kind_) == DpoLoss::ipo && !average_; }
   Tensor of_sequences(const Tensor& sums, const Tensor& lengths) const {
     return average_ ? sums / lengths : sums;
   }
@@ -215,8 +210,7 @@ Tensor reference_of(const CompositeCall& in, const Tensor& ids, const Units& uni
   if (!in.has("ref_input")) return at::zeros({2, units.count}, exact);
   const LinearLayer layer{by_rows(in.tensor("ref_input")).contiguous(),
                           in.tensor("ref_weight").contiguous(), in.tensor("ref_bias")};
-  return numbers_of(in, layer, ids, false)
-      .log_prob.view({units.parts, units.count, units.tokens});
+  return numbers_of(in, layer, ids, false).log_prob.view({units.parts, units.count, units.tokens});
 }
 
 // Of all logits of the chosen and of the rejected sequences, [2]. The layer is linear, so it is

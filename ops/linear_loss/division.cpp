@@ -22,7 +22,8 @@ int64_t most_tokens_of_unit(const LinearLossSizes& sizes, int64_t asked, int64_t
 // As many units as have about that many tokens, in equal chunks.
 int64_t units_of_chunk(const Units& units, int64_t tokens) {
   const int64_t most = std::max<int64_t>(tokens / std::max<int64_t>(units.of_unit(), 1), 1);
-  return parts(units.count, std::max<int64_t>(parts(units.count, most), 1));
+  const int64_t chunks = std::max<int64_t>(parts(units.count, most), 1);
+  return std::max<int64_t>(parts(units.count, chunks), 1);
 }
 
 }  // namespace

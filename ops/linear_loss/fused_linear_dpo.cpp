@@ -125,28 +125,25 @@ Op dpo() {
                 gradient_output("dweight", "weight", "input", 1, "with_gradient"),
                 gradient_output("dbias", "bias", "input", 2, "with_gradient")};
   op.check = check;
-  op.gradient = {.of = {{"input", "dinput"}, {"weight", "dweight"}, {"bias", "dbias"}},
-                 .needs_grad_flag = "with_gradient",
-                 .unit = [](const Call& call) {
-                   return gradient_unit(call["input"].dtype, Reduction::mean);
-                 }};
+  op.gradient = {
+      .of = {{"input", "dinput"}, {"weight", "dweight"}, {"bias", "dbias"}},
+      .needs_grad_flag = "with_gradient",
+      .unit = [](const Call& call) { return gradient_unit(call["input"].dtype, Reduction::mean); }};
   op.autocast = Autocast::lower;
   op.autocast_inputs = {"input", "weight", "bias", "ref_input", "ref_weight", "ref_bias"};
   op.sizes = example_sizes({{"sequences", 4, "sequences, two a pair"}});
   op.example = [](const Extent& e) -> std::vector<Sample> {
     const int64_t sequences = e["sequences"], tokens = e["rows"], hidden = e["inner"];
-    return {
-        {.input = "input", .shape = {sequences, tokens, hidden}},
-        {.input = "weight", .shape = {e["size"], hidden}},
-        {.input = "ids", .shape = {sequences, tokens}, .dtype = "i64", .below = e["size"]},
-        {.input = "bias", .none = true},
-        {.input = "ref_input", .shape = {sequences, tokens, hidden}},
-        {.input = "ref_weight", .shape = {e["size"], hidden}},
-        {.input = "ref_bias", .none = true},
-        {.input = "ref_log_probs", .none = true}};
+    return {{.input = "input", .shape = {sequences, tokens, hidden}},
+            {.input = "weight", .shape = {e["size"], hidden}},
+            {.input = "ids", .shape = {sequences, tokens}, .dtype = "i64", .below = e["size"]},
+            {.input = "bias", .none = true},
+            {.input = "ref_input", .shape = {sequences, tokens, hidden}},
+            {.input = "ref_weight", .shape = {e["size"], hidden}},
+            {.input = "ref_bias", .none = true},
+            {.input = "ref_log_probs", .none = true}};
   };
-  op.bench = {{"llama-1b",
-               {{"sequences", 8}, {"rows", 1024}, {"size", 128256}, {"inner", 2048}}}};
+  op.bench = {{"llama-1b", {{"sequences", 8}, {"rows", 1024}, {"size", 128256}, {"inner", 2048}}}};
   return op;
 }
 

@@ -44,7 +44,7 @@ TEST(ChunkingPolicy, chunks_cover_the_tokens_and_are_even) {
   for (int64_t tokens = 0; tokens < 20000; tokens += 37) {
     for (const int64_t asked : {chunk_automatic, chunk_least_memory, int64_t{100}}) {
       const int64_t chunk = chunk_tokens_of({tokens, 512, 50257, 2}, asked);
-      ASSERT_GE(chunk, tokens > 0 ? 1 : 0);
+      ASSERT_GE(chunk, 1);
       ASSERT_LE(chunk, std::max<int64_t>(tokens, 1));
       if (asked > 0) continue;
       const int64_t chunks = tokens == 0 ? 0 : (tokens + chunk - 1) / chunk;

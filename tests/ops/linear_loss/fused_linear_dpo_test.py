@@ -148,7 +148,9 @@ def check(inputs, wrt=WRT, memory="auto", **options):
     for name, exact in truth.items():
         error, allowed = relative_error(ours[name], exact), relative_error(eager[name], exact)
         few = exact.numel() <= 2 * len(inputs["input"])
-        slack = tolerance.scalar_slack if few else tolerance.slack
+        # In float64 the truth is of as many digits.
+        rounded = few or dtype == torch.float64
+        slack = tolerance.scalar_slack if rounded else tolerance.slack
         if dtype == torch.float32:
             slack += SLACK_OF_PRODUCTS
         assert error <= tolerance.factor * allowed + slack, (name, error, allowed)
@@ -196,7 +198,9 @@ def test_the_reference_may_be_log_probabilities(device):
 
 
 # One pair, one token, a vocabulary that no vector fits, more pairs than a chunk has.
-@pytest.mark.parametrize(("pairs", "tokens", "vocabulary"), [(1, 1, 7), (1, 33, 1003), (7, 5, 50257)])
+@pytest.mark.parametrize(
+    ("pairs", "tokens", "vocabulary"), [(1, 1, 7), (1, 33, 1003), (7, 5, 50257)]
+)
 def test_any_sizes(device, pairs, tokens, vocabulary):
     check(case(torch.float32, device, pairs, tokens, vocabulary=vocabulary))
 
