@@ -103,6 +103,8 @@ namespace {
 
 Dtype dtype_of_log_probs(const Call& call) { return call["log_probs"].dtype; }
 
+// As they are computed in, so that a gradient is rounded once.
+Dtype exact(const Call&) { return Dtype::f64; }
 Shape one_or_each(const Call& call) { return call.flag("reduce") ? scalar() : like("log_probs"); }
 
 std::vector<Input> with_options(std::vector<Input> inputs) {
@@ -157,10 +159,10 @@ Op backward_op() {
   op.name = "policy_loss_backward";
   op.doc = "gradient of policy_loss by its log-probabilities";
   op.internal = true;
-  op.inputs =
-      with_options({dense("dloss"), dense("slope"), dense("shared_slope"), policy_tensors()[0]});
+  op.inputs = with_options({dense("dloss"), dense("slope", {Dtype::f64}),
+                            dense("shared_slope", {Dtype::f64}), policy_tensors()[0]});
   op.inputs.push_back(mask("output_mask", 1));
-  op.outputs = {gradient_output("dlog_probs", "slope", "slope", 0)};
+  op.outputs = {gradient_output("dlog_probs", "slope", "dloss", 0)};
   op.check = [](const Call& call) {
     if (!call.flag("reduce")) require_same_shape(call, "slope", "dloss");
     require_same_shape(call, "slope", "token_mask");
@@ -169,8 +171,11 @@ Op backward_op() {
   };
   op.example = [](const Extent& e) {
     std::vector<Sample> samples;
-    for (const char* const name : {"dloss", "slope", "shared_slope"})
-      samples.push_back({.input = name, .shape = {e["rows"], e["size"]}, .dtype = "arithmetic"});
+    const auto numbers = [&](const char* name, const char* dtype) -> Sample {
+      return {.input = name, .shape = {e["rows"], e["size"]}, .dtype = dtype};
+    };
+    samples = {numbers("dloss", "arithmetic"), numbers("slope", "f64"),
+               numbers("shared_slope", "f64")};
     samples.push_back(policy_samples(e["rows"], e["size"])[0]);
     for (const Input& option : policy_options())
       samples.push_back({.input = option.name, .value = 1});
