@@ -73,7 +73,7 @@ Tensors fused_linear_grpo(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const bool whole = of_whole_sequences(in);
   const LogProbCall call{
       .layer = layer_of(in),
-      .ids = at::where(batch.counted, ids, in["ignore_index"].toInt()).view(-1),
+      .ids = at::where(batch.counted, ids, in["ignore_index"].toInt()).contiguous().view(-1),
       .units = {.count = whole ? ids.size(0) : ids.numel(), .tokens = whole ? ids.size(1) : 1},
       .wanted = wanted_of(in, "with_gradient")};
   Grpo loss(in, whole ? batch : batch.tokens());

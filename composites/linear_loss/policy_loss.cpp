@@ -2,6 +2,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 
+#include "composites/linear_loss/linear_loss.h"
 #include "composites/linear_loss/policy_step.h"
 #include "engine/registry.h"
 
@@ -18,10 +19,11 @@ Tensors forward(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const at::Tensor tokens = batch.tokens_counted();
   const bool kept = in["keep_slopes"].toBool();
   const auto output = [&](const at::Tensor& made) { return made.to(log_probs.scalar_type()); };
-  const at::Tensor nothing = at::empty({0}, log_probs.options().dtype(at::kDouble));
+  const auto exact = log_probs.options().dtype(at::kDouble);
   return {output(reduce ? step.loss.sum() : step.loss), output(reduce ? kl.sum() / tokens : kl),
-          output(reduce ? clipped.sum() / tokens : clipped), kept ? step.slope : nothing,
-          kept && step.shared_slope.defined() ? step.shared_slope : nothing};
+          output(reduce ? clipped.sum() / tokens : clipped),
+          or_empty(kept ? step.slope : at::Tensor(), exact),
+          or_empty(kept ? step.shared_slope : at::Tensor(), exact)};
 }
 
 Tensors backward(const Op& op, c10::ArrayRef<c10::IValue> values) {

@@ -182,7 +182,7 @@ at::Tensor weights(const CompositeCall& in, const at::Tensor& mask) {
 PolicyBatch PolicyBatch::of(const CompositeCall& in, bool reduce) {
   const auto exact = [&](std::string_view name) {
     const at::Tensor tensor = in.tensor(name);
-    return tensor.defined() ? tensor.to(at::kDouble) : tensor;
+    return tensor.defined() ? tensor.to(at::kDouble).contiguous() : tensor;
   };
   const at::Tensor mask = exact("token_mask");
   const at::Tensor weight = reduce ? weights(in, mask) : mask;

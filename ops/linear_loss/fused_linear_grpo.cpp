@@ -65,6 +65,10 @@ Op grpo() {
         {.input = "ids", .shape = {sequences, tokens}, .dtype = "i64", .below = e["size"]},
         {.input = "bias", .none = true}};
     for (Sample& sample : policy_samples(sequences, tokens)) samples.push_back(std::move(sample));
+    // Ratios of single tokens are as wide apart as random log-probabilities make them.
+    samples.push_back({.input = "loss_type", .value = 0});
+    samples.push_back({.input = "importance_sampling_level", .value = 1});
+    samples.push_back({.input = "beta", .value = 0});
     return samples;
   };
   op.bench = {{"llama-1b", {{"sequences", 8}, {"rows", 1024}, {"size", 128256}, {"inner", 2048}}}};

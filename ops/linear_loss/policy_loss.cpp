@@ -38,7 +38,10 @@ std::vector<Input> policy_tensors() {
 
 std::vector<Sample> policy_samples(int64_t sequences, int64_t tokens) {
   return {{.input = "token_mask", .shape = {sequences, tokens}, .dtype = "i64", .below = 2},
-          {.input = "advantages", .shape = {sequences}, .dtype = "arithmetic"},
+          {.input = "advantages",
+           .shape = {sequences},
+           .dtype = "arithmetic",
+           .probabilities = true},  // of one sign, so that no batch is clipped as a whole
           {.input = "ref_log_probs", .shape = {sequences, tokens}, .dtype = "arithmetic"},
           {.input = "old_log_probs", .shape = {sequences, tokens}, .dtype = "arithmetic"},
           {.input = "importance_ratio", .none = true},
@@ -129,13 +132,13 @@ Op forward_op() {
       {"clipped", one_or_each, dtype_of_log_probs, false},
       {"slope",
        [](const Call& call) { return call.flag("keep_slopes") ? like("log_probs") : empty(); },
-       dtype_of_log_probs, false},
+       exact, false},
       {"shared_slope",
        [](const Call& call) {
          const bool shared = call.integer("importance_sampling_level") != 0;
          return call.flag("keep_slopes") && shared ? like("log_probs") : empty();
        },
-       dtype_of_log_probs, false}};
+       exact, false}};
   op.check = [](const Call& call) { check_policy(call, "log_probs"); };
   op.gradient = {.backward = "policy_loss_backward",
                  .saved = {"slope", "shared_slope", "token_mask"},

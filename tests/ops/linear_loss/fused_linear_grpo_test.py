@@ -49,15 +49,15 @@ def ours(mask, use_bias_correction_kl=False, **arguments):
     return made if arguments.get("beta", 0.04) != 0 else (made.loss, made.clip_ratio)
 
 
-def check(inputs, wrt=WRT, chunk_tokens=0, **options):
+def check(inputs, grad_output="ones", **options):
     if options.get("loss_type") == "dr_grpo":
         options.setdefault("max_completion_length", 20)
-    wrt = [name for name in wrt if name in inputs]
     return assert_as_exact_as_eager(
-        partial(ours, chunk_tokens=chunk_tokens, **options),
+        partial(ours, **options),
         partial(grpo_reference, **options),
         inputs,
-        wrt,
+        [name for name in WRT if name in inputs],
+        grad_output,
         slack_of_products=(
             SLACK_OF_SEQUENCES if options.get("loss_type") == "vespo" else SLACK_OF_PRODUCTS
         ),
@@ -77,6 +77,11 @@ def test_every_dtype_is_as_exact_as_eager(device, loss_type):
     for dtype in dtypes_of(device):
         check(case(device, dtype, hidden=32, vocabulary=129), loss_type=loss_type)
         check(case(device, dtype, bias=False), loss_type=loss_type, beta=0.0)
+
+
+def test_what_arrives_from_above_scales_every_gradient(device):
+    for loss_type in ["bnpo", "vespo"]:
+        check(case(device), "random", loss_type=loss_type)
 
 
 # One token, some, a sequence, two, all; with ratios of sequences those that do not fit come twice.
@@ -114,7 +119,12 @@ def test_temperature_and_softcap_change_the_log_probabilities(device):
         return grpo_reference(logits, unit, temperature=0.7, **others)
 
     assert_as_exact_as_eager(
-        partial(ours, **capped), reference, inputs, WRT[:2], slack_of_products=SLACK_OF_PRODUCTS
+        partial(ours, **capped),
+        reference,
+        inputs,
+        WRT[:2],
+        "ones",
+        slack_of_products=SLACK_OF_PRODUCTS,
     )
 
 
