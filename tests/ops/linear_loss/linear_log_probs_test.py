@@ -139,15 +139,19 @@ def test_no_tokens_at_all(device, chunk_tokens):
     assert not dbias.any()
 
 
+def one_of(function, index, **tensors):
+    return function(**tensors)[index]
+
+
 def test_either_output_may_be_used_alone(device):
     inputs = case(torch.float32, device)
     for index in (0, 1):
-        check_one = {
-            name: run(lambda **t: f(**t)[index], inputs, WRT)
-            for name, f in [("ours", linear_log_probs), ("eager", reference)]
-        }
-        for key, value in check_one["eager"].items():
-            assert relative_error(check_one["ours"][key], value) < 2e-6
+        ours, eager = (
+            run(partial(one_of, function, index), inputs, WRT)
+            for function in (linear_log_probs, reference)
+        )
+        for key, value in eager.items():
+            assert relative_error(ours[key], value) < 2e-6
 
 
 def test_what_makes_no_sense_is_refused_by_name(device):
