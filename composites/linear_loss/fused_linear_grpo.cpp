@@ -48,7 +48,7 @@ class Grpo final : public LogProbLoss {
 
   // When all units were there: the loss, the mean divergence, the share of clipped tokens.
   std::array<Tensor, 3> results() const {
-    const Tensor tokens = batch_.mask.sum().clamp_min(1);
+    const Tensor tokens = batch_.tokens_counted();
     return {loss_.sum(), kl_.sum() / tokens, clipped_.sum() / tokens};
   }
 
@@ -61,19 +61,19 @@ class Grpo final : public LogProbLoss {
 
 // Whether a token's loss depends on the others of its sequence.
 bool of_whole_sequences(const CompositeCall& in) {
-  return in["importance_level"].toInt() != 0 ||
-         static_cast<Objective>(in["objective"].toInt()) == Objective::vespo;
+  return in["importance_sampling_level"].toInt() != 0 ||
+         static_cast<PolicyLossType>(in["loss_type"].toInt()) == PolicyLossType::vespo;
 }
 
 Tensors fused_linear_grpo(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const CompositeCall in(op, values);
   const Tensor input = in.tensor("input"), ids = in.tensor("ids").contiguous();
   const auto options = input.options(), exact = exact_options(options);
-  const PolicyBatch batch = PolicyBatch::of(in);
+  const PolicyBatch batch = PolicyBatch::of(in, /*reduce=*/true);
   const bool whole = of_whole_sequences(in);
   const LogProbCall call{
       .layer = layer_of(in),
-      .ids = at::where(batch.counted, ids, in["ignore_index"].toInt()).view(-1),
+      .ids = at::where(batch.counted, ids, in["ignore_index"].toInt()).contiguous().view(-1),
       .units = {.count = whole ? ids.size(0) : ids.numel(), .tokens = whole ? ids.size(1) : 1},
       .wanted = wanted_of(in, "with_gradient")};
   Grpo loss(in, whole ? batch : batch.tokens());

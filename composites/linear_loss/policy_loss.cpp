@@ -2,6 +2,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 
+#include "composites/linear_loss/linear_loss.h"
 #include "composites/linear_loss/policy_step.h"
 #include "engine/registry.h"
 
@@ -11,25 +12,29 @@ namespace {
 Tensors forward(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const CompositeCall in(op, values);
   const at::Tensor log_probs = in.tensor("log_probs").contiguous();
-  const PolicyStep step = policy_step(in, PolicyBatch::of(in), log_probs);
+  const bool reduce = in["reduce"].toBool();
+  const PolicyBatch batch = PolicyBatch::of(in, reduce);
+  const PolicyStep step = policy_step(in, batch, log_probs);
+  const at::Tensor kl = step.kl * batch.mask, clipped = step.clipped * batch.mask;
+  const at::Tensor tokens = batch.tokens_counted();
   const bool kept = in["keep_slopes"].toBool();
-  const auto output = [&](const at::Tensor& made, bool wanted) {
-    return wanted ? made.to(log_probs.scalar_type()).contiguous()
-                  : at::empty({0}, log_probs.options());
-  };
-  return {output(step.loss, true), output(step.kl, true), output(step.clipped, true),
-          output(step.slope, kept), output(step.shared_slope, kept && step.shared_slope.defined())};
+  const auto output = [&](const at::Tensor& made) { return made.to(log_probs.scalar_type()); };
+  const auto exact = log_probs.options().dtype(at::kDouble);
+  return {output(reduce ? step.loss.sum() : step.loss), output(reduce ? kl.sum() / tokens : kl),
+          output(reduce ? clipped.sum() / tokens : clipped),
+          or_empty(kept ? step.slope : at::Tensor(), exact),
+          or_empty(kept ? step.shared_slope : at::Tensor(), exact)};
 }
 
 Tensors backward(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const CompositeCall in(op, values);
-  const at::Tensor slope = in.tensor("slope");
-  if (!in["output_mask"].toBoolList()[0]) return {at::empty({0}, slope.options())};
-  const at::Tensor dloss = in.tensor("dloss").to(at::kDouble);
-  const bool shared = in["importance_level"].toInt() != 0;
-  return {policy_gradient(dloss * slope, shared ? dloss * in.tensor("shared_slope") : at::Tensor(),
+  const at::Tensor dloss = in.tensor("dloss"), slope = in.tensor("slope").contiguous();
+  if (!in["output_mask"].toBoolList()[0]) return {at::empty({0}, dloss.options())};
+  const at::Tensor exact = dloss.to(at::kDouble);
+  const bool shared = in["importance_sampling_level"].toInt() != 0;
+  return {policy_gradient(exact * slope, shared ? exact * in.tensor("shared_slope") : at::Tensor(),
                           in.tensor("token_mask").to(at::kDouble))
-              .to(slope.scalar_type())
+              .to(dloss.scalar_type())
               .contiguous()};
 }
 

@@ -29,13 +29,17 @@ at::Tensor by_sign(const at::Tensor& positive, double yes, double no,
   return at::where(positive, at::full({}, yes, options), at::full({}, no, options));
 }
 
+PolicyLossType loss_type(const CompositeCall& in) {
+  return static_cast<PolicyLossType>(in["loss_type"].toInt());
+}
+
 at::Tensor length_of(const at::Tensor& mask) { return mask.sum(-1, /*keepdim=*/true).clamp_min(1); }
 
 class Step {
  public:
   Step(const CompositeCall& in, const PolicyBatch& batch, const at::Tensor& log_probs)
       : in_(in), batch_(batch), log_probs_(log_probs.to(at::kDouble)) {
-    shared_ = in["importance_level"].toInt() != 0;
+    shared_ = in["importance_sampling_level"].toInt() != 0;
     log_ratio_ = behind(batch.old).neg_();
     ratio_ = shared_ ? ((log_ratio_ * batch.mask).sum(-1, true) / length_of(batch.mask)).exp()
                      : log_ratio_.exp();
@@ -43,7 +47,7 @@ class Step {
 
   PolicyStep run() {
     Surrogate made = surrogate();
-    const bool in_weight = objective() == Objective::vespo;
+    const bool in_weight = loss_type(in_) == PolicyLossType::vespo;
     if (batch_.ratio.defined() && !in_weight) {
       made.loss = made.loss * batch_.ratio;
       made.slope = made.slope * batch_.ratio;
@@ -72,7 +76,6 @@ class Step {
 
  private:
   double number(std::string_view option) const { return in_[option].toDouble(); }
-  Objective objective() const { return static_cast<Objective>(in_["objective"].toInt()); }
   at::Tensor counted(const at::Tensor& values) const {
     return at::where(batch_.counted, values, 0.0);
   }
@@ -83,17 +86,16 @@ class Step {
   }
 
   Surrogate surrogate() const {
-    switch (objective()) {
-      case Objective::cispo:
+    switch (loss_type(in_)) {
+      case PolicyLossType::cispo:
         return cispo();
-      case Objective::sapo:
+      case PolicyLossType::sapo:
         return sapo();
-      case Objective::vespo:
+      case PolicyLossType::vespo:
         return vespo();
-      case Objective::clip:
-        break;
+      default:
+        return clip();
     }
-    return clip();
   }
 
   Surrogate clip() const {
@@ -154,14 +156,36 @@ class Step {
   at::Tensor log_ratio_, ratio_;
 };
 
+// What each token's loss counts in the loss of all.
+at::Tensor weights(const CompositeCall& in, const at::Tensor& mask) {
+  const auto sequences = static_cast<double>(mask.size(0));
+  const auto length = static_cast<double>(mask.size(1));
+  const int64_t most = in["max_completion_length"].toInt();
+  switch (loss_type(in)) {
+    case PolicyLossType::grpo:
+    case PolicyLossType::sapo:
+      return mask / (length_of(mask) * sequences);
+    case PolicyLossType::dr_grpo:
+      return mask / (sequences * (most > 0 ? static_cast<double>(most) : length));
+    case PolicyLossType::luspo:
+      return (mask.sum(-1, /*keepdim=*/true) / (sequences * length)).expand_as(mask);
+    default:
+      break;
+  }
+  const at::Tensor items =
+      in.has("num_items") ? in.tensor("num_items").to(at::kDouble) : mask.sum();
+  return mask / items.clamp_min(1);
+}
+
 }  // namespace
 
-PolicyBatch PolicyBatch::of(const CompositeCall& in) {
+PolicyBatch PolicyBatch::of(const CompositeCall& in, bool reduce) {
   const auto exact = [&](std::string_view name) {
     const at::Tensor tensor = in.tensor(name);
-    return tensor.defined() ? tensor.to(at::kDouble) : tensor;
+    return tensor.defined() ? tensor.to(at::kDouble).contiguous() : tensor;
   };
-  const at::Tensor mask = exact("token_mask"), weight = exact("token_weight");
+  const at::Tensor mask = exact("token_mask");
+  const at::Tensor weight = reduce ? weights(in, mask) : mask;
   return {.mask = mask,
           .weight = weight,
           .counted = mask.ne(0).logical_or_(weight.ne(0)),
@@ -170,6 +194,8 @@ PolicyBatch PolicyBatch::of(const CompositeCall& in) {
           .old = exact("old_log_probs"),
           .ratio = exact("importance_ratio")};
 }
+
+at::Tensor PolicyBatch::tokens_counted() const { return mask.sum().clamp_min(1); }
 
 PolicyBatch PolicyBatch::sequences(int64_t first, int64_t count) const {
   PolicyBatch part = *this;

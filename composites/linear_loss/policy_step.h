@@ -1,12 +1,11 @@
-// The losses of a policy by the log-probabilities of its tokens, with their derivatives: PPO's
-// clipped ratio (GRPO, DAPO, GSPO), CISPO, SAPO and VESPO, each with a divergence from a reference.
+// The losses of a policy by the log-probabilities of its tokens, with their derivatives.
 //
 // With l the log-probabilities, A the advantage of a sequence and r = exp(l - old), or exp of the
 // mean of that over a sequence ("sequence"; old is l held constant where it is not given):
-//   clip:  -min(min(r, delta) A, clamp(r, 1 - epsilon_low, 1 + epsilon_high) A)
-//   cispo: -min(r, epsilon_high) A l, the first factor held constant
-//   sapo:  -4/t sigmoid(t (r - 1)) A, t by the sign of A
-//   vespo: -phi(w) A l, phi(w) = w^k exp(lambda (1 - w)), w the ratio of the whole sequence
+//   others: -min(min(r, delta) A, clamp(r, 1 - epsilon_low, 1 + epsilon_high) A)
+//   cispo:  -min(r, epsilon_high) A l, the first factor held constant
+//   sapo:   -4/t sigmoid(t (r - 1)) A, t by the sign of A
+//   vespo:  -phi(w) A l, phi(w) = w^k exp(lambda (1 - w)), w the ratio of the whole sequence
 // times importance_ratio (in vespo a factor of w), plus beta * KL, where
 //   KL = exp(ref - l) - (ref - l) - 1, times r with bias_corrected_kl,
 // and all of that times the token's weight.
@@ -23,13 +22,16 @@ namespace liger::torch_bindings {
 // Of sequences [B, T]. A token that neither mask nor weight counts may hold anything.
 struct PolicyBatch {
   at::Tensor mask;        // what a token counts in means over its sequence
-  at::Tensor weight;      // and in the loss
+  at::Tensor weight;      // and in the loss, which is a sum
   at::Tensor counted;     // where one of them is not zero
   at::Tensor advantages;  // [B, 1]
   at::Tensor ref, old;    // log-probabilities, or undefined
   at::Tensor ratio;       // [B, T] or [B, 1], or undefined
 
-  static PolicyBatch of(const CompositeCall& in);
+  // Of a composite's inputs. The weights are those of the loss type or, of tokens that are not
+  // added up, the mask.
+  static PolicyBatch of(const CompositeCall& in, bool reduce);
+  at::Tensor tokens_counted() const;  // at least 1
   PolicyBatch sequences(int64_t first, int64_t count) const;
   // The same tokens as sequences of one.
   PolicyBatch tokens() const;

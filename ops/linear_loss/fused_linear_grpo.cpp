@@ -39,8 +39,9 @@ Op grpo() {
   Op op;
   op.name = "fused_linear_grpo";
   op.doc =
-      "policy_loss of a linear layer's log-probabilities, added up with weights; over chunks of "
-      "tokens, so that the logits never exist as a whole; gradients are made in the forward";
+      "policy_loss of a linear layer's log-probabilities, over chunks of tokens, so that the "
+      "logits "
+      "never exist as a whole; gradients are made in the forward";
   op.inputs = inputs();
   op.outputs = {{"loss", one, number_dtype},
                 {"kl", one, number_dtype, false},
@@ -64,7 +65,10 @@ Op grpo() {
         {.input = "ids", .shape = {sequences, tokens}, .dtype = "i64", .below = e["size"]},
         {.input = "bias", .none = true}};
     for (Sample& sample : policy_samples(sequences, tokens)) samples.push_back(std::move(sample));
-    samples.push_back({.input = "beta", .value = 0.1});
+    // Ratios of single tokens are as wide apart as random log-probabilities make them.
+    samples.push_back({.input = "loss_type", .value = 0});
+    samples.push_back({.input = "importance_sampling_level", .value = 1});
+    samples.push_back({.input = "beta", .value = 0});
     return samples;
   };
   op.bench = {{"llama-1b", {{"sequences", 8}, {"rows", 1024}, {"size", 128256}, {"inner", 2048}}}};

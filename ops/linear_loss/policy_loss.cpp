@@ -10,9 +10,10 @@
 namespace liger {
 
 std::vector<Input> policy_options() {
-  return {choice("objective", {"clip", "cispo", "sapo", "vespo"}, "clip"),
-          choice("importance_level", {"token", "sequence"}, "token"),
-          real("beta", "0.0"),
+  return {choice("loss_type",
+                 {"grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"}, "dapo"),
+          choice("importance_sampling_level", {"token", "sequence"}, "token"),
+          real("beta", "0.04"),
           flag("bias_corrected_kl"),
           real("epsilon_low", "0.2"),
           real("epsilon_high", "0.2"),
@@ -22,44 +23,57 @@ std::vector<Input> policy_options() {
           real("vespo_k_pos", "2.0"),
           real("vespo_lambda_pos", "3.0"),
           real("vespo_k_neg", "3.0"),
-          real("vespo_lambda_neg", "2.0")};
+          real("vespo_lambda_neg", "2.0"),
+          integer("max_completion_length", 0)};
 }
 
 std::vector<Input> policy_tensors() {
-  return {dense("token_mask"),
-          dense("token_weight"),
+  return {dense("token_mask", {Dtype::i64, Dtype::f32, Dtype::f64, Dtype::bf16, Dtype::f16}),
           dense("advantages"),
           optional(dense("ref_log_probs")),
           optional(dense("old_log_probs")),
-          optional(dense("importance_ratio"))};
+          optional(dense("importance_ratio")),
+          optional(dense("num_items", {Dtype::f32}))};
 }
 
 std::vector<Sample> policy_samples(int64_t sequences, int64_t tokens) {
-  return {{.input = "token_mask", .shape = {sequences, tokens}, .dtype = "arithmetic"},
-          {.input = "token_weight", .shape = {sequences, tokens}, .dtype = "arithmetic"},
-          {.input = "advantages", .shape = {sequences}, .dtype = "arithmetic"},
+  return {{.input = "token_mask", .shape = {sequences, tokens}, .dtype = "i64", .below = 2},
+          {.input = "advantages",
+           .shape = {sequences},
+           .dtype = "arithmetic",
+           .probabilities = true},  // of one sign, so that no batch is clipped as a whole
           {.input = "ref_log_probs", .shape = {sequences, tokens}, .dtype = "arithmetic"},
           {.input = "old_log_probs", .shape = {sequences, tokens}, .dtype = "arithmetic"},
-          {.input = "importance_ratio", .none = true}};
+          {.input = "importance_ratio", .none = true},
+          {.input = "num_items", .none = true}};
 }
 
 namespace {
 
 void check_options(const Call& call) {
-  const auto objective = static_cast<Objective>(call.integer("objective"));
-  if (objective != Objective::clip) {
-    if (call.integer("importance_level") != 0)
-      call.refuse("importance_level", "is sequence", "token, with this objective");
-    if (call.real("delta") != 0.0)
-      call.refuse("delta", fmt::format("is {}", call.real("delta")),
-                  "none, with this objective, which does not clip");
-  }
-  if (call.real("delta") < 0.0)
-    call.refuse("delta", fmt::format("is {}", call.real("delta")),
-                "positive, a bound of the ratio, or 0 for none");
+  const auto type = static_cast<PolicyLossType>(call.integer("loss_type"));
+  const bool by_items = type == PolicyLossType::dapo || type == PolicyLossType::cispo ||
+                        type == PolicyLossType::vespo;
+  const bool clips = type < PolicyLossType::cispo || type == PolicyLossType::luspo;
+  if (!clips && call.integer("importance_sampling_level") != 0)
+    call.refuse("importance_sampling_level", "is sequence",
+                "token with the loss types cispo, sapo and vespo");
+  const double delta = call.real("delta");
+  if (!clips && delta != 0.0)
+    call.refuse("delta", fmt::format("is {}", delta),
+                "none with the loss types cispo, sapo and vespo");
+  if (!(delta >= 0.0))
+    call.refuse("delta", fmt::format("is {}", delta), "a positive bound of the ratio, or none");
   for (const char* const name : {"sapo_temperature_pos", "sapo_temperature_neg"})
     if (!(call.real(name) > 0.0))
       call.refuse(name, fmt::format("is {}", call.real(name)), "a positive number");
+  if (call.integer("max_completion_length") < 0)
+    call.refuse("max_completion_length",
+                fmt::format("is {}", call.integer("max_completion_length")),
+                "positive, or 0 for the number of tokens of a row");
+  if (call.has("num_items") && !by_items)
+    call.refuse("num_items", "is given",
+                "with the loss types dapo, cispo and vespo, whose denominator it replaces");
 }
 
 void require_shape(const Call& call, std::string_view name, std::vector<int64_t> sizes,
@@ -77,44 +91,54 @@ void check_policy(const Call& call, std::string_view tokens) {
   const int64_t sequences = call[tokens].sizes[0], length = call[tokens].sizes[1];
   const std::string of_tokens =
       fmt::format("[{}, {}], as '{}' has", sequences, length, std::string(tokens));
-  for (const char* const name : {"token_mask", "token_weight", "ref_log_probs", "old_log_probs"})
+  for (const char* const name : {"token_mask", "ref_log_probs", "old_log_probs"})
     require_shape(call, name, {sequences, length}, of_tokens);
   require_shape(call, "advantages", {sequences}, fmt::format("[{}], one a sequence", sequences));
   const Tensor& ratio = call["importance_ratio"];
   const bool of_sequence = ratio.defined && ratio.dims == 2 && ratio.sizes[1] == 1;
   require_shape(call, "importance_ratio", {sequences, of_sequence ? 1 : length},
                 of_tokens + fmt::format(", or [{}, 1]", sequences));
+  require_shape(call, "num_items", {}, "one number");
   check_options(call);
 }
 
 namespace {
 
 Dtype dtype_of_log_probs(const Call& call) { return call["log_probs"].dtype; }
-Shape like_log_probs(const Call&) { return like("log_probs"); }
+
+// As they are computed in, so that a gradient is rounded once.
+Dtype exact(const Call&) { return Dtype::f64; }
+Shape one_or_each(const Call& call) { return call.flag("reduce") ? scalar() : like("log_probs"); }
+
+std::vector<Input> with_options(std::vector<Input> inputs) {
+  for (Input& input : policy_options()) inputs.push_back(std::move(input));
+  inputs.push_back(flag("reduce", true));
+  return inputs;
+}
 
 Op forward_op() {
   Op op;
   op.name = "policy_loss";
   op.doc =
-      "of each token of a policy the loss, the divergence from a reference, and whether it is "
-      "clipped";
-  op.inputs = {dense("log_probs", {Dtype::f32, Dtype::f64})};
-  for (Input& input : policy_tensors()) op.inputs.push_back(std::move(input));
-  for (Input& input : policy_options()) op.inputs.push_back(std::move(input));
+      "the loss of a policy, its divergence from a reference, and the share of tokens that are "
+      "clipped; without reduce, of each token";
+  std::vector<Input> tensors = {dense("log_probs", {Dtype::f32, Dtype::f64})};
+  for (Input& input : policy_tensors()) tensors.push_back(std::move(input));
+  op.inputs = with_options(std::move(tensors));
   op.inputs.push_back(flag("keep_slopes"));
   op.outputs = {
-      {"loss", like_log_probs, dtype_of_log_probs},
-      {"kl", like_log_probs, dtype_of_log_probs, false},
-      {"clipped", like_log_probs, dtype_of_log_probs, false},
+      {"loss", one_or_each, dtype_of_log_probs},
+      {"kl", one_or_each, dtype_of_log_probs, false},
+      {"clipped", one_or_each, dtype_of_log_probs, false},
       {"slope",
        [](const Call& call) { return call.flag("keep_slopes") ? like("log_probs") : empty(); },
-       dtype_of_log_probs, false},
+       exact, false},
       {"shared_slope",
        [](const Call& call) {
-         const bool of_sequences = call.integer("importance_level") != 0;
-         return call.flag("keep_slopes") && of_sequences ? like("log_probs") : empty();
+         const bool shared = call.integer("importance_sampling_level") != 0;
+         return call.flag("keep_slopes") && shared ? like("log_probs") : empty();
        },
-       dtype_of_log_probs, false}};
+       exact, false}};
   op.check = [](const Call& call) { check_policy(call, "log_probs"); };
   op.gradient = {.backward = "policy_loss_backward",
                  .saved = {"slope", "shared_slope", "token_mask"},
@@ -125,8 +149,9 @@ Op forward_op() {
         {.input = "log_probs", .shape = {e["rows"], e["size"]}, .dtype = "arithmetic"}};
     for (Sample& sample : policy_samples(e["rows"], e["size"]))
       samples.push_back(std::move(sample));
-    samples.push_back({.input = "importance_level", .value = 1});
-    samples.push_back({.input = "beta", .value = 0.1});
+    samples.push_back({.input = "loss_type", .value = 0});
+    samples.push_back({.input = "importance_sampling_level", .value = 1});
+    samples.push_back({.input = "reduce", .value = 0});
     return samples;
   };
   return op;
@@ -137,25 +162,27 @@ Op backward_op() {
   op.name = "policy_loss_backward";
   op.doc = "gradient of policy_loss by its log-probabilities";
   op.internal = true;
-  op.inputs = {dense("dloss"), dense("slope"), dense("shared_slope"), dense("token_mask")};
-  for (Input& input : policy_options()) op.inputs.push_back(std::move(input));
+  op.inputs = with_options({dense("dloss"), dense("slope", {Dtype::f64}),
+                            dense("shared_slope", {Dtype::f64}), policy_tensors()[0]});
   op.inputs.push_back(mask("output_mask", 1));
-  op.outputs = {gradient_output("dlog_probs", "slope", "slope", 0)};
+  op.outputs = {gradient_output("dlog_probs", "slope", "dloss", 0)};
   op.check = [](const Call& call) {
-    require_same_shape(call, "slope", "dloss");
+    if (!call.flag("reduce")) require_same_shape(call, "slope", "dloss");
     require_same_shape(call, "slope", "token_mask");
-    if (call.integer("importance_level") != 0) require_same_shape(call, "slope", "shared_slope");
+    if (call.integer("importance_sampling_level") != 0)
+      require_same_shape(call, "slope", "shared_slope");
   };
   op.example = [](const Extent& e) {
     std::vector<Sample> samples;
-    for (const char* const name : {"dloss", "slope", "shared_slope", "token_mask"})
-      samples.push_back({.input = name, .shape = {e["rows"], e["size"]}, .dtype = "arithmetic"});
-    for (const char* const name :
-         {"objective", "beta", "bias_corrected_kl", "epsilon_low", "epsilon_high", "delta",
-          "sapo_temperature_pos", "sapo_temperature_neg", "vespo_k_pos", "vespo_lambda_pos",
-          "vespo_k_neg", "vespo_lambda_neg"})
-      samples.push_back({.input = name, .value = 1});
-    samples.push_back({.input = "importance_level", .value = 1});
+    const auto numbers = [&](const char* name, const char* dtype) -> Sample {
+      return {.input = name, .shape = {e["rows"], e["size"]}, .dtype = dtype};
+    };
+    samples = {numbers("dloss", "arithmetic"), numbers("slope", "f64"),
+               numbers("shared_slope", "f64")};
+    samples.push_back(policy_samples(e["rows"], e["size"])[0]);
+    for (const Input& option : policy_options())
+      samples.push_back({.input = option.name, .value = 1});
+    samples.push_back({.input = "reduce", .value = 0});
     samples.push_back({.input = "output_mask", .value = 1});
     return samples;
   };

@@ -5,8 +5,8 @@
 
 namespace liger {
 
-// As the choice `objective` counts them.
-enum class Objective : uint8_t { clip, cispo, sapo, vespo };
+// As the choice `loss_type` counts them.
+enum class PolicyLossType : uint8_t { grpo, bnpo, dr_grpo, dapo, cispo, sapo, luspo, vespo };
 
 // Options of the formula, of which composites/linear_loss/policy_step.h says what each does.
 std::vector<Input> policy_options();

@@ -4,7 +4,7 @@
 //   dz[c] = dlog_prob ((c == y) - p[c]) - dentropy p[c] (log p[c] + entropy)
 #pragma once
 #include "device/fault.h"
-#include "device/loss_gradient.h"
+#include "device/logit_distance.h"
 #include "device/resident_row.h"
 #include "device/streamed_row.h"
 
@@ -18,19 +18,6 @@ struct LogProbStatistics {
   A sum;   // of exp(d)
   A mean;  // of d under p, where the entropy is wanted
 };
-
-// d of one logit.
-template <bool Exact, bool Softcap, bool Tempered, class A>
-LIGER_DEVICE A distance_of_logit(A x, A max, A temperature, double softcap) {
-  const A d = capped<Exact, Softcap>(x, softcap) - max;
-  if constexpr (!Tempered) return d;
-  // The temperature is that of a division for exact types, and its reciprocal for others.
-  return Exact ? quotient<true>(d, temperature) : d * temperature;
-}
-template <bool Exact, class A>
-LIGER_DEVICE A divisor_of_distances(double temperature) {
-  return A(Exact ? temperature : 1.0 / temperature);
-}
 
 struct LogProbRowsSpec {
   Dtype logits;

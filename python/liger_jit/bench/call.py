@@ -37,10 +37,11 @@ class Call:
         outputs = tensors_of(self.function(**self.values))
         if not self.wanted:
             return tuple(outputs)
+        differentiable = [output for output in outputs if output.requires_grad]
         if not self.grad_output:
             torch.manual_seed(1)
-            self.grad_output = [_grad_output(output) for output in outputs]
-        return (*outputs, *torch.autograd.grad(outputs, self.wanted, self.grad_output))
+            self.grad_output = [_grad_output(output) for output in differentiable]
+        return (*outputs, *torch.autograd.grad(differentiable, self.wanted, self.grad_output))
 
 
 def _is_float(value: Any) -> bool:

@@ -10,11 +10,8 @@ from torch import Tensor
 from .. import ops
 from .log_probs import linear_log_probs
 
-_OBJECTIVES = ops.choices("policy_loss", "objective")
-_LEVELS = ops.choices("policy_loss", "importance_level")
-_OBJECTIVE_OF = dict.fromkeys(("grpo", "bnpo", "dr_grpo", "dapo", "luspo"), "clip") | {
-    name: name for name in ("cispo", "sapo", "vespo")
-}
+_LOSSES = ops.choices("policy_loss", "loss_type")
+_LEVELS = ops.choices("policy_loss", "importance_sampling_level")
 
 
 class PolicyLoss(NamedTuple):
@@ -99,35 +96,33 @@ def policy_loss(
     Raises:
         ValueError: an option, shape or dtype that does not fit.
     """
-    mask = _as_mask("policy_loss", token_mask, log_probs)
-    weights = mask
-    if reduce:
-        weights = token_weights(mask, loss_type, max_completion_length, num_items)
-    loss, kl, clipped = ops.policy_loss(
-        log_probs,
-        mask,
-        weights,
-        advantages,
-        ref_log_probs,
-        old_log_probs,
-        _by_sequence(importance_ratio),
-        *_numbered("policy_loss", loss_type, importance_sampling_level),
-        beta,
-        bias_corrected_kl,
-        epsilon_low,
-        epsilon_high,
-        0.0 if delta is None else delta,
-        sapo_temperature_pos,
-        sapo_temperature_neg,
-        vespo_k_pos,
-        vespo_lambda_pos,
-        vespo_k_neg,
-        vespo_lambda_neg,
-    )[:3]
-    if not reduce:
-        return PolicyLoss(loss, kl * mask, clipped * mask)
-    share = mask / mask.sum().clamp(min=1)
-    return PolicyLoss(loss.sum(), (kl * share).sum(), (clipped * share).sum())
+    op = "policy_loss"
+    return PolicyLoss(
+        *ops.policy_loss(
+            log_probs,
+            _as_mask(token_mask),
+            advantages,
+            ref_log_probs,
+            old_log_probs,
+            _by_sequence(importance_ratio),
+            None if num_items is None else ops.as_num_items(op, num_items, "mean", log_probs),
+            ops.choice(op, "loss_type", loss_type, _LOSSES),
+            ops.choice(op, "importance_sampling_level", importance_sampling_level, _LEVELS),
+            beta,
+            bias_corrected_kl,
+            epsilon_low,
+            epsilon_high,
+            0.0 if delta is None else delta,
+            sapo_temperature_pos,
+            sapo_temperature_neg,
+            vespo_k_pos,
+            vespo_lambda_pos,
+            vespo_k_neg,
+            vespo_lambda_neg,
+            max_completion_length or 0,
+            reduce,
+        )[:3]
+    )
 
 
 def fused_linear_grpo(
@@ -186,8 +181,8 @@ def fused_linear_grpo(
     """
     op = "fused_linear_grpo"
     least = ops.choice(op, "memory", memory, ops.MEMORY)
-    numbered = _numbered(op, loss_type, importance_sampling_level)
-    mask = _as_mask(op, token_mask, input)
+    kind = ops.choice(op, "loss_type", loss_type, _LOSSES)
+    mask = _as_mask(token_mask)
     if beta != 0.0 and ref_log_probs is None and ref_input is not None:
         taken = ids if loss_type == "luspo" else ids.where(mask != 0, -100)
         with torch.no_grad():
@@ -201,12 +196,13 @@ def fused_linear_grpo(
             ids,
             bias,
             mask,
-            token_weights(mask, loss_type, max_completion_length, num_items),
             advantages,
             ref_log_probs,
             old_log_probs,
             _by_sequence(importance_ratio),
-            *numbered,
+            None if num_items is None else ops.as_num_items(op, num_items, "mean", input),
+            kind,
+            ops.choice(op, "importance_sampling_level", importance_sampling_level, _LEVELS),
             beta,
             bias_corrected_kl,
             epsilon_low,
@@ -218,6 +214,7 @@ def fused_linear_grpo(
             vespo_lambda_pos,
             vespo_k_neg,
             vespo_lambda_neg,
+            max_completion_length or 0,
             temperature,
             0.0 if softcap is None else softcap,
             -100,
@@ -227,49 +224,10 @@ def fused_linear_grpo(
     )
 
 
-def _numbered(op: str, loss_type: str, level: str) -> tuple[int, int]:
-    """What the schema has for the objective and for the level of its ratios."""
-    objective = ops.choice(op, "loss_type", loss_type, _OBJECTIVE_OF)
-    return _OBJECTIVES[objective], ops.choice(op, "importance_sampling_level", level, _LEVELS)
-
-
-def _as_mask(op: str, token_mask: Tensor, like: Tensor) -> Tensor:
-    """In float64, as the losses are computed in."""
-    if token_mask.shape != like.shape[:2]:
-        raise ValueError(
-            f"liger_jit::{op}: argument 'token_mask' has shape {tuple(token_mask.shape)}; "
-            f"allowed: {tuple(like.shape[:2])}"
-        )
-    return token_mask.to(torch.float64)
+def _as_mask(mask: Tensor) -> Tensor:
+    """Of a dtype that the operators take."""
+    return mask if mask.dtype == torch.int64 or mask.is_floating_point() else mask.long()
 
 
 def _by_sequence(ratio: Tensor | None) -> Tensor | None:
     return ratio.unsqueeze(1) if ratio is not None and ratio.dim() == 1 else ratio
-
-
-def token_weights(
-    mask: Tensor,
-    loss_type: str,
-    max_completion_length: int | None = None,
-    num_items: float | Tensor | None = None,
-) -> Tensor:
-    """[B, T]: what each token's loss counts in the loss."""
-    sequences, length = mask.shape
-    if num_items is not None and loss_type not in ("dapo", "cispo", "vespo"):
-        raise ValueError(
-            f"liger_jit: argument 'num_items' is given with loss_type={loss_type!r}; "
-            "allowed: with 'dapo', 'cispo', 'vespo', whose denominator it replaces"
-        )
-    if loss_type in ("grpo", "sapo"):
-        return mask / (mask.sum(-1, keepdim=True).clamp(min=1) * sequences)
-    if loss_type == "dr_grpo":
-        return mask / (sequences * (max_completion_length or length))
-    if loss_type == "luspo":
-        return (mask.sum(-1, keepdim=True) / (sequences * length)).expand(sequences, length)
-    if num_items is None:
-        items = mask.sum()
-    elif isinstance(num_items, Tensor):
-        items = num_items.to(mask.device, mask.dtype, non_blocking=True).reshape(())
-    else:
-        return mask / max(num_items, 1)
-    return mask / items.clamp(min=1)

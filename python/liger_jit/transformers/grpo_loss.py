@@ -4,7 +4,6 @@ import torch
 
 from ..chunked_loss.grpo_loss import items_of_a_rank
 from ..functional import policy_loss, selective_log_softmax
-from ..functional.policy import token_weights
 
 
 def _of_tokens(logits, ids, temperature, mask):
@@ -62,33 +61,31 @@ def triton_grpo_loss(
         )
     log_probs = _of_tokens(logits, completion_ids, temperature, completion_mask)
     mask = torch.ones_like(log_probs) if completion_mask is None else completion_mask
-    loss, kl, clipped = policy_loss(
-        log_probs,
-        mask,
-        advantages,
-        ref_logp,
-        old_logp,
-        vllm_is_ratio,
-        loss_type,
-        importance_sampling_level,
-        beta,
-        use_bias_correction_kl,
-        eps_low,
-        eps_high,
-        delta,
-        sapo_temperature_pos,
-        sapo_temperature_neg,
-        vespo_k_pos,
-        vespo_lambda_pos,
-        vespo_k_neg,
-        vespo_lambda_neg,
-        reduce=False,
-    )
+    options = {
+        "ref_log_probs": ref_logp,
+        "old_log_probs": old_logp,
+        "importance_ratio": vllm_is_ratio,
+        "loss_type": loss_type,
+        "importance_sampling_level": importance_sampling_level,
+        "beta": beta,
+        "bias_corrected_kl": use_bias_correction_kl,
+        "epsilon_low": eps_low,
+        "epsilon_high": eps_high,
+        "delta": delta,
+        "sapo_temperature_pos": sapo_temperature_pos,
+        "sapo_temperature_neg": sapo_temperature_neg,
+        "vespo_k_pos": vespo_k_pos,
+        "vespo_lambda_pos": vespo_lambda_pos,
+        "vespo_k_neg": vespo_k_neg,
+        "vespo_lambda_neg": vespo_lambda_neg,
+        "max_completion_length": max_completion_length,
+    }
     if not reduce:
+        loss, kl, clipped = policy_loss(log_probs, mask, advantages, reduce=False, **options)
         return loss, kl if beta != 0.0 else None, clipped
-    items = items_of_a_rank(loss_type, mask, num_items_in_batch)
-    # A token's own loss has the mask already, whose square is the mask.
-    loss = (loss * token_weights(mask.double(), loss_type, max_completion_length, items)).sum()
-    tokens = mask.sum().clamp(min=1)
-    means = [kl.sum() / tokens] if beta != 0.0 else []
-    return loss.float(), [*means, clipped.sum() / tokens]
+    options["num_items"] = items_of_a_rank(loss_type, mask, num_items_in_batch)
+    loss, kl, clip_ratio = policy_loss(log_probs, mask, advantages, **options)
+    if loss_type == "luspo":  # whose mean would take padding for tokens
+        of_tokens = policy_loss(log_probs, mask, advantages, reduce=False, **options).loss
+        loss = (of_tokens * mask.sum(-1, keepdim=True)).mean()
+    return loss, [kl, clip_ratio] if beta != 0.0 else [clip_ratio]

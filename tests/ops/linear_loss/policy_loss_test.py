@@ -3,7 +3,7 @@
 import pytest
 import torch
 from accuracy import assert_as_exact_as_eager, assert_refused
-from grpo_reference import CLIPPED, LOSS_TYPES, policy_reference
+from grpo_reference import CLIPPED, DEFAULTS, LOSS_TYPES, policy_reference, policy_terms
 from liger_jit.functional import policy_loss
 
 # Each option alone, then all that go together.
@@ -60,11 +60,6 @@ def check(inputs, **options):
     )
 
 
-def unmasked(inputs):
-    """For a loss that counts padding too: the padding is then no garbage."""
-    return inputs | {"mask": torch.ones_like(inputs["mask"])}
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
@@ -72,8 +67,6 @@ def test_every_loss_and_option_is_as_exact_as_eager(device, loss_type, name, dty
     if device == "cuda" and dtype == torch.float64:
         pytest.skip("float64 is for the CPU")
     inputs = case(device, dtype)
-    if loss_type == "luspo":
-        inputs = unmasked(inputs)
     check(inputs, loss_type=loss_type, **OPTIONS[name])
     check(inputs, loss_type=loss_type, **OPTIONS[name], **SHARP)
 
@@ -84,8 +77,6 @@ def test_ratios_of_sequences_are_as_exact_as_eager(device, loss_type, name):
     inputs = case(device)
     inputs["old_log_probs"][1] = inputs["log_probs"][1] + 0.5  # beyond the lower bound
     inputs["old_log_probs"][2] = inputs["log_probs"][2] - 0.5  # beyond the upper one
-    if loss_type == "luspo" and OPTIONS[name]["beta"] != 0:
-        inputs = unmasked(inputs)
     check(inputs, loss_type=loss_type, importance_sampling_level="sequence", **OPTIONS[name])
 
 
@@ -109,8 +100,6 @@ def test_the_two_sided_clip_is_as_exact_as_eager(device, level, delta):
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_a_correction_for_the_sampling_engine_is_as_exact_as_eager(device, loss_type, of):
     inputs = case(device)
-    if loss_type == "luspo":
-        inputs = unmasked(inputs)
     ratio = torch.rand(inputs["mask"].shape, device=device) + 0.5
     inputs["importance_ratio"] = {"tokens": ratio, "sequences": ratio[:, :1]}.get(of, ratio[:, 0])
     check(inputs, loss_type=loss_type, beta=0.1)
@@ -122,8 +111,6 @@ def test_a_correction_for_the_sampling_engine_is_as_exact_as_eager(device, loss_
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_what_is_not_given_is_the_policy_itself_held_constant(device, loss_type, given):
     inputs = case(device)
-    if loss_type == "luspo":
-        inputs = unmasked(inputs)
     kept = {n: v for n, v in inputs.items() if not n.endswith("_log_probs") or n in given}
     check(kept, loss_type=loss_type, beta=0.1, use_bias_correction_kl=True)
 
@@ -166,7 +153,6 @@ def test_a_batch_without_a_token_has_no_loss_and_no_gradient(device):
 @pytest.mark.parametrize("level", ["token", "sequence"])
 def test_each_tokens_own_loss_has_a_gradient_of_its_own(device, level):
     inputs = case(device)
-    mask = inputs["mask"]
     options = {"importance_sampling_level": level, "beta": 0.1, "use_bias_correction_kl": True}
 
     def each(**tensors):
@@ -174,8 +160,6 @@ def test_each_tokens_own_loss_has_a_gradient_of_its_own(device, level):
         return made.loss, made.kl, made.clip_ratio
 
     def reference(log_probs, mask, advantages, ref_log_probs, old_log_probs):
-        from grpo_reference import DEFAULTS, policy_terms
-
         made = policy_terms(
             log_probs,
             mask.to(log_probs.dtype),
@@ -186,7 +170,7 @@ def test_each_tokens_own_loss_has_a_gradient_of_its_own(device, level):
         )
         return made[0] * mask, (made[1] * mask).detach(), made[2] * mask.to(log_probs.dtype)
 
-    assert_as_exact_as_eager(each, reference, inputs | {"mask": mask}, ["log_probs"])
+    assert_as_exact_as_eager(each, reference, inputs, ["log_probs"])
 
 
 def test_a_ratio_that_overflows_is_clipped_and_has_no_gradient(device):
@@ -222,11 +206,12 @@ def test_errors_say_what_is_allowed(device):
     refused("'loss_type' is 'ppo'; allowed: 'grpo', 'bnpo'", loss_type="ppo")
     refused("'importance_sampling_level' is 'batch'", importance_sampling_level="batch")
     sequences = {"importance_sampling_level": "sequence"}
-    refused("'importance_level' is sequence; allowed: token", loss_type="cispo", **sequences)
+    refused("'importance_sampling_level' is sequence", loss_type="cispo", **sequences)
     refused("'delta' is 2", loss_type="sapo", delta=2.0)
     refused("'delta' is -1.*positive", delta=-1.0)
     refused("'sapo_temperature_neg' is 0", loss_type="sapo", sapo_temperature_neg=0.0)
-    refused("'num_items' is given with loss_type='bnpo'", loss_type="bnpo", num_items=3)
+    refused("'num_items' is given.*dapo", loss_type="bnpo", num_items=3)
+    refused("'max_completion_length' is -1", loss_type="dr_grpo", max_completion_length=-1)
     refused("'advantages' has shape .*11.*allowed: \\[5\\]", advantages=torch.zeros(11))
     refused("'old_log_probs' has shape", old_log_probs=torch.zeros(5, 10))
     refused("'importance_ratio' has shape", importance_ratio=torch.zeros(5, 2))

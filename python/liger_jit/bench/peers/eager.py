@@ -207,6 +207,29 @@ def fused_linear_cross_entropy(input, weight, target):
     return cross_entropy(F.linear(input, weight), target)
 
 
+def _log_probs(input, weight, ids):
+    logits = _wide(F.linear(input, weight))
+    return logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+
+
+def policy_loss(
+    log_probs, token_mask, advantages, ref_log_probs, old_log_probs, beta=0.04, epsilon=0.2
+):
+    ratio = (log_probs - old_log_probs).exp()
+    advantages = advantages.unsqueeze(-1)
+    bounded = ratio.clamp(1 - epsilon, 1 + epsilon)
+    clipped = torch.where(advantages > 0, ratio > 1 + epsilon, ratio < 1 - epsilon)
+    behind = ref_log_probs - log_probs
+    kl = behind.exp() - behind - 1
+    loss = beta * kl - torch.min(ratio * advantages, bounded * advantages)
+    tokens = token_mask.sum().clamp(min=1)
+    return tuple((one * token_mask).sum() / tokens for one in (loss, kl.detach(), clipped))
+
+
+def fused_linear_grpo(input, weight, ids, *others, **more):
+    return policy_loss(_log_probs(input, weight, ids), *others, **more)
+
+
 def neighborhood_attention(q, k, v):
     place = torch.arange(q.shape[-2], device=q.device)
     window = (place[:, None] - place).abs() <= 3

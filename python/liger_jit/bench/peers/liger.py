@@ -116,6 +116,15 @@ def vocab_parallel_cross_entropy(logits, target):
     return LigerVocabParallelCrossEntropy()(logits.unsqueeze(1), target.unsqueeze(1)).flatten()
 
 
+def fused_linear_grpo(input, weight, ids, token_mask, advantages, ref_log_probs, old_log_probs):
+    from liger_kernel.chunked_loss import LigerFusedLinearGRPOLoss
+
+    loss, metrics = LigerFusedLinearGRPOLoss()(
+        input, weight, ids, token_mask, advantages, None, ref_log_probs, old_log_probs
+    )
+    return loss, *metrics
+
+
 def kl_div(input, target):
     return functional.liger_kl_div(input, target)
 

@@ -1,0 +1,20 @@
+// How far a logit is below the largest of its row, with softcap and temperature.
+#pragma once
+#include "device/loss_gradient.h"
+
+namespace liger {
+
+// d = (cap(x) - max) / temperature; `divisor` as below.
+template <bool Exact, bool Softcap, bool Tempered, class A>
+LIGER_DEVICE A distance_of_logit(A x, A max, A divisor, double softcap) {
+  const A d = capped<Exact, Softcap>(x, softcap) - max;
+  if constexpr (!Tempered) return d;
+  return Exact ? quotient<true>(d, divisor) : d * divisor;
+}
+// The temperature for exact types, which divide by it, and its reciprocal for others.
+template <bool Exact, class A>
+LIGER_DEVICE A divisor_of_distances(double temperature) {
+  return A(Exact ? temperature : 1.0 / temperature);
+}
+
+}  // namespace liger
