@@ -210,3 +210,24 @@ def test_it_compiles_without_breaks(mixtral):
     inputs = one_call(experts)
     compiled = torch.compile(experts, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(*inputs), experts(*inputs))
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "gpt_oss"])
+def test_a_whole_model_compiles_without_breaks(model_type):
+    model, inputs = tiny(model_type)
+    expected = step_of(model, inputs)
+    patch(model)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    loss = compiled(**inputs).loss
+    loss.backward()
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert_same((loss.item(), found), expected)
+
+
+def test_a_checkpointed_step_is_the_step(mixtral):
+    model, inputs = mixtral
+    expected = step_of(model, inputs)
+    handle = patch(model)
+    model.gradient_checkpointing_enable()
+    assert_same(step_of(model, inputs), expected)
+    assert not any(row.own_calls for row in rows_of(handle, model))
