@@ -9,9 +9,13 @@
 namespace liger::torch_bindings {
 namespace {
 
-// torch needs rows of whole 16 bytes.
-bool is_aligned(const at::Tensor& tensor) {
-  return tensor.size(-1) * tensor.element_size() % 16 == 0;
+bool is_of_16_bytes(int64_t bytes) { return bytes % 16 == 0; }
+
+// torch needs rows of whole 16 bytes, whichever way a matrix is turned, that begin at such places.
+bool is_aligned(const at::Tensor& weight, bool has_memory) {
+  const int64_t bytes = weight.element_size();
+  return is_of_16_bytes(weight.size(1) * bytes) && is_of_16_bytes(weight.size(2) * bytes) &&
+         (!has_memory || is_of_16_bytes(reinterpret_cast<intptr_t>(weight.const_data_ptr())));
 }
 
 // f(expert, first place, how many), for each expert.
@@ -32,10 +36,8 @@ void each_group(const at::Tensor& ends, F&& f) {
 GroupedProducts::Way GroupedProducts::way() const {
   if (in_.place().backend == Backend::cpu) return Way::by_loop;
   const int major = in_.place().capability / 10;
-  const bool aligned = is_aligned(in_.tensor("x")) && is_aligned(in_.tensor("gate_up_weight")) &&
-                       is_aligned(in_.tensor("down_weight")) &&
-                       in_.tensor("gate_up_weight").size(1) * 2 % 16 == 0 &&
-                       in_.tensor("down_weight").size(1) * 2 % 16 == 0;
+  const bool aligned = is_aligned(in_.tensor("gate_up_weight"), !in_.records()) &&
+                       is_aligned(in_.tensor("down_weight"), !in_.records());
   const bool torchs = in_.place().backend == Backend::cuda && (major == 9 || major == 10) &&
                       in_.tensor("x").scalar_type() == at::kBFloat16 && aligned;
   return torchs ? Way::by_torch : Way::by_template;

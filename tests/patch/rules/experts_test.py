@@ -9,6 +9,7 @@ from family_models import SMALL, inputs_of, step_of, tiny
 from liger_jit.patch import patch
 from torch import nn
 from torch.nn.utils import parametrize
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 # Whose experts become one node; what a type of model has that is none of these is the other test.
 FUSED = (
@@ -88,6 +89,16 @@ def test_what_is_no_such_module_is_left_alone_and_trains(model_type):
     assert_same(step_of(model, inputs), expected)
 
 
+@pytest.fixture(autouse=True)
+def implementations():
+    """As they were, after each test."""
+    mapping = ALL_EXPERTS_FUNCTIONS._global_mapping
+    saved = dict(mapping)
+    yield
+    mapping.clear()
+    mapping.update(saved)
+
+
 @pytest.fixture
 def mixtral():
     return tiny("mixtral")
@@ -118,10 +129,13 @@ def with_a_hook_on_the_activation(model, experts):
 
 
 def with_an_implementation_of_the_users(model, experts):
-    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
-
     ALL_EXPERTS_FUNCTIONS.register("zeros", lambda self, x, indices, weights: 0 * x)
     model.config._experts_implementation = "zeros"
+
+
+def with_an_implementation_under_a_known_name(model, experts):
+    ALL_EXPERTS_FUNCTIONS.register("grouped_mm", lambda self, x, indices, weights: 0 * x)
+    model.config._experts_implementation = "grouped_mm"
 
 
 def with_another_gate(model, experts):
@@ -133,6 +147,7 @@ CHANGES = (
     with_another_activation,
     with_a_hook_on_the_activation,
     with_an_implementation_of_the_users,
+    with_an_implementation_under_a_known_name,
     with_another_gate,
 )
 
@@ -150,7 +165,7 @@ def test_what_changes_after_the_patch_counts(mixtral, change):
     handle.unpatch()
 
 
-@pytest.mark.parametrize("change", CHANGES[:3])
+@pytest.mark.parametrize("change", CHANGES)
 def test_what_was_changed_before_the_patch_counts(mixtral, change):
     model, _ = mixtral
     plain = next(iter(experts_of(model).values()))
@@ -195,3 +210,24 @@ def test_it_compiles_without_breaks(mixtral):
     inputs = one_call(experts)
     compiled = torch.compile(experts, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(*inputs), experts(*inputs))
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "gpt_oss"])
+def test_a_whole_model_compiles_without_breaks(model_type):
+    model, inputs = tiny(model_type)
+    expected = step_of(model, inputs)
+    patch(model)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    loss = compiled(**inputs).loss
+    loss.backward()
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert_same((loss.item(), found), expected)
+
+
+def test_a_checkpointed_step_is_the_step(mixtral):
+    model, inputs = mixtral
+    expected = step_of(model, inputs)
+    handle = patch(model)
+    model.gradient_checkpointing_enable()
+    assert_same(step_of(model, inputs), expected)
+    assert not any(row.own_calls for row in rows_of(handle, model))

@@ -49,11 +49,11 @@ class ExpertGate:
 
 def candidates(module: nn.Module) -> list[ExpertGate]:
     """With the limits that the module's attributes name."""
-    interleaved = not getattr(module, "is_concatenated", True)
     limits = [None, *(getattr(module, name) for name in LIMITS if is_positive(module, name))]
-    found = [ExpertGate(name, interleaved, limit) for limit in limits for name in ACTIVATIONS]
+    forms = [(interleaved, limit) for interleaved in (False, True) for limit in limits]
+    found = [ExpertGate(name, *form) for form in forms for name in ACTIVATIONS]
     if is_positive(module, ALPHA):
-        found += [ExpertGate(CLAMPED, interleaved, limit, module.alpha) for limit in limits]
+        found += [ExpertGate(CLAMPED, *form, module.alpha) for form in forms]
     return found
 
 

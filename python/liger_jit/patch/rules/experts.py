@@ -90,8 +90,10 @@ def experts_guard(module: nn.Module) -> Guard:
     loop = getattr(own, "__wrapped__", None)
     if own.__globals__.get("__name__") != DISPATCHER or type(loop) is not FunctionType:
         raise Mismatch("transformers does not dispatch its forward by an experts' implementation")
-    if implementation_of(module) not in IMPLEMENTATIONS:
-        raise Mismatch(f"its experts' implementation is {implementation_of(module)!r}")
+    registered = registered_by(own)
+    known = {name for _, name, function in registered if is_transformers(function)}
+    if (implementation := implementation_of(module)) not in {IMPLEMENTATIONS[0], *known}:
+        raise Mismatch(f"its experts' implementation is {implementation!r}")
     check_layout(module)
     gate = type(module)._apply_gate
     words = words_of(loop) | words_of(gate)
@@ -112,10 +114,13 @@ def experts_guard(module: nn.Module) -> Guard:
         *parts_of(map(function_of, (own, loop, gate))),
         values=tuple(values),
         methods=(("_apply_gate", gate),),
-        names=tuple(
-            (scope, name, scope[name])
-            for scope in (loop.__globals__, gate.__globals__)
-            for name in sorted(words & scope.keys())
+        names=(
+            *registered,
+            *(
+                (scope, name, scope[name])
+                for scope in (loop.__globals__, gate.__globals__)
+                for name in sorted(words & scope.keys())
+            ),
         ),
         tensors=parameters_of(module),
         children=tuple(children),
@@ -140,6 +145,22 @@ def flag_of(module: nn.Module, name: str) -> bool:
 
 def parameters_of(module: nn.Module) -> tuple[str, ...]:
     return (*WEIGHTS, *BIASES) if flag_of(module, "has_bias") else WEIGHTS
+
+
+def registered_by(own: FunctionType) -> list[tuple[dict, str, object]]:
+    """(mapping, name, function) of the implementations that a dispatched forward may run."""
+    cells = dict(zip(own.__code__.co_freevars, own.__closure__ or (), strict=True))
+    if "experts_interface" in cells:
+        interface = cells["experts_interface"].cell_contents
+    else:
+        interface = own.__globals__["ALL_EXPERTS_FUNCTIONS"]
+    mappings = (interface._global_mapping, interface._local_mapping)
+    return [(one, name, one.get(name)) for one in mappings for name in IMPLEMENTATIONS]
+
+
+def is_transformers(function: object) -> bool:
+    """Whether a registered function is the one that transformers has under that name."""
+    return getattr(function, "__module__", None) == DISPATCHER
 
 
 def words_of(function: Callable) -> frozenset[str]:

@@ -1,0 +1,20 @@
+"""A patched model with experts, replicated or sharded over ranks, trains as without a patch."""
+
+import pytest
+from told import told_by
+
+pytest.importorskip("transformers")
+
+told = told_by("experts_rank.py")
+
+
+def test_losses_are_those_without_the_patch(told):
+    for rank, of_rank in enumerate(told):
+        assert len(of_rank) == 3
+        for way, (plain, patched) in of_rank.items():
+            where = f"rank {rank}: {way}"
+            losses = plain["losses"]
+            assert max(losses) - min(losses) > 0.05, f"{where}: the steps changed nothing"
+            assert patched["losses"] == pytest.approx(losses, rel=1e-5), where
+            assert patched["rows"] == 2, where
+            assert patched["own"] == 0, where
