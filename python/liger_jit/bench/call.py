@@ -38,7 +38,10 @@ class Call:
         if not self.grad_output:
             torch.manual_seed(1)
             self.grad_output = [_grad_output(output) for output in outputs]
-        return (*outputs, *torch.autograd.grad(outputs, self.wanted, self.grad_output))
+        # Metrics beside a loss have no gradient.
+        pairs = zip(outputs, self.grad_output, strict=True)
+        made, arriving = zip(*(pair for pair in pairs if pair[0].requires_grad), strict=True)
+        return (*outputs, *torch.autograd.grad(made, self.wanted, arriving))
 
 
 def _is_float(value: Any) -> bool:
