@@ -228,6 +228,33 @@ def policy_loss(
 
 def fused_linear_grpo(input, weight, ids, *others, **more):
     return policy_loss(_log_probs(input, weight, ids), *others, **more)
+def selective_log_softmax(logits, ids):
+    return _wide(logits).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+
+
+def linear_log_probs(input, weight, ids):
+    log_p = _wide(F.linear(input, weight)).log_softmax(-1)
+    log_probs = log_p.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+    return log_probs, -(log_p.exp() * log_p).sum(-1)
+
+
+def fused_linear_dpo(input, weight, ids, ref_input, ref_weight):
+    """As TRL's trainer computes it, with its metrics."""
+
+    def sequences(states, head):
+        logits = F.linear(states, head)
+        return selective_log_softmax(logits, ids).sum(-1), _wide(logits)
+
+    log_probs, logits = sequences(input, weight)
+    means = [part.mean().detach() for part in logits.chunk(2)]
+    del logits
+    with torch.no_grad():
+        reference = sequences(ref_input, ref_weight)[0]
+    ratios = log_probs - reference
+    chosen, rejected = ratios.chunk(2)
+    loss = -F.logsigmoid(0.1 * (chosen - rejected)).mean()
+    rewards = (0.1 * ratios).detach().chunk(2)
+    return (loss, *log_probs.detach().chunk(2), *means, torch.zeros_like(loss).detach(), *rewards)
 
 
 def neighborhood_attention(q, k, v):
