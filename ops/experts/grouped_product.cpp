@@ -10,6 +10,7 @@ constexpr int64_t tile = 64;  // of PlainTile
 
 int64_t places_of(const Call& call) { return call["tokens"].count(); }
 Dtype dtype_of_x(const Call& call) { return call["x"].dtype; }
+int64_t element_bytes(const Call& call) { return size_bytes(dtype_of_x(call)); }
 std::vector<Knobs> threads(const Call& call) { return {{{"threads", call.on_host() ? 1 : 256}}}; }
 int64_t threads_of(const Knobs& knobs) { return value_of(knobs, "threads", 1); }
 
@@ -53,7 +54,8 @@ const Register grouped_product{Op{
                  .spec = [](const Call& call) -> Spec {
                    return {{"x", call["x"].dtype},
                            {"gathers", call.flag("gathers")},
-                           {"turned", call.flag("turned")}};
+                           {"turned", call.flag("turned")},
+                           {"align_bytes", element_bytes(call)}};
                  },
                  .candidates = threads,
                  .blocks =
@@ -109,7 +111,8 @@ const Register grouped_weight_gradient{Op{
                  .spec = [](const Call& call) -> Spec {
                    return {{"x", call["x"].dtype},
                            {"gathers_left", call.flag("gathers")},
-                           {"gathers_right", call.flag("gathers_right")}};
+                           {"gathers_right", call.flag("gathers_right")},
+                           {"align_bytes", element_bytes(call)}};
                  },
                  .candidates = threads,
                  .blocks =

@@ -9,7 +9,8 @@ namespace liger {
 struct GroupedProductSpec {
   Dtype x;
   bool gathers;
-  bool turned;  // the weight of an expert is [in, out], not [out, in]
+  bool turned;      // the weight of an expert is [in, out], not [out, in]
+  int align_bytes;  // those of an element: rows are read one by one
   int threads;
 };
 
@@ -61,6 +62,7 @@ struct GroupedWeightGradientSpec {
   Dtype x;
   bool gathers_left;
   bool gathers_right;
+  int align_bytes;  // those of an element
   int threads;
 };
 
