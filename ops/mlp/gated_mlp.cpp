@@ -152,6 +152,7 @@ Op finished_op() {
   op.outputs = {output_y()};
   op.example = [](const Extent& e) {
     std::vector<Sample> samples = mlp_example(e);
+    append(samples, mlp_gate_samples());
     append(samples, kept_example(e));
     return samples;
   };
