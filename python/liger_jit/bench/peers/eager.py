@@ -228,6 +228,8 @@ def policy_loss(
 
 def fused_linear_grpo(input, weight, ids, *others, **more):
     return policy_loss(_log_probs(input, weight, ids), *others, **more)
+
+
 def selective_log_softmax(logits, ids):
     return _wide(logits).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
 
