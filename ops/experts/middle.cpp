@@ -9,7 +9,8 @@ namespace liger {
 namespace {
 
 int64_t width_of(const Call& call) { return call["product"].last_size(); }
-int64_t pairs_of(const Call& call) { return call["order"].count(); }
+// Of the tensor that a call shrinks by: a trial of fewer rows has as many pairs.
+int64_t pairs_of(const Call& call) { return call["product"].rows(); }
 
 // Of rows of so many elements that lie side by side, whatever else the call is aligned to.
 int64_t align_of(const Call& call, int64_t size) {

@@ -10,7 +10,11 @@ constexpr int64_t segment_rows = 128;
 
 int64_t width_of(const Call& call) { return call["x"].last_size(); }
 int64_t experts_of(const Call& call) { return call["ends"].count(); }
-int64_t places_of(const Call& call) { return call["order"].count(); }
+// Of the tensor that a call shrinks by, where each place has a row: a trial of fewer rows has as
+// many places.
+int64_t places_of(const Call& call) {
+  return call.has("weights") ? call["order"].count() : call["x"].rows();
+}
 int64_t segments_of(const Call& call) {
   return parts(places_of(call), segment_rows) + experts_of(call) + 1;
 }

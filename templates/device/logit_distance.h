@@ -9,7 +9,10 @@ template <bool Exact, bool Softcap, bool Tempered, class A>
 LIGER_DEVICE A distance_of_logit(A x, A max, A divisor, double softcap) {
   const A d = capped<Exact, Softcap>(x, softcap) - max;
   if constexpr (!Tempered) return d;
-  return Exact ? quotient<true>(d, divisor) : d * divisor;
+  if constexpr (!Exact) return d * divisor;
+  const A scaled = quotient<true>(d, divisor);
+  // A GPU refines its quotient, which makes a number of none where that is infinite.
+  return scaled == scaled || d != d ? scaled : minus_infinity<A>();
 }
 // The temperature for exact types, which divide by it, and its reciprocal for others.
 template <bool Exact, class A>

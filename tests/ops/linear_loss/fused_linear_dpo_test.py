@@ -220,7 +220,7 @@ def test_chunks_of_pairs_and_two_passes_give_one_loss(device, chunk_tokens):
     inputs = case(torch.float32, device, pairs=6)
     whole, parts = with_chunks(inputs, 0), with_chunks(inputs, chunk_tokens)
     for exact, value in zip(whole, parts, strict=True):
-        assert relative_error(value, exact) < 1e-6
+        assert relative_error(value, exact) < 2e-6
     again = with_chunks(inputs, chunk_tokens)
     assert all(torch.equal(a, b) for a, b in zip(parts, again, strict=True))
 
