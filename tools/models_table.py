@@ -18,7 +18,13 @@ from liger_jit.patch import patch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-from every_model import CLASSES, class_named, configurations  # noqa: E402
+from every_model import (  # noqa: E402
+    CLASSES,
+    class_named,
+    configurations,
+    small_model,
+    steady_step,
+)
 
 HEAD = """# What `patch` does with each model
 
@@ -26,7 +32,8 @@ Made by `tools/models_table.py` with transformers {release}: {made} of {causal} 
 {made_multimodal} of {multimodal} multimodal classes of the Auto mappings, each with a small random
 configuration. `rms_norm 5` says that five modules got that role; what was left has its reason,
 without the modules' names. `tests/patch/every_model_test.py` asks whether a patched step has the
-loss and the gradients of the unpatched one.
+loss and the gradients of the unpatched one; where no step of a small model can be made, here and
+there, its error is told.
 
 """
 
@@ -54,7 +61,18 @@ def row_of(kind, name):
     left = Counter((row.module, row.role, short(row.status)) for row in report if not row.patched)
     patched = ", ".join(f"{role} {count}" for role, count in sorted(done.items()))
     told = "; ".join(f"{module} ({role}): {why}" for module, role, why in sorted(left))
+    if error := without_step(kind, name):
+        told = "; ".join(filter(None, (told, f"no step: {error}")))
     return title, patched, told
+
+
+def without_step(kind, name):
+    """Why no small model of the class makes a step by itself, or ""."""
+    try:
+        small_model(kind, name, steady_step)
+    except Exception as error:
+        return f"{type(error).__name__}: {short(str(error))}"
+    return ""
 
 
 def short(text):
