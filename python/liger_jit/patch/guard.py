@@ -25,7 +25,7 @@ from torch.nn.modules.module import (
 
 from .probe import Mismatch, Silent
 from .source.reading import Function, Reading, essence, function_of, is_same, read
-from .source.torchs_own import CALL, CALL_IMPL, replaced_call
+from .source.torchs_own import is_called_otherwise, replaced_call
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # Tensors that are not ordinary ones, and that the operators know all the same, by name: their
@@ -36,15 +36,27 @@ KNOWN_KINDS = ("DTensor", "FakeTensor", "FunctionalTensor")
 def is_plain(tensor: Tensor | None) -> bool:
     """Whether the operators take this tensor as it is."""
     kind = type(tensor)
-    if kind is nn.Parameter or kind is Tensor:
-        return True
-    return kind.__name__ in KNOWN_KINDS and kind.__module__.startswith("torch.")
+    if kind is not nn.Parameter and kind is not Tensor:
+        if kind.__name__ not in KNOWN_KINDS or not kind.__module__.startswith("torch."):
+            return False
+    return tensor.layout is torch.strided
+
+
+NOT_HELD = object()
+
+
+def held(module: nn.Module, name: str) -> object:
+    """What reading this attribute gives if that is a parameter or stands in the module's __dict__,
+    else NOT_HELD: a buffer, or what is made when it is read, as a parametrised weight is, which
+    reading may change."""
+    own = module.__dict__
+    return own[name] if name in own else own["_parameters"].get(name, NOT_HELD)
 
 
 def is_usable(x: Tensor) -> bool:
     """Whether the operators take this input: its kind, dtype and device, and that they can keep it
     for a backward."""
-    if type(x) is not Tensor and not is_plain(x):
+    if not is_plain(x):
         return False
     if x.dtype not in DTYPES and (x.dtype is not torch.float64 or x.is_cuda):
         return False
@@ -73,8 +85,7 @@ def is_hooked(module: nn.Module) -> bool:
         or _global_backward_pre_hooks
         or "_compiled_call_impl" in own
         or "_call_impl" in own
-        or kind.__call__ is not CALL
-        or kind._call_impl is not CALL_IMPL
+        or is_called_otherwise(kind)
     )
     return bool(hooked) and type(own.get("_compiled_call_impl")) is not Silent
 
@@ -125,7 +136,7 @@ class Guard:
                 return f"{name} of its file is another"
         for name in self.tensors:
             # Not an attribute of another kind: reading a parametrised weight may change it.
-            if not is_plain(module._parameters.get(name)):
+            if name in module.__dict__ or not is_plain(module._parameters.get(name)):
                 return f"{name} is no plain parameter"
             if getattr(kind, name, None) is not None:
                 return f"its class has another {name}"

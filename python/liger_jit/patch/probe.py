@@ -127,10 +127,11 @@ class SparseLinear(StandIn):
         self._parameters["weight"] = nn.Parameter(random((out_features,), generator))
         self.bias = None
         self.source = torch.arange(out_features, device="cpu") % in_features
-        self.order: list[nn.Module] = []  # of calls, where stand-ins share one list
+        # What it was called with, in the order of calls where stand-ins share one list.
+        self.calls: list[tuple[nn.Module, Tensor]] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        self.order.append(self)
+        self.calls.append((self, x))
         return x[..., self.source.to(x.device)] * self.weight
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from liger_jit.patch import patch
-from tiny_models import assert_same_step, batch, build, error
+from tiny_models import assert_same_step, batch, build, error, loss_and_gradients
 from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM
@@ -106,3 +106,29 @@ def test_so_is_the_class_of_a_norm(before):
         model.model.norm.__class__ = Doubled
         losses.append(model(**batch()).loss.detach())
     assert error(losses[1], losses[0]) <= 1e-5
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_so_is_what_stands_over_the_parameter_of_a_norm(before):
+    model = build(num_hidden_layers=1)
+
+    def change():
+        model.model.norm.__dict__["weight"] = torch.tensor(3.0)
+
+    if before:
+        change()
+    handle = patch(model)
+    change()
+    found = model(**batch()).loss.detach()
+    handle.unpatch()
+    assert error(found, model(**batch()).loss.detach()) <= 1e-5
+
+
+def test_a_sparse_head_makes_its_own_logits():
+    model = build()
+    handle = patch(model)
+    sparse = model.lm_head.weight.detach().to_sparse_csr()
+    model.lm_head.weight = nn.Parameter(sparse, requires_grad=False)
+    found = loss_and_gradients(model)
+    handle.unpatch()
+    assert_same_step(found, loss_and_gradients(model))

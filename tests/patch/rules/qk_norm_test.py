@@ -221,6 +221,17 @@ def test_dtypes_that_a_norm_promotes_are_left_to_it(monkeypatch):
         assert error(found[1][name], gradient) <= 2 * error(eager[1][name], gradient), name
 
 
+@pytest.mark.parametrize("family", ["Qwen3", "Gemma3"])
+def test_dtypes_that_were_not_proved_are_left_to_the_norms(family):
+    model = build(family).double()
+    for module in model.modules():
+        if "Norm" in type(module).__name__:
+            module.float()
+    expected = loss_and_gradients(model)
+    patch(model)
+    assert_same_step(loss_and_gradients(model), expected)
+
+
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_checkpointed_layers_take_the_same_way(use_reentrant, monkeypatch):
     model = build("Qwen3")

@@ -85,6 +85,15 @@ def with_a_bias(mlp):
     mlp.down_proj.bias = nn.Parameter(torch.ones(32))
 
 
+def with_a_bias_that_is_a_buffer(mlp):
+    del mlp.down_proj.bias
+    mlp.down_proj.register_buffer("bias", torch.linspace(-1, 1, 32))
+
+
+def with_a_bias_that_is_an_attribute(mlp):
+    mlp.up_proj.__dict__["bias"] = torch.linspace(-1, 1, 48)
+
+
 def with_an_adapter(mlp):
     mlp.down_proj = LowRank(mlp.down_proj)
 
@@ -111,6 +120,8 @@ def frozen(mlp):
         with_a_forward_of_its_own,
         with_a_parametrized_weight,
         with_a_bias,
+        with_a_bias_that_is_a_buffer,
+        with_a_bias_that_is_an_attribute,
         with_an_adapter,
         with_a_weight_of_another_kind,
         frozen,
@@ -129,6 +140,21 @@ def test_a_projection_that_is_not_plain_is_called_as_a_module(change, after, mon
     found, whole, apart = calls_of(model, monkeypatch)
     assert (whole, apart) == (1, 1)
     assert_same_step(found, expected)
+
+
+@pytest.mark.parametrize("name", ["gate_proj", "down_proj"])
+def test_a_sparse_weight_is_its_projections(name):
+    model = build()
+    handle = patch(model)
+    for mlp in mlps(model):
+        projection = mlp.get_submodule(name)
+        sparse = projection.weight.detach().to_sparse_csr()
+        projection.weight = nn.Parameter(sparse, requires_grad=False)
+    ids = torch.arange(8)[None]
+    with torch.no_grad():
+        found = model(ids).logits
+        handle.unpatch()
+        assert torch.allclose(found, model(ids).logits, atol=1e-5)
 
 
 @pytest.mark.parametrize(

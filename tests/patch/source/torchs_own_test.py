@@ -108,6 +108,53 @@ def test_a_function_of_the_head_and_of_projections_is_called(monkeypatch, when, 
     assert_same_step(loss_and_gradients(model), expected)
 
 
+def doubled_linear(self, input):
+    return F.linear(input, self.weight, self.bias) * 2
+
+
+def doubled_call(self, *args, **kwargs):
+    result = self.forward(*args, **kwargs)
+    return result * 2 if type(self).__name__ == "Linear" else result
+
+
+def doubled_loss(
+    input,
+    target,
+    weight=None,
+    size_average=None,
+    ignore_index=-100,
+    reduce=None,
+    reduction="mean",
+    label_smoothing=0.0,
+):
+    return 2 * torch._C._nn.cross_entropy_loss(input, target, weight, 1, ignore_index)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    "function, other",
+    [
+        (nn.Linear.forward, doubled_linear),
+        (nn.Module._call_impl, doubled_call),
+        (F.cross_entropy, doubled_loss),
+    ],
+)
+def test_code_that_is_replaced_in_place_is_run(function, other, when):
+    model = build()
+    own = function.__code__
+    try:
+        function.__code__ = other.__code__
+        expected = loss_and_gradients(model)
+        if when == "after":
+            function.__code__ = own
+        patch(model)
+        function.__code__ = other.__code__
+        found = loss_and_gradients(model)
+    finally:
+        function.__code__ = own
+    assert_same_step(found, expected)
+
+
 @pytest.mark.parametrize("owner, name", [(torch, "rsqrt"), (torch.Tensor, "pow"), (F, "silu")])
 def test_an_operation_that_is_not_torchs_is_refused_by_name(monkeypatch, owner, name):
     own = getattr(owner, name)

@@ -184,6 +184,65 @@ class Scaled(MLP):
         return self.down_proj(F.silu(self.gate_proj(x)) * (self.up_proj(x) / 64)) * 64
 
 
+class ScaledByMethods(MLP):
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)).mul(self.up_proj(x).div(64))).mul(64)
+
+
+class ScaledByFunctions(MLP):
+    def forward(self, x):
+        up = torch.div(self.up_proj(x), 64)
+        return torch.mul(self.down_proj(torch.mul(F.silu(self.gate_proj(x)), up)), 64)
+
+
+class ScaledByNames(MLP):
+    def forward(self, x):
+        a, b = 0.015625, 64
+        return self.down_proj(F.silu(self.gate_proj(x)) * (self.up_proj(x) * a)) * b
+
+
+class ScaledByOthers(MLP):
+    factor = 64.0
+
+    def shrink(self, x):
+        return x / self.factor
+
+    def grow(self, x):
+        return x * self.factor
+
+    def forward(self, x):
+        hidden = F.silu(self.gate_proj(x)) * self.up_proj(self.shrink(x))
+        return self.grow(self.down_proj(hidden))
+
+
+class ScaledBySums(MLP):
+    def forward(self, x):
+        half = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x).div(2))
+        return half + half
+
+
+class ScaledBetween(MLP):
+    """What cancels before the projection down overflows where the product does not."""
+
+    def forward(self, x):
+        hidden = F.silu(self.gate_proj(x)) * self.up_proj(x).mul(4)
+        return self.down_proj(hidden.div(4))
+
+
+class InAnotherDtype(MLP):
+    """Keeps a product that float16 cannot hold, for a projection that may compute in float32."""
+
+    def forward(self, x):
+        hidden = F.silu(self.gate_proj(x)).float() * self.up_proj(x).float()
+        return self.down_proj(hidden).to(x.dtype)
+
+
+class CastForItsProjection(MLP):
+    def forward(self, x):
+        hidden = F.silu(self.gate_proj(x)) * self.up_proj(x)
+        return self.down_proj(hidden.float()).to(x.dtype)
+
+
 class ScaledByOne(MLP):
     multiplier = 1.0
 
@@ -221,6 +280,14 @@ MLPS = {
     (ByDtype, None): "branches on its input",
     (OfAChild, None): "uses .scale",
     (Scaled, None): "it scales what it computes",
+    (ScaledByMethods, None): "no known gate",
+    (ScaledByFunctions, None): "no known gate",
+    (ScaledByNames, None): "no known gate",
+    (ScaledByOthers, None): "no known gate",
+    (ScaledBySums, None): "no known gate",
+    (ScaledBetween, None): "no known gate",
+    (InAnotherDtype, None): "no known gate",
+    (CastForItsProjection, None): "no known gate",
     (InPlace, None): "works in place",
     (Nested, lambda: partial(F.silu, inplace=True)): "works in place",
     (Nested, partial(nn.SiLU, True)): "works in place",

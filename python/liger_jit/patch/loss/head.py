@@ -17,24 +17,17 @@ from dataclasses import fields, is_dataclass, make_dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..autocasting import autocast_dtype
 from ..entered import Entered, call_of, place
-from ..guard import is_hooked
+from ..guard import held, is_hooked
 from ..handle import InstanceValue
 from ..installed import replaced_by
 from ..modes import is_watched
 from ..probe import compute_dtype
 from ..recomputed import checkpoint_here
 from ..rule import SHARDED_AWAY, MetaCall, Refusal, is_sharded
-from ..source.torchs_own import (
-    CROSS_ENTROPY,
-    LINEAR,
-    replaced_call,
-    replaced_cross_entropy,
-    replaced_linear,
-)
+from ..source.torchs_own import replaced_call, replaced_cross_entropy, replaced_linear
 from ..stand_in import HeadForward, LossFunction, StandIn
 from .call import OPTIONS, LossCall, next_token_loss
 from .causal_loss import is_causal_loss, labels_of_causal_loss, own_loss
@@ -147,8 +140,8 @@ class LossHead:
         return (
             type(self.head) is self.head_class
             and self.head_class.forward is self.head_forward
-            and F.linear is LINEAR
-            and F.cross_entropy is CROSS_ENTROPY
+            and replaced_linear() is None
+            and replaced_cross_entropy() is None
             and not is_watched()
         )
 
@@ -163,6 +156,7 @@ class LossHead:
         return (
             type(weight) in PLAIN
             and type(bias) in PLAIN_OR_NONE
+            and all(one is None or one.layout is torch.strided for one in (weight, bias))
             and weight.dim() == 2
             and weight.is_floating_point()
             and not hasattr(weight, "ds_id")
@@ -226,7 +220,7 @@ class LossHead:
         """Whether `next_token_loss` is what transformers' own gives now, for that divisor."""
         one = not isinstance(num_items, Tensor) or num_items.numel() == 1
         own = self.own_loss is not None and self.own_loss.stands()
-        return one and own and F.cross_entropy is CROSS_ENTROPY and not is_watched()
+        return one and own and replaced_cross_entropy() is None and not is_watched()
 
     def changes(self) -> list:
         own = [
@@ -279,16 +273,6 @@ def find(model: nn.Module, fused: bool) -> LossHead | Refusal:
         return Refusal("the model's forward takes no labels")
     reason = replaced_by(head)
     return Refusal(reason) if reason else LossHead(model, head, fused)
-
-
-NOT_HELD = object()
-
-
-def held(module: nn.Module, name: str) -> object:
-    """A tensor that a module holds, or NOT_HELD: to read one that is made when it is read, as a
-    parametrised one is, may change it."""
-    held_by = module.__dict__ if name in module.__dict__ else module._parameters
-    return held_by.get(name, NOT_HELD)
 
 
 def path_of(model: nn.Module, head: nn.Module | None) -> str:

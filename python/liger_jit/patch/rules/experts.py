@@ -205,7 +205,7 @@ def experts_run(gate: ExpertGate) -> Callable:
 
     def run(self, x: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
         up, down = (self._parameters[name] for name in WEIGHTS)
-        biases = [self._parameters.get(name) for name in BIASES]
+        biases = [self._parameters[name] for name in BIASES if flag_of(self, "has_bias")]
         y = functional.experts(
             x,
             indices,

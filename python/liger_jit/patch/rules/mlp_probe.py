@@ -9,10 +9,12 @@ from ..guard import Guard, guard_of, is_hooked
 from ..probe import (
     LONG,
     OUTLYING,
+    OUTPUT_ERROR,
     Mismatch,
     SparseLinear,
     assert_same,
     random,
+    relative_error,
     run_own,
     set_mode,
     tensor_inputs,
@@ -23,6 +25,10 @@ from ..source.reading import read
 
 PROBE_SHAPES = ((1, 3), (2, 37), (5,))
 PROBED_DIMS = (2, 3)
+# (|x|, weights of the first projection or half, of the second): products that float16 cannot hold
+# or that are far from it, and factors one of which is too large to be scaled.
+SMALL = 2.0**-16
+OVERFLOWING = ((200.0, 1.0, 1.0), (400.0, 1.0, 1.0), (32000.0, SMALL, 1.0), (32000.0, 1.0, SMALL))
 CPU = torch.device("cpu")
 
 
@@ -67,6 +73,7 @@ def check_formula(module: nn.Module, names: tuple[str, ...], formula: Callable) 
     order = names
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         order = check(module, names, CPU, dtype, formula=formula)
+    check_overflow(module, names, formula)
     return order
 
 
@@ -78,8 +85,9 @@ def check(
     run: Callable | None = None,
     formula: Callable | None = None,
 ) -> tuple[str, ...]:
-    """`Mismatch` unless the candidate equals the module's own forward on sparse projections; the
-    names of these in the order in which that calls them.
+    """`Mismatch` unless the candidate equals the module's own forward on sparse projections, and
+    gives each of them the same, in value and dtype: what cancels after a projection may keep it from
+    overflowing. Returns the projections' names in the order in which the module calls them.
 
     The candidate is `formula(x, *projections)` in plain torch if that is given, else
     `run(module, x)`.
@@ -89,9 +97,9 @@ def check(
         name: SparseLinear(*widths_of(module._modules[name]), generator).to(device, dtype)
         for name in names
     }
-    called: list[nn.Module] = []
+    calls: list[tuple[nn.Module, Tensor]] = []
     for projection in projections.values():
-        projection.order = called
+        projection.calls = calls
     width = widths_of(module._modules[names[0]])[0]
     # More than one sequence, and of another number of tokens than any that a forward would name.
     inputs = [random((*leading, width), generator, dtype).to(device) for leading in PROBE_SHAPES]
@@ -100,12 +108,20 @@ def check(
         inputs.append(random((1, LONG, width), generator))
     twin = twin_of(module, modules=projections)
 
-    def candidate(x: Tensor) -> Tensor:
-        return formula(x, *projections.values()) if formula else run(twin, x)
+    own: list[tuple[nn.Module, Tensor]] = []
+    ours: list[tuple[nn.Module, Tensor]] = []
 
     def original(x: Tensor) -> Tensor:
-        called.clear()
-        return run_own(module, twin, x)
+        calls.clear()
+        y = run_own(module, twin, x)
+        own[:] = calls
+        return y
+
+    def candidate(x: Tensor) -> Tensor:
+        calls.clear()
+        y = formula(x, *projections.values()) if formula else run(twin, x)
+        ours[:] = calls
+        return y
 
     weights = [projection.weight for projection in projections.values()]
     orders = []
@@ -118,12 +134,47 @@ def check(
             if x.dim() == 2 and not accepts(module, twin, x):
                 continue
             assert_same(original, candidate, [x], weights, what)
-        original(inputs[0])
-        orders.append(list(called))
+            assert_given(dict(own), dict(ours))
+        orders.append([projection for projection, _ in own])
     if orders[0] != orders[1] or len(orders[0]) != len(names):
         raise Mismatch("it calls its projections in no order of its own")
     named = {projection: name for name, projection in projections.items()}
     return tuple(named[projection] for projection in orders[0])
+
+
+def assert_given(own: dict[nn.Module, Tensor], ours: dict[nn.Module, Tensor]) -> None:
+    """`Mismatch` unless each projection was given the same rows."""
+    for projection, x in ours.items():
+        found = own.get(projection)
+        if found is None:
+            raise Mismatch("it does not call all of its projections")
+        # A forward may flatten the dimensions before the last one.
+        error = relative_error(found.flatten(0, -2), x.flatten(0, -2))
+        if not error <= OUTPUT_ERROR[x.dtype]:
+            raise Mismatch(f"what it gives a projection differs by {error:.1e} ({found.dtype})")
+
+
+def check_overflow(module: nn.Module, names: tuple[str, ...], formula: Callable) -> None:
+    """`Mismatch` unless in float16 it is infinite where the formula is, and nowhere else."""
+    generator = torch.Generator().manual_seed(29)
+    widths = [widths_of(module._modules[name]) for name in names]
+    signs = random((1, 3, widths[0][0]), generator, torch.float16).sign()
+    for size, *factors in OVERFLOWING:
+        projections = {
+            name: SparseLinear(*pair, generator).to(torch.float16)
+            for name, pair in zip(names, widths, strict=True)
+        }
+        inner = [projections[name].weight.data for name in names[:-1]]
+        twin = twin_of(module, modules=projections)
+        with torch.no_grad():
+            for projection in projections.values():
+                projection.weight.sign_()
+            for part, factor in zip(inner if len(inner) == 2 else inner[0].chunk(2), factors):
+                part.mul_(factor)
+            found = run_own(module, twin, signs * size)
+            expected = formula(signs * size, *projections.values())
+        if not torch.allclose(found, expected, rtol=1e-2, atol=1e-2):
+            raise Mismatch("the formula: other values of it are infinite in float16")
 
 
 def accepts(module: nn.Module, twin: nn.Module, x: Tensor) -> bool:

@@ -82,6 +82,12 @@ def have_one_history(q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor) -
     return of_q == (k.requires_grad or k_weight.requires_grad)
 
 
+def alone(waits: ProvedNorm, norm: nn.Module, x: Tensor) -> Tensor:
+    """A norm without the rotation: the operator where it was proved, else its class's forward."""
+    takes = is_usable(x) and waits.takes_alone(norm, x)
+    return waits(norm, x) if takes else type(norm).forward(norm, x)
+
+
 @cache
 def norm_and_rope(rotate: Callable) -> Callable:
     """What finishes q and k where they are rotated; `rotate` is the rotation alone."""
@@ -92,7 +98,8 @@ def norm_and_rope(rotate: Callable) -> Callable:
         # What stood where the norms stand was found there: a hook that came since is too late.
         if not fits(waits, q_norm, k_norm, q, k, cos, sin):
             # The norms read rows, which heads are before they are transposed.
-            q, k = waits(q_norm, q.transpose(1, 2)), waits(k_norm, k.transpose(1, 2))
+            q = alone(waits, q_norm, q.transpose(1, 2))
+            k = alone(waits, k_norm, k.transpose(1, 2))
             return rotate(q.transpose(1, 2), k.transpose(1, 2), cos, sin)
         eps, form = waits.eps(q_norm), waits.form
         return functional.qk_norm_rope(

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from ... import functional
 from ...meta_calls import MetaCall
-from ..guard import is_hooked
+from ..guard import held, is_hooked
 from ..probe import assert_same, random, run_own, set_mode, twin_of
-from ..source.torchs_own import LINEAR, LINEAR_FORWARD
+from ..source.torchs_own import LINEAR, LINEAR_FORWARD, LINEAR_FORWARD_CODE
 
 PROBE_TOKENS, PROBE_HIDDEN = 3, 8
 A_LINEAR = nn.Linear(1, 1, bias=False, device="meta")
@@ -22,12 +22,15 @@ A_LINEAR = nn.Linear(1, 1, bias=False, device="meta")
 
 def is_plain(projection: nn.Module) -> bool:
     """x @ weight.T and nothing else, on an ordinary tensor."""
-    parameters = projection.__dict__["_parameters"]  # reading an attribute takes a microsecond
+    if type(projection) is not nn.Linear:
+        return False
+    weight = held(projection, "weight")
     return (
-        type(projection) is nn.Linear
-        and nn.Linear.forward is LINEAR_FORWARD
-        and parameters.get("bias") is None
-        and type(parameters.get("weight")) in (nn.Parameter, Tensor)
+        nn.Linear.forward is LINEAR_FORWARD
+        and LINEAR_FORWARD.__code__ is LINEAR_FORWARD_CODE
+        and held(projection, "bias") is None
+        and type(weight) in (nn.Parameter, Tensor)
+        and weight.layout is torch.strided
         and "forward" not in projection.__dict__
         and not is_hooked(projection)
     )

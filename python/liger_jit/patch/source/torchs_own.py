@@ -71,20 +71,37 @@ CALL_IMPL = taken(nn.Module._call_impl, "Module._call_impl")
 LINEAR_FORWARD = taken(nn.Linear.forward, "Linear.forward")
 LINEAR = taken(F.linear, "linear")
 CROSS_ENTROPY = taken(F.cross_entropy, "cross_entropy")
+# What they run, which may be replaced in place. Who compares it compares the function first.
+CALL_CODE, CALL_IMPL_CODE, LINEAR_FORWARD_CODE, CROSS_ENTROPY_CODE = (
+    getattr(function, "__code__", None)
+    for function in (CALL, CALL_IMPL, LINEAR_FORWARD, CROSS_ENTROPY)
+)
+
+
+def is_called_otherwise(kind: type) -> bool:
+    """Whether modules of a class are not called as torch calls them."""
+    return (
+        kind.__call__ is not CALL
+        or CALL.__code__ is not CALL_CODE
+        or kind._call_impl is not CALL_IMPL
+        or CALL_IMPL.__code__ is not CALL_IMPL_CODE
+    )
 
 
 def replaced_call() -> str | None:
     """That modules are not called as torch calls them, if so."""
-    own = nn.Module.__call__ is CALL and nn.Module._call_impl is CALL_IMPL
-    return None if own else "nn.Module.__call__ is not torch's own"
+    return "nn.Module.__call__ is not torch's own" if is_called_otherwise(nn.Module) else None
 
 
 def replaced_linear() -> str | None:
     """What of a linear layer is not torch's own; None while all is."""
-    if nn.Linear.forward is not LINEAR_FORWARD:
+    own = nn.Linear.forward is LINEAR_FORWARD and LINEAR_FORWARD.__code__ is LINEAR_FORWARD_CODE
+    if not own:
         return "nn.Linear.forward is not torch's own"
     return None if F.linear is LINEAR else "F.linear is not torch's own"
 
 
 def replaced_cross_entropy() -> str | None:
-    return None if F.cross_entropy is CROSS_ENTROPY else "F.cross_entropy is not torch's own"
+    """That cross entropy is not torch's own, if so."""
+    own = F.cross_entropy is CROSS_ENTROPY and CROSS_ENTROPY.__code__ is CROSS_ENTROPY_CODE
+    return None if own else "F.cross_entropy is not torch's own"
