@@ -1,4 +1,4 @@
-"""GRPO's loss of logits that exist, and log-probabilities of what was sampled, as Liger has them."""
+"""GRPO's loss of logits that exist, and log-probabilities of what was sampled, as in Liger."""
 
 import torch
 
