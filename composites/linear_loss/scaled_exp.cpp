@@ -52,12 +52,14 @@ ScaledExp::ScaledExp(const CompositeCall& in, const LinearLayer& layer, const La
     scaled_input_ = scratch_.narrow(0, 0, elements).view({chunk_tokens_, hidden});
   }
   wanted_ = at::zeros({parts(units.count, chunk)}, floats.dtype(at::kLong));
-  static const Op& reference = op_named("linear_reference_");
-  in_.run(reference, {{"input", layer_.input},
-                      {"weight", layer_.weight},
-                      {"target", ids_},
-                      {"score", score_},
-                      {"reference", reference_}});
+  static const Op& of_target = op_named("linear_reference_");
+  static const Op& of_ids = op_named("linear_reference_of_ids_");
+  const bool has_ids = in_.find("ids") != nullptr;
+  in_.run(has_ids ? of_ids : of_target, {{"input", layer_.input},
+                                         {"weight", layer_.weight},
+                                         {has_ids ? "ids" : "target", ids_},
+                                         {"score", score_},
+                                         {"reference", reference_}});
 }
 
 at::Tensor ScaledExp::buffer() const {

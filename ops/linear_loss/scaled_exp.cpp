@@ -96,38 +96,47 @@ struct Sizes {
   }
 };
 
-const Register reference{Op{
-    .name = "linear_reference_",
-    .doc = "the label's score of each token, input[t] . weight[target[t]], and what exponentials "
-           "refer to",
-    .internal = true,
-    .inputs = {bf16_rows("input"), dense("weight", {Dtype::bf16}), integers("target"),
-               written(floats("score")), written(floats("reference")),
-               integer("ignore_index", -100)},
-    .check = check_rows,
-    .kernels =
-        {{.name = "LinearReference",
-          .source = "linear_loss/scaled_exp.h",
-          .spec = [](const Call& call) -> Spec {
-            return {{"hidden", call["input"].last_size()}, {"classes", call["weight"].sizes[0]}};
-          },
-          .candidates = rows_candidates,
-          .blocks = blocks_of_rows,
-          .arguments = {"input",
-                        "weight",
-                        "target",
-                        "score",
-                        "reference",
-                        {"fault", FaultOf{"target", "ignore_index"}},
-                        {"rows", "input.rows"},
-                        {"input_stride", "input.stride"},
-                        "ignore_index"}}},
-    .example = [](const Extent& e) -> std::vector<Sample> {
-      const Sizes sizes(e);
-      return {sizes.input(), sizes.weight(), sizes.target(), sizes.of_rows("score"),
-              sizes.of_rows("reference")};
-    },
-}};
+// The op's label has the name that the composite's caller knows: a fault is told of that.
+Op reference_op(std::string name, const std::string& label) {
+  Op op;
+  op.name = std::move(name);
+  op.doc =
+      "the label's score of each token, input[t] . weight[label[t]], and what exponentials "
+      "refer to";
+  op.internal = true;
+  op.inputs = {
+      bf16_rows("input"),       dense("weight", {Dtype::bf16}), integers(label),
+      written(floats("score")), written(floats("reference")),   integer("ignore_index", -100)};
+  op.check = check_rows;
+  op.kernels = {
+      {.name = "LinearReference",
+       .source = "linear_loss/scaled_exp.h",
+       .spec = [](const Call& call) -> Spec {
+         return {{"hidden", call["input"].last_size()}, {"classes", call["weight"].sizes[0]}};
+       },
+       .candidates = rows_candidates,
+       .blocks = blocks_of_rows,
+       .arguments = {"input",
+                     "weight",
+                     {"target", label.c_str()},
+                     "score",
+                     "reference",
+                     {"fault", FaultOf{label, "ignore_index"}},
+                     {"rows", "input.rows"},
+                     {"input_stride", "input.stride"},
+                     "ignore_index"}}};
+  op.example = [label](const Extent& e) -> std::vector<Sample> {
+    const Sizes sizes(e);
+    Sample labels = sizes.target();
+    labels.input = label;
+    return {sizes.input(), sizes.weight(), labels, sizes.of_rows("score"),
+            sizes.of_rows("reference")};
+  };
+  return op;
+}
+
+const Register reference{reference_op("linear_reference_", "target")};
+const Register reference_of_ids{reference_op("linear_reference_of_ids_", "ids")};
 
 const Register product{Op{
     .name = "scaled_exp_",

@@ -54,7 +54,7 @@ def overlapping(value):
     if value.dim() < 2:
         return value
     strides = list(value.contiguous().stride())
-    strides[-2] = min(3, value.shape[-1])
+    strides[-2] = max(min(3, value.shape[-1] - 1), 1)
     return value.contiguous().as_strided(value.shape, strides)
 
 

@@ -35,11 +35,13 @@ class Call:
     def both(self) -> tuple[Tensor, ...]:
         """Outputs and gradients."""
         outputs = tensors_of(self.function(**self.values))
-        differentiable = [output for output in outputs if output.requires_grad]
         if not self.grad_output:
             torch.manual_seed(1)
-            self.grad_output = [_grad_output(output) for output in differentiable]
-        return (*outputs, *torch.autograd.grad(differentiable, self.wanted, self.grad_output))
+            self.grad_output = [_grad_output(output) for output in outputs]
+        # Metrics beside a loss have no gradient.
+        pairs = zip(outputs, self.grad_output, strict=True)
+        made, arriving = zip(*(pair for pair in pairs if pair[0].requires_grad), strict=True)
+        return (*outputs, *torch.autograd.grad(made, self.wanted, arriving))
 
 
 def _is_float(value: Any) -> bool:

@@ -60,7 +60,7 @@ def _products_ms(case: Case, clock: Clock) -> tuple[float, float]:
     wanted = case.differentiable()
     forward, backward = [], []
     for name, of_weight in _linear_layers(values).items():
-        x, weight = values[name], values[of_weight]
+        x, weight = values[name].flatten(0, -2), values[of_weight]
         if "target" in values:  # rows that count nothing need no work
             x = x[values["target"] != IGNORE_INDEX]
         forward.append(_product(x, weight.T))

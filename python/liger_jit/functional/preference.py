@@ -68,7 +68,7 @@ def fused_linear_dpo(
         input: [2 P, T, H], the chosen sequence of pair i in row i, the rejected one in row P + i.
         weight: [V, H], of input's dtype. bias: [V] or None.
         ids: [2 P, T] int64, what each token is to predict, or ignore_index where nothing counts.
-        ref_input, ref_weight, ref_bias: the same of the reference model, which gets no gradient.
+        ref_input, ref_weight, ref_bias: the same of the reference model, without requires_grad.
             ref_log_probs: or, [2 P] in float32, log-probabilities of its sequences, means with
             average_log_prob. Without either, log-ratios are log-probabilities.
         average_log_prob: a sequence's log-probability is its tokens' mean, not their sum. A

@@ -25,8 +25,9 @@ def padded(count):
     return (count + 7) // 8 * 8
 
 
-def in_parts(input, weight, target):
-    """Loss, gradients, and whether the product was made again."""
+def in_parts(input, weight, target, late=None):
+    """Loss, gradients, and whether the product was made again. With `late`, a number a token that
+    comes after the product: the sum of losses each times that."""
     tokens, classes = len(target), len(weight)
     floats = {"device": input.device, "dtype": torch.float32}
     score, reference, row_loss, row_z_loss, factor = torch.full((5, tokens), 7.0, **floats)
@@ -35,6 +36,8 @@ def in_parts(input, weight, target):
     scaled = torch.full_like(input, 7.0)
     wanted = torch.zeros(1, dtype=torch.long, device=input.device)
     totals = (1.0 / target.ne(IGNORED).sum()).float().repeat(3)
+    if late is not None:
+        totals.fill_(1.0)
     operator("linear_reference_")(input, weight, target, score, reference, IGNORED)
     for again in (False, True):
         operator("scaled_exp_")(
@@ -60,6 +63,11 @@ def in_parts(input, weight, target):
         )
     assert not row_z_loss.any()
     loss = row_loss.sum() * totals[0]
+    if late is not None:
+        loss = (row_loss * late).sum()
+        factor *= late
+        torch.mul(input, factor[:, None], out=scaled)
+        scaled.masked_fill_(factor.eq(0)[:, None], 0)
     dinput = factor[:, None] * (e.float() @ weight.float())
     return loss, dinput, e.float().t() @ scaled.float(), bool(wanted.item())
 
@@ -93,6 +101,23 @@ def test_parts_make_the_loss_and_its_gradients(device, tokens, hidden, classes):
     found = in_parts(**inputs)
     assert_close(found, exact(inputs))
     assert not found[3]
+
+
+def test_what_multiplies_a_token_may_come_after_the_product(device):
+    inputs = case(40, 64, 333, torch.bfloat16, device)
+    inputs["target"][[3, 30]] = IGNORED
+    late = torch.randn(40, device=device)
+    late[7] = 0.0
+    counted = inputs["target"] != IGNORED
+    input = inputs["input"][counted].double().requires_grad_()
+    weight = inputs["weight"].double().requires_grad_()
+    each = reference(input, weight, inputs["target"][counted], reduction="none")
+    loss = (each * late[counted].double()).sum()
+    loss.backward()
+    dinput = torch.zeros_like(inputs["input"], dtype=torch.float64)
+    dinput[counted] = input.grad
+    inputs["input"][3] = float("nan")
+    assert_close(in_parts(**inputs, late=late), (loss.detach(), dinput, weight.grad))
 
 
 def test_a_token_without_a_label_may_hold_anything(device):

@@ -191,11 +191,6 @@ def fused_linear_cross_entropy(input, weight, target):
     return cross_entropy(F.linear(input, weight), target)
 
 
-def _log_probs(input, weight, ids):
-    logits = _wide(F.linear(input, weight))
-    return logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
-
-
 def policy_loss(
     log_probs, token_mask, advantages, ref_log_probs, old_log_probs, beta=0.04, epsilon=0.2
 ):
@@ -210,8 +205,37 @@ def policy_loss(
     return tuple((one * token_mask).sum() / tokens for one in (loss, kl.detach(), clipped))
 
 
-def fused_linear_grpo(input, weight, ids, *others, **more):
-    return policy_loss(_log_probs(input, weight, ids), *others, **more)
+def fused_linear_grpo(input, weight, ids, **others):
+    return policy_loss(selective_log_softmax(F.linear(input, weight), ids), **others)
+
+
+def selective_log_softmax(logits, ids):
+    return _wide(logits).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+
+
+def linear_log_probs(input, weight, ids):
+    log_p = _wide(F.linear(input, weight)).log_softmax(-1)
+    log_probs = log_p.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+    return log_probs, -(log_p.exp() * log_p).sum(-1)
+
+
+def fused_linear_dpo(input, weight, ids, ref_input, ref_weight):
+    """As TRL's trainer computes it, with its metrics."""
+
+    def sequences(states, head):
+        logits = F.linear(states, head)
+        return selective_log_softmax(logits, ids).sum(-1), _wide(logits)
+
+    log_probs, logits = sequences(input, weight)
+    means = [part.mean().detach() for part in logits.chunk(2)]
+    del logits
+    with torch.no_grad():
+        reference = sequences(ref_input, ref_weight)[0]
+    ratios = log_probs - reference
+    chosen, rejected = ratios.chunk(2)
+    loss = -F.logsigmoid(0.1 * (chosen - rejected)).mean()
+    rewards = (0.1 * ratios).detach().chunk(2)
+    return (loss, *log_probs.detach().chunk(2), *means, torch.zeros_like(loss).detach(), *rewards)
 
 
 def neighborhood_attention(q, k, v):
