@@ -53,8 +53,11 @@ def test_new_numbers_of_rows_expand_and_hash_no_source(device, op):
     # Of each op its own, for one may call another.
     known = 200 + 100 * list(OPS).index(op)
     new = range(known + 1, known + 5)
+    first = counted(lambda: call(op, device, known))
     cost = cost_of_new_rows(op, device, known, new)
-    assert cost["plans"] > 0  # not for each: an op that splits its rows meets lengths again
+    # Not for each: an op that splits its rows meets lengths again. One that is made of torch's own
+    # functions alone has none.
+    assert cost["plans"] > 0 or first["plans"] == 0
     assert cost["units_expanded"] == 0
     assert cost["compiled"] == 0
 

@@ -9,8 +9,8 @@ from grpo_reference import CLIPPED, LOSS_TYPES, policy_reference
 from liger_jit.transformers.grpo_loss import fused_selective_log_softmax, triton_grpo_loss
 from log_prob_reference import chosen_log_probs, exact
 
-# A ratio has the rounding of its log-probability, whose last bit is 2e-7 and more; vespo's of
-# a sequence is the product of its tokens'.
+# A ratio has the rounding of its log-probability, of which the last bit is 2e-7 and more; vespo's
+# of a sequence is the product of its tokens'.
 SLACK, SLACK_OF_SEQUENCES = 2.5e-7, 5e-6
 
 

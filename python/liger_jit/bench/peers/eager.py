@@ -207,11 +207,6 @@ def fused_linear_cross_entropy(input, weight, target):
     return cross_entropy(F.linear(input, weight), target)
 
 
-def _log_probs(input, weight, ids):
-    logits = _wide(F.linear(input, weight))
-    return logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
-
-
 def policy_loss(
     log_probs, token_mask, advantages, ref_log_probs, old_log_probs, beta=0.04, epsilon=0.2
 ):
@@ -226,8 +221,8 @@ def policy_loss(
     return tuple((one * token_mask).sum() / tokens for one in (loss, kl.detach(), clipped))
 
 
-def fused_linear_grpo(input, weight, ids, *others, **more):
-    return policy_loss(_log_probs(input, weight, ids), *others, **more)
+def fused_linear_grpo(input, weight, ids, **others):
+    return policy_loss(selective_log_softmax(F.linear(input, weight), ids), **others)
 
 
 def selective_log_softmax(logits, ids):
