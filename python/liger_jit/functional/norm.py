@@ -80,6 +80,9 @@ def layer_norm(
 
         y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias      (biased variance)
 
+    A row whose squared deviations overflow the arithmetic (float32: deviations of some 1e18 and
+    more) gives NaN or the bias alone; which of both may be another than torch's.
+
     Ba, Kiros and Hinton, "Layer Normalization", arXiv:1607.06450.
 
     Args:

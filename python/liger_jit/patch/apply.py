@@ -72,6 +72,9 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     counts from the layer's next call on; heads of which a part is rotated stay in the order in
     memory in which they came, and are not made contiguous.
 
+    A patched module and its forward refer to each other. So after `del model` its weights are freed
+    when Python's cyclic collector runs (`gc.collect()`), or at once if `unpatch()` came before.
+
     Under a mode of torch (`TorchFunctionMode`, `TorchDispatchMode`) modules run their own forwards.
     Operators stay under a default device, fake tensors, tracing, and selective checkpoints, whose
     policy then decides on an operator of ours as a whole. A mode that comes on for the backward
