@@ -25,7 +25,7 @@ from torch.nn.modules.module import (
 
 from .probe import Mismatch, Silent
 from .source.reading import Function, Reading, essence, function_of, is_same, read
-from .source.torchs_own import is_called_otherwise, replaced_call
+from .source.torchs_own import CALL, CALL_CODE, CALL_IMPL, CALL_IMPL_CODE, replaced_call
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # Tensors that are not ordinary ones, and that the operators know all the same, by name: their
@@ -42,21 +42,10 @@ def is_plain(tensor: Tensor | None) -> bool:
     return tensor.layout is torch.strided
 
 
-NOT_HELD = object()
-
-
-def held(module: nn.Module, name: str) -> object:
-    """What reading this attribute gives if that is a parameter or stands in the module's __dict__,
-    else NOT_HELD: a buffer, or what is made when it is read, as a parametrised weight is, which
-    reading may change."""
-    own = module.__dict__
-    return own[name] if name in own else own["_parameters"].get(name, NOT_HELD)
-
-
 def is_usable(x: Tensor) -> bool:
     """Whether the operators take this input: its kind, dtype and device, and that they can keep it
     for a backward."""
-    if not is_plain(x):
+    if type(x) is not Tensor and not is_plain(x):
         return False
     if x.dtype not in DTYPES and (x.dtype is not torch.float64 or x.is_cuda):
         return False
@@ -85,7 +74,10 @@ def is_hooked(module: nn.Module) -> bool:
         or _global_backward_pre_hooks
         or "_compiled_call_impl" in own
         or "_call_impl" in own
-        or is_called_otherwise(kind)
+        or kind.__call__ is not CALL
+        or CALL.__code__ is not CALL_CODE
+        or kind._call_impl is not CALL_IMPL
+        or CALL_IMPL.__code__ is not CALL_IMPL_CODE
     )
     return bool(hooked) and type(own.get("_compiled_call_impl")) is not Silent
 

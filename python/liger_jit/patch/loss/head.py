@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..autocasting import autocast_dtype
 from ..entered import Entered, call_of, place
-from ..guard import held, is_hooked
+from ..guard import is_hooked
 from ..handle import InstanceValue
 from ..installed import replaced_by
 from ..modes import is_watched
@@ -273,6 +273,16 @@ def find(model: nn.Module, fused: bool) -> LossHead | Refusal:
         return Refusal("the model's forward takes no labels")
     reason = replaced_by(head)
     return Refusal(reason) if reason else LossHead(model, head, fused)
+
+
+NOT_HELD = object()
+
+
+def held(module: nn.Module, name: str) -> object:
+    """A tensor that a module holds, or NOT_HELD: to read one that is made when it is read, as a
+    parametrised one is, may change it."""
+    held_by = module.__dict__ if name in module.__dict__ else module._parameters
+    return held_by.get(name, NOT_HELD)
 
 
 def path_of(model: nn.Module, head: nn.Module | None) -> str:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ... import functional
 from ...meta_calls import MetaCall
-from ..guard import held, is_hooked
+from ..guard import is_hooked
 from ..probe import assert_same, random, run_own, set_mode, twin_of
 from ..source.torchs_own import LINEAR, LINEAR_FORWARD, LINEAR_FORWARD_CODE
 
@@ -22,16 +22,19 @@ A_LINEAR = nn.Linear(1, 1, bias=False, device="meta")
 
 def is_plain(projection: nn.Module) -> bool:
     """x @ weight.T and nothing else, on an ordinary tensor."""
-    if type(projection) is not nn.Linear:
-        return False
-    weight = held(projection, "weight")
+    own = projection.__dict__
+    parameters = own["_parameters"]  # reading an attribute takes a microsecond
+    weight = parameters.get("weight")
     return (
-        nn.Linear.forward is LINEAR_FORWARD
+        type(projection) is nn.Linear
+        and nn.Linear.forward is LINEAR_FORWARD
         and LINEAR_FORWARD.__code__ is LINEAR_FORWARD_CODE
-        and held(projection, "bias") is None
+        and parameters.get("bias", own) is None  # else it may be a buffer
         and type(weight) in (nn.Parameter, Tensor)
         and weight.layout is torch.strided
-        and "forward" not in projection.__dict__
+        and "weight" not in own
+        and "bias" not in own
+        and "forward" not in own
         and not is_hooked(projection)
     )
 

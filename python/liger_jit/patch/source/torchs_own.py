@@ -78,19 +78,11 @@ CALL_CODE, CALL_IMPL_CODE, LINEAR_FORWARD_CODE, CROSS_ENTROPY_CODE = (
 )
 
 
-def is_called_otherwise(kind: type) -> bool:
-    """Whether modules of a class are not called as torch calls them."""
-    return (
-        kind.__call__ is not CALL
-        or CALL.__code__ is not CALL_CODE
-        or kind._call_impl is not CALL_IMPL
-        or CALL_IMPL.__code__ is not CALL_IMPL_CODE
-    )
-
-
 def replaced_call() -> str | None:
     """That modules are not called as torch calls them, if so."""
-    return "nn.Module.__call__ is not torch's own" if is_called_otherwise(nn.Module) else None
+    own = nn.Module.__call__ is CALL and CALL.__code__ is CALL_CODE
+    own = own and nn.Module._call_impl is CALL_IMPL and CALL_IMPL.__code__ is CALL_IMPL_CODE
+    return None if own else "nn.Module.__call__ is not torch's own"
 
 
 def replaced_linear() -> str | None:
