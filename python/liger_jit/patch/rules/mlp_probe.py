@@ -86,13 +86,8 @@ def check(
     formula: Callable | None = None,
 ) -> tuple[str, ...]:
     """`Mismatch` unless the candidate equals the module's own forward on sparse projections, and
-<<<<<<< HEAD
-    gives each of them the same, in value and dtype: what cancels after a projection may keep it
-    from overflowing. Returns the projections' names in the order in which the module calls them.
-=======
     gives each of them the same, in value and dtype: what cancels after one may keep it from
     overflowing. Returns the projections' names in the order in which the module calls them.
->>>>>>> w12
 
     The candidate is `formula(x, *projections)` in plain torch if that is given, else
     `run(module, x)`.
