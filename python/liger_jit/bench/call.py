@@ -55,6 +55,12 @@ def _grad_output(output: Tensor) -> Tensor:
     return torch.randn_like(output, dtype=torch.bfloat16).to(output.dtype)
 
 
+def _relative(difference: Tensor, exact: Tensor) -> float:
+    """Of what is exactly 0, as a metric may be, the difference itself."""
+    size = exact.norm().item()
+    return difference.norm().item() / (size if size != 0 else 1.0)
+
+
 class Reference:
     """Eager in float64, on at most ROWS_OF_ERROR rows."""
 
@@ -70,7 +76,7 @@ class Reference:
         """Largest over outputs and gradients of |result - exact| / |exact|, in Euclid's norm."""
         results = Call(function, self.case.values(self.device), self.names).both()
         errors = [
-            ((result.double() - exact).norm() / exact.norm()).item()
+            _relative(result.double() - exact, exact)
             for result, exact in zip(results, map(torch.Tensor.double, self.exact), strict=True)
         ]
         return math.nan if any(map(math.isnan, errors)) else max(errors)

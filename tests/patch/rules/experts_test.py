@@ -1,12 +1,14 @@
 """The rule for stacked experts: models train as unpatched, and what it cannot see is left alone."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers
 from family_models import SMALL, inputs_of, step_of, tiny
 from liger_jit.patch import patch
+from liger_jit.patch.rules.experts import _grouped, has_grouped_product, is_multiplied_fast
 from torch import nn
 from torch.nn.utils import parametrize
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
@@ -201,6 +203,25 @@ def test_bfloat16_is_as_exact_as_eager(mixtral):
         if ".experts." in name:
             errors = [(g[name].float() - gradient).norm() for g in (found, eager)]
             assert errors[0] <= 1.5 * errors[1] + 1e-3 * gradient.norm(), name
+
+
+@pytest.mark.parametrize("capability, known", [(8, False), (9, True), (10, True), (12, False)])
+def test_on_a_gpu_they_are_taken_where_their_products_have_matrix_units(
+    mixtral, monkeypatch, capability, known
+):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (capability, 0))
+    model, _ = mixtral
+    (module, *_) = experts_of(model).values()
+    gpu = torch.device("cuda", 3)
+    x = SimpleNamespace(device=gpu)
+    assert not is_multiplied_fast(module, x, torch.bfloat16)  # where nothing was proved
+    assert has_grouped_product(gpu) == known
+    assert is_multiplied_fast(module, x, torch.bfloat16) == known
+    assert not is_multiplied_fast(module, x, torch.float16)
+    assert is_multiplied_fast(module, SimpleNamespace(device=torch.device("cpu")), torch.float16)
+    module.down_proj = nn.Parameter(module.down_proj[:, :, :-1].detach())
+    assert not is_multiplied_fast(module, x, torch.bfloat16)
+    _grouped.pop(3)
 
 
 def test_it_compiles_without_breaks(mixtral):

@@ -77,8 +77,11 @@ def prove(module: nn.Module) -> ExpertsProof | Refusal:
 
 
 def confirm(module: nn.Module, proof: ExpertsProof) -> ExpertsProof | Refusal:
+    device = live_device(module)
+    if device.type == "cuda" and not has_grouped_product(device):
+        return Refusal("no grouped product of torch takes its experts on this GPU")
     try:
-        check(module, proof.run, live_device(module), compute_dtype(module))
+        check(module, proof.run, device, compute_dtype(module))
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
     return proof
@@ -180,8 +183,30 @@ def implementation_of(module: nn.Module) -> str | None:
     return getattr(module.__dict__.get("config"), "_experts_implementation", None)
 
 
+# Of the GPUs on which modules were proved, whether torch has a grouped product there that does not
+# ask the GPU where its groups end. A trace reads this, and asks no driver.
+_grouped: dict[int, bool] = {}
+
+
+def has_grouped_product(device: torch.device) -> bool:
+    major = torch.cuda.get_device_capability(device)[0]
+    _grouped[device.index] = torch.version.hip is None and major in (9, 10)
+    return _grouped[device.index]
+
+
+def is_multiplied_fast(module: nn.Module, x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the products have matrix units: the operator's own for other calls have none, and are
+    slower than the module's."""
+    if x.device.type != "cuda":
+        return True
+    sizes = [size for name in WEIGHTS for size in module._parameters[name].shape[1:]]
+    fits = dtype == torch.bfloat16 and all(size % 8 == 0 for size in sizes)
+    return fits and _grouped.get(x.device.index, False)
+
+
 def takes(module: nn.Module, x: Tensor, indices: Tensor, weights: Tensor) -> bool:
-    """Whether the config still asks for an implementation that computes this, in x's dtype."""
+    """Whether the config still asks for an implementation that computes this, in x's dtype, and the
+    operator is quick at it."""
     implementation = implementation_of(module)
     if implementation not in IMPLEMENTATIONS:
         return False
@@ -189,6 +214,8 @@ def takes(module: nn.Module, x: Tensor, indices: Tensor, weights: Tensor) -> boo
     if autocast is not None and autocast != x.dtype and implementation != IMPLEMENTATIONS[0]:
         return False  # these multiply in the weights' dtype
     if autocast is None and x.dtype != module._parameters[WEIGHTS[0]].dtype:
+        return False
+    if not is_multiplied_fast(module, x, autocast or x.dtype):
         return False
     routed = is_plain(indices) and is_plain(weights) and indices.shape == weights.shape
     return (
