@@ -216,3 +216,9 @@ def test_no_op_is_named_outside_its_files():
         if "composites" in path.parts or "const Register " in text:
             continue
         assert not quoted.findall(text), f"{name(path)} names an op"
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """pytest takes a file by its name alone, and would leave the second out."""
+    names = [path.name for path in (ROOT / "tests").rglob("*_test.py")]
+    assert len(names) == len(set(names)), sorted(one for one in names if names.count(one) > 1)

@@ -27,7 +27,7 @@ def run(asked: argparse.Namespace) -> int:
         for op in ops
     ]
     columns = ["op", "computes", "kernels", "options"]
-    print_table(f"{len(ops)} ops", columns, rows, unfolded="options")
+    print_table(f"{len(ops)} ops", columns, rows)
     return 0
 
 

@@ -22,18 +22,15 @@ def print_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
-def print_table(
-    title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]], unfolded: str = ""
-) -> None:
-    """Numbers stand on the right. Nothing in a cell is taken for markup. The first column, and the
-    one that is named, are not folded."""
+def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Numbers stand on the right. Nothing in a cell is taken for markup. The first column is not
+    folded."""
     rows = [list(row) for row in rows]
     table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
     for index, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[index], (int, float)) for row in rows)
         justify = "right" if numeric else "left"
-        whole = index == 0 or column == unfolded
-        table.add_column(column, justify=justify, overflow="fold", no_wrap=whole)
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=index == 0)
     for row in rows:
         table.add_row(*(escape(f"{cell:,}" if type(cell) is int else str(cell)) for cell in row))
     console.print(table)
