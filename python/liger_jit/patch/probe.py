@@ -108,6 +108,10 @@ def run_own(module: nn.Module, twin: nn.Module, x: Tensor) -> Tensor:
     try:
         own = type(module).forward(twin, x)
     except Exception as error:
+        code = getattr(type(module).forward, "__code__", None)
+        if code and (others := code.co_varnames[2 : code.co_argcount]):
+            needed = ", ".join(others)
+            raise Mismatch(f"its own forward does not run without {needed}: {error}") from error
         raise Mismatch(f"its own forward failed in the probe: {error}") from error
     if not isinstance(own, Tensor):
         raise Mismatch("its forward does not return one tensor")

@@ -98,6 +98,11 @@ class Called(Norm):
         return self.limited(x, 1e6)
 
 
+class Gated(Norm):
+    def forward(self, x, gate=None):
+        return self.formula(x) * F.silu(gate.to(x.dtype))
+
+
 class Into(Norm):
     def forward(self, x):
         y = self.formula(x)
@@ -111,6 +116,7 @@ class Into(Norm):
         (Reassigned, "branches on its input"),
         (Checking, "branches on a call"),
         (Into, "calls with out=y"),
+        (Gated, "does not run without gate"),
         (Private, "reads __gain"),
         (Comparing, "x < 1000000.0"),
         (Choosing, "x.shape[1] > 100"),
