@@ -5,7 +5,7 @@ from told import told_by
 
 pytest.importorskip("transformers")
 
-told = told_by("experts_rank.py")
+told = told_by("expert_models_rank.py")
 
 
 def test_losses_are_those_without_the_patch(told):

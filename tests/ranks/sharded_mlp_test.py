@@ -2,7 +2,7 @@
 
 from told import told_by
 
-told = told_by("tiled_mlp_rank.py")
+told = told_by("sharded_mlp_rank.py")
 
 
 def test_gradients_are_those_of_one_process_with_one_shard(told):

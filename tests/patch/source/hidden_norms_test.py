@@ -5,18 +5,9 @@ import torch
 from liger_jit.patch import patch
 from tiny_models import build
 from torch.nn import functional as F
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from watched_test import Norm
 
 LOG = []
-
-
-class Norm(LlamaRMSNorm):
-    """The formula, for a subclass to hide something in."""
-
-    def formula(self, x):
-        h = x.float()
-        h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
-        return self.weight * h.to(x.dtype)
 
 
 def halving(forward):

@@ -1,4 +1,4 @@
-"""Ranks that train a model with experts: experts_rank.py FOLDER gloo|nccl RANKS.
+"""Ranks that train a model with experts: expert_models_rank.py FOLDER gloo|nccl RANKS.
 
 Tells of each way to replicate or shard it its losses without a patch and with one, and how many
 forwards of experts were their own all the same.

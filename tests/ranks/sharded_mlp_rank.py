@@ -1,4 +1,4 @@
-"""Ranks that train a tiled MLP under FSDP2: tiled_mlp_rank.py FOLDER gloo|nccl RANKS.
+"""Ranks that train a tiled MLP under FSDP2: sharded_mlp_rank.py FOLDER gloo|nccl RANKS.
 
 Tells how far output and gradients are from those of one process with the whole batch and one
 shard, with plain projections and with a bias, which go different ways.
