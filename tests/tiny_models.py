@@ -29,7 +29,10 @@ SETTINGS = {
     "attn_implementation": "eager",
 }
 # Phi3 has no head_dim of its own, and rotates a part of each head.
-OWN_SETTINGS = {"Phi3": {"partial_rotary_factor": 0.5}}
+OWN_SETTINGS = {
+    "Phi3": {"partial_rotary_factor": 0.5},
+    "Mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 2, "state_size": 8, "chunk_size": 4},
+}
 OWN_CONFIG = {"Gemma3": "Gemma3TextConfig"}
 
 
@@ -134,6 +137,7 @@ def counted(monkeypatch):
             "rms_norm",
             "fused_add_rms_norm",
             "rms_norm_add",
+            "gated_rms_norm",
             "activate",
             "relu_squared",
             "layer_norm",

@@ -41,8 +41,9 @@ def test_each_role_has_a_flag_and_a_rule():
 def test_a_flag_switches_its_roles_and_no_others(flag):
     """A role that another flag has as well stays off."""
     patched = set()
-    for family in ("Qwen3", "Gemma", "StableLm", "Nemotron", "Phi", "Olmo2"):
-        model = build(family, attn_implementation="sdpa")
+    for family in ("Qwen3", "Gemma", "StableLm", "Nemotron", "Phi", "Olmo2", "Mamba2"):
+        attention = {} if family == "Mamba2" else {"attn_implementation": "sdpa"}
+        model = build(family, **attention)
         rows = patch(model, **OFF | {flag.name: True}).report()
         patched |= {row.role for row in rows if row.patched}
     assert patched == {role for role in flag.roles if ROLES[role] == (flag.name,)}

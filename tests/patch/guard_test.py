@@ -12,7 +12,7 @@ from liger_jit.patch import patch
 from liger_jit.patch.guard import guard_of
 from liger_jit.patch.installed import standing
 from liger_jit.patch.probe import Mismatch
-from liger_jit.patch.source.reading import is_same
+from liger_jit.patch.source.compared import is_same
 from tiny_models import (
     assert_same_step,
     batch,

@@ -32,10 +32,10 @@ TABLE = (
     Flag(
         "rms_norm",
         True,
-        ("rms_norm", "fused_add_rms_norm", "rms_norm_add", "qk_norm_rope"),
-        "RMSNorm of any form. It also takes the residual sum before or after a norm into it, "
-        "inside a decoder layer; with rope, norms of heads of q and k and their rotation become "
-        "one.",
+        ("rms_norm", "gated_rms_norm", "fused_add_rms_norm", "rms_norm_add", "qk_norm_rope"),
+        "RMSNorm of any form, with a gate or without. It also takes the residual sum before or "
+        "after a norm into it, inside a decoder layer; with rope, norms of heads of q and k and "
+        "their rotation become one.",
     ),
     Flag(
         "layer_norm",

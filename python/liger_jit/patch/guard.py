@@ -24,7 +24,8 @@ from torch.nn.modules.module import (
 )
 
 from .probe import Mismatch, Silent
-from .source.reading import Function, Reading, essence, function_of, is_same, read
+from .source.compared import Function, essence, function_of, is_same
+from .source.reading import Reading, read
 from .source.torchs_own import CALL, CALL_CODE, CALL_IMPL, CALL_IMPL_CODE, replaced_call
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -90,7 +91,8 @@ class Guard:
     functions: those of them that have keyword defaults or closure cells as well. values:
     attributes that it reads. callables: attributes that it calls, as `essence`. methods: functions
     of the class. names: (globals, name, value). tensors: parameters that must be plain. children:
-    modules whose work a replacement does, so that nobody calls them.
+    modules whose work a replacement does, so that nobody calls them. made: modules like those that
+    the forward makes and calls.
     """
 
     forward: Callable
@@ -102,6 +104,7 @@ class Guard:
     names: tuple[tuple[dict, str, object], ...] = ()
     tensors: tuple[str, ...] = ()
     children: "tuple[tuple[str, Guard], ...]" = ()
+    made: tuple[nn.Module, ...] = ()
 
     def broken(self, module: nn.Module) -> str | None:
         """What is not as it was seen; None while all is."""
@@ -143,6 +146,8 @@ class Guard:
             reason = guard.broken(child)
             if reason is not None:
                 return f"in {name}: {reason}"
+        if any(map(is_hooked, self.made)):
+            return "all modules have hooks"
         return None
 
 
@@ -151,6 +156,7 @@ def guard_of(
     tensors: tuple[str, ...] = (),
     called: tuple[str, ...] = (),
     found: Reading | None = None,
+    count: int = 1,
 ) -> Guard:
     """The guard of a replacement for this module's own forward, as the module is now.
 
@@ -158,12 +164,13 @@ def guard_of(
         tensors: parameters that the replacement reads itself.
         called: children that the replacement calls as modules.
         found: what the forward's source says, if it was read already.
+        count: how many tensors each call gives the forward.
 
     Raises Mismatch if the forward cannot be watched: see `reading`.
     """
     own = type(module).forward
     if found is None:
-        found = read(module, own)
+        found = read(module, own, count)
     for name in sorted(found.tensors - set(tensors)):
         raise Mismatch(f"its forward reads the parameter {name}")
     children = []
@@ -183,6 +190,7 @@ def guard_of(
         tuple(found.names.values()),
         tuple(sorted(found.tensors)),
         tuple(children),
+        tuple(found.made),
     )
 
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from .guard import Guard, is_hooked, is_usable, parts_of
 from .modes import WATCHED, is_watched
 from .rule import Proof
+from .source.compared import function_of
 from .source.definition import decorated, innermost
-from .source.reading import function_of
 
 # Of the entry in a patched module's __dict__.
 KEY = "_liger_jit"

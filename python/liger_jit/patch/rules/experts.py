@@ -27,7 +27,7 @@ from ..probe import (
     twin_of,
 )
 from ..rule import Proof, Refusal, Rule, group_of, own_class_forward
-from ..source.reading import function_of, is_immutable
+from ..source.compared import function_of, is_immutable
 from .expert_gate import ExpertGate, gate_of
 
 DISPATCHER = "transformers.integrations.moe"

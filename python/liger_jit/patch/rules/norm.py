@@ -34,6 +34,8 @@ from ..probe import (
 )
 from ..rule import Refusal, Rule, group_of, own_class_forward, taken_away
 from ..source.torchs_own import torchs_name
+from .gated_norm import ROLE as GATED
+from .gated_norm import prove_gated, takes_gate
 from .memory_order import has_order, in_order_of
 from .proved_norm import DTYPES, Form, LayerForm, NormProof, ProvedNorm, RmsForm
 
@@ -65,7 +67,12 @@ def prove(module: nn.Module) -> NormProof | Refusal:
         return Refusal(reason)
     if torchs_name(own_class_forward(module)) == "LayerNorm.forward":
         return prove_layer_norm(module)
+    gated = prove_gated(module) if takes_gate(module) else None
+    if isinstance(gated, NormProof):
+        return gated
     if tensor_inputs(own_class_forward(module)) != 1:
+        if gated is not None:
+            return gated
         return Refusal("its forward takes more than one input")
     if module._parameters.get("bias") is not None:
         return Refusal("a bias, and not torch's LayerNorm")
@@ -261,6 +268,7 @@ def prove_layer_norm(module: nn.LayerNorm) -> NormProof | Refusal:
 
 def confirm(module: nn.Module, proof: NormProof) -> NormProof | Refusal:
     """The operator itself against the module's own forward, on its device and in its dtype."""
+    count = 2 if proof.role == GATED else 1
     device, dtype = live_device(module), compute_dtype(module)
     generator = torch.Generator().manual_seed(5)
     twin = twin_of(module)
@@ -270,12 +278,16 @@ def confirm(module: nn.Module, proof: NormProof) -> NormProof | Refusal:
             twin._parameters[name] = nn.Parameter(value)
     width = getattr(module, "normalized_shape", None) or [64]
     width = next((p.shape[0] for p in twin._parameters.values() if p is not None), width[0])
-    x = random((4, width), generator, dtype).to(device)
+    inputs = [random((4, width), generator, dtype).to(device) for _ in range(count)]
     weights = [p for p in twin._parameters.values() if p is not None]
     own = own_class_forward(module)
     try:
         assert_same(
-            lambda x: own(twin, x), lambda x: proof.run(twin, x), [x], weights, "the operator"
+            lambda *x: own(twin, *x),
+            lambda *x: proof.run(twin, *x),
+            inputs,
+            weights,
+            "the operator",
         )
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
@@ -295,4 +307,6 @@ def norm_meta_call(op: str, call, vectors: tuple, details: tuple) -> MetaCall:
     return MetaCall(op, (width, dtype, count, *details), run)
 
 
-NORM: Rule[NormProof] = Rule("norm", ("rms_norm", "layer_norm"), is_norm, group_of, prove, confirm)
+NORM: Rule[NormProof] = Rule(
+    "norm", ("rms_norm", GATED, "layer_norm"), is_norm, group_of, prove, confirm
+)

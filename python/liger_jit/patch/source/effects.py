@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..probe import Mismatch
+from .compared import is_immutable
 from .definition import NO_SOURCE, definition_of, innermost
-from .reading import LIBRARIES, first_line, has_changing_default, has_nested_calls, is_immutable
+from .reading import LIBRARIES, first_line, has_changing_default, has_nested_calls
 from .torchs_own import CALL, takes_inplace, torchs_name
 
 STATEMENTS = (

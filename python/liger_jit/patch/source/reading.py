@@ -12,18 +12,17 @@ import inspect
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from functools import partial
-from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 
 import torch
 from torch import nn
 
 from ..probe import Mismatch
+from .compared import Function, essence, function_of, is_immutable
 from .definition import definition_of
 from .sizes import LIMITED, Kind, Sizes, is_rounding
 from .torchs_own import is_torchs, takes_inplace, torchs_name
 
-# Compared by type and value. Functions are known by what they hold: see `Function`.
-COMPARED = (int, float, str, bool, torch.dtype, torch.device, type(None))
 LIBRARIES = ("torch", "math")
 # What a formula of a norm, a gate or a rotation is made of: smooth, and the same for each element.
 OPERATIONS = frozenset(
@@ -40,84 +39,6 @@ TESTS = (ast.Attribute, ast.Name, ast.Constant, ast.Compare, ast.BoolOp, ast.Una
 STATEMENTS = (ast.Assign, ast.AnnAssign, ast.Return, ast.Expr, ast.If, ast.Pass, ast.Raise)
 
 
-def is_immutable(value: object) -> bool:
-    if type(value) is tuple:
-        return all(map(is_immutable, value))
-    return type(value) in COMPARED
-
-
-@dataclass(frozen=True, eq=False)
-class Function:
-    """A Python function and all of it that can be replaced in place.
-
-    cells: what reads each cell of its closure, and what was in it.
-    """
-
-    function: FunctionType
-    code: CodeType
-    defaults: tuple | None
-    named_defaults: dict
-    cells: tuple[tuple[Callable[[], object], object], ...]
-
-    def is_changed(self) -> bool:
-        """But for code and defaults, which a guard compares itself."""
-        if not is_same(self.function.__kwdefaults__ or {}, self.named_defaults):
-            return True
-        return any(is_another(read, value) for read, value in self.cells)
-
-
-def reader_of(cell: CellType) -> Callable[[], object]:
-    """A function that has the cell in its closure. torch.compile takes a cell that it meets as an
-    object for no cell any more, in whatever closure it stands."""
-
-    def read(value: object = None) -> Callable[[], object]:
-        return lambda: value
-
-    return FunctionType(read().__code__, globals(), "read", None, (cell,))
-
-
-def is_another(read: Callable[[], object], value: object) -> bool:
-    try:
-        return read() is not value
-    except NameError:  # the cell was emptied
-        return True
-
-
-def function_of(function: FunctionType) -> Function:
-    cells = [(cell, cell.cell_contents) for cell in function.__closure__ or ()]
-    return Function(
-        function,
-        function.__code__,
-        function.__defaults__,
-        dict(function.__kwdefaults__ or {}),
-        tuple((reader_of(cell), value) for cell, value in cells if not isinstance(value, type)),
-    )
-
-
-def is_same(found: object, value: object) -> bool:
-    """By type and value, in tuples and dicts as well. What was read is all of kinds that compare to
-    one truth; what stands in its place now may be of any."""
-    if found is value:
-        return True
-    if type(found) is not type(value):
-        return False
-    if type(value) is tuple:
-        return len(found) == len(value) and all(map(is_same, found, value))
-    if type(value) is dict:
-        same_names = found.keys() == value.keys()
-        return same_names and all(is_same(found[name], value[name]) for name in value)
-    return found == value
-
-
-def essence(function: object, module: nn.Module | None) -> object:
-    """What a module's own method or a partial function runs, whatever copy of it this is."""
-    if type(function) is MethodType:
-        return function.__func__ if function.__self__ is module else function
-    if type(function) is partial:
-        return function.func, (*function.args,), dict(function.keywords)
-    return function
-
-
 @dataclass
 class Reading:
     """What was read: see the fields of `Guard` with these names. called: children by name.
@@ -130,18 +51,20 @@ class Reading:
     functions: dict[FunctionType, Function] = field(default_factory=dict)
     tensors: set[str] = field(default_factory=set)
     called: set[str] = field(default_factory=set)
+    made: list[nn.Module] = field(default_factory=list)
     by_width: str = ""
     moves: str = ""
     scales: str = ""
 
 
-def read(module: nn.Module | None, forward: Callable) -> Reading:
+def read(module: nn.Module | None, forward: Callable, count: int = 1) -> Reading:
     """Raises Mismatch that names what cannot be watched. Runs nothing of the module.
 
-    forward: of the module's class, or a function of tensors if there is no module.
+    forward: of the module's class, or a function of tensors if there is no module. count: how many
+    tensors each call gives it, which are then not None.
     """
     reading = Reading()
-    _Reader(module, reading).function(forward, bound=module is not None, top=True)
+    _Reader(module, reading, count).function(forward, bound=module is not None, top=True)
     if reading.by_width and reading.moves:
         raise Mismatch(
             f"{forward.__qualname__} needs its last dimension ({reading.by_width}), and may have "
@@ -162,12 +85,12 @@ def has_nested_calls(one: ast.Raise) -> bool:
 
 
 class _Reader:
-    def __init__(self, module: nn.Module | None, reading: Reading):
-        self.module, self.reading = module, reading
+    def __init__(self, module: nn.Module | None, reading: Reading, count: int):
+        self.module, self.reading, self.count = module, reading, count
 
     def function(self, function: Callable, bound: bool = False, top: bool = False) -> None:
         """Reads a function's source; a bound one has the module for its first argument. `top` is
-        the forward, which gets one tensor and nothing else."""
+        the forward, which gets its tensors and nothing else."""
         if hasattr(function, "__wrapped__"):
             raise Mismatch(f"{function.__qualname__} is decorated, and its decorator is not read")
         if function in self.reading.functions:
@@ -195,8 +118,10 @@ class _Body:
         names = list(inspect.signature(function).parameters)
         self.own = names[0] if bound and names else None
         parameters = inspect.signature(function).parameters.values()
-        # Nobody passes them: calls with more than one argument go to the module's own forward.
-        self.absent = {p.name for p in parameters if p.default is None} if top else set()
+        optional = {p.name for p in parameters if p.default is None} if top else set()
+        # Nobody passes the others: calls with more arguments go to the module's own forward.
+        self.present = optional.intersection(names[bound : bound + reader.count])
+        self.absent = optional - self.present
         self.top = top
         self.locals = {*function.__code__.co_varnames, *function.__code__.co_cellvars}
         closure = zip(function.__code__.co_freevars, function.__closure__ or ())
@@ -239,9 +164,12 @@ class _Body:
     def target(self, target: ast.expr) -> None:
         if isinstance(target, (ast.Tuple, ast.List)):
             for part in target.elts:
-                self.target(part)
+                # `*leading, last`, and no other: what a list has is not asked for one by one.
+                leads = isinstance(part, ast.Starred) and [part] == target.elts[:-1]
+                self.target(part.value if leads else part)
         elif isinstance(target, ast.Name):
             self.absent.discard(target.id)
+            self.present.discard(target.id)
         else:
             self.refuse(f"writes {ast.unparse(target)}")
 
@@ -261,13 +189,16 @@ class _Body:
         return None if isinstance(one, ast.If) else self.sizes.chosen(one, kind, other)
 
     def known(self, test: ast.expr) -> bool | None:
-        """The outcome of `name is None`, of an argument that nobody passes."""
+        """The outcome of `name is None`, of an argument that nobody or everybody passes."""
         if not isinstance(test, ast.Compare) or not isinstance(test.left, ast.Name):
             return None
         is_none = len(test.ops) == 1 and isinstance(test.comparators[0], ast.Constant)
-        if test.left.id not in self.absent or not is_none or test.comparators[0].value is not None:
+        if not is_none or test.comparators[0].value is not None:
             return None
-        return {ast.Is: True, ast.IsNot: False}.get(type(test.ops[0]))
+        if test.left.id not in self.absent | self.present:
+            return None
+        absent = test.left.id in self.absent
+        return {ast.Is: absent, ast.IsNot: not absent}.get(type(test.ops[0]))
 
     def test(self, test: ast.expr) -> None:
         for node in ast.walk(test):
@@ -327,8 +258,8 @@ class _Body:
         return self.sizes.several(kinds)
 
     def is_scale(self, node: ast.BinOp, kinds: list[Kind]) -> bool:
-        """Whether one side is a number, and may be another than 1."""
-        if (kinds[0] is Kind.NUMBER) == (kinds[1] is Kind.NUMBER):
+        """Whether one side is a number, and may be another than 1, and the other no size."""
+        if (kinds[0] is Kind.NUMBER) == (kinds[1] is Kind.NUMBER) or Kind.GROUPS in kinds:
             return False
         number = node.left if kinds[0] is Kind.NUMBER else node.right
         if isinstance(number, ast.Attribute):
@@ -443,6 +374,9 @@ class _Body:
             if function.id in BUILTINS and value is getattr(builtins, function.id):
                 return self.sizes.converted(node, function.id, [kind for _, kind in given])
             return self.result(node, value, given, named)
+        if isinstance(function, ast.Subscript):
+            self.made_call(function)
+            return self.sizes.no_sizes(given, named)
         if not isinstance(function, ast.Attribute):
             return self.refuse(f"calls {first_line(function)}")
         base = function.value
@@ -530,6 +464,46 @@ class _Body:
             self.reader.function(found, bound=True)
         return None
 
+    def made_call(self, function: ast.Subscript) -> None:
+        """Of what a table of activations makes at each look: the guard watches all that makes it,
+        so what is made later is what is made now."""
+        table = self.function.__globals__.get(ast.unparse(function.value))
+        key = self.value_of(function.slice)
+        if not is_activation_table(table) or key not in table:
+            self.refuse(f"calls {first_line(function)}")
+        self.found(ast.unparse(function.value))
+        self.reading.names[id(table), key] = (table, key, dict.get(table, key))
+        self.defined(type(table), "__getitem__")
+        made = table[key]
+        self.defined(type(made), "__init__")
+        self.defined(type(made), "forward")
+        found = read(made, type(made).forward)
+        more = (found.tensors, found.called, found.made, found.callables, found.methods)
+        if any(more) or not vars(made).keys() >= found.values.keys():
+            self.refuse(f"calls {first_line(function)}, which is more than an activation")
+        self.reading.functions |= found.functions
+        self.reading.names |= found.names
+        self.reading.made.append(made)
+
+    def value_of(self, node: ast.expr) -> object:
+        """Of a text that stands there, or that the module has; None of all else."""
+        if isinstance(node, ast.Constant):
+            return node.value
+        own = isinstance(node, ast.Attribute) and ast.unparse(node.value) == self.own
+        if not own or self.value(node) is not Kind.NUMBER:
+            return None
+        return self.reading.values[node.attr]
+
+    def defined(self, kind: type, name: str) -> None:
+        """Watches which function a class has by that name, and what that does."""
+        for one in kind.__mro__:
+            found = vars(one).get(name)
+            self.reading.names[id(one), name] = (vars(one), name, found)
+            if isinstance(found, FunctionType):
+                self.reading.functions.setdefault(found, function_of(found))
+            if found is not None:
+                return
+
     def inherited_call(self, name: str) -> None:
         owner = self.cells.get("__class__")
         line = type(self.module).__mro__
@@ -541,6 +515,13 @@ class _Body:
             if found is not None:
                 break
         self.refuse(f"calls super().{name}")
+
+
+def is_activation_table(value: object) -> bool:
+    """Whether it is transformers' table of activations, which makes a module at each look. By name:
+    its package need not be there."""
+    kind = type(value)
+    return (kind.__module__, kind.__name__) == ("transformers.activations", "ClassInstantier")
 
 
 def asks_for_none(test: ast.expr) -> bool:

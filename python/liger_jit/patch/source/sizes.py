@@ -2,9 +2,9 @@
 
 So a size is wanted where a shape is wanted, unchanged, and nowhere else: what is calculated, chosen
 or looked up with one may differ only beyond the sizes of the probe. What is taken of a tensor is
-its last dimension up to a width, in halves or every second of it; what is summed is the last
-dimension. No other is taken apart, because a constant number of tokens or sequences is all of them
-in a small probe.
+its last dimension up to a width, in halves, in groups of a size that the module has, or every
+second of it; what is summed is the last dimension. No other is taken apart, because a constant
+number of tokens or sequences is all of them in a small probe.
 """
 
 import ast
@@ -25,6 +25,9 @@ class Kind(Enum):
     SIZE = auto()
     WIDTH = auto()  # the size of a last dimension
     HALF = auto()  # half of it
+    LEADING = auto()  # all sizes of a tensor but the last
+    GROUPS = auto()  # how many groups, of a size that the module has, the last dimension has
+    JOINED = auto()  # so many of one size again
     MIXED = auto()  # one or another, by the branch that was taken
 
 
@@ -69,7 +72,10 @@ class Sizes:
         each = {Kind.SHAPE: Kind.SIZE, Kind.SIZES: Kind.SIZE, Kind.PARTS: Kind.VALUE}
         for i, part in enumerate(target.elts):
             last = kind is Kind.SHAPE and i + 1 == len(target.elts)
-            self.assign(part, Kind.WIDTH if last else each.get(kind, kind))
+            if isinstance(part, ast.Starred):
+                self.assign(part.value, Kind.LEADING if kind is Kind.SHAPE else Kind.SIZES)
+            else:
+                self.assign(part, Kind.WIDTH if last else each.get(kind, kind))
 
     def joined(self, one: dict[str, Kind], other: dict[str, Kind]) -> dict[str, Kind]:
         """What names are after a branch that gave `one` or `other`."""
@@ -91,7 +97,7 @@ class Sizes:
         return {"shape": Kind.SHAPE, "ndim": Kind.SIZE}.get(node.attr, Kind.VALUE)
 
     def spread(self, node: ast.Starred, kind: Kind) -> Kind:
-        if kind not in (Kind.SHAPE, Kind.SIZES, Kind.PARTS):
+        if kind not in (Kind.SHAPE, Kind.SIZES, Kind.LEADING, Kind.PARTS):
             self.refuse(f"has as many parts as its input: {text(node)}")
         return kind
 
@@ -118,6 +124,10 @@ class Sizes:
             return Kind.NUMBER
         if isinstance(node.op, ast.FloorDiv) and left is Kind.WIDTH and is_two(node.right):
             return Kind.HALF
+        if isinstance(node.op, ast.FloorDiv) and (left, right) == (Kind.WIDTH, Kind.NUMBER):
+            return Kind.GROUPS
+        if isinstance(node.op, ast.Mult) and (left, right) == (Kind.GROUPS, Kind.NUMBER):
+            return Kind.JOINED
         if isinstance(node.op, ast.Div) and left in PLAIN and right is Kind.WIDTH:
             self.by_width = text(node)  # a mean, written as the quotient that it is
             return Kind.VALUE
@@ -204,7 +214,7 @@ class Sizes:
         """Of torch or of a tensor, which is not among those given."""
         if name in ("size", "dim"):
             return self.asked(node, name, given, named)
-        if name in MOVING and not joins_neighbours(node):
+        if name in MOVING and not joins_neighbours(node) and not groups_last(name, given, named):
             self.moves = text(node)
         if name in SUMMING:
             self.sum(node, given, named)
@@ -281,6 +291,14 @@ def joins_neighbours(node: ast.Call) -> bool:
     places = [constant(one) for one in inner.args[1:]]
     last = (named == {"dim": -1} and not places) or (not named and places == [-1])
     return last and node.func.attr == "flatten" and [*map(constant, node.args)] == [-2]
+
+
+def groups_last(name: str, given: list[Argument], named: dict[str, Argument]) -> bool:
+    """`x.view(*leading, groups, size)`, and back: all sizes but the last stay, so that one
+    alone is taken apart, or put together again."""
+    kinds = [kind for _, kind in given]
+    ways = [[Kind.LEADING, Kind.GROUPS, Kind.NUMBER], [Kind.LEADING, Kind.JOINED]]
+    return name in ("view", "reshape") and not named and kinds in ways
 
 
 def is_ellipsis(node: ast.expr) -> bool:
