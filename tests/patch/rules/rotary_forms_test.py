@@ -8,6 +8,7 @@ from liger_jit.patch.rules.rotary_form import FORMS, USUAL
 from liger_jit.patch.rules.rotary_rows import check_formula, rotary_of_rows
 from tiny_models import counted, error
 from transformers.models.cohere import modeling_cohere
+from transformers.models.deepseek_v3 import modeling_deepseek_v3
 from transformers.models.glm4 import modeling_glm4
 from transformers.models.gpt_oss import modeling_gpt_oss
 from transformers.models.llama import modeling_llama
@@ -18,8 +19,14 @@ WANTED = {
     modeling_cohere: FORMS[1],
     modeling_glm4: FORMS[2],
     modeling_gpt_oss: FORMS[3],
+    modeling_deepseek_v3: FORMS[5],
 }
 vision = modeling_qwen2_vl.apply_rotary_pos_emb_vision
+
+
+def of_file(file):
+    name = "apply_rotary_pos_emb"
+    return getattr(file, f"{name}_interleave" if file is modeling_deepseek_v3 else name)
 
 
 def forms_of(original):
@@ -42,13 +49,13 @@ def assert_alike(found, expected, dtype):
 
 @pytest.mark.parametrize("file", WANTED, ids=lambda file: file.__name__.rpartition("modeling_")[2])
 def test_each_function_has_one_form(file):
-    assert forms_of(file.apply_rotary_pos_emb) == [WANTED[file]]
+    assert forms_of(of_file(file)) == [WANTED[file]]
 
 
 @pytest.mark.parametrize("file", WANTED, ids=lambda file: file.__name__.rpartition("modeling_")[2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_replacement_is_the_function(file, dtype, monkeypatch):
-    original, form = file.apply_rotary_pos_emb, WANTED[file]
+    original, form = of_file(file), WANTED[file]
     replacement = RotaryFunction("rotate", original, True, form).replacement
     q, k = (torch.randn(2, heads, 7, 16, dtype=dtype).requires_grad_() for heads in (4, 2))
     tables = [torch.randn(2, 7, 16 // form.table_parts).to(dtype) for _ in range(2)]

@@ -204,12 +204,13 @@ def with_norms(module: nn.Module, rotation: RotationProof, proved: Parts) -> QkN
     norm = answers[0].norm
     if norm is None or norm != answers[1].norm:
         raise Mismatch("its norms are not two of one kind that a rotation takes")
-    if not rotation.function.pair:
+    (rotary_function,) = rotation.functions
+    if not rotary_function.pair:
         raise Mismatch("its rotary function takes q and k apart")
-    if rotation.function.form != USUAL or rotation.function.rows:
+    if not rotary_function.is_usual:
         raise Mismatch("its rotary function is not that of halves by whole tables")
     check_formula(module, source, norm)
-    functions = may_wait, normed, norm_and_rope(rotation.function.replacement)
+    functions = may_wait, normed, norm_and_rope(rotary_function.replacement)
     forward = source.forward(own_class_forward(module), functions)
     meta, guard = meta_call(module, source, norm), rotation.guard
     return QkNormProof(

@@ -10,7 +10,7 @@ import ast
 import inspect
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from types import FunctionType
 
 import torch
@@ -25,14 +25,16 @@ from ..probe import LONG, OUTLYING, Mismatch, assert_same, compute_dtype, live_d
 from ..rule import CompoundRule, Parts, Proof, Refusal, Rule, own_class_forward
 from ..source.definition import NO_SOURCE, definition_of, innermost, rebuilt
 from ..source.reading import read
-from . import rotary_rows
+from . import rotary_complex, rotary_rows
 from .memory_order import has_rows
 from .rotary_form import FORMS, USUAL, RotaryForm
 
 PAIR = ("q", "k", "cos", "sin", "unsqueeze_dim")
+# Nothing is done with the positions.
+POSITIONED = ("q", "k", "cos", "sin", "position_ids", "unsqueeze_dim")
 SINGLE = ("x", "cos", "sin", "unsqueeze_dim")
-# A name that no forward has, by which the rewritten one finds our function.
-FUNCTION = "_liger_jit_rotary"
+# What a name begins with that no forward has, by which the rewritten one finds our function.
+FUNCTION = "_liger_jit_"
 # Of heads, beside the module's own: what is proved is not asked for its size again.
 OTHER_SIZES = (2, 96, 256)
 
@@ -77,45 +79,65 @@ def group(module: nn.Module) -> Hashable:
 @dataclass(frozen=True)
 class RotaryFunction:
     """The rotary function of a file, by this name. pair: whether it takes q and k. form: what it
-    was proved to compute. rows: whether it is one of heads of one sequence (`rotary_rows`)."""
+    was proved to compute. rows: whether it is one of heads of one sequence (`rotary_rows`).
+    heads_at: of one by complex factors, the dimension of the heads (`rotary_complex`)."""
 
     name: str
     original: Callable
     pair: bool
     form: RotaryForm = USUAL
     rows: bool = False
+    heads_at: int | None = None
+
+    @property
+    def is_complex(self) -> bool:
+        return rotary_complex.is_complex(parameter_names(self.original))
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether it is what larger operators have as well."""
+        positioned = parameter_names(self.original) == POSITIONED
+        return self.form == USUAL and not (self.rows or positioned) and self.heads_at is None
 
     @property
     def replacement(self) -> Callable:
         if self.rows:
             return rotary_rows.rotary_of_rows(self.original)
+        if self.heads_at is not None:
+            return rotary_complex.rotary_by_factors(self.original, self.heads_at)
         return rotary_function(self.original, self.pair, self.form)
 
 
-def function_of_forward(module: nn.Module) -> RotaryFunction:
-    """The first that the class's forward calls."""
-    name = rotary_names(module)[0]
-    original = innermost(own_class_forward(module)).__globals__[name]
-    parameters = parameter_names(original)
-    rows = parameters == rotary_rows.PARAMETERS
-    return RotaryFunction(name, original, rows or parameters == PAIR, rows=rows)
+def functions_of_forward(module: nn.Module) -> list[RotaryFunction]:
+    """Those that the class's forward calls, of no known form yet."""
+    scope = innermost(own_class_forward(module)).__globals__
+    functions = []
+    for name in rotary_names(module):
+        parameters = parameter_names(scope[name])
+        rows = parameters == rotary_rows.PARAMETERS
+        pair = rows or parameters in (PAIR, POSITIONED)
+        functions.append(RotaryFunction(name, scope[name], pair, rows=rows))
+    return functions
 
 
-def group_of_function(module: nn.Module) -> Hashable:
+def group_of_function(place: int, module: nn.Module) -> Hashable:
     """Several forwards of a file may call one function."""
     places = compute_dtype(module), str(live_device(module))
-    return function_of_forward(module), sizes_of(module), places
+    return functions_of_forward(module)[place], sizes_of(module), places
 
 
-def prove_formula(module: nn.Module) -> RotaryFunction | Refusal:
+def prove_formula(place: int, module: nn.Module) -> RotaryFunction | Refusal:
     """Of a function that was read before: see `guard_of_rotation`."""
-    function, size = function_of_forward(module), sizes_of(module)[2]
-    if function.rows:
-        try:
+    function, size = functions_of_forward(module)[place], sizes_of(module)[2]
+    try:
+        if function.rows:
             rotary_rows.check_formula(function.original, size, OTHER_SIZES)
-        except Mismatch as mismatch:
-            return Refusal(f"{function.name}: {mismatch}")
-        return function
+            return function
+        if function.is_complex:
+            found = rotary_complex.dimension_of_heads(function.original, size, OTHER_SIZES)
+            return replace(function, heads_at=found)
+    except Mismatch as mismatch:
+        return Refusal(f"{function.name}: {mismatch}")
     reasons = []
     for form in FORMS:
         one = replace(function, form=form)
@@ -133,27 +155,34 @@ def check_form(function: RotaryFunction, size: int) -> None:
     formula = replacement_formula(function.pair, function.form)
     # Full and partial width: a function that treats the rest otherwise is of another form.
     takes_part(function.original, function.pair, function.form)
-    for rotated in (size, size // 4 * 2):
+    # A half of one entry would be broadcast to all of a small head.
+    part = max(size, 8)
+    for widths in ((size, size), (part, part // 4 * 2)):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            prove_function(function, formula, size, rotated, dtype=dtype)
+            prove_function(function, formula, *widths, dtype=dtype)
         for more in (
             {"tokens": 1},
             {"tokens": 37, "scale": OUTLYING},
             {"tokens": LONG, "sequences": 1},
         ):
-            prove_function(function, formula, size, rotated, **more)
+            prove_function(function, formula, *widths, **more)
     for other in OTHER_SIZES:
         prove_function(function, formula, other, other)
     prove_function(function, formula, size, size, heads_at=2)
 
 
-def confirm_operator(module: nn.Module, function: RotaryFunction) -> RotaryFunction | Refusal:
+def confirm_operator(
+    place: int, module: nn.Module, function: RotaryFunction
+) -> RotaryFunction | Refusal:
     heads, keys, size, rotated = sizes_of(module)
     where = live_device(module), compute_dtype(module)
     candidate = function.replacement
     try:
         if function.rows:
             rotary_rows.check(function.original, candidate, size, *where)
+        elif function.heads_at is not None:
+            original, heads_at = function.original, function.heads_at
+            rotary_complex.check(original, candidate, heads_at, size, *where)
         else:
             prove_function(function, candidate, size, rotated, *where, (heads, keys))
     except Mismatch as mismatch:
@@ -161,76 +190,86 @@ def confirm_operator(module: nn.Module, function: RotaryFunction) -> RotaryFunct
     return function
 
 
-ROTARY_FUNCTION: Rule[RotaryFunction] = Rule(
-    "rotary_function", (), is_rotary_attention, group_of_function, prove_formula, confirm_operator
-)
+@cache
+def rule_of_function(place: int) -> Rule[RotaryFunction]:
+    """Of the function that a forward calls at that place. They share their answers."""
+    parts = (partial(one, place) for one in (group_of_function, prove_formula, confirm_operator))
+    return Rule("rotary_function", (), is_rotary_attention, *parts)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RotationProof(Proof):
-    """Of an attention's forward that calls this function."""
+    """Of an attention's forward that calls these functions, each of which was proved."""
 
-    function: RotaryFunction
+    functions: tuple[RotaryFunction, ...]
 
 
 def prove(module: nn.Module, proved: Parts) -> RotationProof | Refusal:
-    names = rotary_names(module)
-    if len(names) > 1:
-        return Refusal(f"its forward calls several rotary functions: {', '.join(names)}")
-    function, own = function_of_forward(module), own_class_forward(module)
-    parameters = parameter_names(function.original)
-    if parameters not in (PAIR, SINGLE, rotary_rows.PARAMETERS):
-        return Refusal(f"{function.name} takes ({', '.join(parameters)})")
+    functions, own = functions_of_forward(module), own_class_forward(module)
+    for function in functions:
+        parameters = parameter_names(function.original)
+        known = parameters in (PAIR, POSITIONED, SINGLE, rotary_rows.PARAMETERS)
+        if not known and not function.is_complex:
+            return Refusal(f"{function.name} takes ({', '.join(parameters)})")
     try:
-        # Read before it is run: what has effects would have them on what it shares with others.
-        guard = guard_of_rotation(own, function.name, function.original)
-    except Mismatch as mismatch:
-        return Refusal(f"{function.name}: {mismatch}")
-    function = proved(ROTARY_FUNCTION, module)
-    if isinstance(function, Refusal):
-        return function
-    try:
-        forward = rewritten(own, function.name, function.replacement)
+        # Read before they are run: what has effects would have them on what it shares with others.
+        guard = guard_of_rotation(own, functions)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
-    meta = meta_call(module, function.form)
-    return RotationProof("rope", switched(forward, guard), guard, forward, meta, function=function)
+    answers = [proved(rule_of_function(place), module) for place in range(len(functions))]
+    if refused := [one for one in answers if isinstance(one, Refusal)]:
+        return refused[0]
+    try:
+        forward = rewritten(own, {one.name: one.replacement for one in answers})
+    except Mismatch as mismatch:
+        return Refusal(str(mismatch))
+    meta = meta_call(module, answers[0])
+    forwards = switched(forward, guard), guard, forward
+    return RotationProof("rope", *forwards, meta, functions=tuple(answers))
 
 
 def confirm(module: nn.Module, proof: RotationProof, confirmed: Parts) -> RotationProof | Refusal:
-    function = confirmed(ROTARY_FUNCTION, module)
-    return function if isinstance(function, Refusal) else proof
+    answers = [confirmed(rule_of_function(place), module) for place in range(len(proof.functions))]
+    return next((one for one in answers if isinstance(one, Refusal)), proof)
 
 
-def rewritten(own: FunctionType, name: str, replacement: Callable) -> FunctionType:
-    """The class's forward with `replacement` wherever it names that global; `Mismatch` if it cannot
-    be rebuilt."""
+def rewritten(own: FunctionType, replacements: dict[str, Callable]) -> FunctionType:
+    """The class's forward with replacements wherever it names these globals; `Mismatch` if it
+    cannot be rebuilt."""
     definition = definition_of(own)
     if definition is None:
         raise Mismatch(NO_SOURCE)
     called = [node.func for node in ast.walk(definition) if isinstance(node, ast.Call)]
     for node in ast.walk(definition):
-        if isinstance(node, ast.Name) and node.id == name:
+        if isinstance(node, ast.Name) and node.id in replacements:
             if node not in called:
-                raise Mismatch(f"its forward does more with {name} than call it")
-            node.id = FUNCTION
-    return rebuilt(definition, own, {FUNCTION: replacement})
+                raise Mismatch(f"its forward does more with {node.id} than call it")
+            node.id = FUNCTION + node.id
+    return rebuilt(definition, own, {FUNCTION + name: one for name, one in replacements.items()})
 
 
-def guard_of_rotation(own: FunctionType, name: str, original: Callable) -> Guard:
-    """The attention's forward, the rotary function that its file has, and all that this runs.
+def guard_of_rotation(own: FunctionType, functions: list[RotaryFunction]) -> Guard:
+    """The attention's forward, the rotary functions that its file has, and all that these run.
 
-    Raises Mismatch if that function cannot be watched: see `reading`.
+    Raises Mismatch if one of them cannot be watched: see `reading`.
     """
-    names = [(innermost(own).__globals__, name, original)]
-    if isinstance(original, nn.Module):
-        found = read(original, type(original).forward)
-        names.append((original.__dict__, "forward", None))
-    else:
-        found = read(None, original)
-    if found.values or found.callables or found.tensors or found.called:
-        raise Mismatch("it reads attributes of an object")
-    return guard_of_rewritten(own, (*names, *found.names.values()), found.functions.values())
+    names, run = [], {}
+    for function in functions:
+        original = function.original
+        names.append((innermost(own).__globals__, function.name, original))
+        try:
+            if isinstance(original, nn.Module):
+                found = read(original, type(original).forward)
+                names.append((original.__dict__, "forward", None))
+            else:
+                found = read(None, original)
+        except Mismatch as mismatch:
+            raise Mismatch(f"{function.name}: {mismatch}") from mismatch
+        if found.values or found.callables or found.tensors or found.called or found.made:
+            raise Mismatch(f"{function.name}: it reads attributes of an object")
+        names += found.names.values()
+        run |= found.functions
+    return guard_of_rewritten(own, tuple(names), run.values())
 
 
 def parameter_names(function: Callable) -> tuple[str, ...]:
@@ -243,6 +282,8 @@ def rotary_function(original: Callable, pair: bool, form: RotaryForm) -> Callabl
     """Our rotary function, with the original's signature and default of unsqueeze_dim."""
     watched = original if isinstance(original, nn.Module) else None
     kind = type(watched)
+    positioned = parameter_names(original) == POSITIONED
+    more = (None,) if positioned else ()
 
     def fits(x: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int) -> bool:
         if is_watched() or not is_usable(x) or x.dim() != 4 or unsqueeze_dim not in (1, 2):
@@ -262,18 +303,25 @@ def rotary_function(original: Callable, pair: bool, form: RotaryForm) -> Callabl
         # Heads are where the tables have none, and may differ in number.
         both = both and all(q.shape[i] == k.shape[i] for i in range(4) if i != unsqueeze_dim)
         if not both or not fits(q, cos, sin, unsqueeze_dim):
-            return original(q, k, cos, sin, unsqueeze_dim)
+            return original(q, k, cos, sin, *more, unsqueeze_dim)
         if not have_one_history(q, k):
             (q, _), (k, _) = (form.operator(x, None, cos, sin, unsqueeze_dim) for x in (q, k))
             return q, k
         return form.operator(q, k, cos, sin, unsqueeze_dim)
+
+    def apply_positioned(q, k, cos, sin, position_ids=None, unsqueeze_dim=1):
+        if position_ids is not None:
+            return original(q, k, cos, sin, position_ids, unsqueeze_dim)
+        return apply_pair(q, k, cos, sin, unsqueeze_dim)
 
     def apply_single(x, cos, sin, unsqueeze_dim=1):
         if not fits(x, cos, sin, unsqueeze_dim):
             return original(x, cos, sin, unsqueeze_dim)
         return form.operator(x, None, cos, sin, unsqueeze_dim)[0]
 
-    return apply_pair if pair else apply_single
+    if not pair:
+        return apply_single
+    return apply_positioned if positioned else apply_pair
 
 
 def have_one_history(q: Tensor, k: Tensor) -> bool:
@@ -307,8 +355,10 @@ def replacement_formula(pair: bool, form: RotaryForm) -> Callable:
     def apply_single(x, cos, sin, unsqueeze_dim=1):
         return form.rotate(x, cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim))
 
-    def apply_pair(q, k, *others):
-        return apply_single(q, *others), apply_single(k, *others)
+    def apply_pair(q, k, cos, sin, *others):
+        # The dimension of heads is the last of the others, if there are any.
+        others = others[-1:]
+        return apply_single(q, cos, sin, *others), apply_single(k, cos, sin, *others)
 
     return apply_pair if pair else apply_single
 
@@ -336,7 +386,8 @@ def prove_function(
     # Of no angles, and with halves of their own: the operators read each entry of both.
     shape = sequences, tokens, rotated // function.form.table_parts
     tables = [random(shape, generator, dtype).to(device) for _ in range(2)]
-    given = tables if heads_at == 1 else [*tables, heads_at]
+    more = [None] if parameter_names(original) == POSITIONED else []
+    given = tables if heads_at == 1 else [*tables, *more, heads_at]
     single = parameter_names(original) == SINGLE
     inputs = [
         (random((2, tokens, count, size), generator) * scale).to(device, dtype)
@@ -353,9 +404,11 @@ def prove_function(
     assert_same(lambda *x: original(*x, *given), lambda *x: candidate(*x, *given), inputs, (), what)
 
 
-def meta_call(module: nn.Module, form: RotaryForm) -> MetaCall:
+def meta_call(module: nn.Module, function: RotaryFunction) -> MetaCall:
     heads, keys, size, rotated = sizes_of(module)
-    dtype = compute_dtype(module)
+    dtype, form = compute_dtype(module), function.form
+    if function.heads_at is not None:
+        return rotary_complex.meta_call((heads, keys, size), dtype, function.heads_at)
 
     def run(batch: int, tokens: int) -> None:
         def empty(*shape):

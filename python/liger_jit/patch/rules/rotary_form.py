@@ -12,11 +12,12 @@ from ... import functional
 class RotaryForm:
     """interleaved: neighbours turn with one another, else the halves of what is rotated.
     half_tables: cos and sin have one entry for each pair. first_half: they have two, and the first
-    half of them is used."""
+    half of them is used. parted: neighbours that turned with one another become halves."""
 
     interleaved: bool = False
     half_tables: bool = False
     first_half: bool = False
+    parted: bool = False
 
     @property
     def table_parts(self) -> int:
@@ -37,7 +38,18 @@ class RotaryForm:
             return functional.rope(q, k, cos, sin, unsqueeze_dim)
         pairs = self.half_tables or self.first_half
         cos, sin = self.tables(cos, sin)
-        return functional.rope(q, k, cos, sin, unsqueeze_dim, None, self.interleaved, pairs)
+        both = functional.rope(q, k, cos, sin, unsqueeze_dim, None, self.interleaved, pairs)
+        if not self.parted:
+            return both
+        width = cos.shape[-1] * (2 if pairs else 1)
+        return tuple(None if x is None else self.in_halves(x, width) for x in both)
+
+    def in_halves(self, x: Tensor, width: int) -> Tensor:
+        """One copy, which eager arithmetic makes as well."""
+        halves = x[..., :width].unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+        if width == x.shape[-1]:
+            return halves.contiguous()
+        return torch.cat((halves, x[..., width:]), dim=-1)
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """The same in plain torch, of tables with a dimension for heads."""
@@ -51,7 +63,7 @@ class RotaryForm:
         first, second = self.apart(turned)
         one = first * cosines[0] - second * sines[0]
         other = second * cosines[1] + first * sines[1]
-        if self.interleaved:
+        if self.interleaved and not self.parted:
             return torch.cat((torch.stack((one, other), -1).flatten(-2), rest), dim=-1)
         return torch.cat((one, other, rest), dim=-1)
 
@@ -70,4 +82,6 @@ FORMS = (
     RotaryForm(interleaved=True, first_half=True),
     RotaryForm(half_tables=True),
     RotaryForm(interleaved=True, half_tables=True),
+    # DeepSeek's.
+    RotaryForm(interleaved=True, first_half=True, parted=True),
 )

@@ -31,6 +31,7 @@ OPERATIONS = frozenset(
     "sqrt square squeeze stack sub sum swish tanh to transpose type type_as unflatten unsqueeze "
     "view".split()
 )
+COMPLEX = frozenset({"view_as_complex", "view_as_real"})
 # Of tensors, beside those.
 FACTS = frozenset({"dtype", "shape", "ndim", "size", "dim", "device"})
 BUILTINS = frozenset({"int", "float", "len", "tuple"})
@@ -387,8 +388,10 @@ class _Body:
         if isinstance(base, ast.Call) and ast.unparse(base) == "super()":
             self.inherited_call(function.attr)
             return self.sizes.no_sizes(given, named)
-        # Of what a forward was given both sides of zero are seen by every probe.
-        self.attribute(function, ("relu",) if self.takes_what_was_given(node) else ())
+        # Of what a forward was given both sides of zero are seen by every probe. A function of
+        # tensors has heads of as many dimensions as a probe had.
+        more = ("relu",) if self.takes_what_was_given(node) else ()
+        self.attribute(function, more if self.module else COMPLEX)
         if (library := self.library(base)) is not None:
             self.positions(node, getattr(library, function.attr, None))
             return self.sizes.function(node, function.attr, given, named)

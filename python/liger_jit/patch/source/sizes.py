@@ -31,6 +31,7 @@ class Kind(Enum):
     MIXED = auto()  # one or another, by the branch that was taken
 
 
+SEVERAL = frozenset({Kind.SHAPE, Kind.SIZES, Kind.LEADING})
 PLAIN = frozenset({Kind.VALUE, Kind.NUMBER, Kind.PARTS})
 BOUNDS = frozenset({Kind.WIDTH, Kind.HALF})
 SMOOTH = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow)
@@ -69,7 +70,7 @@ class Sizes:
         if isinstance(target, ast.Name):
             self.names[target.id] = kind
             return
-        each = {Kind.SHAPE: Kind.SIZE, Kind.SIZES: Kind.SIZE, Kind.PARTS: Kind.VALUE}
+        each = {**dict.fromkeys(SEVERAL, Kind.SIZE), Kind.PARTS: Kind.VALUE}
         for i, part in enumerate(target.elts):
             last = kind is Kind.SHAPE and i + 1 == len(target.elts)
             if isinstance(part, ast.Starred):
@@ -97,7 +98,7 @@ class Sizes:
         return {"shape": Kind.SHAPE, "ndim": Kind.SIZE}.get(node.attr, Kind.VALUE)
 
     def spread(self, node: ast.Starred, kind: Kind) -> Kind:
-        if kind not in (Kind.SHAPE, Kind.SIZES, Kind.LEADING, Kind.PARTS):
+        if kind not in SEVERAL and kind is not Kind.PARTS:
             self.refuse(f"has as many parts as its input: {text(node)}")
         return kind
 
@@ -131,7 +132,7 @@ class Sizes:
         if isinstance(node.op, ast.Div) and left in PLAIN and right is Kind.WIDTH:
             self.by_width = text(node)  # a mean, written as the quotient that it is
             return Kind.VALUE
-        if isinstance(node.op, ast.Add) and {left, right} <= {Kind.SHAPE, Kind.SIZES, Kind.PARTS}:
+        if isinstance(node.op, ast.Add) and {left, right} <= {*SEVERAL, Kind.PARTS}:
             return Kind.PARTS if left is right is Kind.PARTS else Kind.SIZES
         for kind in (left, right):
             self.plain(node, kind)
@@ -141,7 +142,7 @@ class Sizes:
 
     def subscript(self, node: ast.Subscript, base: Kind) -> Kind:
         index = node.slice
-        if base in (Kind.SHAPE, Kind.SIZES):
+        if base in SEVERAL:
             return self.size_at(node, base)
         if base in (Kind.PARTS, Kind.NUMBER) and type(constant(index)) is int:
             return Kind.VALUE if base is Kind.PARTS else base
@@ -173,8 +174,10 @@ class Sizes:
             ends = (index.lower, index.upper, index.step)
             if not all(end is None or type(constant(end)) is int for end in ends):
                 self.refuse(f"calculates with a size: {text(node)}")
-            last = base is Kind.SHAPE and constant(index.lower) == -1 and index.upper is None
-            return Kind.WIDTH if last else Kind.SIZES
+            low, high = constant(index.lower), constant(index.upper)
+            if base is Kind.SHAPE and index.lower is index.step is None and high == -1:
+                return Kind.LEADING
+            return Kind.WIDTH if base is Kind.SHAPE and (low, high) == (-1, None) else Kind.SIZES
         if type(constant(index)) is not int:
             self.refuse(f"calculates with a size: {text(node)}")
         return Kind.WIDTH if base is Kind.SHAPE and constant(index) == -1 else Kind.SIZE
@@ -184,7 +187,7 @@ class Sizes:
         kind = kinds[0] if len(kinds) == 1 else None
         if name == "len" and kind is not None:
             return Kind.SIZE
-        if name == "tuple" and kind in (Kind.SHAPE, Kind.SIZES):
+        if name == "tuple" and kind in SEVERAL:
             return kind
         if name == "int" and kind in (Kind.SIZE, Kind.WIDTH, Kind.HALF, Kind.NUMBER):
             return kind
@@ -216,6 +219,8 @@ class Sizes:
             return self.asked(node, name, given, named)
         if name in MOVING and not joins_neighbours(node) and not groups_last(name, given, named):
             self.moves = text(node)
+        if name == "view_as_complex":
+            self.by_width = text(node)
         if name in SUMMING:
             self.sum(node, given, named)
         if name == "squeeze" and self.dimension(given, named, 0) != -1:
@@ -283,9 +288,13 @@ def is_two(node: ast.expr | None) -> bool:
 
 
 def joins_neighbours(node: ast.Call) -> bool:
-    """`torch.stack((one, other), dim=-1).flatten(-2)`: the last dimension is made of last ones."""
+    """`torch.stack((one, other), dim=-1).flatten(-2)`: the last dimension is made of last ones. So
+    it is of the parts of complex heads."""
     inner = getattr(node.func, "value", None)
-    if not isinstance(inner, ast.Call) or ast.unparse(inner.func) != "torch.stack":
+    function = ast.unparse(inner.func) if isinstance(inner, ast.Call) else ""
+    if function == "torch.view_as_real":  # of heads, which have four dimensions
+        return node.func.attr == "flatten" and [*map(constant, node.args)] in ([3], [-2])
+    if function != "torch.stack":
         return False
     named = {one.arg: constant(one.value) for one in inner.keywords}
     places = [constant(one) for one in inner.args[1:]]
@@ -294,11 +303,13 @@ def joins_neighbours(node: ast.Call) -> bool:
 
 
 def groups_last(name: str, given: list[Argument], named: dict[str, Argument]) -> bool:
-    """`x.view(*leading, groups, size)`, and back: all sizes but the last stay, so that one
-    alone is taken apart, or put together again."""
-    kinds = [kind for _, kind in given]
-    ways = [[Kind.LEADING, Kind.GROUPS, Kind.NUMBER], [Kind.LEADING, Kind.JOINED]]
-    return name in ("view", "reshape") and not named and kinds in ways
+    """`x.view(*leading, groups, size)`, and back, or pairs of neighbours: all sizes but the last
+    stay, so that one alone is taken apart, or put together again."""
+    if name not in ("view", "reshape") or named or not given or given[0][1] is not Kind.LEADING:
+        return False
+    kinds = [kind for _, kind in given[1:]]
+    pairs = [constant(one) for one, _ in given[1:]] == [-1, 2]
+    return pairs or kinds in ([Kind.GROUPS, Kind.NUMBER], [Kind.JOINED])
 
 
 def is_ellipsis(node: ast.expr) -> bool:
