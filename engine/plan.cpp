@@ -65,6 +65,23 @@ void check_choice(const Call& call, int index) {
   call.refuse(input.name, fmt::format("is {}", number), fmt::join(allowed, ", "));
 }
 
+// Kernels compute in float64 where their inputs are, and in float32 where none is.
+void check_float64(const Call& call) {
+  const Op& op = call.op();
+  if (op.kernels.empty()) return;
+  int first = -1;
+  for (int i = 0; i < static_cast<int>(op.inputs.size()); ++i) {
+    const Tensor& tensor = call.tensor(i);
+    if (!op.inputs[i].is_tensor() || !op.inputs[i].dtypes.empty() || !tensor.defined) continue;
+    if (first < 0) first = i;
+    const Dtype wanted = call.tensor(first).dtype;
+    if ((wanted == Dtype::f64) == (tensor.dtype == Dtype::f64)) continue;
+    call.refuse(op.inputs[i].name, fmt::format("has dtype {}", name_of(tensor.dtype)),
+                fmt::format("float64 in all tensors or in none, and {} has {}",
+                            op.inputs[first].name, name_of(wanted)));
+  }
+}
+
 }  // namespace
 
 void check_call(const Call& call) {
@@ -99,6 +116,7 @@ void check_call(const Call& call) {
       call.refuse(input.name, "has shape " + shape_text(tensor), "a last size up to 2^30");
     }
   }
+  check_float64(call);
   if (op.check) op.check(call);
   for (size_t i = 0; i < op.inputs.size(); ++i) {
     const Tensor& tensor = call.tensor(static_cast<int>(i));

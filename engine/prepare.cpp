@@ -1,7 +1,9 @@
 #include "engine/prepare.h"
 
+#include <chrono>
 #include <optional>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "base/counters.h"
@@ -20,13 +22,20 @@ struct Recorded {
   bool tuned;
 };
 
+using Compiling = std::shared_future<std::shared_ptr<const Binary>>;
+
 struct Recorder {
   Target target;
   KnownUnits units;
   std::vector<Unit> other_candidates;
   std::vector<Recorded> calls;
+  std::vector<Compiling> compiling;
   bool tunes = true;
 };
+
+void begin_compile(Recorder& recorder, Unit unit, Urgency urgency) {
+  recorder.compiling.push_back(compile_in_background(std::move(unit), recorder.target, urgency));
+}
 
 bool tunes(const Call& call, const Target& target) {
   return environment().autotune != AutotuneMode::off && worth_measuring(call) &&
@@ -35,6 +44,7 @@ bool tunes(const Call& call, const Target& target) {
 
 thread_local std::optional<Recorder> open_recorder;
 thread_local std::vector<Recorded> last_calls;
+thread_local std::vector<Compiling> last_compiling;
 thread_local Target last_target;
 
 }  // namespace
@@ -44,11 +54,11 @@ void begin_prepare(const Target& target) { open_recorder = Recorder{.target = ta
 int end_prepare(bool awaited) {
   if (!open_recorder) return 0;
   for (Unit& unit : open_recorder->other_candidates) {
-    compile_in_background(std::move(unit), open_recorder->target,
-                          awaited ? Urgency::soon : Urgency::later);
+    begin_compile(*open_recorder, std::move(unit), awaited ? Urgency::soon : Urgency::later);
   }
   const int units = static_cast<int>(open_recorder->units.size());
   last_calls = std::move(open_recorder->calls);
+  last_compiling = std::move(open_recorder->compiling);
   last_target = open_recorder->target;
   open_recorder.reset();
   return units;
@@ -69,7 +79,7 @@ void prepare(const Call& call, bool spare) {
   for (PlannedUnit& planned : units_of(call, tuned, &recorder.units)) {
     is_new = true;
     if (planned.first && !spare) {
-      compile_in_background(std::move(planned.unit), recorder.target, Urgency::soon);
+      begin_compile(recorder, std::move(planned.unit), Urgency::soon);
     } else {
       recorder.other_candidates.push_back(std::move(planned.unit));
     }
@@ -89,6 +99,19 @@ std::vector<std::string> prepared_names() {
     }
   }
   return {names.begin(), names.end()};
+}
+
+std::vector<std::string> take_prepared_failures() {
+  std::vector<std::string> failures;
+  for (const Compiling& compiling : std::exchange(last_compiling, {})) {
+    if (compiling.wait_for(std::chrono::seconds(0)) != std::future_status::ready) continue;
+    try {
+      compiling.get();
+    } catch (const std::exception& error) {
+      failures.emplace_back(error.what());
+    }
+  }
+  return failures;
 }
 
 int tune_prepared(Backend backend, int ordinal) {

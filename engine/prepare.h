@@ -31,6 +31,10 @@ const Target& prepare_target();
 // family of each kernel that is tuned, as it stands in the key of a tune record.
 std::vector<std::string> prepared_names();
 
+// What went wrong with the compiles that this thread's last recorder began, those of others left
+// out. For when no compile is running: one that has not ended says nothing.
+std::vector<std::string> take_prepared_failures();
+
 // Tunes the calls of this thread's last recorder on a live device; returns how many keys were
 // searched.
 int tune_prepared(Backend backend, int ordinal);

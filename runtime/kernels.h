@@ -77,7 +77,4 @@ struct BackgroundProgress {  // since the last wait
 };
 BackgroundProgress background_progress();
 
-// The messages of prefetches that failed since this was last asked.
-std::vector<std::string> take_background_failures();
-
 }  // namespace liger

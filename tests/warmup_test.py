@@ -8,6 +8,7 @@ import sys
 import liger_jit
 import pytest
 import torch
+from liger_jit.warmup import meta_replay, prepare
 
 
 def counters(*names):
@@ -29,6 +30,11 @@ def test_specs_are_compiled_forward_and_backward_and_not_again():
     assert counters("compiled") == before
     assert liger_jit.warmup(specs(72, "cpu"), device="cpu", progress=False)["units"] >= 2
     assert counters("compiled") == before
+
+
+def test_what_others_could_not_compile_is_not_told():
+    prepare(meta_replay(specs(88)), "gfx90a")  # fails where there is no hipRTC
+    assert liger_jit.warmup(specs(88), device="cpu", progress=False)["units"] >= 2
 
 
 def test_a_patched_model_is_ready_for_its_first_step():

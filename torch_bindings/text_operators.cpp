@@ -109,7 +109,7 @@ void register_text_operators(torch::Library& library) {
   library.def("_progress() -> int[]", [] { return progress(); });
   library.def("_wait() -> str[]", [] {
     wait_for_background_compiles();
-    return take_background_failures();
+    return take_prepared_failures();
   });
   library.def("_end_background_compiles() -> ()", [] { end_background_compiles(); });
   library.def("_tune_prepared(str device) -> int", [](const std::string& device_text) {

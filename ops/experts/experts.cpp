@@ -66,6 +66,7 @@ void check(const Call& call) {
                  transposed ? "[experts, in, out], transposed" : "[experts, out, in]");
     require_same_dtype(call, "x", weight);
   }
+  require_same_arithmetic(call, "x", "weights");
   const Tensor& gate_up = call["gate_up_weight"];
   const int64_t both = gate_up.sizes[transposed ? 2 : 1];
   if (both % 2 != 0 || both == 0 || gate_up.sizes[0] == 0 || call["x"].last_size() == 0)

@@ -52,8 +52,6 @@ bool round_weighted(const Call& call) {
 void check(const Call& call) {
   check_norm(call);
   require_same_shape(call, "x", "gate");
-  require_same_arithmetic(call, "x", "gate");
-  require_same_arithmetic(call, "x", "weight");
   const int64_t size = call.integer("group_size");
   if (size < 0 || (size > 0 && call["x"].last_size() % size != 0)) {
     call.refuse("group_size", fmt::format("is {}", size),

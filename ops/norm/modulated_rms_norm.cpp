@@ -94,8 +94,6 @@ void require_modulation(const Call& call) {
 void check(const Call& call) {
   check_norm(call);
   require_modulation(call);
-  require_same_arithmetic(call, "x", "scale");
-  require_same_arithmetic(call, "x", "weight");
 }
 
 int64_t column_blocks(const Call& call) { return parts(size_of_row(call), 32); }

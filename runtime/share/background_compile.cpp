@@ -46,7 +46,6 @@ struct Pool {
   int total = 0;          // since the last wait, as are the next two
   int done = 0;
   int made = 0;
-  std::vector<std::string> failures;
   bool stopping = false;
   std::atomic<int> pending = 0;
 };
@@ -92,14 +91,14 @@ void finish_at_exit() {
   pool.changed.wait_for(lock, std::chrono::seconds(10), [&] { return pool.running == 0; });
 }
 
-// Empty if the artifact was made, else what went wrong.
-std::string carry_out(Task& task) {
+// Whether the artifact was made; else the future knows what went wrong.
+bool carry_out(Task& task) {
   try {
     task.promise.set_value(artifact(task.unit, task.target));
-    return {};
-  } catch (const std::exception& error) {
+    return true;
+  } catch (const std::exception&) {
     task.promise.set_exception(std::current_exception());
-    return error.what();
+    return false;
   }
 }
 
@@ -155,7 +154,7 @@ void empty_queue(Pool& pool, std::unique_lock<std::mutex>& lock) {
       put_off(pool, std::move(task));
       continue;
     }
-    std::string failure = carry_out(task);
+    const bool made = carry_out(task);
     // Handlers run latest first, and the first compile may have registered some of its own.
     if (std::exchange(first, false)) std::atexit(finish_at_exit);
     lock.lock();
@@ -163,8 +162,7 @@ void empty_queue(Pool& pool, std::unique_lock<std::mutex>& lock) {
     pool.running_later -= later;
     pool.done += 1;
     pool.pending -= task.urgency != Urgency::awaited;
-    pool.made += failure.empty();
-    if (!failure.empty()) pool.failures.push_back(std::move(failure));
+    pool.made += made;
     pool.changed.notify_all();
   }
 }
@@ -258,12 +256,6 @@ BackgroundProgress background_progress() {
   Pool& pool = liger::pool();
   const std::lock_guard lock(pool.mutex);
   return {pool.done, pool.total, pool.done - pool.made};
-}
-
-std::vector<std::string> take_background_failures() {
-  Pool& pool = liger::pool();
-  const std::lock_guard lock(pool.mutex);
-  return std::exchange(pool.failures, {});
 }
 
 }  // namespace liger

@@ -6,19 +6,20 @@
 
 namespace liger {
 
-template <auto S, int N, class T, bool Held = S.held>
+// `Constant`: nothing writes to the row while the kernel runs.
+template <auto S, int N, class T, bool Constant, bool Held = S.held>
 struct RereadRowOf {
   using Type = ResidentRow<N, S.threads, S.cluster, S.kept, S.align_bytes, T>;
 };
-template <auto S, int N, class T>
-struct RereadRowOf<S, N, T, false> {
+template <auto S, int N, class T, bool Constant>
+struct RereadRowOf<S, N, T, Constant, false> {
   static_assert(S.cluster == 1, "a row that is not held has one block");
   static_assert(on_host || S.rows == 1 || S.threads <= team_lanes,
                 "a row has its block, or meets by shuffles");
-  using Type = StreamedRow<N, S.threads, S.align_bytes, true, T>;
+  using Type = StreamedRow<N, S.threads, S.align_bytes, Constant, T>;
 };
-template <auto S, int N, class T>
-using RereadRow = typename RereadRowOf<S, N, T>::Type;
+template <auto S, int N, class T, bool Constant = true>
+using RereadRow = typename RereadRowOf<S, N, T, Constant>::Type;
 
 // f(row, share of the row). Threads without a row make the last one again: the same values at the
 // same place.
@@ -29,6 +30,18 @@ LIGER_DEVICE void each_reread_row(long long block, long long rows, F&& f) {
   } else {
     each_row<S.threads, S.rows>(block, rows,
                                 [&](long long row, int thread, bool) { f(row, thread); });
+  }
+}
+
+// The same, but threads without a row do nothing: for one that the kernel overwrites.
+template <auto S, class F>
+LIGER_DEVICE void each_reread_row_once(long long block, long long rows, F&& f) {
+  if constexpr (S.held) {
+    f(block / S.cluster, static_cast<int>(block % S.cluster));
+  } else {
+    each_row<S.threads, S.rows>(block, rows, [&](long long row, int thread, bool active) {
+      if (S.rows == 1 || active) f(row, thread);
+    });
   }
 }
 

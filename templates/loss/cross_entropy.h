@@ -5,8 +5,7 @@
 #pragma once
 #include "device/fault.h"
 #include "device/loss_gradient.h"
-#include "device/resident_row.h"
-#include "device/streamed_row.h"
+#include "device/reread_row.h"
 #include "loss/totals.h"
 
 namespace liger {
@@ -42,10 +41,10 @@ struct CrossEntropyRows {
                 "a row that is overwritten needs the barriers of its reductions");
   static_assert(on_host || S.rows == 1 || S.threads <= team_lanes,
                 "a row has its block, or meets by shuffles");
-  static_assert(S.held || S.cluster == 1, "a row that is not held has one block");
   static constexpr bool exact = S.logits == Dtype::f32 || S.logits == Dtype::f64;
   using A = Arithmetic<S.logits>;
   using T = Type<S.logits>;
+  using Row = RereadRow<S, S.classes, T, !S.in_place>;
   using Wide = Arithmetic<exact ? Dtype::f64 : Dtype::f32>;
 
   const T* logits;
@@ -68,15 +67,7 @@ struct CrossEntropyRows {
   double softcap;
 
   LIGER_DEVICE void operator()(long long block) const {
-    if constexpr (S.held) {
-      using Row = ResidentRow<S.classes, S.threads, S.cluster, S.kept, S.align_bytes, T>;
-      one_row<Row>(block / S.cluster, static_cast<int>(block % S.cluster));
-    } else {
-      using Row = StreamedRow<S.classes, S.threads, S.align_bytes, !S.in_place, T>;
-      each_row<S.threads, S.rows>(block, rows, [&](long long row, int thread, bool active) {
-        if (S.rows == 1 || active) one_row<Row>(row, thread);
-      });
-    }
+    each_reread_row_once<S>(block, rows, [&](long long row, int share) { one_row(row, share); });
   }
 
  private:
@@ -94,7 +85,6 @@ struct CrossEntropyRows {
   }
   static LIGER_DEVICE bool inside(int column) { return column >= 0 && column < S.classes; }
 
-  template <class Row>
   LIGER_DEVICE void one_row(long long row_index, int share) const {
     const long long label = target[row_index];
     const T* const x = logits + row_index * logits_stride;
@@ -157,7 +147,6 @@ struct CrossEntropyRows {
   }
 
   // An ignored row is not read, so it may hold anything.
-  template <class Row>
   LIGER_DEVICE void without_label(long long row_index, long long label, const Row& row,
                                   T* dx) const {
     if constexpr (S.with_gradient) row.fill(dx, A(0));
@@ -175,7 +164,6 @@ struct CrossEntropyRows {
     z_loss[row_index] = square;
   }
 
-  template <class Row>
   LIGER_DEVICE Stats stats_of(const Row& row, long long row_index) const {
     constexpr bool in_one_reading = !S.held && !exact && !on_host;
     MaxAndSum<A> stats;
@@ -212,7 +200,6 @@ struct CrossEntropyRows {
     return {finite(stats.max), stats.sum, logarithm(stats.sum)};
   }
 
-  template <class Row>
   LIGER_DEVICE Two<A> smooth_of(const Row& row, A max) const {
     // Distances from the maximum, so that an offset common to a row costs no digits.
     const A distances = row.sum(true, [this, max](int column, const Pack<A>& x) {

@@ -5,8 +5,7 @@
 #pragma once
 #include "device/fault.h"
 #include "device/logit_distance.h"
-#include "device/resident_row.h"
-#include "device/streamed_row.h"
+#include "device/reread_row.h"
 
 namespace liger {
 
@@ -37,10 +36,10 @@ struct LogProbRowsSpec {
 template <LogProbRowsSpec S>
 struct LogProbRows {
   static constexpr int block_threads = threads_of_block(S.threads, S.rows);
-  static_assert(S.held || S.cluster == 1, "a row that is not held has one block");
   static constexpr bool exact = S.logits == Dtype::f32 || S.logits == Dtype::f64;
   using A = Arithmetic<S.logits>;
   using T = Type<S.logits>;
+  using Row = RereadRow<S, S.classes, T>;
 
   const T* logits;
   const long long* ids;
@@ -56,19 +55,10 @@ struct LogProbRows {
   double softcap;
 
   LIGER_DEVICE void operator()(long long block) const {
-    if constexpr (S.held) {
-      using Row = ResidentRow<S.classes, S.threads, S.cluster, S.kept, S.align_bytes, T>;
-      one_row<Row>(block / S.cluster, static_cast<int>(block % S.cluster));
-    } else {
-      using Row = StreamedRow<S.classes, S.threads, S.align_bytes, true, T>;
-      each_row<S.threads, S.rows>(block, rows, [&](long long row, int thread, bool active) {
-        if (S.rows == 1 || active) one_row<Row>(row, thread);
-      });
-    }
+    each_reread_row_once<S>(block, rows, [&](long long row, int share) { one_row(row, share); });
   }
 
  private:
-  template <class Row>
   LIGER_DEVICE void one_row(long long row_index, int share) const {
     const long long id = ids[row_index];
     const T* const x = logits + row_index * logits_stride;

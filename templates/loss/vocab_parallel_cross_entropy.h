@@ -6,8 +6,7 @@
 #pragma once
 #include "device/fault.h"
 #include "device/loss_gradient.h"
-#include "device/resident_row.h"
-#include "device/streamed_row.h"
+#include "device/reread_row.h"
 
 namespace liger {
 
@@ -42,10 +41,10 @@ struct VocabParallelStatisticsSpec {
 template <VocabParallelStatisticsSpec S>
 struct VocabParallelStatistics {
   static constexpr int block_threads = threads_of_block(S.threads, S.rows);
-  static_assert(S.held || S.cluster == 1, "a row that is not held has one block");
   static constexpr bool exact = S.logits == Dtype::f32 || S.logits == Dtype::f64;
   using A = Arithmetic<S.logits>;
   using T = Type<S.logits>;
+  using Row = RereadRow<S, S.classes, T>;
 
   const T* logits;
   const long long* target;
@@ -56,20 +55,11 @@ struct VocabParallelStatistics {
   long long ignore_index;
 
   LIGER_DEVICE void operator()(long long block) const {
-    if constexpr (S.held) {
-      using Row = ResidentRow<S.classes, S.threads, S.cluster, S.kept, S.align_bytes, T>;
-      one_row<Row>(block / S.cluster, static_cast<int>(block % S.cluster));
-    } else {
-      using Row = StreamedRow<S.classes, S.threads, S.align_bytes, true, T>;
-      each_row<S.threads, S.rows>(block, rows, [&](long long row, int thread, bool active) {
-        if (S.rows == 1 || active) one_row<Row>(row, thread);
-      });
-    }
+    each_reread_row_once<S>(block, rows, [&](long long row, int share) { one_row(row, share); });
   }
 
  private:
   // An ignored row is not read, so it may hold anything.
-  template <class Row>
   LIGER_DEVICE void one_row(long long row_index, int share) const {
     const T* const x = logits + row_index * logits_stride;
     Row row(x, share);
@@ -102,7 +92,6 @@ struct VocabParallelStatistics {
     return values;
   }
 
-  template <class Row>
   static LIGER_DEVICE MaxAndSum<A> max_and_sum_of(const Row& row) {
     constexpr bool in_one_reading = !S.held && !exact && !on_host;
     if constexpr (in_one_reading) {

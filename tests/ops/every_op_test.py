@@ -97,6 +97,17 @@ def test_gradients_are_those_of_finite_differences(op):
 
 
 @public_op
+def test_float64_beside_another_dtype_is_computed_or_refused_and_never_a_failed_compile(op):
+    values = arguments(op, "cpu")
+    for name, value in values.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            try:
+                operator(op)(**values | {name: value.double()})
+            except ValueError as refused:
+                assert f"liger_jit::{op}: argument" in str(refused)
+
+
+@public_op
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 def test_a_second_run_gives_the_same_bits(device, op, dtype):
     values = arguments(op, device, dtype, rows=67)

@@ -15,6 +15,11 @@ from .memory_order import has_order, in_order_of
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
+def has_proved_dtypes(x: torch.dtype, weight: torch.dtype) -> bool:
+    """Whether norms are proved for an input and a weight of these dtypes."""
+    return x in DTYPES and weight in DTYPES or x == weight == torch.float64
+
+
 @dataclass(frozen=True)
 class RmsForm:
     """y = x / rms(x) * (offset + weight); `mode` is where it rounds, `promote` what it returns."""
@@ -72,8 +77,7 @@ class ProvedNorm:
         weight = module._parameters["weight"]
         if weight.dim() != 1 or weight.shape[0] != x.shape[-1]:
             return False
-        tried = x.dtype in DTYPES and weight.dtype in DTYPES
-        return tried or x.dtype == weight.dtype == torch.float64
+        return has_proved_dtypes(x.dtype, weight.dtype)
 
     def has_another_dtype(self, x: Tensor) -> bool:
         """Whether autocast is on where x is, and the norm one that it makes float32."""
