@@ -1,4 +1,4 @@
-"""Rotations by complex factors, those of neighbours that become halves, and several in a forward."""
+"""Rotations by complex factors, of neighbours that become halves, and several in one forward."""
 
 import pytest
 import torch

@@ -33,8 +33,10 @@ CPU = torch.device("cpu")
 
 
 def widths_of(projection: nn.Module) -> tuple[int, int] | None:
-    """(in, out) features of a linear layer of any make."""
+    """(in, out) features of a linear layer of any make, GPT-2's Conv1D among them."""
     into, out = (getattr(projection, name, None) for name in ("in_features", "out_features"))
+    if into is None:
+        into, out = (getattr(projection, name, None) for name in ("nx", "nf"))
     return (into, out) if isinstance(into, int) and isinstance(out, int) else None
 
 

@@ -1,6 +1,7 @@
 """The rule for MLPs without a gate: down(act(up(x))), of decoders, towers and projectors.
 
-Only the activation is replaced: both projections are called as modules, with their biases. What a
+Only the activation is replaced: both projections are called as modules, with their biases. In a
+forward that does more, such as dropout, its call alone is (`activation_call`). What a
 model writes as several operations (the tanh form of GELU, quick GELU, a squared ReLU) is one then.
 """
 
@@ -14,9 +15,10 @@ from torch.nn import functional as F
 from ... import functional
 from ...meta_calls import MetaCall
 from ..guard import is_usable
-from ..installed import guarded
+from ..installed import guarded, switched
 from ..probe import Mismatch, compute_dtype, live_device, tensor_inputs
 from ..rule import Proof, Refusal, Rule, group_of, own_class_forward
+from . import activation_call
 from .mlp_probe import activation_of, check, check_formula, read_mlp, takes, widths_of
 
 
@@ -57,6 +59,10 @@ ACTIVATIONS = (
 )
 
 
+# What torch does in one operation anyway.
+OF_TORCH = ("gelu", "silu")
+
+
 def names_of(module: nn.Module) -> tuple[str, str] | None:
     """The names of the projections: the only two linear layers, of which the second takes what the
     first gives; beside them nothing that has parameters."""
@@ -80,11 +86,18 @@ class ActivationProof(Proof):
     names: tuple[str, str]
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CallProof(ActivationProof):
+    """Of the call of that child alone, in a forward that is the module's own but for it."""
+
+    call: tuple[Activation, str]
+
+
 def prove(module: nn.Module) -> ActivationProof | Refusal:
     names = names_of(module)
     guard = read_mlp(module, names)
     if isinstance(guard, Refusal):
-        return guard
+        return prove_call(module, names, guard)
     for activation in ACTIVATIONS:
         try:
             check_formula(module, names, formula_of(activation))
@@ -114,8 +127,44 @@ def mlp_run(names: tuple[str, str], activation: Activation) -> Callable:
     return run
 
 
+def prove_call(
+    module: nn.Module, names: tuple[str, str], refusal: Refusal
+) -> ActivationProof | Refusal:
+    """Of an MLP that does more, such as dropout: the call of its activation alone is replaced, by
+    an operator where torch has several."""
+    others = {name for name, child in module.named_children() if name not in names}
+    child = activation_call.called_once(module, others - dropouts(module))
+    if child is None:
+        return refusal
+    try:
+        guard = activation_call.guard_of_call(module, child)
+    except Mismatch:
+        return refusal
+    for activation in ACTIVATIONS:
+        if activation.name in OF_TORCH:
+            continue
+        try:
+            activation_call.check_formula(module._modules[child], activation.formula)
+            run = activation_call.with_call(module, child, activation.operator)
+        except Mismatch:
+            continue
+        more = {"names": names, "call": (activation, child)}
+        meta = meta_call(module, names, activation)
+        return CallProof(activation.role, switched(run, guard), guard, run, meta, **more)
+    return refusal
+
+
+def dropouts(module: nn.Module) -> set[str]:
+    return {name for name, child in module.named_children() if isinstance(child, nn.Dropout)}
+
+
 def confirm(module: nn.Module, proof: ActivationProof) -> ActivationProof | Refusal:
     try:
+        if isinstance(proof, CallProof):
+            activation, child = proof.call
+            where = live_device(module), compute_dtype(module)
+            activation_call.compare(module._modules[child], activation.operator, *where)
+            return proof
         check(module, proof.names, live_device(module), compute_dtype(module), run=proof.run)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
