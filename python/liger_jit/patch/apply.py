@@ -66,7 +66,9 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     of torch's functions that somebody replaces after the patch, only those of linear layers and
     cross entropy are asked for at each call (a profiler that wraps `F.silu` does not see ours);
     under autocast q and k leave a rotation in autocast's dtype, where torch's arithmetic gives
-    float32 for attention to round (a cache holds them so); projections of a class of the user's
+    float32 for attention to round (a cache holds them so); a loop of steps within one autocast
+    context computes with the weights of its step, where torch keeps rounded copies of those that
+    the context began with; projections of a class of the user's
     that give the same memory at each call (a workspace) are called before any of it is read, and
     what a hook of such a projection changes in the norm or activation that its layer calls next
     counts from the layer's next call on; heads of which a part is rotated stay in the order in

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from liger_jit.patch import patch
 from liger_jit.patch.probe import Mismatch
 from liger_jit.patch.rules.rope import RotaryFunction, check_form, parameter_names
 from liger_jit.patch.rules.rotary_form import FORMS, USUAL
 from liger_jit.patch.rules.rotary_rows import check_formula, rotary_of_rows
-from tiny_models import counted, error
+from tiny_models import assert_same_step, batch, build, counted, error, loss_and_gradients
 from transformers.models.cohere import modeling_cohere
 from transformers.models.deepseek_v3 import modeling_deepseek_v3
 from transformers.models.glm4 import modeling_glm4
@@ -106,3 +107,32 @@ def test_another_formula_is_not_taken_for_it():
 
     with pytest.raises(Mismatch, match="rotating 16"):
         check_formula(rounded, 16, ())
+
+
+class Doubling(torch.Tensor):
+    """What is multiplied by it counts twice."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        with torch._C.DisableTorchFunctionSubclass():
+            plain = [x.as_subclass(torch.Tensor) if isinstance(x, cls) else x for x in args]
+            result = function(*plain, **(kwargs or {}))
+        if function.__name__ in ("mul", "__mul__", "__rmul__"):
+            return result * 2
+        return result.as_subclass(cls) if isinstance(result, torch.Tensor) else result
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen3"])
+@pytest.mark.parametrize("table", [0, 1])
+def test_tables_of_a_class_of_their_own_are_left_to_the_model(family, table):
+    model = build(family)
+
+    def replaced(module, inputs, tables):
+        tables = list(tables)
+        tables[table] = tables[table].as_subclass(Doubling)
+        return tuple(tables)
+
+    model.model.rotary_emb.register_forward_hook(replaced)
+    expected = loss_and_gradients(model)
+    patch(model)
+    assert_same_step(loss_and_gradients(model), expected)

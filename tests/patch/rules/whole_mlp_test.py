@@ -235,3 +235,30 @@ def test_evaluation_without_gradients_gives_the_same_logits(monkeypatch):
             found = model(input_ids=ids).logits
     assert calls["gated_mlp"] == 2
     torch.testing.assert_close(found, expected)
+
+
+class CastsBack(LlamaMLP):
+    """Under autocast its projections give 16 bits, and it gives what it got."""
+
+    def forward(self, x):
+        return super().forward(x).to(x.dtype)
+
+
+class CastsInOneForward(LlamaMLP):
+    def forward(self, x):
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x)).to(x.dtype)
+
+
+@pytest.mark.parametrize("kind", [CastsBack, CastsInOneForward])
+def test_a_result_has_the_dtype_of_the_modules_own_under_autocast(kind):
+    model = build("Llama")
+    for layer in model.model.layers:
+        layer.mlp.__class__ = kind
+    x = torch.randn(2, 5, model.config.hidden_size)
+    mlp = mlps(model)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = mlp(x)
+        patch(model)
+        found = mlp(x)
+    assert found.dtype == expected.dtype == torch.float32
+    assert torch.equal(found, expected)

@@ -1,9 +1,9 @@
 """The rule for experts whose weights are stacked: one node for all of them.
 
 The classes are those that transformers dispatches by the experts' implementation of their config.
-Their own forwards loop over the experts that have tokens, so what they compute cannot be read to
-its end: the loop must be made of the words of such loops and no others, and then it is probed. All
-that these words name in the module and its file is guarded. Routers stay as they are.
+Their own forwards loop over the experts that have tokens: `expert_loop` says what such a loop may
+be made of, and then it is probed. All that its names stand for in the module and its file is
+guarded. Routers stay as they are.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ... import functional
 from ...meta_calls import MetaCall
 from ..autocasting import autocast_dtype
-from ..guard import Guard, guard_of, is_hooked, is_plain, parts_of
+from ..guard import Guard, guard_of, is_hooked, parts_of
 from ..installed import guarded
 from ..probe import (
     Mismatch,
@@ -29,6 +29,7 @@ from ..probe import (
 from ..rule import Proof, Refusal, Rule, group_of, own_class_forward
 from ..source.compared import function_of, is_immutable
 from .expert_gate import ExpertGate, gate_of
+from .expert_loop import BIASES, WEIGHTS, names_of_gate, names_of_loop
 
 DISPATCHER = "transformers.integrations.moe"
 # Its own names for implementations that compute the same; the first is the class's own loop.
@@ -37,14 +38,6 @@ IMPLEMENTATIONS = ("eager", "grouped_mm", "batched_mm")
 FLAGS = {"has_gate": True, "has_bias": False, "is_transposed": False, "is_concatenated": True}
 # What a module may have beside these, and must not.
 ABSENT = ("has_post_expert_norm", "_is_expert_parallel")
-WEIGHTS = ("gate_up_proj", "down_proj")
-BIASES = ("gate_up_proj_bias", "down_proj_bias")
-# All names that a loop over experts and a gate are made of.
-WORDS = frozenset(
-    "torch nn functional F no_grad zeros_like dtype device one_hot num_experts permute greater sum "
-    "nonzero where chunk linear index_add_ to act_fn _apply_gate clamp sigmoid silu gelu limit "
-    "swiglu_limit alpha".split()
-).union(WEIGHTS, BIASES)
 # Tokens, experts of a token and sizes of a probe: no two alike.
 PROBE_TOKENS, PROBE_SLOTS, PROBE_HIDDEN, PROBE_WIDTH = 29, 3, 8, 16
 
@@ -99,9 +92,7 @@ def experts_guard(module: nn.Module) -> Guard:
         raise Mismatch(f"its experts' implementation is {implementation!r}")
     check_layout(module)
     gate = type(module)._apply_gate
-    words = words_of(loop) | words_of(gate)
-    if strange := sorted(words - WORDS):
-        raise Mismatch(f"its loop over experts has names that a probe may not see: {strange}")
+    words = names_of_loop(loop) | names_of_gate(gate)
     read = {*words, *FLAGS, *ABSENT}
     values = [(name, getattr(module, name, None)) for name in sorted(read) if is_own(module, name)]
     if not all(is_immutable(value) for _, value in values):
@@ -166,15 +157,6 @@ def is_transformers(function: object) -> bool:
     return getattr(function, "__module__", None) == DISPATCHER
 
 
-def words_of(function: Callable) -> frozenset[str]:
-    """The names in a function's code, but for its local ones."""
-    if type(function) is not FunctionType:
-        raise Mismatch(f"{function!r} is no Python function, and cannot be read")
-    code = function.__code__
-    nested = [one.co_name for one in code.co_consts if hasattr(one, "co_code")]
-    return frozenset((*code.co_names, *code.co_freevars, *nested))
-
-
 def is_own(module: nn.Module, name: str) -> bool:
     return name in module.__dict__ or name in ABSENT
 
@@ -217,9 +199,8 @@ def takes(module: nn.Module, x: Tensor, indices: Tensor, weights: Tensor) -> boo
         return False
     if not is_multiplied_fast(module, x, autocast or x.dtype):
         return False
-    routed = is_plain(indices) and is_plain(weights) and indices.shape == weights.shape
     return (
-        routed
+        indices.shape == weights.shape
         and x.dim() == indices.dim() == 2
         and x.shape[0] == indices.shape[0]
         and indices.dtype in (torch.int64, torch.int32)

@@ -76,6 +76,7 @@ def check_formula(module: nn.Module, names: tuple[str, ...], formula: Callable) 
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         order = check(module, names, CPU, dtype, formula=formula)
     check_overflow(module, names, formula)
+    check_narrowed(module, names, formula)
     return order
 
 
@@ -177,6 +178,33 @@ def check_overflow(module: nn.Module, names: tuple[str, ...], formula: Callable)
             expected = formula(signs * size, *projections.values())
         if not torch.allclose(found, expected, rtol=1e-2, atol=1e-2):
             raise Mismatch("the formula: other values of it are infinite in float16")
+
+
+def check_narrowed(module: nn.Module, names: tuple[str, ...], formula: Callable) -> None:
+    """`Mismatch` unless it gives the dtype that the formula gives where projections give another
+    than they get, as autocast's do."""
+    generator = torch.Generator().manual_seed(31)
+    projections = {
+        name: NarrowingLinear(*widths_of(module._modules[name]), generator) for name in names
+    }
+    x = random((1, 3, widths_of(module._modules[names[0]])[0]), generator)
+    twin = twin_of(module, modules=projections)
+    with torch.no_grad():
+        found, expected = run_own(module, twin, x), formula(x, *projections.values())
+    if found.dtype != expected.dtype:
+        raise Mismatch(
+            f"it gives {found.dtype} where its projections give {expected.dtype}, as in autocast"
+        )
+    error = relative_error(found, expected)
+    if not error <= OUTPUT_ERROR[expected.dtype]:
+        raise Mismatch(f"the formula, with projections that narrow: differs by {error:.1e}")
+
+
+class NarrowingLinear(SparseLinear):
+    """As autocast makes a projection of float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).to(torch.bfloat16)
 
 
 def accepts(module: nn.Module, twin: nn.Module, x: Tensor) -> bool:

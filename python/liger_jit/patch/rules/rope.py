@@ -345,7 +345,9 @@ def are_angles(cos: Tensor, sin: Tensor, batch: int, tokens: int) -> bool:
     """Whether these are tables that the operators take, for heads of that batch and tokens."""
     if cos.dim() != 3 or cos.shape != sin.shape or cos.dtype != sin.dtype:
         return False
-    if cos.shape[0] not in (1, batch) or cos.shape[1] != tokens or not is_usable(cos):
+    if cos.shape[0] not in (1, batch) or cos.shape[1] != tokens:
+        return False
+    if not (is_usable(cos) and is_usable(sin)):
         return False
     # The operators have no gradient for angles.
     return not torch.is_grad_enabled() or not (cos.requires_grad or sin.requires_grad)

@@ -39,7 +39,9 @@ def rotary_of_rows(original: Callable) -> Callable:
             return False
         if cos.dim() != 2 or cos.shape != sin.shape or cos.shape != q.shape[::2]:
             return False
-        if cos.dtype != sin.dtype or not is_usable(cos) or cos.dtype == torch.float64:
+        if cos.dtype != sin.dtype or cos.dtype == torch.float64:
+            return False
+        if not (is_usable(cos) and is_usable(sin)):
             return False
         if not torch.is_grad_enabled():
             return True

@@ -1,0 +1,125 @@
+"""Loops over experts: what they may be made of, so that a probe of a few tokens sees all of them."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from liger_jit.patch import patch
+from liger_jit.patch.probe import Mismatch
+from liger_jit.patch.rules.expert_loop import names_of_gate, names_of_loop
+from torch import nn
+from transformers.integrations.moe import use_experts_implementation
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
+from transformers.models.mixtral.modeling_mixtral import MixtralExperts
+
+
+def with_a_capacity(self, hidden_states, top_k_index, top_k_weights):
+    final_hidden_states = torch.zeros_like(hidden_states)
+    with torch.no_grad():
+        expert_mask = nn.functional.one_hot(top_k_index, num_classes=self.num_experts + 1)
+        expert_mask = expert_mask.permute(2, 1, 0)
+        expert_hit = torch.greater(expert_mask.sum(dim=(-1, -2)), 0).nonzero()
+    for expert_idx in expert_hit:
+        expert_idx = expert_idx[0]
+        if expert_idx == self.num_experts:
+            continue
+        top_k_pos, token_idx = torch.where(expert_mask[expert_idx])
+        top_k_pos, token_idx = top_k_pos[:64], token_idx[:64]
+        current_state = hidden_states[token_idx]
+        gate, up = nn.functional.linear(current_state, self.gate_up_proj[expert_idx]).chunk(2, -1)
+        current = nn.functional.linear(self.act_fn(gate) * up, self.down_proj[expert_idx])
+        current = current * top_k_weights[token_idx, top_k_pos, None]
+        final_hidden_states.index_add_(0, token_idx, current.to(final_hidden_states.dtype))
+    return final_hidden_states
+
+
+def with_a_threshold(self, hidden_states, top_k_index, top_k_weights):
+    return hidden_states * (top_k_weights > 0)[..., None].sum(1)
+
+
+def with_a_branch(self, hidden_states, top_k_index, top_k_weights):
+    if hidden_states == self.num_experts:
+        return hidden_states
+    return hidden_states
+
+
+def with_a_condition(self, hidden_states, top_k_index, top_k_weights):
+    return hidden_states if self.num_experts else top_k_weights
+
+
+def with_a_write(self, hidden_states, top_k_index, top_k_weights):
+    hidden_states[0] = 0
+    return hidden_states
+
+
+def with_a_small_number(self, hidden_states, top_k_index, top_k_weights):
+    return hidden_states + 1e-9
+
+
+def with_another_name(self, hidden_states, top_k_index, top_k_weights):
+    return hidden_states.relu()
+
+
+LOOPS = [
+    with_a_capacity,
+    with_a_threshold,
+    with_a_branch,
+    with_a_condition,
+    with_a_write,
+    with_a_small_number,
+    with_another_name,
+]
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__name__)
+def test_what_a_probe_may_not_see_is_refused(loop):
+    with pytest.raises(Mismatch, match="its loop over experts"):
+        names_of_loop(loop)
+
+
+def gate_with_a_part(self, gate_up):
+    gate, up = gate_up.chunk(2, dim=-1)
+    gate[..., :1] = 0
+    return self.act_fn(gate) * up
+
+
+def gate_with_a_comparison(self, gate_up):
+    gate, up = gate_up.chunk(2, dim=-1)
+    return self.act_fn(gate) * up * (gate > 0)
+
+
+@pytest.mark.parametrize("gate", [gate_with_a_part, gate_with_a_comparison])
+def test_so_is_a_gate(gate):
+    with pytest.raises(Mismatch, match="its gate"):
+        names_of_gate(gate)
+
+
+@pytest.mark.parametrize("kind", [MixtralExperts, GptOssExperts])
+def test_loops_and_gates_of_models_are_taken(kind):
+    assert "gate_up_proj" in names_of_loop(kind.forward.__wrapped__)
+    assert "chunk" in names_of_gate(MixtralExperts._apply_gate)
+    assert {"limit", "alpha"} <= names_of_gate(GptOssExperts._apply_gate)
+
+
+@use_experts_implementation
+class Experts(nn.Module):
+    """They drop what is beyond 64 tokens of an expert."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.num_experts, self.act_fn = 4, nn.SiLU()
+        self.gate_up_proj = nn.Parameter(torch.randn(4, 64, 48))
+        self.down_proj = nn.Parameter(torch.randn(4, 48, 32))
+
+    forward = with_a_capacity
+
+
+def test_experts_with_a_capacity_stay_as_they_are():
+    torch.manual_seed(0)
+    model = nn.Sequential(Experts(SimpleNamespace(_experts_implementation="eager")))
+    patched = copy.deepcopy(model)
+    patch(patched)
+    x, weights = torch.randn(200, 48), torch.rand(200, 2)
+    indices = torch.rand(200, 4).topk(2).indices
+    assert torch.equal(patched[0](x, indices, weights), model[0](x, indices, weights))
