@@ -60,19 +60,20 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     nobody which run is on, and a choice that was remembered would pass by what is hooked by then.
 
     What differs and does not raise: under torch.compile, a hook that the model puts on its logits
-    after the loss, which never runs; a training step's logits are of a subclass of `Tensor` until
-    something computes them, so `type(logits) is Tensor` is False; what is written between head and
-    loss in ways that torch does not count (`weight.data.copy_`, numpy memory) counts for the loss;
-    of torch's functions that somebody replaces after the patch, only those of linear layers and
-    cross entropy are asked for at each call (a profiler that wraps `F.silu` does not see ours);
-    under autocast q and k leave a rotation in autocast's dtype, where torch's arithmetic gives
-    float32 for attention to round (a cache holds them so); a loop of steps within one autocast
-    context computes with the weights of its step, where torch keeps rounded copies of those that
-    the context began with; projections of a class of the user's
-    that give the same memory at each call (a workspace) are called before any of it is read, and
-    what a hook of such a projection changes in the norm or activation that its layer calls next
-    counts from the layer's next call on; heads of which a part is rotated stay in the order in
-    memory in which they came, and are not made contiguous.
+    after the loss, which never runs, and attention that has no mask where it has none without
+    torch.compile (a hook on it sees None); a training step's logits are of a subclass of `Tensor`
+    until something computes them, so `type(logits) is Tensor` is False; what is written between
+    head and loss in ways that torch does not count (`weight.data.copy_`, numpy memory) counts for
+    the loss; of torch's functions that somebody replaces after the patch, only those of linear
+    layers and cross entropy are asked for at each call (a profiler that wraps `F.silu` does not see
+    ours); under autocast q and k leave a rotation in autocast's dtype, where torch's arithmetic
+    gives float32 for attention to round (a cache holds them so); a loop of steps within one
+    autocast context computes with the weights of its step, where torch keeps rounded copies of
+    those that the context began with; projections of a class of the user's that give the same
+    memory at each call (a workspace) are called before any of it is read, and what a hook of such a
+    projection changes in the norm or activation that its layer calls next counts from the layer's
+    next call on; heads of which a part is rotated stay in the order in memory in which they came,
+    and are not made contiguous.
 
     A patched module and its forward refer to each other. So after `del model` its weights are freed
     when Python's cyclic collector runs (`gc.collect()`), or at once if `unpatch()` came before.

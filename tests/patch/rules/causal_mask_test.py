@@ -10,6 +10,7 @@ from liger_jit.patch.probe import Mismatch
 from liger_jit.patch.rules.causal_mask import check_positions
 from tiny_models import batch, build
 from transformers import masking_utils
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama import modeling_llama
 
 ALONE = {name: name == "causal_mask" for name in FLAGS}
@@ -116,6 +117,36 @@ def test_what_eager_gives_a_mask_keeps_it(monkeypatch):
     assert row_of(model).patched
     monkeypatch.setitem(interface._global_mapping, "sdpa", always)
     assert attention_of(model, input_ids=batch()["input_ids"]) == MASKED
+
+
+def attends_by_a_mask(module, query, key, value, attention_mask, scaling=None, **_):
+    groups = module.num_key_value_groups
+    key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
+    attend = torch.nn.functional.scaled_dot_product_attention
+    return attend(query, key, value, attention_mask, scale=scaling).transpose(1, 2), None
+
+
+def test_attention_that_masks_only_where_it_is_given_a_mask_keeps_it(monkeypatch):
+    def made(model):
+        torch._dynamo.reset()
+        return torch.compile(model, backend="eager")(batch()["input_ids"]).logits
+
+    model = model_of()
+    assert row_of(model).patched
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "sdpa", attends_by_a_mask)
+    expected = made(model_of())
+    torch.testing.assert_close(made(model), expected)
+    # And where that comes before the patch.
+    model = model_of()
+    assert "attends_by_a_mask" in row_of(model).status
+    torch.testing.assert_close(made(model), expected)
+
+
+def test_attention_that_is_said_not_to_be_causal_keeps_its_mask():
+    model = model_of()
+    for layer in model.model.layers:
+        layer.self_attn.is_causal = False
+    assert "none of its attention is causal" in row_of(model).status
 
 
 def test_what_is_set_after_the_patch_counts():

@@ -1,4 +1,4 @@
-"""Loops over experts: what they may be made of, so that a probe of a few tokens sees all of them."""
+"""Loops over experts: what they may be made of, so that a few tokens of a probe see all of it."""
 
 import copy
 from types import SimpleNamespace

@@ -7,7 +7,7 @@ from liger_jit.patch.probe import Mismatch
 from liger_jit.patch.rules.rope import RotaryFunction, check_form, parameter_names
 from liger_jit.patch.rules.rotary_form import FORMS, USUAL
 from liger_jit.patch.rules.rotary_rows import check_formula, rotary_of_rows
-from tiny_models import assert_same_step, batch, build, counted, error, loss_and_gradients
+from tiny_models import assert_same_step, build, counted, error, loss_and_gradients
 from transformers.models.cohere import modeling_cohere
 from transformers.models.deepseek_v3 import modeling_deepseek_v3
 from transformers.models.glm4 import modeling_glm4

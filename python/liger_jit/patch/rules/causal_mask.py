@@ -9,7 +9,7 @@ other, and needs no look: in it the file's function for masks is called through 
 
 import ast
 import inspect
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from types import CodeType, FunctionType
 
 import torch
@@ -22,6 +22,7 @@ from ..rule import Proof, Refusal, Rule, own_class_forward
 from ..source.definition import NO_SOURCE, codes_in, definition_of, innermost, rebuilt, statement_at
 
 ROLE = "causal_mask"
+ATTENTION = "ALL_ATTENTION_FUNCTIONS"
 MAKER = "create_causal_mask"
 HOME = "transformers.masking_utils"
 # What a caller gives a forward that may call for a mask.
@@ -33,6 +34,7 @@ FUNCTION, BARE = "_liger_jit_mask", "_liger_jit_bare"
 LENGTHS = (2, 37, LONG)
 # The implementation of attention that has a word for causal.
 TOLD = "sdpa"
+SDPA = "transformers.integrations.sdpa_attention"
 
 
 def is_model(module: nn.Module) -> bool:
@@ -62,12 +64,29 @@ def prove(module: nn.Module) -> Proof | Refusal:
         return Refusal(f"{MAKER} of its file is not that of transformers")
     try:
         check_positions(definition)
+        check_attention(module)
         check_eager(module.config, maker)
-        forward = rewritten(own, definition, maker_without_mask(maker))
+        without_mask = maker_without_mask(maker, attention_functions(scope))
+        forward = rewritten(own, definition, without_mask)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
     guard = guard_of_rewritten(own, ((scope, MAKER, maker),))
     return Proof(ROLE, switched(forward, guard), guard, forward)
+
+
+def attention_functions(scope: dict) -> Mapping:
+    """The functions that attend, by their names in a config: the file's own mapping, or all
+    files'."""
+    from transformers import modeling_utils
+
+    return scope.get(ATTENTION, modeling_utils.ALL_ATTENTION_FUNCTIONS)
+
+
+def check_attention(module: nn.Module) -> None:
+    """`Mismatch` unless some of its attention masks by itself what comes later."""
+    said = {one.is_causal for one in module.modules() if hasattr(one, "is_causal")}
+    if said == {False}:
+        raise Mismatch("none of its attention is causal by itself")
 
 
 def check_positions(definition: ast.FunctionDef) -> None:
@@ -173,16 +192,21 @@ def check_eager(config: object, maker: Callable) -> None:
             raise Mismatch("its attention is given a mask without torch.compile as well")
 
 
-def maker_without_mask(maker: FunctionType) -> Callable:
-    """What the forward calls for its function for masks: see `rewritten`."""
+def maker_without_mask(maker: FunctionType, interface: Mapping) -> Callable:
+    """What the forward calls for its function for masks: see `rewritten`. `interface`: of the
+    functions that attend; `Mismatch` if that which is told is not transformers' own."""
     made_for = innermost(maker).__globals__["ALL_MASK_ATTENTION_FUNCTIONS"]
-    function = made_for[TOLD]
+    function, attends = made_for[TOLD], interface[TOLD]
+    if attends.__module__ != SDPA:
+        raise Mismatch(f"its attention is {attends.__module__}.{attends.__name__}")
 
     def needs_no_mask(named: dict) -> bool:
         asked = named.get("config")
         if asked is None or asked._attn_implementation != TOLD:
             return False
-        if not getattr(asked, "is_causal", True) or made_for[TOLD] is not function:
+        if made_for[TOLD] is not function or interface[TOLD] is not attends:
+            return False
+        if not getattr(asked, "is_causal", True):
             return False
         skips = named.get("allow_is_causal_skip", True) is True
         others = (name for name in named if name not in (*SIZES, "allow_is_causal_skip"))
