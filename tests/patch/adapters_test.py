@@ -13,6 +13,9 @@ KINDS = {
         r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"
     ),
     "head": lambda: peft.LoraConfig(r=4, target_modules=["lm_head", "q_proj"]),
+    "head decomposed": lambda: peft.LoraConfig(
+        r=4, target_modules=["lm_head", "q_proj"], use_dora=True
+    ),
     "head trained": lambda: peft.LoraConfig(
         r=4, target_modules=["q_proj"], modules_to_save=["lm_head"]
     ),

@@ -63,6 +63,8 @@ VIEWS = {
     "view rows": lambda x: x.view(-1, CLASSES),
     "view same": lambda x: x.view(x.shape),
     "reshape rows": rows,
+    "flatten rows": lambda x: x.flatten(0, -2) if x.dim() > 1 else x.flatten(),
+    "flatten same": lambda x: torch.flatten(x, 0, 0),
     "torch.reshape": lambda x: torch.reshape(x, (-1, CLASSES)),
     "contiguous": lambda x: x.contiguous(),
     "float": lambda x: x.float(),

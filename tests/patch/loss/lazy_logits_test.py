@@ -44,6 +44,13 @@ FUSED = {
         logits[..., :-1, :].contiguous().reshape(-1, 9), LABELS[:, 1:].reshape(-1)
     ),
     "mask": lambda logits: F.cross_entropy(logits[LABELS > 2], LABELS[LABELS > 2]),
+    "flattened": lambda logits: F.cross_entropy(logits.flatten(0, 1), LABELS.flatten()),
+    "flattened by torch": lambda logits: F.cross_entropy(
+        torch.flatten(logits, 0, -2), LABELS.flatten()
+    ),
+    "flattened parts": lambda logits: F.cross_entropy(
+        logits[:, 1:].flatten(0, 1), LABELS[:, 1:].flatten()
+    ),
     "one row": lambda logits: F.cross_entropy(logits[1, :], LABELS[1]),
     "module": lambda logits: torch.nn.CrossEntropyLoss()(logits.view(10, -1), LABELS.view(-1)),
     "sum": lambda logits: F.cross_entropy(logits.view(10, 9), LABELS.view(-1), reduction="sum"),
@@ -65,6 +72,7 @@ REAL = {
     "probabilities": lambda logits: F.cross_entropy(logits.view(10, 9), torch.full((10, 9), 1 / 9)),
     "two tanh": lambda logits: rows(softcap(softcap(logits))),
     "vocabulary slice": lambda logits: rows(logits[..., :9]),
+    "all in one row": lambda logits: F.cross_entropy(logits.flatten(), LABELS[0, 0]),
     "log softmax": lambda logits: -logits.log_softmax(-1)[..., 0].mean(),
     "tensor scale": lambda logits: rows(logits * torch.tensor(0.5)),
     "autograd function": lambda logits: rows(Doubled.apply(logits)),

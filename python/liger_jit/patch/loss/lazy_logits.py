@@ -308,7 +308,8 @@ def _contiguous(logits, **options):
 
 
 def _shaped(function: Callable) -> Callable:
-    """`view` or `reshape` to a new shape of the leading dimensions; the vocabulary stays last."""
+    """`view`, `reshape` or `flatten` to a new shape of the leading dimensions; the vocabulary stays
+    last."""
 
     def fold(logits, *shape, **options):
         source = _open(logits)
@@ -316,6 +317,8 @@ def _shaped(function: Callable) -> Callable:
         if source is None or options or not sizes or not all(type(size) is int for size in sizes):
             return NotImplemented
         form = function(logits._lazy.form, *shape)
+        if form is logits._lazy.form:  # as a `flatten` of one dimension gives
+            return logits
         if form.dim() == 0 or form.shape[-1] != source.vocabulary:
             return NotImplemented
         states = source.states.reshape(*form.shape[:-1], source.states.shape[-1])
@@ -487,7 +490,9 @@ _FOLDS: dict[Callable, Callable] = {
     torch.Tensor.contiguous: _contiguous,
     torch.Tensor.view: _shaped(torch.Tensor.view),
     torch.Tensor.reshape: _shaped(torch.Tensor.reshape),
+    torch.Tensor.flatten: _shaped(torch.Tensor.flatten),
     torch.reshape: _shaped(torch.reshape),
+    torch.flatten: _shaped(torch.flatten),
     torch.Tensor.__getitem__: _take,
     torch.Tensor.tanh: _then("tanh"),
     torch.tanh: _then("tanh"),
