@@ -18,6 +18,15 @@ REFORMER_DROPOUTS = (
     "local_attention_probs_dropout_prob",
     "lsh_attention_probs_dropout_prob",
 )
+# Tokenizers of pictures.
+VQ = {
+    "base_channels": 32,
+    "channel_multiplier": [1, 1],
+    "latent_channels": 32,
+    "num_res_blocks": 1,
+    "attn_resolutions": [8],
+    "resolution": 16,
+}
 SAM = {"downsample_channels": [16, 32], "output_channels": 16, "global_attn_indexes": [1]}
 QWEN4_INDEXER = {
     "indexer_n_heads": 2,
@@ -39,6 +48,8 @@ SETTINGS = {
     **dict.fromkeys(("axk1", "dots1", "kimi_linear", "longcat_flash"), {"head_dim": 4}),
     **dict.fromkeys(("sarvam_mla", "youtu"), {"head_dim": 4}),
     **dict.fromkeys(("axk2", "deepseek_v32", "glm_moe_dsa"), LATENT_HEADS | INDEXER),
+    "apertus1p5": {"image_token_offset": 40, "audio_token_offset": 48},
+    "apertus1p5_vision_tokenizer": {**VQ, "codebook_size": 8},
     "aria": {"projector_patch_to_query_dict": {16: 4}},
     "bamba": {"attn_layer_indices": [1], "mamba_n_heads": 4, "mamba_d_head": 16},
     # Its sparse attention draws its blocks at random, and is left for texts this short.
@@ -54,14 +65,7 @@ SETTINGS = {
     },
     "chameleon": {
         "vocabulary_map": {"<image>": 100, **{f"IMGIMG{'ABCD'[i]}Z": 91 + i for i in range(4)}},
-        "vq_config": {
-            "base_channels": 32,
-            "channel_multiplier": [1, 1],
-            "latent_channels": 32,
-            "num_embeddings": 4,
-            "num_res_blocks": 1,
-            "resolution": 16,
-        },
+        "vq_config": {**VQ, "num_embeddings": 4},
     },
     "cohere_compass_text": {
         "rope_parameters": {
@@ -85,8 +89,41 @@ SETTINGS = {
         "top_k_experts": 2,
         "moe_intermediate_size": 24,
     },
-    "dots3_note_vision_encoder": {"mlp_layer_types": ["dense", "sparse"]},
-    "dots3_note": {"text_config": {"num_key_value_heads": 4}},
+    "dots3_note_audio_encoder": {
+        **dict.fromkeys(("adapter_input_size", "adapter_out_dim"), 32),
+        "downsample_hidden_size": 8,
+        "feature_size": 16,
+    },
+    "dots3_note_vision_encoder": {
+        **dict.fromkeys(("adapter_in_dim", "adapter_out_dim"), 32),
+        "mlp_layer_types": ["dense", "sparse"],
+    },
+    # The second layer slides, and has sizes of its own.
+    "dots3_note_text": {
+        **LATENT_HEADS,
+        **INDEXER,
+        "shared_experts_intermediate_size": 24,
+        "per_layer_config": {
+            "01": {
+                **dict.fromkeys(("num_attention_heads", "num_key_value_heads"), 4),
+                **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 16),
+                **dict.fromkeys(("head_dim", "v_head_dim"), 8),
+                **dict.fromkeys(("qk_nope_head_dim", "qk_rope_head_dim"), 4),
+            }
+        },
+    },
+    "emu3": {
+        "vocabulary_map": {
+            "<image>": 100,
+            "<|extra_200|>": 95,
+            **{f"<|visual token {i:06d}|>": 91 + i for i in range(4)},
+        },
+    },
+    "emu3_vqgan": {
+        **VQ,
+        "codebook_size": 4,
+        "temporal_downsample_factor": 2,
+    },
     "ernie4_5_vl_moe_text": {**ROTARY_OF_THREE, "moe_intermediate_size": [24, 24]},
     "florence_vision": {
         "depths": [1, 1],
@@ -119,6 +156,8 @@ SETTINGS = {
     "glmasr_encoder": {"intermediate_size": 128},
     "granite4_vision": {
         **ONE_TILE,
+        # Of queries, each head has 64.
+        "vision_config": {"hidden_size": 64},
         "deepstack_layer_map": [[-1, 0]],
         "spatial_target_layers": [1],
         "downsample_rate": "1/2",
@@ -161,12 +200,27 @@ SETTINGS = {
     },
     "kimi_k25": {"projection_hidden_size": 32},
     **dict.fromkeys(("kosmos-2", "kosmos-2.5"), {"latent_query_num": 4}),
-    "kyutai_speech_to_text": {"head_dim": 8, "num_key_value_heads": 4},
+    "kyutai_speech_to_text": {
+        "head_dim": 8,
+        "num_key_value_heads": 4,
+        "num_codebooks": 2,
+        "codebook_vocab_size": 40,
+        "audio_pad_token_id": 0,
+        "audio_bos_token_id": 1,
+    },
     # Four patches at once make one row of the tower's result.
     "llama4_vision_model": {"intermediate_size": 128},
     **dict.fromkeys(("llava_next", "llava_next_video", "llava_onevision"), ONE_TILE),
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1, "state_size": 8, "chunk_size": 16},
+    "mimi": {
+        "num_filters": 4,
+        "upsampling_ratios": [2, 2],
+        "upsample_groups": 32,
+        "num_quantizers": 2,
+        **dict.fromkeys(("codebook_size", "codebook_dim"), 16),
+        "vector_quantization_hidden_dimension": 16,
+    },
     **dict.fromkeys(
         ("minicpm_ocr", "minicpmv4_6", "minicpmv4_7"), {"image_token_id": 100, "insert_layer_id": 0}
     ),
@@ -179,13 +233,28 @@ SETTINGS = {
         "depths": [1, 1],
         "out_hidden_size": 32,
     },
-    "nemo_speechlm": {"head_config": {"audio_hidden_size": 32}},
-    "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
+    **dict.fromkeys(
+        ("nemotron3_diarization", "nemotron3_5_transcribe_audio"),
+        {"head_config": {"audio_hidden_size": 32}},
+    ),
+    "nemotron_h_omni": {
+        "image_token_id": 100,
+        "vision_hidden_size": 32,
+        "vision_config": {"video_temporal_patch_size": 2},
+    },
+    "nemotron3_5_transcribe_word_timestamp": {"blank_token_id": 100},
     "nemotron": {"head_dim": 8, "num_key_value_heads": 2},
+    "pp_formulanet_vision": {
+        **dict.fromkeys(("decoder_hidden_size", "mlp_dim", "post_conv_in_channels"), 32),
+        **dict.fromkeys(("post_conv_out_channels", "post_conv_mid_channels"), 32),
+        "output_channels": 32,
+        "global_attn_indexes": [1],
+    },
     **dict.fromkeys(("paddleocr_vl_text", "qwen2_5_omni_text"), ROTARY_OF_THREE),
+    "pix2struct_text_model": {"d_ff": 48, "d_kv": 8},
     "pix2struct_vision_model": {"patch_embed_hidden_size": 48, "d_ff": 48, "d_kv": 8},
     "qwen2_audio_encoder": {"max_source_positions": 16},
-    "qwen3_asr_encoder": {"n_window": 8, "n_window_infer": 16, "output_dim": 32},
+    "qwen3_asr_encoder": {"downsample_hidden_size": 8, "output_dim": 32},
     "qwen4_exp_text": {
         **QWEN4_INDEXER,
         "layer_types": ["linear_attention", "indexed_attention"],
@@ -202,12 +271,15 @@ SETTINGS = {
         "local_attn_chunk_length": 8,
         "lsh_attn_chunk_length": 8,
     },
+    "sam_vision_model": {"global_attn_indexes": [1]},
     "step3p5": {"sliding_window": 16},
     "udop": {"decoder_start_token_id": 0},
     "unlimited_ocr_sam_vision_model": SAM,
     "vision-encoder-decoder": {"decoder_start_token_id": 1, "pad_token_id": 0},
+    "voxtral": {"audio_token_id": 97},
     "voxtral_encoder": {"max_source_positions": 16, "intermediate_size": 128},
     "vipllava": {"vision_feature_layers": [-2, -1]},
+    "wavtokenizer_encoder": {"codebook_dim": 32, "codebook_size": 8},
     # Widths of queries and values are rounded up to 64 in one place and not in another.
     "xlstm": {"hidden_size": 128, "num_heads": 2},
     "xmod": {"default_language": "en_XX"},

@@ -84,13 +84,22 @@ def in_a_list(model):
 
 
 def in_a_list_of_tiles(model):
-    mask = torch.ones(1, 1, dtype=torch.long)
+    mask = torch.ones(1, 1, dtype=torch.bool)
     return seen(model, pixel_values=pixels(1, 1), pixel_attention_mask=mask)
 
 
 def tiled(model):
     """A picture beside one tile of it."""
     return seen(model, pixel_values=pixels(1, 2), image_sizes=SIZE)
+
+
+def tiled_for_layers(model):
+    """As above, and each of some layers of the text is given features of its own."""
+    shown = {"pixel_values": pixels(1, 2), "image_sizes": SIZE}
+    with torch.no_grad():
+        made = copy.deepcopy(model).model.get_image_features(**shown)
+    features = made.deepstack_features[0][1]
+    return shown, IMAGE, numbers_in(features) // features[0].shape[-1]
 
 
 def in_two_resolutions(model):
@@ -116,9 +125,14 @@ def square_patches(model):
 
 
 def patches_of_pixels(model):
-    """Channels come last."""
-    values = torch.randn(PATCHES**2, PATCH, PATCH, 3)
-    return seen(model, pixel_values=values, image_grid_thw=GRID)
+    """Channels come last, and the grid is of what is merged."""
+    values = torch.randn(PATCHES**2 // 4, 2 * PATCH, 2 * PATCH, 3)
+    return seen(model, pixel_values=values, image_grid_thw=torch.tensor([[1, 2, 2]]))
+
+
+def patches_of_two_sides(model):
+    values = torch.randn(PATCHES**2, 3 * PATCH**2)
+    return seen(model, pixel_values=values, image_grid_hw=GRID[:, 1:])
 
 
 def merged_patches(model):
@@ -151,8 +165,7 @@ def of_instructed_queries(model, frames=None):
     more = {"qformer_input_ids": instruction, "qformer_attention_mask": mask}
     shown, token, count = of_queries(model, **more)
     if frames:
-        repeated = {name: value.repeat(frames, 1) for name, value in more.items()}
-        shown = {"pixel_values": pixels(1, frames), **repeated}
+        shown["pixel_values"] = pixels(1, frames)
     return shown, VIDEO if frames else token, count * (frames or 1)
 
 
@@ -179,10 +192,27 @@ def numbered_patches_at_places(model):
     return shown, token, count
 
 
-def sound(model):
-    bins = model.config.audio_config.num_mel_bins
+def sound(model, frames=FRAMES):
+    mask = torch.ones(1, frames, dtype=torch.long)
+    return heard(model, input_features=spectrum(model, 1, frames), input_features_mask=mask)
+
+
+def spectrum(model, rows, frames):
+    return torch.randn(rows, model.config.audio_config.num_mel_bins, frames)
+
+
+def sound_in_fourths(model):
+    """A token for four frames."""
     mask = torch.ones(1, FRAMES, dtype=torch.long)
-    return heard(model, input_features=torch.randn(1, bins, FRAMES), input_features_mask=mask)
+    shown = {"input_features": spectrum(model, 1, FRAMES), "feature_attention_mask": mask}
+    return shown, AUDIO, FRAMES // 4
+
+
+def in_codebooks(model):
+    """Each row of the text is several, of which each has labels."""
+    books = model.decoder.num_codebooks if hasattr(model, "decoder") else model.num_codebooks
+    ids = torch.randint(3, WORDS, (ROWS, TOKENS, books))
+    return {"input_ids": ids.mT.reshape(-1, TOKENS), "labels": ids}, IMAGE, 0
 
 
 def frames_of_sound(model, width, count):
@@ -196,10 +226,10 @@ def frames_of_sound(model, width, count):
 
 FORMS_BY_INPUT = {"image_grid_thw": patches, "pixel_values": whole, "input_features": sound}
 FORMS = {
-    **dict.fromkeys(("aria", "aya_vision", "cohere2_vision"), sized),
-    **dict.fromkeys(("lighton_ocr", "mistral3", "mistral_large4"), sized),
-    **dict.fromkeys(("granite4_vision", "llava_next", "llava_next_video"), tiled),
-    "llava_onevision": tiled,
+    **dict.fromkeys(("apertus1p5", "aria", "aya_vision", "cohere2_vision"), sized),
+    **dict.fromkeys(("emu3", "lighton_ocr", "mistral3", "mistral_large4"), sized),
+    "granite4_vision": tiled_for_layers,
+    **dict.fromkeys(("llava_next", "llava_next_video", "llava_onevision"), tiled),
     **dict.fromkeys(("idefics2", "idefics3", "smolvlm"), in_a_list),
     **dict.fromkeys(("kimi_k25", "paddleocr_vl"), square_patches),
     **dict.fromkeys(("minicpm_ocr", "minicpmv4_6", "minicpmv4_7"), patches_in_a_row),
@@ -232,6 +262,9 @@ FORMS = {
     "instructblipvideo": partial(of_instructed_queries, frames=2),
     "kosmos-2": at_places,
     "kosmos-2.5": numbered_patches_at_places,
+    "kyutai_speech_to_text": without_tokens(
+        input_ids=lambda model: torch.randint(3, 40, (ROWS, TOKENS, 3))
+    ),
     "lfm2_vl": padded_patches,
     "mllama": without_tokens(
         pixel_values=lambda model: pixels(ROWS, 1, 4),
@@ -240,10 +273,19 @@ FORMS = {
         cross_attention_mask=lambda model: torch.ones(ROWS, TOKENS, 1, 4, dtype=torch.long),
     ),
     "moss_transcribe_diarize": nothing,
+    **dict.fromkeys(("musicgen_decoder", "musicgen_melody_decoder"), in_codebooks),
+    "nemotron_h_omni": patches_of_two_sides,
     "pix2struct": without_tokens(flattened_patches=numbered_patches),
     "pixtral": without_tokens(pixel_values=lambda model: pixels(1), image_sizes=lambda model: SIZE),
+    "qwen2_audio": sound_in_fourths,
+    # Which it takes by the hundred.
+    "qwen3_asr": partial(sound, frames=100),
     "udop": without_tokens(bbox=lambda model: torch.rand(ROWS, TOKENS, 4).sort(-1).values),
     "video_llama_3": merged_patches,
+    # One for each token of the text.
+    "voxtral_realtime": without_tokens(
+        input_features=lambda model: spectrum(model, ROWS, 8 * TOKENS)
+    ),
 }
 # Of multimodal classes: those that are given text alone, and those whose tower has no gradient.
 TEXT_ALONE = {"mistral4", "omniasr", "udop", "video_llava"}
