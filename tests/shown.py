@@ -192,6 +192,36 @@ def numbered_patches_at_places(model):
     return shown, token, count
 
 
+def beside_actions(model):
+    """Of a robot, which are what is learned; each row of the text begins with its picture."""
+    ids = torch.randint(3, WORDS, (ROWS, TOKENS))
+    ids[:, : PATCHES**2] = IMAGE
+    config = model.config
+    size = ROWS, config.chunk_size, config.max_action_dim
+    shown = {
+        "input_ids": ids,
+        "state": torch.randn(ROWS, config.max_state_dim),
+        "noise": torch.randn(size),
+        "timestep": torch.rand(ROWS),
+        "actions": torch.randn(size),
+        "pixel_values": pixels(ROWS, 1),
+        "pixel_attention_mask": torch.ones(ROWS, 1, dtype=torch.bool),
+    }
+    return shown, IMAGE, 0
+
+
+def sound_of_samples(model):
+    """Beside its frames, how many samples it had."""
+    mask = torch.ones(1, FRAMES, dtype=torch.long)
+    samples = torch.ones(1, FRAMES * 160, dtype=torch.long)
+    return heard(
+        model,
+        input_features=spectrum(model, 1, FRAMES),
+        input_features_mask=mask,
+        padding_mask=samples,
+    )
+
+
 def sound(model, frames=FRAMES):
     mask = torch.ones(1, frames, dtype=torch.long)
     return heard(model, input_features=spectrum(model, 1, frames), input_features_mask=mask)
@@ -272,7 +302,9 @@ FORMS = {
         aspect_ratio_mask=lambda model: torch.ones(ROWS, 1, 4, dtype=torch.long),
         cross_attention_mask=lambda model: torch.ones(ROWS, TOKENS, 1, 4, dtype=torch.long),
     ),
-    "moss_transcribe_diarize": nothing,
+    "moss_transcribe_diarize": sound_of_samples,
+    "omniasr": lambda model: heard(model, input_values=torch.randn(1, 1, 512)),
+    "pi0": beside_actions,
     **dict.fromkeys(("musicgen_decoder", "musicgen_melody_decoder"), in_codebooks),
     "nemotron_h_omni": patches_of_two_sides,
     "pix2struct": without_tokens(flattened_patches=numbered_patches),
@@ -280,7 +312,12 @@ FORMS = {
     "qwen2_audio": sound_in_fourths,
     # Which it takes by the hundred.
     "qwen3_asr": partial(sound, frames=100),
-    "udop": without_tokens(bbox=lambda model: torch.rand(ROWS, TOKENS, 4).sort(-1).values),
+    "udop": without_tokens(
+        bbox=lambda model: torch.rand(ROWS, TOKENS, 4).sort(-1).values,
+        pixel_values=lambda model: pixels(ROWS),
+    ),
+    "vibevoice_asr": lambda model: heard(model, input_values=torch.randn(1, 1, 64)),
+    "video_llava": lambda model: seen(model, pixel_values_images=pixels(1)),
     "video_llama_3": merged_patches,
     # One for each token of the text.
     "voxtral_realtime": without_tokens(
@@ -288,8 +325,8 @@ FORMS = {
     ),
 }
 # Of multimodal classes: those that are given text alone, and those whose tower has no gradient.
-TEXT_ALONE = {"mistral4", "omniasr", "udop", "video_llava"}
-GIVES_WHOLE_NUMBERS = {"chameleon"}
+TEXT_ALONE = {"mistral4"}
+GIVES_WHOLE_NUMBERS = {"apertus1p5", "chameleon", "emu3", "kyutai_speech_to_text"}
 TOWERS = ("vision", "visual", "vit", "image", "audio", "protein", "encoder.", "patch_embed")
 
 
