@@ -6,7 +6,8 @@ those of `family_models`, is named with its error: in docs/models.md, and where 
 
 import torch
 import transformers
-from family_models import OWN, SMALL, inputs_of, small_config
+from family_models import OWN, SMALL, layers_of, settings_of, small_config
+from model_inputs import inputs_of
 from tiny_models import loss_and_gradients
 from transformers.models.auto import modeling_auto as auto
 
@@ -26,27 +27,6 @@ CLASSES = {
     **{(kind, name): "multimodal" for kind, name in MULTIMODAL.items()},
 }
 MOST_PARAMETERS = 20_000_000
-# Beside those of `family_models`: what a class wants that sizes alone do not say.
-MORE = {
-    **dict.fromkeys(
-        ("axk1", "axk2", "deepseek_v32", "dots1", "glm_moe_dsa", "kimi_linear", "longcat_flash"),
-        {"head_dim": 4},
-    ),
-    **dict.fromkeys(("sarvam_mla", "youtu"), {"head_dim": 4}),
-    **dict.fromkeys(("bamba", "granitemoehybrid"), {"mamba_n_heads": 4, "mamba_d_head": 16}),
-    "dots3_note": {"text_config": {"num_key_value_heads": 4}},
-    "ernie4_5_vl_moe": {"text_config": {"moe_intermediate_size": [24, 24]}},
-    "fun_asr_nano": {"adaptor_config": {"intermediate_size": 8}},
-    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}},
-    "glm5_next": {"text_config": {"num_key_value_heads": 4}},
-    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
-    "inkling2": {"vision_config": {"text_hidden_size": 32}},
-    "inkling2_loop": {"vision_config": {"text_hidden_size": 32}},
-    "nemo_speechlm": {"head_config": {"audio_hidden_size": 32}},
-    "nemotron": {"head_dim": 8, "num_key_value_heads": 2},
-    "reformer": {"is_decoder": True},
-    "zaya": {"num_experts_per_tok": 1},
-}
 
 
 def class_named(name):
@@ -57,8 +37,8 @@ def class_named(name):
 def configurations(kind, model_class):
     """Ways to make the class small, the plainest first."""
     own = config_class_of(kind, model_class)
-    settings = OWN.get(kind, {}) | MORE.get(kind, {})
-    if kind not in OWN and not own.sub_configs:
+    settings = settings_of(own)
+    if own.model_type not in OWN and not own.sub_configs:
         yield lambda: with_settings(own, flat_settings(own()) | settings)
     yield lambda: small_config(own, settings)
     if not own.sub_configs:
@@ -75,10 +55,7 @@ def config_class_of(kind, model_class):
 
 def flat_settings(usual, layers=True):
     settings = {name: value for name, value in SMALL.items() if is_number(usual, name)}
-    kinds_of_layers = getattr(usual, "layer_types", None) if layers else None
-    if isinstance(kinds_of_layers, (list, tuple)) and kinds_of_layers:
-        settings["layer_types"] = [kinds_of_layers[0], kinds_of_layers[-1]]
-    return settings
+    return settings | (layers_of(usual) if layers else {})
 
 
 def with_settings(own, settings):
@@ -129,7 +106,8 @@ def made(model_class, settings):
             module.p = 0.0
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.dim() == 1:
+            # What begins at zero would keep a gradient from all before it.
+            if parameter.dim() == 1 or not parameter.any():
                 parameter.add_(torch.randn_like(parameter) * 0.2)
     return model
 

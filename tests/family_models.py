@@ -1,13 +1,13 @@
 """A random model of a few thousand parameters for every model type that has a patch function."""
 
-import inspect
-
 import torch
 import transformers
+from model_inputs import inputs_of
+from model_settings import SETTINGS
+from shown import AUDIO, IMAGE, PATCH, SIDE, VIDEO, VISION_START, VOCABULARY
 from torch import nn
 from transformers.models.auto import modeling_auto as auto
 
-VOCABULARY, IMAGE, VIDEO, VISION_START, WORDS = 101, 100, 99, 98, 90
 SMALL = {
     "vocab_size": VOCABULARY,
     "pad_token_id": 0,
@@ -18,9 +18,9 @@ SMALL = {
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "embedding_size"), 32),
     **dict.fromkeys(("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim"), 48),
     **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 48),
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers"), 2),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 2),
     **dict.fromkeys(("encoder_layers", "decoder_layers"), 2),
-    **dict.fromkeys(("num_attention_heads", "n_head", "num_heads"), 4),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), 4),
     **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
     **dict.fromkeys(("num_key_value_heads", "num_experts_per_tok", "moe_topk"), 2),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
@@ -30,6 +30,7 @@ SMALL = {
     **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "rotary_dim"), 4),
     **dict.fromkeys(("n_group", "topk_group", "n_shared_experts", "first_k_dense_replace"), 1),
 }
+COUNTS_OF_LAYERS = {"num_hidden_layers", "n_layer", "num_layers"}
 # What only towers and models around them have.
 TOWER = {
     **dict.fromkeys(("embed_dim", "out_hidden_size", "projection_dim", "projector_input_dim"), 32),
@@ -37,10 +38,11 @@ TOWER = {
     **dict.fromkeys(("vision_output_dim", "projector_output_dim"), 32),
     **dict.fromkeys(("depth", "num_global_layers"), 2),
     **dict.fromkeys(("image_token_id", "image_token_index"), IMAGE),
+    **dict.fromkeys(("audio_token_id", "audio_token_index"), AUDIO),
     **dict.fromkeys(("pos_emb_height", "pos_emb_width"), 4),
     "attention_heads": 4,
-    "image_size": 16,
-    "patch_size": 4,
+    "image_size": SIDE,
+    "patch_size": PATCH,
     "num_position_embeddings": 16,
     "video_token_id": VIDEO,
     "vision_start_token_id": VISION_START,
@@ -102,13 +104,6 @@ OWN = {
     "qwen3_vl_moe": QWEN3_VL,
     "qwen3_vl_moe_text": ROTARY_OF_THREE,
 }
-# How many tokens of the text a picture of four by four patches takes.
-TOKENS_OF_PICTURE = {"internvl": 4, "llava": 16, "paligemma": 16}
-# Models that are given patches and not pictures.
-SEE_PATCHES = (
-    *("glm4v", "glm4v_moe", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"),
-    *("qwen3_5", "qwen3_5_moe"),
-)
 CLASSES = (
     {"mllama_text_model": "MllamaForCausalLM", "pixtral": "PixtralVisionModel"},
     auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
@@ -123,28 +118,44 @@ def class_of(model_type):
     return getattr(transformers, name)
 
 
+def settings_of(config_class):
+    """Beside sizes, for a configuration of its own or a part of another."""
+    kind = config_class.model_type
+    return OWN.get(kind, {}) | SETTINGS.get(kind, {})
+
+
 def small_config(config_class, own=None):
     """The class's own settings with the widths and counts above in place of its numbers."""
     usual, own = config_class(), dict(own or {})
     numbers = {name for name, value in usual.to_dict().items() if type(value) in (int, list)}
     numbers.add("pad_token_id")  # which some releases only give where it is set
     settings = {name: value for name, value in (SMALL | TOWER).items() if name in numbers}
-    kinds_of_layers = getattr(usual, "layer_types", None)
-    if isinstance(kinds_of_layers, (list, tuple)) and kinds_of_layers:
-        settings["layer_types"] = [kinds_of_layers[0], kinds_of_layers[-1]]
+    settings |= layers_of(usual)
     for name in usual.sub_configs:
         part = getattr(usual, name, None)
         if part is not None:
-            settings[name] = small_config(type(part), own.pop(name, None)).to_dict()
+            of_part = settings_of(type(part)) | own.pop(name, {})
+            settings[name] = small_config(type(part), of_part).to_dict()
     settings |= own
     return config_class(**{name: value for name, value in settings.items() if value is not None})
+
+
+def layers_of(usual):
+    """One layer of each kind that the model has, and two at least."""
+    own = getattr(type(usual), "layer_types", None)
+    if isinstance(own, property) and own.fset is None:
+        return {}
+    kinds = list(dict.fromkeys(getattr(usual, "layer_types", None) or ()))
+    kinds = (kinds * 2)[: max(len(kinds), 2)]
+    counts = dict.fromkeys(COUNTS_OF_LAYERS & vars(usual).keys(), len(kinds))
+    return {"layer_types": kinds, **counts} if kinds else {}
 
 
 def tiny(model_type):
     """A model without dropout, its norms and biases far from their first values; its inputs."""
     torch.manual_seed(1)
     model_class = class_of(model_type)
-    config = small_config(model_class.config_class, OWN.get(model_type))
+    config = small_config(model_class.config_class, settings_of(model_class.config_class))
     with torch.device("meta"):
         size = sum(p.numel() for p in model_class(config).parameters())
     assert size < 5_000_000, f"{size} parameters"
@@ -157,30 +168,6 @@ def tiny(model_type):
             if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
     return model, inputs_of(model)
-
-
-def inputs_of(model):
-    """Two rows of words, for models that can be shown a tiny picture with one in the first row."""
-    torch.manual_seed(7)
-    ids = torch.randint(3, WORDS, (2, 24))
-    labels = ids.clone()
-    labels[0, :4] = -100
-    model_type = model.config.model_type
-    shown = {}
-    if model_type == "pixtral":
-        shown = {"pixel_values": torch.randn(1, 3, 16, 16), "image_sizes": torch.tensor([[16, 16]])}
-    elif model_type in TOKENS_OF_PICTURE:
-        shown = {"pixel_values": torch.randn(1, 3, 16, 16)}
-    elif model_type in SEE_PATCHES:
-        shown = {"pixel_values": torch.randn(16, 96), "image_grid_thw": torch.tensor([[1, 4, 4]])}
-    if "pixel_values" in shown and model_type != "pixtral":
-        ids[0, 1] = VISION_START
-        ids[0, 2 : 2 + TOKENS_OF_PICTURE.get(model_type, 4)] = IMAGE
-        labels[ids == IMAGE] = -100
-    kinds_of_tokens = dict.fromkeys(("mm_token_type_ids", "token_type_ids"), (ids == IMAGE).long())
-    inputs = {"input_ids": ids, "labels": labels, **shown, **kinds_of_tokens}
-    takes = inspect.signature(model.forward).parameters
-    return {name: value for name, value in inputs.items() if name in takes}
 
 
 def step_of(model, inputs):

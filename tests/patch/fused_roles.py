@@ -16,7 +16,7 @@ from liger_jit.patch import patch
 from liger_jit.patch.families import FAMILY_OF_TYPE
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the command
-from family_models import OWN, class_of, small_config
+from family_models import class_of, settings_of, small_config
 
 TABLE = Path(__file__).with_suffix(".json")
 RELEASE = ".".join(transformers.__version__.split(".")[:2])
@@ -30,7 +30,9 @@ def report_of(model_type):
     """On meta: proofs run on the CPU whatever the weights are on, and no operator has to."""
     model_class = class_of(model_type)
     with torch.device("meta"):
-        model = model_class(small_config(model_class.config_class, OWN.get(model_type)))
+        model = model_class(
+            small_config(model_class.config_class, settings_of(model_class.config_class))
+        )
     with patch(model) as handle:
         return model, handle.report()
 

@@ -109,6 +109,26 @@ def test_another_formula_is_not_taken_for_it():
         check_formula(rounded, 16, ())
 
 
+def of_one_or_two(q, k=None, cos=None, sin=None, unsqueeze_dim=1):
+    """As of files whose indexers rotate queries alone."""
+    if k is None:
+        return modeling_llama.apply_rotary_pos_emb(q, q, cos, sin, unsqueeze_dim)[0]
+    return modeling_llama.apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim)
+
+
+def test_keys_may_be_left_out(monkeypatch):
+    assert forms_of(of_one_or_two) == [USUAL]
+    replacement = RotaryFunction("rotate", of_one_or_two, True).replacement
+    q, table = torch.randn(2, 4, 7, 16), torch.randn(2, 7, 16)
+    with counted(monkeypatch) as calls:
+        alone = replacement(q, cos=table, sin=table, unsqueeze_dim=1)
+        assert not calls["rope"]  # what it does without keys was not proved
+        both = replacement(q, q, cos=table, sin=table)
+    assert calls["rope"] == 1
+    assert torch.equal(alone, of_one_or_two(q, cos=table, sin=table))
+    assert_alike(both, of_one_or_two(q, q, table, table), torch.float32)
+
+
 class Doubling(torch.Tensor):
     """What is multiplied by it counts twice."""
 

@@ -298,7 +298,9 @@ def rotary_function(original: Callable, pair: bool, form: RotaryForm) -> Callabl
         alike = x.dtype == cos.dtype or autocast_dtype(x.device) is not None
         return alike and are_angles(cos, sin, x.shape[0], x.shape[3 - unsqueeze_dim])
 
-    def apply_pair(q, k, cos, sin, unsqueeze_dim=1):
+    def apply_pair(q, k=None, cos=None, sin=None, unsqueeze_dim=1):
+        if k is None:  # where the original lets it be left out, what it then does was not proved
+            return original(q, k, cos, sin, unsqueeze_dim)
         both = q.dtype == k.dtype and is_usable(k) and k.dim() == 4 and has_rows(k)
         # Heads are where the tables have none, and may differ in number.
         both = both and all(q.shape[i] == k.shape[i] for i in range(4) if i != unsqueeze_dim)
