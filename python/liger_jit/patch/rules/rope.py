@@ -284,13 +284,14 @@ def rotary_function(original: Callable, pair: bool, form: RotaryForm) -> Callabl
     kind = type(watched)
     positioned = parameter_names(original) == POSITIONED
     more = (None,) if positioned else ()
+    part = takes_part(original, pair, form)
 
     def fits(x: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int) -> bool:
         if is_watched() or not is_usable(x) or x.dim() != 4 or unsqueeze_dim not in (1, 2):
             return False
         if not has_rows(x):
             return False
-        if cos.shape[-1] * form.table_parts != x.shape[-1] and not takes_part(original, pair, form):
+        if cos.shape[-1] * form.table_parts != x.shape[-1] and not part:
             return False
         if watched is not None and (type(watched) is not kind or is_hooked(watched)):
             return False
@@ -331,7 +332,6 @@ def have_one_history(q: Tensor, k: Tensor) -> bool:
     return q.requires_grad == k.requires_grad or not torch.is_grad_enabled()
 
 
-@cache
 def takes_part(original: Callable, pair: bool, form: RotaryForm) -> bool:
     """Whether it rotates a part of each head where the tables are for less than a head."""
     width = 4 // form.table_parts
