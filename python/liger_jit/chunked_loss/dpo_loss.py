@@ -1,9 +1,10 @@
 """Direct preference optimisation, of hidden states and a head."""
 
-from torch import nn
-
 from ..functional import fused_linear_dpo
 from ..ops import choice, choices
+from .module import ChunkedLoss, options
+
+_LOSSES = choices("fused_linear_dpo", "loss_type")
 
 # Only these look at the smoothing; `sigmoid` here would.
 _SMOOTHED = ("exo_pair", "robust")
@@ -60,43 +61,33 @@ class LigerFusedLinearDPOFunction:
         return loss, tuple(others)
 
 
-class LigerFusedLinearDPOLoss(nn.Module):
+@options
+class LigerFusedLinearDPOLoss(ChunkedLoss):
     """See `LigerFusedLinearDPOFunction.apply`; note that forward takes the weight first."""
 
-    def __init__(
-        self,
-        ignore_index=-100,
-        beta=0.1,
-        alpha=1.0,
-        compute_nll_loss=False,
-        compiled=True,
-        use_ref_model=True,
-        average_log_prob=False,
-        chunk_size=1,
-        loss_type="sigmoid",
-        label_smoothing=0.0,
-        discopop_tau=0.05,
-    ):
-        super().__init__()
-        choice("fused_linear_dpo", "loss_type", loss_type, choices("fused_linear_dpo", "loss_type"))
-        allowed = {"exo_pair": 0.0 < label_smoothing < 1.0, "robust": 0.0 <= label_smoothing < 0.5}
-        if not allowed.get(loss_type, True):
+    ignore_index: int = -100
+    beta: float = 0.1
+    alpha: float = 1.0
+    compute_nll_loss: bool = False
+    compiled: bool = True
+    use_ref_model: bool = True
+    average_log_prob: bool = False
+    chunk_size: int = 1
+    loss_type: str = "sigmoid"
+    label_smoothing: float = 0.0
+    discopop_tau: float = 0.05
+
+    def __post_init__(self):
+        super().__post_init__()
+        smoothing = self.label_smoothing
+        choice("fused_linear_dpo", "loss_type", self.loss_type, _LOSSES)
+        allowed = {"exo_pair": 0.0 < smoothing < 1.0, "robust": 0.0 <= smoothing < 0.5}
+        if not allowed.get(self.loss_type, True):
             raise ValueError(
-                f"{type(self).__name__}: label_smoothing={label_smoothing} with "
-                f"loss_type={loss_type!r}; allowed: above 0 for 'exo_pair', 0 to less than 0.5 for "
-                "'robust'"
+                f"{type(self).__name__}: label_smoothing={smoothing} with "
+                f"loss_type={self.loss_type!r}; allowed: above 0 for 'exo_pair', 0 to less than "
+                "0.5 for 'robust'"
             )
-        self.ignore_index = ignore_index
-        self.beta = beta
-        self.alpha = alpha
-        self.compute_nll_loss = compute_nll_loss
-        self.compiled = compiled
-        self.use_ref_model = use_ref_model
-        self.average_log_prob = average_log_prob
-        self.chunk_size = chunk_size
-        self.loss_type = loss_type
-        self.label_smoothing = label_smoothing
-        self.discopop_tau = discopop_tau
 
     def forward(
         self,
@@ -116,15 +107,5 @@ class LigerFusedLinearDPOLoss(nn.Module):
             ref_input,
             ref_weight,
             ref_bias,
-            self.ignore_index,
-            self.beta,
-            self.compute_nll_loss,
-            self.compiled,
-            self.use_ref_model,
-            self.average_log_prob,
-            self.chunk_size,
-            self.loss_type,
-            self.label_smoothing,
-            self.discopop_tau,
-            self.alpha,
+            **self.options(),
         )

@@ -1,9 +1,9 @@
 """Group relative policy optimisation and its kin, of hidden states and a head."""
 
 import torch
-from torch import nn
 
 from ..functional import fused_linear_grpo
+from .module import ChunkedLoss, options
 
 
 class LigerFusedLinearGRPOFunction:
@@ -111,49 +111,31 @@ def items_of_a_rank(loss_type, mask, num_items_in_batch=None):
     return items / ranks
 
 
-class LigerFusedLinearGRPOLoss(nn.Module):
+@options
+class LigerFusedLinearGRPOLoss(ChunkedLoss):
     """See `LigerFusedLinearGRPOFunction.apply`."""
 
-    def __init__(
-        self,
-        beta=0.04,
-        compiled=True,
-        use_ref_model=True,
-        chunk_size=1,
-        epsilon_low=0.2,
-        epsilon_high=0.2,
-        loss_type="dapo",
-        max_completion_length=None,
-        importance_sampling_level="token",
-        sapo_temperature_pos=1.0,
-        sapo_temperature_neg=1.05,
-        temperature=1.0,
-        delta=None,
-        use_bias_correction_kl=False,
-        vespo_k_pos=2.0,
-        vespo_lambda_pos=3.0,
-        vespo_k_neg=3.0,
-        vespo_lambda_neg=2.0,
-    ):
-        super().__init__()
-        self.beta = beta
-        self.compiled = compiled
-        self.use_ref_model = use_ref_model
-        self.chunk_size = chunk_size
-        self.epsilon_low = epsilon_low
-        self.epsilon_high = epsilon_high
-        self.loss_type = loss_type
-        self.max_completion_length = max_completion_length
-        self.importance_sampling_level = importance_sampling_level
-        self.sapo_temperature_pos = sapo_temperature_pos
-        self.sapo_temperature_neg = sapo_temperature_neg
-        self.temperature = temperature
-        self.delta = delta
-        self.use_bias_correction_kl = use_bias_correction_kl
-        self.vespo_k_pos = vespo_k_pos
-        self.vespo_lambda_pos = vespo_lambda_pos
-        self.vespo_k_neg = vespo_k_neg
-        self.vespo_lambda_neg = vespo_lambda_neg
+    beta: float = 0.04
+    compiled: bool = True
+    use_ref_model: bool = True
+    chunk_size: int = 1
+    epsilon_low: float = 0.2
+    epsilon_high: float = 0.2
+    loss_type: str = "dapo"
+    max_completion_length: int | None = None
+    importance_sampling_level: str = "token"
+    sapo_temperature_pos: float = 1.0
+    sapo_temperature_neg: float = 1.05
+    temperature: float = 1.0
+    delta: float | None = None
+    use_bias_correction_kl: bool = False
+    vespo_k_pos: float = 2.0
+    vespo_lambda_pos: float = 3.0
+    vespo_k_neg: float = 3.0
+    vespo_lambda_neg: float = 2.0
+
+    def __post_init__(self):
+        super().__post_init__()
         for name in ("sapo_temperature_pos", "sapo_temperature_neg", "delta"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -189,24 +171,7 @@ class LigerFusedLinearGRPOLoss(nn.Module):
             ref_input,
             ref_weight,
             ref_bias,
-            self.beta,
-            self.epsilon_low,
-            self.epsilon_high,
-            self.loss_type,
-            self.max_completion_length,
-            self.importance_sampling_level,
-            self.sapo_temperature_pos,
-            self.sapo_temperature_neg,
-            self.temperature,
-            self.compiled,
-            self.use_ref_model,
-            self.chunk_size,
-            vllm_is_ratio,
-            self.delta,
-            self.use_bias_correction_kl,
-            self.vespo_k_pos,
-            self.vespo_lambda_pos,
-            self.vespo_k_neg,
-            self.vespo_lambda_neg,
-            num_items_in_batch,
+            vllm_is_ratio=vllm_is_ratio,
+            num_items_in_batch=num_items_in_batch,
+            **self.options(),
         )
