@@ -6,7 +6,18 @@ forward, under the names of its constructor. What each loss computes stands in
 `liger_jit.functional`.
 """
 
+from .cpo_loss import LigerFusedLinearCPOLoss
 from .dpo_loss import LigerFusedLinearDPOLoss
 from .grpo_loss import LigerFusedLinearGRPOLoss
+from .kto_loss import LigerFusedLinearKTOLoss
+from .orpo_loss import LigerFusedLinearORPOLoss
+from .simpo_loss import LigerFusedLinearSimPOLoss
 
-__all__ = ["LigerFusedLinearDPOLoss", "LigerFusedLinearGRPOLoss"]
+__all__ = [
+    "LigerFusedLinearCPOLoss",
+    "LigerFusedLinearDPOLoss",
+    "LigerFusedLinearGRPOLoss",
+    "LigerFusedLinearKTOLoss",
+    "LigerFusedLinearORPOLoss",
+    "LigerFusedLinearSimPOLoss",
+]
