@@ -6,7 +6,14 @@ forward, under the names of its constructor. What each loss computes stands in
 `liger_jit.functional`.
 """
 
+from .cosine_similarity_loss import LigerFusedLinearCosineSimilarityLoss
 from .dpo_loss import LigerFusedLinearDPOLoss
 from .grpo_loss import LigerFusedLinearGRPOLoss
+from .jsd_loss import LigerFusedLinearJSDLoss
 
-__all__ = ["LigerFusedLinearDPOLoss", "LigerFusedLinearGRPOLoss"]
+__all__ = [
+    "LigerFusedLinearCosineSimilarityLoss",
+    "LigerFusedLinearDPOLoss",
+    "LigerFusedLinearGRPOLoss",
+    "LigerFusedLinearJSDLoss",
+]
