@@ -1,7 +1,6 @@
 // Group relative policy optimisation (arXiv:2402.03300) and its kin: policy_step.h has the
 // formulas.
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
@@ -11,7 +10,6 @@
 #include "composites/linear_loss/policy_step.h"
 #include "engine/registry.h"
 #include "ops/linear_loss/policy_loss.h"
-#include "ops/loss/cross_entropy.h"
 
 namespace liger::torch_bindings {
 namespace {
@@ -20,12 +18,8 @@ using at::Tensor;
 
 class Grpo final : public LogProbLoss {
  public:
-  Grpo(const CompositeCall& in, const PolicyBatch& batch)
-      : in_(in),
-        batch_(batch),
-        unit_(in.tensor("input").scalar_type() == at::kHalf
-                  ? gradient_unit(Dtype::f16, Reduction::mean)
-                  : 1.0) {
+  Grpo(const CompositeCall& in, const PolicyBatch& batch, double unit)
+      : in_(in), batch_(batch), unit_(unit) {
     const Tensor per_unit = at::zeros({batch.mask.size(0)}, batch.mask.options());
     loss_ = per_unit;
     kl_ = per_unit.clone();
@@ -68,7 +62,6 @@ bool of_whole_sequences(const CompositeCall& in) {
 Tensors fused_linear_grpo(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const CompositeCall in(op, values);
   const Tensor input = in.tensor("input"), ids = in.tensor("ids").contiguous();
-  const auto options = input.options(), exact = exact_options(options);
   const PolicyBatch batch = PolicyBatch::of(in, /*reduce=*/true);
   const bool whole = of_whole_sequences(in);
   const LogProbCall call{
@@ -76,16 +69,13 @@ Tensors fused_linear_grpo(const Op& op, c10::ArrayRef<c10::IValue> values) {
       .ids = at::where(batch.counted, ids, in["ignore_index"].toInt()).contiguous().view(-1),
       .units = {.count = whole ? ids.size(0) : ids.numel(), .tokens = whole ? ids.size(1) : 1},
       .wanted = wanted_of(in, "with_gradient")};
-  Grpo loss(in, whole ? batch : batch.tokens());
+  Grpo loss(in, whole ? batch : batch.tokens(), unit_of_mean(call.layer));
   const LayerGradients made = run(in, call, loss);
   const auto [mean, kl, clip_ratio] = loss.results();
-  const auto number = exact.dtype().toScalarType();
-  return {mean.to(number),
-          kl.to(number),
-          clip_ratio.to(number),
-          made.input.defined() ? made.input.view(input.sizes()) : at::empty({0}, options),
-          or_empty(made.weight, options),
-          or_empty(made.bias, options)};
+  const auto number = exact_options(input.options()).dtype().toScalarType();
+  Tensors outputs = {mean.to(number), kl.to(number), clip_ratio.to(number)};
+  append_gradients(outputs, made, input);
+  return outputs;
 }
 
 const RegisterComposite registered("fused_linear_grpo", fused_linear_grpo);

@@ -175,4 +175,12 @@ at::Tensor or_empty(const at::Tensor& tensor, const at::TensorOptions& options) 
   return tensor.defined() ? tensor : at::empty({0}, options);
 }
 
+void append_gradients(Tensors& outputs, const LayerGradients& made, const at::Tensor& input) {
+  const auto options = input.options();
+  outputs.push_back(made.input.defined() ? made.input.view(input.sizes())
+                                         : at::empty({0}, options));
+  outputs.push_back(or_empty(made.weight, options));
+  outputs.push_back(or_empty(made.bias, options));
+}
+
 }  // namespace liger::torch_bindings

@@ -98,6 +98,9 @@ at::TensorOptions exact_options(const at::TensorOptions& options);
 // The tensor, or an empty one for an output that is not wanted.
 at::Tensor or_empty(const at::Tensor& tensor, const at::TensorOptions& options);
 
+// As the last three outputs of a composite: the input's in its shape, and what is not wanted empty.
+void append_gradients(Tensors& outputs, const LayerGradients& made, const at::Tensor& input);
+
 // Of one row a token, or nothing.
 inline at::Tensor rows_of(const at::Tensor& whole, int64_t first, int64_t count) {
   return whole.defined() ? whole.narrow(0, first, count) : whole;

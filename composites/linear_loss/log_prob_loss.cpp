@@ -5,6 +5,7 @@
 
 #include "composites/linear_loss/scaled_exp.h"
 #include "engine/registry.h"
+#include "ops/loss/cross_entropy.h"
 #include "ops/loss/log_probs.h"
 
 namespace liger::torch_bindings {
@@ -192,6 +193,10 @@ LayerGradients run(const CompositeCall& in, const LogProbCall& call, LogProbLoss
   const TokenNumbers derivatives = step_of(loss, call.units, 0, call.units.count, numbers);
   if (!call.wanted.any()) return {};
   return gradients_of(in, call.layer, call.ids, statistics, derivatives, call.wanted);
+}
+
+double unit_of_mean(const LinearLayer& layer) {
+  return layer.input.scalar_type() == at::kHalf ? gradient_unit(Dtype::f16, Reduction::mean) : 1.0;
 }
 
 TokenNumbers numbers_of(const CompositeCall& in, const LinearLayer& layer, const at::Tensor& ids,

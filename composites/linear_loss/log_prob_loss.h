@@ -39,6 +39,10 @@ struct LogProbCall {
 // `temperature`, `softcap`, `ignore_index`, `accumulate` and `chunk_tokens` are the composite's.
 LayerGradients run(const CompositeCall& in, const LogProbCall& call, LogProbLoss& loss);
 
+// What the derivatives of a mean are multiplied with, so that a small type holds the gradient: the
+// unit of the declaration.
+double unit_of_mean(const LinearLayer& layer);
+
 // The numbers of all tokens, [tokens], without a gradient: one product.
 // Written for gradients_of(), or undefined: `statistics`, [tokens, log_prob_statistics], and
 // `logits`, [tokens, classes].

@@ -15,6 +15,7 @@ from .experts import experts
 from .gated_norm import gated_rms_norm
 from .group_norm import group_norm
 from .int2 import int2_matmul, pack_int2, unpack_int2
+from .kto import KTOOutput, fused_linear_kto
 from .log_probs import linear_log_probs, selective_log_softmax
 from .loss import CrossEntropyOutput, cross_entropy, fused_linear_cross_entropy
 from .mhc import mhc_coeffs, mhc_forward, mhc_post_res, mhc_pre
@@ -30,6 +31,7 @@ from .mlp import (
 from .modulated_norm import modulated_rms_norm
 from .norm import fused_add_rms_norm, layer_norm, rms_norm
 from .norm_add import layer_norm_add, rms_norm_add
+from .pairs import ORPOOutput, fused_linear_cpo, fused_linear_orpo, fused_linear_simpo
 from .policy import PolicyLoss, fused_linear_grpo, policy_loss
 from .poly_norm import poly_norm
 from .preference import DPOOutput, fused_linear_dpo
@@ -88,6 +90,12 @@ __all__ = [
     "linear_log_probs",
     "DPOOutput",
     "fused_linear_dpo",
+    "fused_linear_cpo",
+    "fused_linear_simpo",
+    "ORPOOutput",
+    "fused_linear_orpo",
+    "KTOOutput",
+    "fused_linear_kto",
     "kl_div",
     "jsd",
     "tvd",

@@ -1,0 +1,171 @@
+"""Preference optimisation of pairs without a reference model, from hidden states and a head."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from .. import ops
+from .loss import fused_linear_cross_entropy
+from .preference import DPOOutput
+
+
+class ORPOOutput(NamedTuple):
+    """What `fused_linear_orpo` returns: as `DPOOutput`, and two means over pairs."""
+
+    loss: Tensor
+    chosen_logps: Tensor
+    rejected_logps: Tensor
+    chosen_logits_mean: Tensor
+    rejected_logits_mean: Tensor
+    nll_loss: Tensor
+    chosen_rewards: Tensor
+    rejected_rewards: Tensor
+    log_odds_ratio: Tensor  # log s(o)
+    log_odds_chosen: Tensor  # o
+
+
+def fused_linear_cpo(
+    input: Tensor,
+    weight: Tensor,
+    ids: Tensor,
+    bias: Tensor | None = None,
+    beta: float = 0.1,
+    label_smoothing: float = 0.0,
+    average_log_prob: bool = False,
+    compute_nll_loss: bool = True,
+    alpha: float = 1.0,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    ignore_index: int = -100,
+    memory: str = "auto",
+) -> DPOOutput:
+    """Contrastive preference optimisation (arXiv:2401.08417), from hidden states.
+
+    With c and r the log-probabilities of a pair's chosen and rejected sequence, d = beta (c - r), s
+    the logistic function and e the label smoothing, the mean over pairs of
+    -(1 - e) log s(d) - e log s(-d), plus alpha times the mean negative log-probability of the
+    chosen tokens, if asked for. Arguments, returns and errors are those of `fused_linear_dpo`;
+    label_smoothing is 0 to 1.
+    """
+    return DPOOutput(
+        *ops.fused_linear_cpo(
+            input,
+            weight,
+            ids,
+            bias,
+            beta,
+            label_smoothing,
+            average_log_prob,
+            compute_nll_loss,
+            alpha,
+            *_how("fused_linear_cpo", temperature, softcap, ignore_index, memory),
+        )[:8]
+    )
+
+
+def fused_linear_simpo(
+    input: Tensor,
+    weight: Tensor,
+    ids: Tensor,
+    bias: Tensor | None = None,
+    beta: float = 0.1,
+    gamma: float = 0.5,
+    label_smoothing: float = 0.0,
+    compute_nll_loss: bool = False,
+    alpha: float = 1.0,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    ignore_index: int = -100,
+    memory: str = "auto",
+) -> DPOOutput:
+    """Simple preference optimisation (arXiv:2405.14734), from hidden states.
+
+    `fused_linear_cpo` with means over a sequence's tokens as log-probabilities and
+    d = beta (c - r) - gamma.
+    """
+    return DPOOutput(
+        *ops.fused_linear_simpo(
+            input,
+            weight,
+            ids,
+            bias,
+            beta,
+            gamma,
+            label_smoothing,
+            compute_nll_loss,
+            alpha,
+            *_how("fused_linear_simpo", temperature, softcap, ignore_index, memory),
+        )[:8]
+    )
+
+
+def fused_linear_orpo(
+    input: Tensor,
+    weight: Tensor,
+    ids: Tensor,
+    bias: Tensor | None = None,
+    nll_ids: Tensor | None = None,
+    beta: float = 0.1,
+    compute_nll_loss: bool = True,
+    alpha: float = 1.0,
+    ignore_index: int = -100,
+    memory: str = "auto",
+) -> ORPOOutput:
+    """Odds ratio preference optimisation (arXiv:2403.07691), from hidden states.
+
+    With c and r the mean log-probabilities of a pair's chosen and rejected tokens, and
+    o = (c - r) - (log(1 - exp c) - log(1 - exp r)), the mean over pairs of -beta log s(o), plus
+    alpha times the mean negative log-probability of the chosen tokens, if asked for. A c or r that
+    rounds to 0 counts as the largest number below, so that o is finite.
+
+    Args:
+        nll_ids: [2 P, T] int64, what the chosen tokens are to predict in the last term, if other
+            than ids; the rejected half is not read. It costs the products of those tokens
+            again, and in 16 bits the gradients of both terms are rounded before they are added up.
+        All others as in `fused_linear_dpo`.
+
+    Returns:
+        ORPOOutput, as DPOOutput.
+
+    Raises:
+        ValueError: as `fused_linear_dpo`; nll_ids of another shape than ids.
+    """
+    if nll_ids is not None and nll_ids.shape != ids.shape:
+        raise ValueError(
+            f"fused_linear_orpo: argument 'nll_ids' has shape {list(nll_ids.shape)}; "
+            f"allowed: {list(ids.shape)}, as 'ids' has"
+        )
+    apart = compute_nll_loss and nll_ids is not None
+    made = ORPOOutput(
+        *ops.fused_linear_orpo(
+            input,
+            weight,
+            ids,
+            bias,
+            beta,
+            compute_nll_loss and not apart,
+            alpha,
+            *_how("fused_linear_orpo", 1.0, None, ignore_index, memory),
+        )[:10]
+    )
+    if not apart:
+        return made
+    chosen = slice(input.shape[0] // 2)
+    labels = nll_ids[chosen].flatten()
+    total = fused_linear_cross_entropy(
+        input[chosen].flatten(0, 1),
+        weight,
+        labels,
+        bias,
+        ignore_index=ignore_index,
+        reduction="sum",
+        memory=memory,
+    )
+    nll = total.to(made.loss.dtype) / labels.ne(ignore_index).sum().clamp_min(1)
+    return made._replace(loss=made.loss + alpha * nll, nll_loss=nll.detach())
+
+
+def _how(op, temperature, softcap, ignore_index, memory):
+    """The last options of a loss of sequences."""
+    least = ops.choice(op, "memory", memory, ops.MEMORY)
+    return temperature, 0.0 if softcap is None else softcap, ignore_index, 0, least
