@@ -38,6 +38,9 @@ FUNCTIONS = {
     f"softcap=None, return_z_loss=False, {_EXTRAS}",
     "functional.liger_fused_linear_cross_entropy": "input, weight, target, bias=None, "
     f"ce_weight=None, {_LOSS}, {_FUSED}, chunk_mem_const=1",
+    "functional.liger_fused_linear_jsd": "student_input, student_weight, teacher_input, "
+    "teacher_weight, shift_labels=None, jsd_beta=0.5, ignore_index=-100, temperature=1.0, "
+    "accum_dtype=None",
     "functional.liger_dyt": "x, alpha, gamma, beta",
     "functional.liger_geglu": "a, b",
     "functional.liger_group_norm": "X, affine_scaling_weight, affine_shifting_bias, num_channels, "
@@ -93,6 +96,10 @@ MODULES = {
     "fused_linear_cross_entropy.LigerFusedLinearCrossEntropyLoss": (
         f"ce_weight=None, {_LOSS}, {_FUSED}",
         "lin_weight, _input, target, bias=None",
+    ),
+    "fused_linear_jsd.LigerFusedLinearJSD": (
+        "jsd_beta=0.5, ignore_index=-100, temperature=1.0, accum_dtype=None",
+        "student_input, student_weight, teacher_input, teacher_weight, shift_labels",
     ),
     "fused_add_rms_norm.LigerFusedAddRMSNorm": (
         f"hidden_size, {_NORM}False",

@@ -97,8 +97,9 @@ int64_t least_memory_bytes(const LinearLossSizes& sizes) {
 int64_t chunk_tokens_of(const LinearLossSizes& sizes, int64_t asked) {
   if (sizes.tokens == 0) return 1;
   if (asked > 0) return std::min(sizes.tokens, asked);
-  const int64_t row_bytes = std::max<int64_t>(sizes.classes * sizes.element_bytes, 1);
-  const int64_t weight_bytes = row_bytes * sizes.hidden;
+  const int64_t weight_row = std::max<int64_t>(sizes.classes * sizes.element_bytes, 1);
+  const int64_t weight_bytes = weight_row * sizes.hidden;
+  const int64_t row_bytes = weight_row * sizes.logits;
   const int64_t small = std::min<int64_t>(256 * mebibyte / row_bytes, 4096);
   // Logits of half as many rows as the layer has columns are half as large as its gradient.
   const int64_t even = std::clamp<int64_t>(

@@ -11,6 +11,7 @@ struct LinearLossSizes {
   int64_t hidden;
   int64_t classes;
   int64_t element_bytes;  // of logits and weight
+  int64_t logits = 1;     // rows of them that a token has at once: with a teacher's, two
 };
 
 // What `chunk_tokens` asks for when it is no number of tokens.

@@ -101,7 +101,15 @@ class ResidentRow {
   // zero for what is missing. `again`: this is not the first sum.
   template <class F, class... Others>
   LIGER_DEVICE A sum(bool again, F&& f, const Others&... others) const {
-    return across_positions<Threads, Blocks>(of_accumulators<0, 1>(f, others...), rank_, again);
+    return across_positions<Threads, Blocks>(of_accumulators<Pack<A>, 0, 1>(f, others...), rank_,
+                                             again);
+  }
+  // Two sums in one reading: f gives eight results of each.
+  template <class F, class... Others>
+  LIGER_DEVICE Two<A> two_sums(bool again, F&& f, const Others&... others) const {
+    const auto both = of_accumulators<Two<Pack<A>>, 0, 1>(f, others...);
+    const A first = across_positions<Threads, Blocks>(both.first, rank_, again);
+    return {first, across_positions<Threads, Blocks>(both.second, rank_, true)};
   }
 
   // to[column] = f(column, eight elements, eight of each of the others).
@@ -200,13 +208,13 @@ class ResidentRow {
   }
 
   // The accumulators First, First + Step, ... of this thread, halves first.
-  template <int First, int Step, class F, class... Others>
-  LIGER_DEVICE Pack<A> of_accumulators(F&& f, const Others&... others) const {
+  template <class V, int First, int Step, class F, class... Others>
+  LIGER_DEVICE V of_accumulators(F&& f, const Others&... others) const {
     if constexpr (Step < owned) {
-      return of_accumulators<First, 2 * Step>(f, others...) +
-             of_accumulators<First + Step, 2 * Step>(f, others...);
+      return of_accumulators<V, First, 2 * Step>(f, others...) +
+             of_accumulators<V, First + Step, 2 * Step>(f, others...);
     } else {
-      auto accumulator = filled(A(0));
+      V accumulator{};
       each<First, Step>(
           [&](int slot, const Pack<A>& mine, const typename Others::Elements&... rest) {
             accumulator = accumulator + f(column_of(slot), mine, rest...);

@@ -37,6 +37,13 @@ struct Larger {
   }
 };
 
+struct LargerOfEach {
+  template <class A>
+  LIGER_DEVICE Two<A> operator()(const Two<A>& a, const Two<A>& b) const {
+    return {Larger{}(a.first, b.first), Larger{}(a.second, b.second)};
+  }
+};
+
 // The larger number, or NaN if there is one.
 struct LargerOrNan {
   template <class A>

@@ -52,6 +52,15 @@ class StreamedRow {
     });
   }
 
+  // Two sums in one reading: f gives eight results of each.
+  template <class F, class... Others>
+  LIGER_DEVICE Two<A> two_sums(bool, F&& f, const Others&... others) const {
+    return Row::template combined<Two<A>>(thread_, [&](int, int pack) {
+      const Two<Pack<A>> both = f(pack * pack_size, at(pack), others.at(pack)...);
+      return Two<A>{total(both.first), total(both.second)};
+    });
+  }
+
   // to[column] = f(column, eight elements, eight of each of the others).
   template <class F, class... Others>
   LIGER_DEVICE void store(T* to, F&& f, const Others&... others) const {

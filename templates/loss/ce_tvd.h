@@ -34,13 +34,6 @@ LIGER_DEVICE A sign_of(A x) {
   return x > A(0) ? A(1) : (x < A(0) ? A(-1) : A(0));
 }
 
-struct LargerOfEach {
-  template <class A>
-  LIGER_DEVICE Two<A> operator()(const Two<A>& a, const Two<A>& b) const {
-    return {Larger{}(a.first, b.first), Larger{}(a.second, b.second)};
-  }
-};
-
 template <CeTvdForwardSpec S>
 struct CeTvdForward {
   static constexpr int block_threads = threads_of_block(S.threads, S.rows);

@@ -6,17 +6,21 @@ forward, under the names of its constructor. What each loss computes stands in
 `liger_jit.functional`.
 """
 
+from .cosine_similarity_loss import LigerFusedLinearCosineSimilarityLoss
 from .cpo_loss import LigerFusedLinearCPOLoss
 from .dpo_loss import LigerFusedLinearDPOLoss
 from .grpo_loss import LigerFusedLinearGRPOLoss
+from .jsd_loss import LigerFusedLinearJSDLoss
 from .kto_loss import LigerFusedLinearKTOLoss
 from .orpo_loss import LigerFusedLinearORPOLoss
 from .simpo_loss import LigerFusedLinearSimPOLoss
 
 __all__ = [
+    "LigerFusedLinearCosineSimilarityLoss",
     "LigerFusedLinearCPOLoss",
     "LigerFusedLinearDPOLoss",
     "LigerFusedLinearGRPOLoss",
+    "LigerFusedLinearJSDLoss",
     "LigerFusedLinearKTOLoss",
     "LigerFusedLinearORPOLoss",
     "LigerFusedLinearSimPOLoss",

@@ -7,6 +7,7 @@ Every function compiles under `torch.compile(fullgraph=True)`; none can be diffe
 """
 
 from .attention import multi_token_attention, neighborhood_attention
+from .distillation import DistillationOutput, fused_linear_distillation, fused_linear_jsd
 from .divergence import ce_tvd, jsd, kl_div, tvd
 from .dyt import dyt
 from .embedding import embedding
@@ -78,6 +79,9 @@ __all__ = [
     "CrossEntropyOutput",
     "cross_entropy",
     "fused_linear_cross_entropy",
+    "DistillationOutput",
+    "fused_linear_distillation",
+    "fused_linear_jsd",
     "vocab_parallel_cross_entropy",
     "PolicyLoss",
     "policy_loss",

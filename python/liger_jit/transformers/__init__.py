@@ -10,6 +10,7 @@ from .functional import CrossEntropyOutput
 from .fused_add_rms_norm import LigerFusedAddRMSNorm
 from .fused_ce_tvd import LigerFusedCETVDLoss
 from .fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
+from .fused_linear_jsd import LigerFusedLinearJSD
 from .fused_neighborhood_attention import (
     LigerFusedNeighborhoodAttention,
     LigerFusedNeighborhoodAttentionConfig,
@@ -73,6 +74,7 @@ __all__ = [
     "LigerFusedAddRMSNorm",
     "LigerFusedCETVDLoss",
     "LigerFusedLinearCrossEntropyLoss",
+    "LigerFusedLinearJSD",
     "LigerFusedNeighborhoodAttention",
     "LigerFusedNeighborhoodAttentionConfig",
     "LigerFusedNeighborhoodAttentionLayer",

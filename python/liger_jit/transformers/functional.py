@@ -21,6 +21,7 @@ __all__ = [
     "liger_dyt",
     "liger_fused_add_rms_norm",
     "liger_fused_linear_cross_entropy",
+    "liger_fused_linear_jsd",
     "liger_fused_neighborhood_attention",
     "liger_geglu",
     "liger_group_norm",
@@ -288,6 +289,31 @@ def liger_fused_linear_cross_entropy(
 
 
 replaced.watch(globals())
+
+
+def liger_fused_linear_jsd(
+    student_input,
+    student_weight,
+    teacher_input,
+    teacher_weight,
+    shift_labels=None,
+    jsd_beta=0.5,
+    ignore_index=-100,
+    temperature=1.0,
+    accum_dtype=None,
+):
+    """`functional.fused_linear_jsd`: a float32 scalar. Labels are of any integer dtype."""
+    return F.fused_linear_jsd(
+        student_input,
+        student_weight,
+        teacher_input,
+        teacher_weight,
+        loss_forms.labels(shift_labels),
+        jsd_beta,
+        ignore_index,
+        temperature,
+        accum_dtype,
+    )
 
 
 def liger_fused_neighborhood_attention(query, key, value, kernel_size=7, dilation=1, scale=None):

@@ -40,6 +40,14 @@ TEST(ChunkingPolicy, a_wide_layer_affords_logits_of_half_its_gradient) {
   EXPECT_EQ(chunk_tokens_of({8192, 8192, 128256, 2}, chunk_automatic), 2048);
 }
 
+TEST(ChunkingPolicy, a_teachers_logits_count_as_the_students_do) {
+  EXPECT_EQ(chunk_tokens_of({4096, 2048, 128256, 2, 2}, chunk_automatic), 1024);
+  EXPECT_EQ(chunk_tokens_of({16384, 4096, 128256, 2, 1}, chunk_automatic), 2048);
+  EXPECT_EQ(chunk_tokens_of({16384, 4096, 128256, 2, 2}, chunk_automatic), 1280);
+  const LinearLossSizes least{16384, 4096, 128256, 2, 2};
+  EXPECT_LE(2 * chunk_tokens_of(least, chunk_least_memory) * 128256 * 2, least_memory_bytes(least));
+}
+
 TEST(ChunkingPolicy, chunks_cover_the_tokens_and_are_even) {
   for (int64_t tokens = 0; tokens < 20000; tokens += 37) {
     for (const int64_t asked : {chunk_automatic, chunk_least_memory, int64_t{100}}) {

@@ -3,6 +3,8 @@
 On float64 inputs these are also what errors are measured against.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -252,6 +254,21 @@ def fused_linear_dpo(input, weight, ids, ref_input, ref_weight):
     loss = -F.logsigmoid(0.1 * (chosen - rejected)).mean()
     rewards = (0.1 * ratios).detach().chunk(2)
     return (loss, *log_probs.detach().chunk(2), *means, torch.zeros_like(loss).detach(), *rewards)
+
+
+def fused_linear_distillation(input, weight, teacher_input, teacher_weight, target):
+    """As a trainer computes it: divergences of log_softmax, and the cross entropy beside."""
+    student = _wide(F.linear(input, weight))
+    with torch.no_grad():
+        log_p = _wide(F.linear(teacher_input, teacher_weight)).log_softmax(-1)
+    log_q = student.log_softmax(-1)
+    log_m = torch.logaddexp(log_q, log_p) - math.log(2)
+
+    def kl(log_a):
+        return F.kl_div(log_m, log_a, reduction="batchmean", log_target=True)
+
+    soft, hard = (kl(log_p) + kl(log_q)) / 2, F.cross_entropy(student, target)
+    return (soft + hard) / 2, soft.detach(), hard.detach()
 
 
 def neighborhood_attention(q, k, v):

@@ -125,6 +125,13 @@ def fused_linear_grpo(input, weight, ids, token_mask, advantages, ref_log_probs,
     return loss, *metrics
 
 
+def fused_linear_distillation(input, weight, teacher_input, teacher_weight, target):
+    from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+
+    loss = LigerFusedLinearJSDLoss(return_soft_hard_loss=True)
+    return loss(input, weight, teacher_input, teacher_weight, target)
+
+
 def kl_div(input, target):
     return functional.liger_kl_div(input, target)
 

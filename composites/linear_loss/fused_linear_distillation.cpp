@@ -1,0 +1,114 @@
+// Distillation of a linear layer from a teacher's. Of a chunk of tokens both make their logits; one
+// launch has both rows of a token, and leaves the gradient in the student's.
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <algorithm>
+
+#include "composites/linear_loss/linear_loss.h"
+#include "engine/registry.h"
+
+namespace liger::torch_bindings {
+namespace {
+
+using at::Tensor;
+
+// 1 / the tokens that count. Of none it is 1: their losses are zeros.
+Tensor share_of(const CompositeCall& in, const Tensor& target, int64_t tokens,
+                const at::TensorOptions& exact) {
+  if (!target.defined())
+    return at::full({}, 1.0 / static_cast<double>(std::max<int64_t>(tokens, 1)), exact);
+  const Tensor counts = target.ne(in["ignore_index"].toInt()).sum();
+  return counts.clamp_min(1).to(exact.dtype().toScalarType()).reciprocal();
+}
+
+class Distillation final : public ChunkLoss {
+ public:
+  Distillation(const CompositeCall& in, const LinearLayer& teacher, const Tensor& target,
+               const Tensor& share, int64_t chunk_tokens, bool with_gradient)
+      : in_(in),
+        teacher_(teacher),
+        target_(target),
+        share_(share),
+        with_gradient_(with_gradient),
+        teacher_logits_(at::empty({chunk_tokens, teacher.weight.size(0)}, teacher.input.options())),
+        soft_(at::empty({teacher.input.size(0)}, share.options())) {
+    if (in["weight_hard_loss"].toDouble() != 0.0 || in["want_hard_loss"].toBool())
+      hard_ = at::empty_like(soft_);
+  }
+
+  void take_logits(const Chunk& chunk, const Tensor& logits, bool spare) override {
+    static const Op& chunk_op = op_named("distillation_chunk_");
+    const auto part = [&](const Tensor& whole) { return chunk.of_batch(whole, 0); };
+    Tensor of_teacher = rows_of(teacher_logits_, 0, chunk.tokens());
+    logits_into(of_teacher, teacher_, part(teacher_.input));
+    in_.run(chunk_op,
+            {{"logits", logits},
+             {"teacher", of_teacher},
+             {"target", part(target_)},
+             {"share", share_},
+             {"soft_loss", part(soft_)},
+             {"hard_loss", part(hard_)},
+             {"first_row", chunk.first},
+             {"with_gradient", with_gradient_}},
+            spare);
+  }
+
+  // When all chunks were there.
+  Tensor soft_loss() const { return soft_.sum() * share_; }
+  Tensor hard_loss() const {
+    return hard_.defined() ? hard_.sum() * share_ : at::zeros_like(share_);
+  }
+
+ private:
+  const CompositeCall& in_;
+  const LinearLayer& teacher_;
+  const Tensor& target_;
+  const Tensor& share_;
+  const bool with_gradient_;
+  const Tensor teacher_logits_, soft_;
+  Tensor hard_;
+};
+
+// A token has two rows of logits at once.
+LossDivision division_of(const CompositeCall& in, const LinearLayer& layer,
+                         const WantedGradients& wanted) {
+  LinearLossSizes sizes = layer.sizes();
+  sizes.logits = 2;
+  return divide(in.place(), sizes, {.count = layer.input.size(0)},
+                {.gradient = wanted.any(), .weight_gradient = wanted.weight},
+                in["chunk_tokens"].toInt(), static_cast<Accumulate>(in["accumulate"].toInt()));
+}
+
+Tensors fused_linear_distillation(const Op& op, c10::ArrayRef<c10::IValue> values) {
+  const CompositeCall in(op, values);
+  const LinearLayer layer = layer_of(in);
+  const LinearLayer teacher{in.tensor("teacher_input").contiguous(),
+                            in.tensor("teacher_weight").contiguous(), in.tensor("teacher_bias")};
+  const Tensor target = in.has("target") ? in.tensor("target").contiguous() : Tensor();
+  const auto options = layer.input.options();
+  const auto exact = exact_options(options);
+  const Tensor share = share_of(in, target, layer.input.size(0), exact);
+  const WantedGradients wanted = wanted_of(in, "with_gradient");
+  const LossDivision division = division_of(in, layer, wanted);
+  Distillation loss(in, teacher, target, share, division.chunk_tokens(), wanted.any());
+  const LayerGradients made = run_by_chunks(in, layer, {target, {}}, division, wanted, loss);
+  const Tensor soft = loss.soft_loss(), hard = loss.hard_loss();
+  Tensor sum = soft * in["weight_soft_loss"].toDouble();
+  if (const double weight = in["weight_hard_loss"].toDouble(); weight != 0.0)
+    sum = sum + hard * weight;
+  return {sum,
+          soft,
+          hard,
+          or_empty(made.input, options),
+          or_empty(made.weight, options),
+          or_empty(made.bias, options)};
+}
+
+const RegisterComposite registered("fused_linear_distillation", fused_linear_distillation);
+
+}  // namespace
+}  // namespace liger::torch_bindings
