@@ -68,7 +68,7 @@ def test_an_mlp_whose_class_lies(lie):
     [
         (LeakyNorm, "no known norm"),
         (DetachedNorm, "uses .detach"),
-        (GatedNorm, "more than one input"),
+        (GatedNorm, "no known gated norm"),
         (CastingNorm, "no known norm"),
     ],
 )
