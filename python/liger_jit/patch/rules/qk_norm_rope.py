@@ -25,7 +25,7 @@ from ..source.definition import NO_SOURCE, definition_of, innermost
 from ..source.effects import read_effects
 from . import rope as rotary
 from .norm import NORM, is_norm
-from .proved_norm import NormProof, ProvedNorm, has_proved_dtypes, norm_of
+from .proved_norm import NormProof, ProvedNorm, norm_of
 from .qk_norm_source import Rewritten, rewrite
 from .rope import RotationProof
 from .rotary_form import USUAL
@@ -324,7 +324,7 @@ def meta_call(module: nn.Module, source: Rewritten, norm: ProvedNorm) -> MetaCal
     q_norm = module._modules[source.norms[0]]
     heads, keys, size, rotated = rotary.sizes_of(module)
     dtype, weight_dtype = compute_dtype(module), q_norm.weight.dtype
-    if not has_proved_dtypes(dtype, weight_dtype):
+    if not norm.is_proved_for(dtype, weight_dtype):
         return None
     mode, offset = norm.form.mode, norm.form.offset
     eps = norm.eps(q_norm)
