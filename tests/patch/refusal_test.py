@@ -68,14 +68,24 @@ def test_an_mlp_whose_class_lies(lie):
     [
         (LeakyNorm, "no known norm"),
         (DetachedNorm, "uses .detach"),
-        (GatedNorm, "more than one input"),
-        (CastingNorm, "no known norm"),
+        (GatedNorm, "no known gated norm"),
     ],
 )
 def test_a_norm_whose_class_lies(lie, reason):
     model = build()
     model.model.norm.__class__ = lie
     assert reason in statuses(model)["model.norm"]
+
+
+def test_a_norm_that_casts_is_patched_where_there_is_nothing_to_cast():
+    model = build()
+    norm = model.model.norm
+    norm.__class__ = CastingNorm
+    assert statuses(model)["model.norm"] == "patched"
+    x = torch.randn(3, norm.weight.shape[0])
+    for dtype in (torch.bfloat16, torch.float16):
+        assert torch.equal(norm(x.to(dtype)), CastingNorm.forward(norm, x.to(dtype)))
+        assert norm(x.to(dtype)).dtype == torch.float32
 
 
 def test_an_instance_whose_epsilon_differs_is_judged_apart():

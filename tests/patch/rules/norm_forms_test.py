@@ -4,7 +4,7 @@ import pytest
 import torch
 from liger_jit.patch import patch
 from liger_jit.patch.rules import norm as norms
-from tiny_models import error
+from tiny_models import assert_same_step, counted, error, loss_and_gradients, shape_of
 from torch import nn
 
 WIDTH = 32
@@ -168,3 +168,72 @@ def test_under_autocast_on_a_gpu_a_norm_has_the_dtype_of_torch(cuda, kind, dtype
         patch(layer)
         assert layer(x).dtype == expected.dtype
     assert error(layer(x), expected) < 1e-2
+
+
+class T5Norm(Norm):
+    def forward(self, x):
+        x = x * torch.rsqrt(x.to(torch.float32).pow(2).mean(-1, keepdim=True) + self.eps)
+        if self.weight.dtype in [torch.float16, torch.bfloat16]:
+            x = x.to(self.weight.dtype)
+        return self.weight * x
+
+
+class ByDtypeOfInput(Norm):
+    def forward(self, x):
+        if x.dtype == torch.float64:
+            x = 2 * x
+        return self.weight * self.scaled(x).to(x.dtype)
+
+
+class AnotherIn16Bits(Norm):
+    def forward(self, x):
+        scaled = self.scaled(x).to(x.dtype)
+        if self.weight.dtype == torch.bfloat16:
+            scaled = scaled * 0.5
+        return self.weight * scaled
+
+
+def test_the_dtype_of_a_weight_may_decide(monkeypatch):
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        norm = T5Norm().to(dtype)
+        x = torch.randn(3, 7, WIDTH).to(dtype).requires_grad_()
+        expected = norm(x)
+        row = applied(norm)
+        assert (row.role, row.status) == ("rms_norm", "patched")
+        with counted(monkeypatch) as calls:
+            found = norm(x)
+        assert calls["rms_norm"] == 1 and found.dtype == expected.dtype
+        assert error(found, expected) <= {torch.float32: 1e-6}.get(dtype, 1e-3)
+        # Where its roundings are others, its own forward runs.
+        for other in {torch.float32, torch.bfloat16, torch.float16} - {dtype}:
+            mixed = x.detach().to(other)
+            found, expected = norm(mixed), T5Norm.forward(norm, mixed)
+            assert found.dtype == expected.dtype and error(found, expected) <= 1e-3
+        norm.to(torch.float32 if dtype != torch.float32 else torch.bfloat16)
+        found, expected = norm(x), T5Norm.forward(norm, x)
+        assert found.dtype == expected.dtype and error(found, expected) <= 1e-3
+
+
+def test_that_of_an_input_may_not_and_each_of_a_weight_is_tried():
+    assert "branches on its input" in applied(ByDtypeOfInput()).status
+    assert "no known norm" in applied(AnotherIn16Bits()).status
+
+
+def test_a_model_of_such_norms_trains_as_before(monkeypatch):
+    import transformers
+
+    torch.manual_seed(2)
+    config = transformers.T5Config(
+        vocab_size=97, d_model=32, d_ff=48, d_kv=8, num_layers=1, num_decoder_layers=1,
+        num_heads=4, dropout_rate=0.0, decoder_start_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    model = transformers.T5ForConditionalGeneration(config).train()
+    ids = torch.randint(3, 97, (2, 9))
+    expected = loss_and_gradients(model, input_ids=ids, labels=ids)
+    before, handle = shape_of(model), patch(model)
+    with counted(monkeypatch) as calls:
+        assert_same_step(loss_and_gradients(model, input_ids=ids, labels=ids), expected)
+    assert calls["rms_norm"] == handle.report().counts["rms_norm"][0] == 7
+    handle.unpatch()
+    assert shape_of(model) == before
+    assert_same_step(loss_and_gradients(model, input_ids=ids, labels=ids), expected, 0.0)

@@ -2,7 +2,8 @@
 
 Where the projections are plain linear layers the whole becomes one node (`whole_mlp`). Elsewhere
 only act(gate) * up is replaced: the projections are still called as modules, so adapters, packed
-weights and hooks on them keep working.
+weights and hooks on them keep working. In a forward that does more (dropout, factors, clamps) it is
+replaced where it stands (`gate_call`).
 """
 
 from collections.abc import Callable
@@ -15,10 +16,11 @@ from torch.nn import functional as F
 from ... import functional
 from ...meta_calls import MetaCall
 from ..guard import is_usable
-from ..installed import guarded
+from ..installed import guarded, switched
 from ..probe import Mismatch, compute_dtype, live_device
 from ..rule import Proof, Refusal, Rule, group_of
 from ..source.torchs_own import replaced_linear
+from . import activation_call, gate_call
 from .mlp_probe import activation_of, check, check_formula, read_mlp, takes, widths_of
 from .whole_mlp import check_whole, is_whole, whole_meta_call, whole_run
 
@@ -86,6 +88,14 @@ class GateProof(Proof):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class GateCallProof(GateProof):
+    """Of that gate, with that child for its activation, in a forward that is the module's own but
+    for it."""
+
+    call: tuple[Gate, str]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class WholeProof(GateProof):
     """Of an MLP as one node, where its projections are plain. apart: of its gate alone."""
 
@@ -100,7 +110,7 @@ def prove(module: nn.Module) -> GateProof | Refusal:
     names = names_of(module)
     guard = read_mlp(module, names)
     if isinstance(guard, Refusal):
-        return guard
+        return prove_call(module, names, guard)
     gate, up_first, order = find_gate(module, names)
     if gate is None:
         found = activation_of(module, names)
@@ -111,6 +121,28 @@ def prove(module: nn.Module) -> GateProof | Refusal:
     if up_first:
         return replace(proof, missed=(WHOLE, "in its one weight up comes before gate"))
     return as_one_node(module, gate, proof)
+
+
+def prove_call(module: nn.Module, names: tuple[str, ...], refusal: Refusal) -> GateProof | Refusal:
+    """Of an MLP that does more than its formula: act(gate) * up in its own forward."""
+    others = {name for name, _ in module.named_children()} - {*names}
+    child = gate_call.gate_of(module, others)
+    if child is None:
+        return refusal
+    try:
+        guard = activation_call.guard_of_call(module, child)
+    except Mismatch:
+        return refusal
+    for gate in GATES:
+        try:
+            activation_call.check_formula(module._modules[child], gate.activation)
+            run = gate_call.with_gate(module, child, gate.operator)
+        except Mismatch:
+            continue
+        more = {"names": names, "call": (gate, child), "missed": (WHOLE, refusal.reason)}
+        meta = meta_call(module, names, gate)
+        return GateCallProof(gate.role, switched(run, guard), guard, run, meta, **more)
+    return refusal
 
 
 def as_one_node(module: nn.Module, gate: Gate, apart: GateProof) -> WholeProof:
@@ -133,6 +165,13 @@ def as_one_node(module: nn.Module, gate: Gate, apart: GateProof) -> WholeProof:
 def confirm(module: nn.Module, proof: GateProof) -> GateProof | Refusal:
     names = proof.names
     device, dtype = live_device(module), compute_dtype(module)
+    if isinstance(proof, GateCallProof):
+        gate, child = proof.call
+        try:
+            gate_call.compare(module._modules[child], gate.operator, device, dtype)
+        except Mismatch as mismatch:
+            return Refusal(str(mismatch))
+        return proof
     apart = proof.apart if isinstance(proof, WholeProof) else proof
     try:
         check(module, names, device, dtype, run=apart.run)

@@ -15,11 +15,6 @@ from .memory_order import has_order, in_order_of
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def has_proved_dtypes(x: torch.dtype, weight: torch.dtype) -> bool:
-    """Whether norms are proved for an input and a weight of these dtypes."""
-    return x in DTYPES and weight in DTYPES or x == weight == torch.float64
-
-
 @dataclass(frozen=True)
 class RmsForm:
     """y = x / rms(x) * (offset + weight); `mode` is where it rounds, `promote` what it returns."""
@@ -61,11 +56,13 @@ Form = RmsForm | LayerForm
 class ProvedNorm:
     """A norm with a weight, for a rule that takes the norm into something larger. `keeps_order`:
     whether its result lies in memory as its input. `is_autocast`: whether a GPU's autocast computes
-    what it is made of in float32, and gives its result that dtype."""
+    what it is made of in float32, and gives its result that dtype. `dtypes`: of input and weight,
+    those with which it is of that form."""
 
     form: RmsForm
     keeps_order: bool
     is_autocast: bool
+    dtypes: frozenset[tuple[torch.dtype, torch.dtype]]
 
     def eps(self, module: nn.Module) -> float:
         return getattr(module, self.form.epsilon)
@@ -77,7 +74,11 @@ class ProvedNorm:
         weight = module._parameters["weight"]
         if weight.dim() != 1 or weight.shape[0] != x.shape[-1]:
             return False
-        return has_proved_dtypes(x.dtype, weight.dtype)
+        return self.is_proved_for(x.dtype, weight.dtype)
+
+    def is_proved_for(self, x: torch.dtype, weight: torch.dtype) -> bool:
+        """Whether it is of that form for an input and a weight of these dtypes."""
+        return (x, weight) in self.dtypes or x == weight == torch.float64
 
     def has_another_dtype(self, x: Tensor) -> bool:
         """Whether autocast is on where x is, and the norm one that it makes float32."""

@@ -8,7 +8,7 @@ answer is that of the rotary rule, and norms and rotation stay operators of thei
 import inspect
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from types import CodeType, FunctionType
 
 import torch
@@ -25,7 +25,7 @@ from ..source.definition import NO_SOURCE, definition_of, innermost
 from ..source.effects import read_effects
 from . import rope as rotary
 from .norm import NORM, is_norm
-from .proved_norm import NormProof, ProvedNorm, has_proved_dtypes, norm_of
+from .proved_norm import NormProof, ProvedNorm, norm_of
 from .qk_norm_source import Rewritten, rewrite
 from .rope import RotationProof
 from .rotary_form import USUAL
@@ -88,6 +88,20 @@ def alone(waits: ProvedNorm, norm: nn.Module, x: Tensor) -> Tensor:
     return waits(norm, x) if takes else type(norm).forward(norm, x)
 
 
+def norms_alone(
+    waits: ProvedNorm | None, q_norm: nn.Module, k_norm: nn.Module, q: Tensor, k: Tensor
+) -> tuple[Tensor, Tensor]:
+    """q and k normed, if that waited."""
+    if not waits:
+        return q, k
+    # The norms read rows, which heads are before they are transposed.
+    q, k = (
+        alone(waits, norm, x.transpose(1, 2)).transpose(1, 2)
+        for norm, x in ((q_norm, q), (k_norm, k))
+    )
+    return q, k
+
+
 @cache
 def norm_and_rope(rotate: Callable) -> Callable:
     """What finishes q and k where they are rotated; `rotate` is the rotation alone."""
@@ -97,10 +111,7 @@ def norm_and_rope(rotate: Callable) -> Callable:
             return rotate(q, k, cos, sin)
         # What stood where the norms stand was found there: a hook that came since is too late.
         if not fits(waits, q_norm, k_norm, q, k, cos, sin):
-            # The norms read rows, which heads are before they are transposed.
-            q = alone(waits, q_norm, q.transpose(1, 2))
-            k = alone(waits, k_norm, k.transpose(1, 2))
-            return rotate(q.transpose(1, 2), k.transpose(1, 2), cos, sin)
+            return rotate(*norms_alone(waits, q_norm, k_norm, q, k), cos, sin)
         eps, form = waits.eps(q_norm), waits.form
         return functional.qk_norm_rope(
             q, k, q_norm.weight, k_norm.weight, cos, sin, eps, form.offset, form.mode
@@ -210,7 +221,7 @@ def with_norms(module: nn.Module, rotation: RotationProof, proved: Parts) -> QkN
     if not rotary_function.is_usual:
         raise Mismatch("its rotary function is not that of halves by whole tables")
     check_formula(module, source, norm)
-    functions = may_wait, normed, norm_and_rope(rotary_function.replacement)
+    functions = may_wait, normed, norm_and_rope(rotary_function.replacement), norms_alone
     forward = source.forward(own_class_forward(module), functions)
     meta, guard = meta_call(module, source, norm), rotation.guard
     return QkNormProof(
@@ -248,15 +259,19 @@ def check_formula(module: nn.Module, source: Rewritten, norm: ProvedNorm) -> Non
     reference = norm.form.reference
     rotate = rotary.replacement_formula(True, USUAL)
 
-    def finish(waits, q_norm, k_norm, q, k, cos, sin):
+    def apart(waits, q_norm, k_norm, q, k):
         if waits:
             q, k = (
                 reference(x, own.weight, norm.eps(own)) for x, own in ((q, q_norm), (k, k_norm))
             )
-        return rotate(q, k, cos, sin)
+        return q, k
+
+    def finish(*given):
+        *both, cos, sin = given
+        return rotate(*apart(*both), cos, sin)
 
     for waits in (True, False):
-        functions = (lambda q_norm, k_norm, waits=waits: waits, normed, finish)
+        functions = (lambda q_norm, k_norm, waits=waits: waits, normed, finish, apart)
         check(module, source, functions, torch.device("cpu"), torch.float32)
 
 
@@ -286,9 +301,7 @@ def check(
             install(patched[name], proofs[i])
         weights.append(weight)
     own = own_class_forward(module)
-    before_rotation = source.own.body[: source.end - 1]
-    read_effects(module, innermost(own), {*linear, *source.norms}, before_rotation)
-    heads = source.head(own), source.head(own, functions)
+    read_effects(module, innermost(own), {*linear, *source.norms}, source.before_rotation)
     given = arguments(module, device, dtype, generator)
 
     def result(head: Callable, children: dict, x: Tensor):
@@ -297,13 +310,15 @@ def check(
         except Exception as error:
             raise Mismatch(f"it cannot be run on stand-ins: {error}") from error
 
-    assert_same(
-        lambda x: result(heads[0], plain, x),
-        lambda x: result(heads[1], patched, x),
-        [given["hidden_states"]],
-        weights,
-        "norms and rotation",
-    )
+    for rotates in (True, False) if source.is_conditional else (True,):
+        before, after = source.head(own, (), rotates), source.head(own, functions, rotates)
+        assert_same(
+            partial(result, before, plain),
+            partial(result, after, patched),
+            [given["hidden_states"]],
+            weights,
+            "norms and rotation",
+        )
 
 
 def arguments(
@@ -324,7 +339,7 @@ def meta_call(module: nn.Module, source: Rewritten, norm: ProvedNorm) -> MetaCal
     q_norm = module._modules[source.norms[0]]
     heads, keys, size, rotated = rotary.sizes_of(module)
     dtype, weight_dtype = compute_dtype(module), q_norm.weight.dtype
-    if not has_proved_dtypes(dtype, weight_dtype):
+    if not norm.is_proved_for(dtype, weight_dtype):
         return None
     mode, offset = norm.form.mode, norm.form.offset
     eps = norm.eps(q_norm)

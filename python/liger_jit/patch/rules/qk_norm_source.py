@@ -13,7 +13,12 @@ with nothing between that writes to a tensor in place, becomes, statement by sta
     ...
     q, k = norm_and_rope(waits, self.q_norm, self.k_norm, q, k, cos, sin)
 
-so that norms that are hooked are still called where they stand.
+so that norms that are hooked are still called where they stand. Where the rotation is the end of
+an `if`, as in models that rotate in some of their layers, norms that waited are computed in an
+`else`:
+
+    else:
+        q, k = norms_alone(waits, self.q_norm, self.k_norm, q, k)
 """
 
 import ast
@@ -31,11 +36,13 @@ WAITS = "_liger_jit_waits"
 MAY_WAIT = "_liger_jit_may_wait"
 NORMED = "_liger_jit_normed"
 NORM_AND_ROPE = "_liger_jit_norm_and_rope"
+NORMS_ALONE = "_liger_jit_norms_alone"
 
 
 @dataclass(frozen=True)
 class Rewritten:
-    """A forward before and after, how many statements there are up to the rotation, and norms."""
+    """A forward before and after, how many statements there are up to the one of the rotation,
+    which may be an `if`, and norms."""
 
     own: ast.FunctionDef
     definition: ast.FunctionDef
@@ -43,29 +50,45 @@ class Rewritten:
     pair: tuple[str, str]
     norms: tuple[str, str]
 
+    @property
+    def is_conditional(self) -> bool:
+        return isinstance(self.own.body[self.end - 1], ast.If)
+
+    @property
+    def before_rotation(self) -> list[ast.stmt]:
+        """What the class's own forward runs before it rotates."""
+        *before, last = self.own.body[: self.end]
+        if not isinstance(last, ast.If):
+            return before
+        return [*before, ast.copy_location(ast.Expr(last.test), last), *last.body[:-1]]
+
     def forward(self, own: FunctionType, functions: tuple[Callable, ...]) -> FunctionType:
-        """The whole forward, with (may_wait, normed, norm_and_rope); `Mismatch` if it cannot be
-        rebuilt."""
+        """The whole forward, with (may_wait, normed, norm_and_rope, norms_alone); `Mismatch` if it
+        cannot be rebuilt."""
         return rebuilt(self.definition, own, self.named(functions))
 
-    def head(self, own: FunctionType, functions: tuple[Callable, ...] = ()) -> FunctionType:
+    def head(
+        self, own: FunctionType, functions: tuple[Callable, ...] = (), rotates: bool = True
+    ) -> FunctionType:
         """The forward up to the rotation, returning q and k: the class's own without functions.
-        Without its decorators."""
+        Without its decorators. rotates: what decides an `if` around it."""
         definition = copy.deepcopy(self.definition if functions else self.own)
         end = self.end + 1 if functions else self.end
         last = definition.body[end - 1]
+        if isinstance(last, ast.If):
+            last.test = ast.copy_location(ast.Constant(rotates), last.test)
         definition.body[end:] = [statement_at(f"return {', '.join(self.pair)}", last)]
         return compiled(definition, innermost(own), self.named(functions))
 
     def named(self, functions: tuple[Callable, ...]) -> dict[str, Callable]:
-        return dict(zip((MAY_WAIT, NORMED, NORM_AND_ROPE), functions, strict=False))
+        return dict(zip((MAY_WAIT, NORMED, NORM_AND_ROPE, NORMS_ALONE), functions, strict=False))
 
 
 def rewrite(own: ast.FunctionDef, rotary: str) -> Rewritten:
     """Raises Mismatch unless the statements are there, in the function's own body."""
     definition = copy.deepcopy(own)
     body = definition.body
-    rotations = [(i, rotated_pair(body[i], rotary)) for i in range(len(body))]
+    rotations = [(i, rotated_pair(rotation_in(body[i]), rotary)) for i in range(len(body))]
     rotations = [(i, names) for i, names in rotations if names]
     if len(rotations) != 1:
         raise Mismatch(f"it has no single statement `q, k = {rotary}(q, k, cos, sin)`")
@@ -79,13 +102,23 @@ def rewrite(own: ast.FunctionDef, rotary: str) -> Rewritten:
             raise Mismatch(f"{name} is not what a norm gives when it is rotated")
         calls[name] = (last, call)
     first = min(last for last, _ in calls.values())
-    for one in body[first:end]:
+    inside = [body[end].test, *body[end].body[:-1]] if isinstance(body[end], ast.If) else []
+    for one in inside:
+        if {q, k} & names_in(one):
+            raise Mismatch(f"`{first_line(one)}` comes between its norms and its rotation")
+    for one in (*body[first:end], *inside):
         # By another name it may be what a norm was given, which is now read at the rotation.
         if (write := write_in(one)) is not None:
             raise Mismatch(f"`{write}` may write to what a norm is given, before the rotation")
     norms = calls[q][1].func.attr, calls[k][1].func.attr
-    text = f"{q}, {k} = {NORM_AND_ROPE}({WAITS}, self.{norms[0]}, self.{norms[1]}, {q}, {k}, "
-    body[end] = statement_at(f"{text}{cos}, {sin})", body[end])
+    both = f"{WAITS}, self.{norms[0]}, self.{norms[1]}, {q}, {k}"
+    new = f"{q}, {k} = {NORM_AND_ROPE}({both}, {cos}, {sin})"
+    if isinstance(body[end], ast.If):
+        last = body[end].body[-1]
+        body[end].body[-1] = statement_at(new, last)
+        body[end].orelse = [statement_at(f"{q}, {k} = {NORMS_ALONE}({both})", last)]
+    else:
+        body[end] = statement_at(new, body[end])
     for _, call in calls.values():
         waits = ast.copy_location(ast.Name(WAITS, ast.Load()), call)
         call.args = [waits, call.func, *call.args]
@@ -93,6 +126,12 @@ def rewrite(own: ast.FunctionDef, rotary: str) -> Rewritten:
     text = f"{WAITS} = {MAY_WAIT}(self.{norms[0]}, self.{norms[1]})"
     body.insert(first, statement_at(text, body[first]))
     return Rewritten(own, definition, end + 1, (q, k), norms)
+
+
+def rotation_in(statement: ast.stmt) -> ast.stmt:
+    """The statement itself, or the last one of an `if` without an `else`."""
+    conditional = isinstance(statement, ast.If) and not statement.orelse
+    return statement.body[-1] if conditional else statement
 
 
 def rotated_pair(statement: ast.stmt, rotary: str) -> tuple[str, ...] | None:
@@ -125,12 +164,12 @@ def norm_call(statement: ast.stmt, name: str) -> ast.Call | None:
     return call if plain and ast.unparse(call.func.value) == "self" else None
 
 
-def write_in(statement: ast.stmt) -> str | None:
+def write_in(statement: ast.AST) -> str | None:
     """The first of its statements that may write to a tensor in place. What it calls is read by
     `effects`, which lets nothing write but to a name that is new in the forward."""
     writes = (node for node in ast.walk(statement) if isinstance(node, ast.AugAssign))
     return next((first_line(node) for node in writes), None)
 
 
-def names_in(statement: ast.stmt) -> set[str]:
+def names_in(statement: ast.AST) -> set[str]:
     return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}

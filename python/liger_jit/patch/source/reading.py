@@ -36,7 +36,16 @@ COMPLEX = frozenset({"view_as_complex", "view_as_real"})
 FACTS = frozenset({"dtype", "shape", "ndim", "size", "dim", "device"})
 BUILTINS = frozenset({"int", "float", "len", "tuple"})
 # Of what a branch on a module's own numbers is made.
-TESTS = (ast.Attribute, ast.Name, ast.Constant, ast.Compare, ast.BoolOp, ast.UnaryOp, ast.Tuple)
+TESTS = (
+    ast.Attribute,
+    ast.Name,
+    ast.Constant,
+    ast.Compare,
+    ast.BoolOp,
+    ast.UnaryOp,
+    ast.Tuple,
+    ast.List,
+)
 STATEMENTS = (ast.Assign, ast.AnnAssign, ast.Return, ast.Expr, ast.If, ast.Pass, ast.Raise)
 
 
@@ -202,7 +211,11 @@ class _Body:
         return {ast.Is: absent, ast.IsNot: not absent}.get(type(test.ops[0]))
 
     def test(self, test: ast.expr) -> None:
+        # The dtype of a parameter is one that was tried: who replaces what reads it asks for that.
+        of_dtype = {node.value for node in ast.walk(test) if self.is_dtype_of_parameter(node)}
         for node in ast.walk(test):
+            if node in of_dtype:
+                continue
             if isinstance(node, ast.Name) and node.id in self.locals and node.id != self.own:
                 self.refuse(f"branches on its input: {ast.unparse(test)}")
             if isinstance(node, ast.Call):
@@ -211,10 +224,15 @@ class _Body:
                 self.refuse(f"branches on a tensor: {ast.unparse(test)}")
             if isinstance(node, ast.expr) and not isinstance(node, TESTS):
                 self.refuse(f"branches on {ast.unparse(test)}")
+        inner = {node.value for node in ast.walk(test) if isinstance(node, ast.Attribute)}
         for node in ast.walk(test):
-            if isinstance(node, (ast.Attribute, ast.Name)):
+            if isinstance(node, (ast.Attribute, ast.Name)) and node not in inner:
                 if not (isinstance(node, ast.Name) and node.id == self.own):
                     self.value(node)
+
+    def is_dtype_of_parameter(self, node: ast.AST) -> bool:
+        named = isinstance(node, ast.Attribute) and node.attr == "dtype"
+        return named and self.is_tensor(node.value) and node.value.attr in self.module._parameters
 
     def is_tensor(self, node: ast.expr) -> bool:
         return (
