@@ -213,6 +213,9 @@ SETTINGS = {
     **dict.fromkeys(("llava_next", "llava_next_video", "llava_onevision"), ONE_TILE),
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1, "state_size": 8, "chunk_size": 16},
+    "molmo2": {"image_patch_id": 100},
+    "molmo2_adapter": {"vision_feature_layer": [-1], "text_hidden_size": 32},
+    "molmo2_vision": {"image_size": [16, 16], "num_position_embeddings": 16},
     "moss_transcribe_diarize": {"audio_config": {"max_source_positions": 16}},
     "mimi": {
         "num_filters": 4,

@@ -17,7 +17,7 @@ SIDE, PATCH = 16, 4
 PATCHES = SIDE // PATCH
 GRID = torch.tensor([[1, PATCHES, PATCHES]])
 SIZE = torch.tensor([[SIDE, SIDE]])
-FRAMES = 32
+FRAMES, BINS = 32, 128
 
 
 def shown_to(model):
@@ -152,6 +152,18 @@ def patches_in_a_row(model):
     """A picture that is as high as one patch."""
     values = torch.randn(1, 3, PATCH, PATCHES * SIDE)
     return seen(model, pixel_values=values, target_sizes=GRID[:, 1:])
+
+
+def pooled_patches(model):
+    """Four at once make a token."""
+    squares = torch.arange(PATCHES**2).view(2, 2, 2, 2).transpose(1, 2).reshape(4, 4)
+    return seen(
+        model,
+        pixel_values=torch.randn(1, PATCHES**2, 3 * PATCH**2),
+        image_token_pooling=squares,
+        image_grids=torch.tensor([[2, 2, 0, 0]]),
+        image_num_crops=torch.tensor([1]),
+    )
 
 
 def of_queries(model, **more):
@@ -305,6 +317,8 @@ FORMS = {
     "moss_transcribe_diarize": sound_of_samples,
     "omniasr": lambda model: heard(model, input_values=torch.randn(1, 1, 512)),
     "pi0": beside_actions,
+    "molmo2": pooled_patches,
+    "nemo_speechlm": lambda model: frames_of_sound(model, BINS, FRAMES),
     **dict.fromkeys(("musicgen_decoder", "musicgen_melody_decoder"), in_codebooks),
     "nemotron_h_omni": patches_of_two_sides,
     "pix2struct": without_tokens(flattened_patches=numbered_patches),
@@ -324,9 +338,10 @@ FORMS = {
         input_features=lambda model: spectrum(model, ROWS, 8 * TOKENS)
     ),
 }
-# Of multimodal classes: those that are given text alone, and those whose tower has no gradient.
+# Of multimodal classes: those that are given text alone, and those whose tower has no
+# gradient: it gives whole numbers, or is frozen.
 TEXT_ALONE = {"mistral4"}
-GIVES_WHOLE_NUMBERS = {"apertus1p5", "chameleon", "emu3", "kyutai_speech_to_text"}
+WITHOUT_GRADIENT = {"apertus1p5", "chameleon", "emu3", "kyutai_speech_to_text", "vibevoice_asr"}
 TOWERS = ("vision", "visual", "vit", "image", "audio", "protein", "encoder.", "patch_embed")
 
 
