@@ -135,6 +135,13 @@ def patches_of_two_sides(model):
     return seen(model, pixel_values=values, image_grid_hw=GRID[:, 1:])
 
 
+def placed_patches(model):
+    """Beside each the place where it is."""
+    places = torch.cartesian_prod(*[torch.arange(PATCHES)] * 2)[None]
+    values = torch.rand(1, PATCHES**2, 3 * PATCH**2)
+    return seen(model, pixel_values=values, image_position_ids=places)
+
+
 def merged_patches(model):
     values = torch.randn(PATCHES**2, 3 * PATCH**2)
     return seen(
@@ -288,8 +295,8 @@ FORMS = {
     ),
     "fun_asr_nano": lambda model: frames_of_sound(model, 560, FRAMES),
     "fuyu": lambda model: seen(model, pixel_values=torch.randn(1, PATCHES**2, 3 * PATCH**2)),
-    # Without the tower, which their usual configurations do not have.
-    **dict.fromkeys(("gemma4", "gemma4_unified"), nothing),
+    "gemma4": placed_patches,
+    "gemma4_unified": nothing,  # its usual configuration has no tower
     "git": without_tokens(pixel_values=lambda model: pixels(ROWS)),
     **dict.fromkeys(
         ("granite_speech", "granite_speech_plus"),
@@ -308,6 +315,9 @@ FORMS = {
         input_ids=lambda model: torch.randint(3, 40, (ROWS, TOKENS, 3))
     ),
     "lfm2_vl": padded_patches,
+    "llama4": lambda model: seen(
+        model, pixel_values=pixels(1), vision_feature_select_strategy="default"
+    ),
     "mllama": without_tokens(
         pixel_values=lambda model: pixels(ROWS, 1, 4),
         aspect_ratio_ids=lambda model: torch.ones(ROWS, 1, dtype=torch.long),
