@@ -348,12 +348,20 @@ FORMS = {
         input_features=lambda model: spectrum(model, ROWS, 8 * TOKENS)
     ),
 }
-# Of multimodal classes: those that are given text alone, and those whose tower has no
-# gradient: it gives whole numbers, or is frozen.
-TEXT_ALONE = {"mistral4"}
+# Models with a tower that are given text alone, and those whose tower has no gradient: it gives
+# whole numbers, or is frozen.
+TEXT_ALONE = {"gemma4_unified", "phi4_multimodal"}
 WITHOUT_GRADIENT = {"apertus1p5", "chameleon", "emu3", "kyutai_speech_to_text", "vibevoice_asr"}
 TOWERS = ("vision", "visual", "vit", "image", "audio", "protein", "encoder.", "patch_embed")
 
 
 def is_of_tower(name):
     return any(word in name for word in TOWERS)
+
+
+def is_seen(kind, model, gradients):
+    """Whether its tower is trained with its text, if it has one that can be."""
+    if kind in TEXT_ALONE | WITHOUT_GRADIENT:
+        return True
+    tower = [name for name, _ in model.named_parameters() if is_of_tower(name)]
+    return not tower or any(gradients[name].any() for name in tower if name in gradients)

@@ -8,7 +8,7 @@ import os
 import pytest
 from every_model import CLASSES, small_model, steady_step, step
 from liger_jit.patch import patch
-from shown import TEXT_ALONE, WITHOUT_GRADIENT, is_of_tower
+from shown import is_seen
 from tiny_models import shape_of
 
 LONG = os.environ.get("TORTURE_LONG") == "1"
@@ -27,8 +27,7 @@ def test_a_patched_step_is_the_step(one):
         if kind in ALWAYS:
             raise
         pytest.skip(f"no small model: {error}")
-    if CLASSES[one] == "multimodal" and kind not in TEXT_ALONE | WITHOUT_GRADIENT:
-        assert any(of.any() for path, of in gradients.items() if is_of_tower(path))
+    assert is_seen(kind, model, gradients)
     before = shape_of(model)
     handle = patch(model)
     report = handle.report()
