@@ -4,6 +4,8 @@ A class is known by its model type. What cannot be made from sizes alone, by the
 those of `family_models`, is named with its error: in docs/models.md, and where a test skips it.
 """
 
+import inspect
+
 import torch
 import transformers
 from family_models import OWN, SMALL, layers_of, settings_of, small_config
@@ -27,6 +29,8 @@ CLASSES = {
     **{(kind, name): "multimodal" for kind, name in MULTIMODAL.items()},
 }
 MOST_PARAMETERS = 20_000_000
+# What a class calls that which it learns to give.
+TARGETS = {"labels", "actions"}
 
 
 def class_named(name):
@@ -84,6 +88,8 @@ def small_model(kind, name, check=lambda model: None):
     what `check` gives for it). The first of its configurations with which both can be had; raises
     what the last one raised."""
     model_class, error = class_named(name), None
+    if not TARGETS & inspect.signature(model_class.forward).parameters.keys():
+        raise ValueError("its forward takes no labels")
     for configuration in configurations(kind, model_class):
         try:
             torch.manual_seed(1)

@@ -147,8 +147,17 @@ SETTINGS = {
         "vocab_size_per_layer_input": 101,
         "hidden_size_per_layer_input": 8,
     },
-    "gemma4_assistant": {
-        "text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}
+    # Its usual configuration has no tower.
+    "gemma4": {
+        "vision_config": {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            **dict.fromkeys(("num_attention_heads", "num_key_value_heads"), 4),
+            **dict.fromkeys(("num_hidden_layers", "pooling_kernel_size"), 2),
+            "head_dim": 8,
+            "patch_size": 4,
+            "position_embedding_size": 16,
+        }
     },
     **dict.fromkeys(("glm46v", "glmga"), {"text_config": ROTARY_OF_THREE}),
     **dict.fromkeys(("glm_ocr", "glm_ocr_text", "glm4v_text"), ROTARY_OF_THREE),
@@ -213,6 +222,9 @@ SETTINGS = {
     **dict.fromkeys(("llava_next", "llava_next_video", "llava_onevision"), ONE_TILE),
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1, "state_size": 8, "chunk_size": 16},
+    "molmo2": {"image_patch_id": 100},
+    "molmo2_adapter": {"vision_feature_layer": [-1], "text_hidden_size": 32},
+    "molmo2_vision": {"image_size": [16, 16], "num_position_embeddings": 16},
     "moss_transcribe_diarize": {"audio_config": {"max_source_positions": 16}},
     "mimi": {
         "num_filters": 4,
@@ -265,10 +277,7 @@ SETTINGS = {
     "pix2struct_vision_model": {"patch_embed_hidden_size": 48, "d_ff": 48, "d_kv": 8},
     "qwen2_audio_encoder": {"max_source_positions": 16},
     "qwen3_asr_encoder": {"downsample_hidden_size": 8, "output_dim": 32},
-    "qwen4_exp_text": {
-        **QWEN4_INDEXER,
-        "layer_types": ["linear_attention", "indexed_attention"],
-    },
+    "qwen4_exp_text": QWEN4_INDEXER,
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
     "reformer": {
         "is_decoder": True,

@@ -17,7 +17,7 @@ SIDE, PATCH = 16, 4
 PATCHES = SIDE // PATCH
 GRID = torch.tensor([[1, PATCHES, PATCHES]])
 SIZE = torch.tensor([[SIDE, SIDE]])
-FRAMES = 32
+FRAMES, BINS = 32, 128
 
 
 def shown_to(model):
@@ -135,6 +135,13 @@ def patches_of_two_sides(model):
     return seen(model, pixel_values=values, image_grid_hw=GRID[:, 1:])
 
 
+def placed_patches(model):
+    """Beside each the place where it is."""
+    places = torch.cartesian_prod(*[torch.arange(PATCHES)] * 2)[None]
+    values = torch.rand(1, PATCHES**2, 3 * PATCH**2)
+    return seen(model, pixel_values=values, image_position_ids=places)
+
+
 def merged_patches(model):
     values = torch.randn(PATCHES**2, 3 * PATCH**2)
     return seen(
@@ -152,6 +159,18 @@ def patches_in_a_row(model):
     """A picture that is as high as one patch."""
     values = torch.randn(1, 3, PATCH, PATCHES * SIDE)
     return seen(model, pixel_values=values, target_sizes=GRID[:, 1:])
+
+
+def pooled_patches(model):
+    """Four at once make a token."""
+    squares = torch.arange(PATCHES**2).view(2, 2, 2, 2).transpose(1, 2).reshape(4, 4)
+    return seen(
+        model,
+        pixel_values=torch.randn(1, PATCHES**2, 3 * PATCH**2),
+        image_token_pooling=squares,
+        image_grids=torch.tensor([[2, 2, 0, 0]]),
+        image_num_crops=torch.tensor([1]),
+    )
 
 
 def of_queries(model, **more):
@@ -276,8 +295,8 @@ FORMS = {
     ),
     "fun_asr_nano": lambda model: frames_of_sound(model, 560, FRAMES),
     "fuyu": lambda model: seen(model, pixel_values=torch.randn(1, PATCHES**2, 3 * PATCH**2)),
-    # Without the tower, which their usual configurations do not have.
-    **dict.fromkeys(("gemma4", "gemma4_unified"), nothing),
+    "gemma4": placed_patches,
+    "gemma4_unified": nothing,  # its usual configuration has no tower
     "git": without_tokens(pixel_values=lambda model: pixels(ROWS)),
     **dict.fromkeys(
         ("granite_speech", "granite_speech_plus"),
@@ -296,6 +315,9 @@ FORMS = {
         input_ids=lambda model: torch.randint(3, 40, (ROWS, TOKENS, 3))
     ),
     "lfm2_vl": padded_patches,
+    "llama4": lambda model: seen(
+        model, pixel_values=pixels(1), vision_feature_select_strategy="default"
+    ),
     "mllama": without_tokens(
         pixel_values=lambda model: pixels(ROWS, 1, 4),
         aspect_ratio_ids=lambda model: torch.ones(ROWS, 1, dtype=torch.long),
@@ -305,6 +327,8 @@ FORMS = {
     "moss_transcribe_diarize": sound_of_samples,
     "omniasr": lambda model: heard(model, input_values=torch.randn(1, 1, 512)),
     "pi0": beside_actions,
+    "molmo2": pooled_patches,
+    "nemo_speechlm": lambda model: frames_of_sound(model, BINS, FRAMES),
     **dict.fromkeys(("musicgen_decoder", "musicgen_melody_decoder"), in_codebooks),
     "nemotron_h_omni": patches_of_two_sides,
     "pix2struct": without_tokens(flattened_patches=numbered_patches),
@@ -324,11 +348,20 @@ FORMS = {
         input_features=lambda model: spectrum(model, ROWS, 8 * TOKENS)
     ),
 }
-# Of multimodal classes: those that are given text alone, and those whose tower has no gradient.
-TEXT_ALONE = {"mistral4"}
-GIVES_WHOLE_NUMBERS = {"apertus1p5", "chameleon", "emu3", "kyutai_speech_to_text"}
+# Models with a tower that are given text alone, and those whose tower has no gradient: it gives
+# whole numbers, or is frozen.
+TEXT_ALONE = {"gemma4_unified", "phi4_multimodal"}
+WITHOUT_GRADIENT = {"apertus1p5", "chameleon", "emu3", "kyutai_speech_to_text", "vibevoice_asr"}
 TOWERS = ("vision", "visual", "vit", "image", "audio", "protein", "encoder.", "patch_embed")
 
 
 def is_of_tower(name):
     return any(word in name for word in TOWERS)
+
+
+def is_seen(kind, model, gradients):
+    """Whether its tower is trained with its text, if it has one that can be."""
+    if kind in TEXT_ALONE | WITHOUT_GRADIENT:
+        return True
+    tower = [name for name, _ in model.named_parameters() if is_of_tower(name)]
+    return not tower or any(gradients[name].any() for name in tower if name in gradients)

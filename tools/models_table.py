@@ -25,15 +25,19 @@ from every_model import (  # noqa: E402
     small_model,
     steady_step,
 )
+from shown import TEXT_ALONE, WITHOUT_GRADIENT  # noqa: E402
 
+NO_STEP = "no step: "
 HEAD = """# What `patch` does with each model
 
 Made by `tools/models_table.py` with transformers {release}: {made} of {causal} causal and
 {made_multimodal} of {multimodal} multimodal classes of the Auto mappings, each with a small random
 configuration. `rms_norm 5` says that five modules got that role; what was left has its reason,
 without the modules' names. `tests/patch/every_model_test.py` asks whether a patched step has the
-loss and the gradients of the unpatched one; where no step of a small model can be made, here and
-there, its error is told.
+loss and the gradients of the unpatched one, for {steps} causal and {steps_multimodal} multimodal
+classes; where no step of a small model can be made, here and there, its error is told. Each model
+with a tower is shown a picture or a sound, but for {text_alone}, which are given text alone; of
+{without_gradient} the tower has no gradient.
 
 """
 
@@ -62,7 +66,7 @@ def row_of(kind, name):
     patched = ", ".join(f"{role} {count}" for role, count in sorted(done.items()))
     told = "; ".join(f"{module} ({role}): {why}" for module, role, why in sorted(left))
     if error := without_step(kind, name):
-        told = "; ".join(filter(None, (told, f"no step: {error}")))
+        told = "; ".join(filter(None, (told, f"{NO_STEP}{error}")))
     return title, patched, told
 
 
@@ -81,18 +85,23 @@ def short(text):
     return text if len(text) <= 160 else f"{text[:157]}..."
 
 
+def listed(kinds):
+    return ", ".join(f"`{kind}`" for kind in sorted(kinds))
+
+
 def main():
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("prefix", nargs="?", default="", help="of model types; prints their rows")
     prefix = parser.parse_args().prefix
-    parts, made = {"causal": [], "multimodal": []}, Counter()
+    parts, made, steps = {"causal": [], "multimodal": []}, Counter(), Counter()
     for (kind, name), part in sorted(CLASSES.items(), key=lambda item: str(item[0])):
         if not kind.startswith(prefix):
             continue
         title, patched, told = row_of(kind, name)
         made[part] += patched is not None
+        steps[part] += patched is not None and NO_STEP not in told
         line = f"| `{kind}` | {title} | {patched or '–'} | {told} |"
         parts[part].append(line)
         print(line, flush=True)
@@ -104,6 +113,10 @@ def main():
         causal=len(parts["causal"]),
         made_multimodal=made["multimodal"],
         multimodal=len(parts["multimodal"]),
+        steps=steps["causal"],
+        steps_multimodal=steps["multimodal"],
+        text_alone=listed(TEXT_ALONE),
+        without_gradient=listed(WITHOUT_GRADIENT),
     )
     for part, lines in parts.items():
         text += f"## {part.capitalize()}\n\n| type | class | patched | left, and why |\n"
