@@ -10,6 +10,14 @@
 namespace liger::torch_bindings {
 namespace {
 
+// Of classes that are spread over ranks, where the composite's are.
+int64_t rank_option(const CompositeCall& in, std::string_view name, int64_t otherwise) {
+  const c10::IValue* const own = in.find(name);
+  return own ? own->toInt() : otherwise;
+}
+int64_t rank_of(const CompositeCall& in) { return rank_option(in, "rank", 0); }
+int64_t ranks_of(const CompositeCall& in) { return rank_option(in, "ranks", 1); }
+
 void numbers_of_logits(const CompositeCall& in, const at::Tensor& logits, const at::Tensor& ids,
                        const TokenNumbers& numbers, const at::Tensor& statistics,
                        int64_t first_token, bool spare) {
@@ -20,7 +28,9 @@ void numbers_of_logits(const CompositeCall& in, const at::Tensor& logits, const 
           {"log_probs", numbers.log_prob},
           {"entropy", numbers.entropy},
           {"statistics", statistics},
-          {"first_row", first_token}},
+          {"first_row", first_token},
+          {"rank", rank_of(in)},
+          {"ranks", ranks_of(in)}},
          spare);
 }
 
@@ -36,7 +46,9 @@ void gradient_of_logits(const CompositeCall& in, const at::Tensor& logits, const
                      {"statistics", statistics},
                      {"dlog_probs", derivatives.log_prob},
                      {"dentropy", derivatives.entropy},
-                     {"dlogits", logits}});
+                     {"dlogits", logits},
+                     {"rank", rank_of(in)},
+                     {"ranks", ranks_of(in)}});
     return;
   }
   in.run(in_place,
@@ -44,7 +56,9 @@ void gradient_of_logits(const CompositeCall& in, const at::Tensor& logits, const
           {"ids", ids},
           {"statistics", statistics},
           {"dlog_probs", derivatives.log_prob},
-          {"dentropy", derivatives.entropy}},
+          {"dentropy", derivatives.entropy},
+          {"rank", rank_of(in)},
+          {"ranks", ranks_of(in)}},
          spare);
 }
 

@@ -64,4 +64,6 @@ def test_the_command_line_lists_them():
     printed = " ".join(command("list").stdout.split())
     for op, option, names in CHOICES:
         if op in dict.fromkeys(op for op, _ in WORDS):
-            assert f"{option}: {', '.join(names)}" in printed
+            # Other columns stand between the lines of a long cell.
+            assert f"{option}: {names[0]}" in printed
+            assert all(name in printed for name in names)
