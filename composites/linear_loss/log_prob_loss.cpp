@@ -83,7 +83,7 @@ TokenNumbers step_of(LogProbLoss& loss, const Units& batch, int64_t first, int64
 // Exponentials know nothing of an entropy.
 LossDivision division_of(const CompositeCall& in, const LinearLayer& layer, const Units& units,
                          bool needs_logits, bool whole_units, const WantedGradients& wanted) {
-  const bool plain = !needs_logits && ScaledExp::takes(layer) &&
+  const bool plain = !needs_logits && !in["exact"].toBool() && ScaledExp::takes(layer) &&
                      in["temperature"].toDouble() == 1.0 && in["softcap"].toDouble() == 0.0;
   return divide(in.place(), layer.sizes(), units,
                 {.plain = plain,
