@@ -215,9 +215,11 @@ void launch(const Plan& plan, void* const* pointers, Stream stream) {
 
 namespace {
 
-// A backward was called by autograd; the user called the op that it is the backward of.
+// A backward was called by autograd, a part by Python: the user called the op that it is the
+// backward or a part of.
 const Op& called_by_user(const Op& blamed) {
   if (!blamed.internal) return blamed;
+  if (!blamed.part_of.empty()) return op_named(blamed.part_of);
   for (const Op& op : registry()) {
     if (op.gradient.backward == blamed.name || op.gradient.donating_backward == blamed.name)
       return op;

@@ -41,6 +41,8 @@ FUNCTIONS = {
     "functional.liger_fused_linear_jsd": "student_input, student_weight, teacher_input, "
     "teacher_weight, shift_labels=None, jsd_beta=0.5, ignore_index=-100, temperature=1.0, "
     "accum_dtype=None",
+    "functional.liger_fused_linear_scaled_cross_entropy_tp": "input, weight, target, tp_group, "
+    "temperature=1.0, ignore_index=-100, tiles_per_reduce=1, return_entropy=False",
     "functional.liger_dyt": "x, alpha, gamma, beta",
     "functional.liger_geglu": "a, b",
     "functional.liger_group_norm": "X, affine_scaling_weight, affine_shifting_bias, num_channels, "
@@ -307,7 +309,29 @@ def test_each_model_type_has_its_patch_function():
         assert named(f"monkey_patch.{name}") is function
 
 
+# What trainers import from liger_kernel.ops.
+OPS = {
+    "fused_linear_scaled_cross_entropy.LigerFusedLinearScaledCrossEntropyFunction.apply": "_input, "
+    "weight, target, temperature=1.0, ignore_index=-100, m_tiles_per_cluster=1, "
+    "return_entropy=False, selected_token_ids=None",
+    "grpo_loss.fused_selective_log_softmax": "logits, input_ids, temperature=0.9, mask=None",
+}
+
+
+@pytest.mark.parametrize("path", OPS)
+def test_ops_take_the_arguments_of_the_table(path):
+    module, *names = path.split(".")
+    found = importlib.import_module(f"liger_jit.ops.{module}")
+    for name in names:
+        found = getattr(found, name)
+    assert arguments(found) == OPS[path]
+
+
 def test_what_trainers_import_is_there():
+    ops = importlib.import_module("liger_jit.ops")
+    module = importlib.import_module("liger_jit.ops.fused_linear_scaled_cross_entropy")
+    name = "LigerFusedLinearScaledCrossEntropyFunction"
+    assert getattr(ops, name) is getattr(module, name)
     package = importlib.import_module("liger_jit.transformers")
     assert arguments(package._apply_liger_kernel) == "model_type, **kwargs"
     assert arguments(package._apply_liger_kernel_to_instance) == "model, **kwargs"

@@ -13,12 +13,13 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     *("base", "cache", "runtime", "autotune", "engine", "ops", "torch_bindings", "composites"),
 )
-# So does each file or folder of the package; __init__ stands for what `import liger_jit` brings.
+# So does each file or folder of the package; __init__ stands for what `import liger_jit` brings,
+# ops/ for modules of liger_kernel.ops, which share a folder with the operators.
 PACKAGE = ROOT / "python" / "liger_jit"
 PYTHON = (
     *("tried", "library", "ops", "functional", "distributed", "sharding", "stats"),
     *("meta_calls", "compile_ahead", "patch", "model_config", "warmup", "chunked_loss"),
-    "transformers",
+    *("transformers", "ops/"),
     *("__init__", "bench", "cli", "__main__"),
 )
 CODE = (*LAYERS, "templates", "tests", "python", "examples", "bench", "tools", "cmake")
@@ -164,7 +165,9 @@ def imports(path):
 
 
 def place_of(path):
-    return PYTHON.index(path.relative_to(PACKAGE).with_suffix("").parts[0])
+    part, *rest = path.relative_to(PACKAGE).with_suffix("").parts
+    late = part == "ops" and rest != ["__init__"]
+    return PYTHON.index("ops/" if late else part)
 
 
 @pytest.mark.parametrize("part", PYTHON)

@@ -87,7 +87,7 @@ bool plain(const CompositeCall& in) {
   for (const char* number : {"label_smoothing", "lse_square_scale", "softcap"}) {
     if (in[number].toDouble() != 0.0) return false;
   }
-  for (const char* flag : {"token_scaling", "want_accuracy", "want_predicted"}) {
+  for (const char* flag : {"exact", "token_scaling", "want_accuracy", "want_predicted"}) {
     if (in[flag].toBool()) return false;
   }
   return true;

@@ -11,6 +11,14 @@
 namespace liger::torch_bindings {
 namespace {
 
+// Of classes that are spread over ranks, where the composite's are.
+int64_t rank_option(const CompositeCall& in, std::string_view name, int64_t otherwise) {
+  const c10::IValue* const own = in.find(name);
+  return own ? own->toInt() : otherwise;
+}
+int64_t rank_of(const CompositeCall& in) { return rank_option(in, "rank", 0); }
+int64_t ranks_of(const CompositeCall& in) { return rank_option(in, "ranks", 1); }
+
 void numbers_of_logits(const CompositeCall& in, const at::Tensor& logits, const at::Tensor& ids,
                        const TokenNumbers& numbers, const at::Tensor& statistics,
                        int64_t first_token, bool spare) {
@@ -21,7 +29,9 @@ void numbers_of_logits(const CompositeCall& in, const at::Tensor& logits, const 
           {"log_probs", numbers.log_prob},
           {"entropy", numbers.entropy},
           {"statistics", statistics},
-          {"first_row", first_token}},
+          {"first_row", first_token},
+          {"rank", rank_of(in)},
+          {"ranks", ranks_of(in)}},
          spare);
 }
 
@@ -37,7 +47,9 @@ void gradient_of_logits(const CompositeCall& in, const at::Tensor& logits, const
                      {"statistics", statistics},
                      {"dlog_probs", derivatives.log_prob},
                      {"dentropy", derivatives.entropy},
-                     {"dlogits", logits}});
+                     {"dlogits", logits},
+                     {"rank", rank_of(in)},
+                     {"ranks", ranks_of(in)}});
     return;
   }
   in.run(in_place,
@@ -45,7 +57,9 @@ void gradient_of_logits(const CompositeCall& in, const at::Tensor& logits, const
           {"ids", ids},
           {"statistics", statistics},
           {"dlog_probs", derivatives.log_prob},
-          {"dentropy", derivatives.entropy}},
+          {"dentropy", derivatives.entropy},
+          {"rank", rank_of(in)},
+          {"ranks", ranks_of(in)}},
          spare);
 }
 
@@ -70,7 +84,7 @@ TokenNumbers step_of(LogProbLoss& loss, const Units& batch, int64_t first, int64
 // Exponentials know nothing of an entropy.
 LossDivision division_of(const CompositeCall& in, const LinearLayer& layer, const Units& units,
                          bool needs_logits, bool whole_units, const WantedGradients& wanted) {
-  const bool plain = !needs_logits && ScaledExp::takes(layer) &&
+  const bool plain = !needs_logits && !in["exact"].toBool() && ScaledExp::takes(layer) &&
                      in["temperature"].toDouble() == 1.0 && in["softcap"].toDouble() == 0.0;
   return divide(in.place(), layer.sizes(), units,
                 {.plain = plain,

@@ -144,6 +144,7 @@ Op each_backward_op() {
                                                      {"want_predicted", 0},
                                                      {"accumulate", 0},
                                                      {"chunk_tokens", 0},
+                                                     {"exact", 0},
                                                      {"output_mask", 7}}) {
       samples.push_back({.input = name, .value = value});
     }

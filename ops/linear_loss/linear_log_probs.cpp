@@ -97,6 +97,7 @@ Op backward_op() {
                                                      {"ignore_index", -100},
                                                      {"accumulate", 0},
                                                      {"chunk_tokens", 0},
+                                                     {"exact", 0},
                                                      {"keep_logits", 0},
                                                      {"output_mask", 7}}) {
       samples.push_back({.input = name, .value = value});

@@ -7,7 +7,7 @@ namespace liger {
 
 std::vector<Input> division_options() {
   return {choice("accumulate", {"automatic", "weight_dtype", "float32"}, "automatic"),
-          integer("chunk_tokens", 0)};
+          integer("chunk_tokens", 0), flag("exact")};
 }
 
 void check_linear_layer(const Call& call, int dims, std::string_view shape) {

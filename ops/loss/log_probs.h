@@ -13,6 +13,10 @@ constexpr int64_t log_prob_statistics = 3;
 // ignore_index.
 std::vector<Input> score_options();
 
+// Of classes that are spread over ranks, as many on each and in their order: `rank`, `ranks`.
+std::vector<Input> rank_options();
+void check_ranks(const Call& call);
+
 // Raises for options that make no sense.
 void check_scores(const Call& call);
 

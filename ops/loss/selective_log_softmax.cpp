@@ -8,6 +8,15 @@ std::vector<Input> score_options() {
   return {real("temperature", "1.0"), real("softcap", "0.0"), integer("ignore_index", -100)};
 }
 
+std::vector<Input> rank_options() { return {integer("rank", 0), integer("ranks", 1)}; }
+
+void check_ranks(const Call& call) {
+  const int64_t rank = call.integer("rank"), ranks = call.integer("ranks");
+  if (ranks < 1) call.refuse("ranks", "is " + std::to_string(ranks), "1 or more");
+  if (rank < 0 || rank >= ranks)
+    call.refuse("rank", "is " + std::to_string(rank), "0 to " + std::to_string(ranks - 1));
+}
+
 void check_scores(const Call& call) {
   if (const double t = call.real("temperature"); !(t > 0.0)) {
     call.refuse("temperature", "is " + std::to_string(t), "a positive number");
@@ -41,6 +50,17 @@ void check(const Call& call) {
   check_scores(call);
 }
 
+// Of classes that are spread over ranks; an op of rows that are whole has no such options.
+bool of_part(const Call& call) {
+  return call.op().input_index("ranks") >= 0 && call.integer("ranks") > 1;
+}
+int64_t first_class(const Call& call) {
+  return of_part(call) ? call.integer("rank") * call["logits"].last_size() : 0;
+}
+int64_t all_classes(const Call& call) {
+  return call["logits"].last_size() * (of_part(call) ? call.integer("ranks") : 1);
+}
+
 Spec scores_spec(const Call& call) {
   return {{"logits", call["logits"].dtype},
           {"classes", call["logits"].last_size()},
@@ -59,6 +79,7 @@ KernelOf rows_kernel(std::function<bool(const Call&)> entropy,
                           spec.insert(spec.end(), {{"align_bytes", rows.align_bytes()},
                                                    {"entropy", entropy(call)},
                                                    {"keeps", keeps(call)},
+                                                   {"part", of_part(call)},
                                                    {"held", rows.resident()}});
                           return spec;
                         },
@@ -72,6 +93,8 @@ KernelOf rows_kernel(std::function<bool(const Call&)> entropy,
                                       {"logits_stride", "logits.stride"},
                                       std::move(first_row),
                                       "ignore_index",
+                                      {"first_class", first_class},
+                                      {"all_classes", all_classes},
                                       "temperature",
                                       "softcap"}},
                        {"logits"}, "", 64);
@@ -85,7 +108,8 @@ KernelOf gradient_kernel(bool in_place, std::function<bool(const Call&)> entropy
             Spec spec = scores_spec(call);
             spec.insert(spec.end(), {{"align_bytes", int64_t{call.align_bytes()}},
                                      {"entropy", entropy(call)},
-                                     {"in_place", in_place}});
+                                     {"in_place", in_place},
+                                     {"part", of_part(call)}});
             return spec;
           },
           .candidates =
@@ -102,6 +126,8 @@ KernelOf gradient_kernel(bool in_place, std::function<bool(const Call&)> entropy
                         {"logits_stride", "logits.stride"},
                         std::move(stride),
                         "ignore_index",
+                        {"first_class", first_class},
+                        {"all_classes", all_classes},
                         "temperature",
                         "softcap"}};
 }
@@ -187,14 +213,20 @@ Op backward_op() {
 }
 
 // Parts for linear losses, over chunks of logits in buffers of the composite.
+std::vector<Input> with_chunk_options(std::vector<Input> inputs) {
+  for (Input& option : score_options()) inputs.push_back(std::move(option));
+  for (Input& option : rank_options()) inputs.push_back(std::move(option));
+  return inputs;
+}
+
 Op chunk_op() {
   Op op;
   op.name = "log_probs_chunk_";
   op.doc = "log-probabilities, entropies and what their gradient needs, of a chunk of logits";
   op.internal = true;
-  op.inputs = with_options({rows("logits"), dense("ids", {Dtype::i64}), written(dense("log_probs")),
-                            optional(written(dense("entropy"))),
-                            optional(written(dense("statistics"))), integer("first_row", 0)});
+  op.inputs = with_chunk_options({rows("logits"), dense("ids", {Dtype::i64}),
+                                  written(dense("log_probs")), optional(written(dense("entropy"))),
+                                  optional(written(dense("statistics"))), integer("first_row", 0)});
   op.check = [](const Call& call) {
     check(call);
     require_numbers(call, "log_probs", 1);
@@ -235,7 +267,7 @@ Op chunk_gradient_op() {
   op.name = "log_probs_chunk_gradient_";
   op.doc = "the gradient of a chunk's log-probabilities and entropies overwrites its logits";
   op.internal = true;
-  op.inputs = with_options(of_chunk(written(rows("logits"))));
+  op.inputs = with_chunk_options(of_chunk(written(rows("logits"))));
   op.check = check_chunk_gradient;
   op.kernels = {
       gradient_kernel(true, has_entropy, "dentropy", {"dlogits_stride", "logits.stride"})};
@@ -250,7 +282,7 @@ Op kept_gradient_op() {
   op.internal = true;
   op.inputs = of_chunk(rows("logits"));
   op.inputs.push_back(written(rows("dlogits")));
-  op.inputs = with_options(std::move(op.inputs));
+  op.inputs = with_chunk_options(std::move(op.inputs));
   op.check = [](const Call& call) {
     check_chunk_gradient(call);
     require_same_shape(call, "logits", "dlogits");

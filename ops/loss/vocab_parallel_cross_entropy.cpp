@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "engine/registry.h"
+#include "ops/loss/log_probs.h"
 #include "ops/resident_rows.h"
 #include "ops/row_knobs.h"
 
@@ -39,10 +40,7 @@ void check_rows(const Call& call) {
 
 void check_loss(const Call& call) {
   check_rows(call);
-  const int64_t rank = call.integer("rank"), ranks = call.integer("ranks");
-  if (ranks < 1) call.refuse("ranks", "is " + std::to_string(ranks), "1 or more");
-  if (rank < 0 || rank >= ranks)
-    call.refuse("rank", "is " + std::to_string(rank), "0 to " + std::to_string(ranks - 1));
+  check_ranks(call);
   if (const double e = call.real("label_smoothing"); !(e >= 0.0 && e < 1.0))
     call.refuse("label_smoothing", "is " + std::to_string(e), "0 to less than 1");
   if (smooths(call) && without_label(call) && averaged_classes(call) < 2) {

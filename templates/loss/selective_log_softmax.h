@@ -2,6 +2,8 @@
 //   z = cap(x) / temperature;   p = softmax(z);   cap(x) = softcap * tanh(x / softcap), or x
 //   log_prob = log p[y];   entropy = -sum p log p
 //   dz[c] = dlog_prob ((c == y) - p[c]) - dentropy p[c] (log p[c] + entropy)
+// Or what is known of them of a part of the classes, where these are spread over ranks: the
+// statistics are of the part, and of the id its distance from the part's largest.
 #pragma once
 #include "device/fault.h"
 #include "device/logit_distance.h"
@@ -26,6 +28,7 @@ struct LogProbRowsSpec {
   int align_bytes;
   bool entropy;
   bool keeps;   // statistics, for a gradient
+  bool part;    // of the classes
   bool held;    // a row is read once
   int threads;  // tuned
   int rows;     // tuned
@@ -51,6 +54,8 @@ struct LogProbRows {
   long long logits_stride;
   long long first_row;  // of these, for the fault's message
   long long ignore_index;
+  long long first_class;
+  long long all_classes;
   double temperature;
   double softcap;
 
@@ -63,11 +68,13 @@ struct LogProbRows {
     const long long id = ids[row_index];
     const T* const x = logits + row_index * logits_stride;
     Row row(x, share);
-    if (id < 0 || id >= S.classes || id == ignore_index) {
+    if (id < 0 || id >= classes() || id == ignore_index) {
       if (row.leads()) without_id(row_index, id);
       return;
     }
-    const A of_id = widen(x[id]);
+    const long long own = S.part ? id - first_class : id;
+    const bool here = !S.part || (own >= 0 && own < S.classes);
+    const A of_id = here ? widen(x[own]) : A(0);
     row.read();
     const A largest = row.template combined<A>(
         [](int, const Pack<A>& x) { return combined(x, Larger{}); }, Larger{}, minus_infinity<A>());
@@ -95,7 +102,8 @@ struct LogProbRows {
     }
     if (!row.leads()) return;
     const A log_sum = logarithm(sum);
-    log_probs[row_index] = distance(of_id, max, divisor) - log_sum;
+    const A of_chosen = distance(of_id, max, divisor);
+    log_probs[row_index] = S.part ? (here ? of_chosen : A(0)) : of_chosen - log_sum;
     if constexpr (S.entropy) entropy[row_index] = log_sum - mean;
     if constexpr (S.keeps) statistics[row_index] = {max, sum, mean};
   }
@@ -107,8 +115,10 @@ struct LogProbRows {
     log_probs[row_index] = value;
     if constexpr (S.entropy) entropy[row_index] = value;
     if constexpr (S.keeps) statistics[row_index] = {A(0), A(1), A(0)};
-    if (!ignored) record_fault(fault, first_row + row_index, id, S.classes);
+    if (!ignored) record_fault(fault, first_row + row_index, id, classes());
   }
+
+  LIGER_DEVICE long long classes() const { return S.part ? all_classes : S.classes; }
 
   LIGER_DEVICE A distance(A x, A max, A divisor) const {
     return distance_of_logit<exact, S.softcap, S.tempered>(x, max, divisor, softcap);
@@ -128,6 +138,7 @@ struct LogProbGradientSpec {
   int align_bytes;
   bool entropy;   // a gradient of it arrives
   bool in_place;  // the gradient overwrites the logits
+  bool part;      // of the classes
   int threads;    // tuned
   int rows;       // tuned
 };
@@ -151,6 +162,8 @@ struct LogProbGradient {
   long long logits_stride;
   long long dlogits_stride;
   long long ignore_index;
+  long long first_class;
+  long long all_classes;
   double temperature;
   double softcap;
 
@@ -177,12 +190,14 @@ struct LogProbGradient {
     T* const dx = dlogits + row_index * dlogits_stride;
     const Row row(x, thread);
     const long long id = ids[row_index];
-    if (id < 0 || id >= S.classes || id == ignore_index) {
+    if (id < 0 || id >= (S.part ? all_classes : S.classes) || id == ignore_index) {
       row.fill(dx, A(0));
       return;
     }
-    const int y = static_cast<int>(id);
-    const A of_id = widen(x[y]);  // used by the one thread that overwrites it
+    const long long own = S.part ? id - first_class : id;
+    const bool here = !S.part || (own >= 0 && own < S.classes);
+    const int y = static_cast<int>(own);
+    const A of_id = here ? widen(x[y]) : A(0);  // used by the one thread that overwrites it
     const auto known = statistics[row_index];
     const Wide sum = Wide(known.sum);
     Wide g = Wide(dlog_probs[row_index]);
@@ -201,7 +216,7 @@ struct LogProbGradient {
       return map([&](A one) { return gradient_at(one, A(0), c); }, x);
     });
     // Stored twice, by one thread: cheaper than a look for the id in every pack.
-    if (row.owns(y)) dx[y] = narrow<T>(gradient_at(of_id, c.of_id, c));
+    if (here && row.owns(y)) dx[y] = narrow<T>(gradient_at(of_id, c.of_id, c));
   }
 
   LIGER_DEVICE A gradient_at(A x, A at_id, const Factors& c) const {

@@ -40,6 +40,7 @@ from .residual import attn_res
 from .rope import complex_rope, mrope, qk_norm_rope, rope
 from .softmax import softmax, sparsemax
 from .vocab_parallel import vocab_parallel_cross_entropy
+from .vocab_parallel_log_probs import vocab_parallel_log_probs
 
 __all__ = [
     "rms_norm",
@@ -88,6 +89,7 @@ __all__ = [
     "fused_linear_grpo",
     "selective_log_softmax",
     "linear_log_probs",
+    "vocab_parallel_log_probs",
     "DPOOutput",
     "fused_linear_dpo",
     "fused_linear_cpo",

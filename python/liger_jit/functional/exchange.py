@@ -1,4 +1,4 @@
-"""What ranks tell each other of rows whose classes are spread over them."""
+"""What ranks tell each other of rows whose classes are spread over them, and of gradients."""
 
 from __future__ import annotations
 
@@ -28,3 +28,22 @@ def told_by_all(statistics: Tensor, group: ProcessGroup) -> Tensor:
     told = statistics.new_empty((ranks * statistics.shape[0], *statistics.shape[1:]))
     torch.distributed.all_gather_into_tensor(told, statistics, group=group)
     return told.unflatten(0, (ranks, statistics.shape[0]))
+
+
+def summed_gradient(tensor: Tensor, group: ProcessGroup) -> Tensor:
+    """The tensor, which all ranks have; its gradient is the sum of what each rank has of it."""
+    return _SummedGradient.apply(tensor, group)
+
+
+class _SummedGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor, group):
+        ctx.group = group
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        # What arrives may be somebody else's as well.
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total, group=ctx.group)
+        return total, None

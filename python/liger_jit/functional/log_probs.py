@@ -82,6 +82,7 @@ def linear_log_probs(
         ignore_index,
         0,
         least,
+        False,  # exact, which logits always are
         memory == "fast",
     )
     return outputs[0].view(ids.shape), outputs[1].view(ids.shape)

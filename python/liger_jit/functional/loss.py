@@ -146,6 +146,7 @@ def fused_linear_cross_entropy(
     return_z_loss: bool = False,
     return_token_accuracy: bool = False,
     return_predicted_tokens: bool = False,
+    exact: bool = False,
 ) -> Tensor | CrossEntropyOutput:
     """cross_entropy(input @ weight.T + bias, target) without ever holding all the logits.
 
@@ -171,6 +172,10 @@ def fused_linear_cross_entropy(
         counted_tokens: how many labels are not ignore_index, if the caller knows. Then products are
             made for those tokens only. A number that is too small gives a loss of NaN; one too
             large only costs time. On the CPU they are counted in the call.
+        exact: True makes logits where their exponentials would be quicker: in bfloat16 on a GPU of
+            compute capability 9.0, with many classes and no option beyond a label and a reduction.
+            An element of the gradients' products is then rounded once in place of twice; it costs
+            a reading and a writing of each chunk's logits.
         return_z_loss, return_token_accuracy, return_predicted_tokens: as in `cross_entropy`.
 
     Returns:
@@ -204,6 +209,7 @@ def fused_linear_cross_entropy(
         return_predicted_tokens,
         accumulate,
         chunk_tokens or least,
+        exact,
     )
     # One loss a row has one grad_output gradient a row: its backward makes the logits anew.
     if mode == 0:

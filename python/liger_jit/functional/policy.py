@@ -157,6 +157,7 @@ def fused_linear_grpo(
     softcap: float | None = None,
     chunk_tokens: int = 0,
     memory: str = "auto",
+    exact: bool = False,
 ) -> PolicyLoss:
     """`policy_loss` of the log-probabilities of `linear_log_probs`, without the whole logits.
 
@@ -168,7 +169,7 @@ def fused_linear_grpo(
             with "luspo" and ratios of tokens.
         ref_input, ref_weight, ref_bias: the reference as a layer of its own, where ref_log_probs
             are not given: one product more.
-        temperature, softcap, chunk_tokens, memory: as in `linear_log_probs` and
+        temperature, softcap, chunk_tokens, memory, exact: as in `linear_log_probs` and
             `fused_linear_cross_entropy`.
         All others as in `policy_loss`.
 
@@ -220,6 +221,7 @@ def fused_linear_grpo(
             -100,
             0,
             chunk_tokens or least,
+            exact,
         )[:3]
     )
 

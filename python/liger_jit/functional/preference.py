@@ -43,6 +43,7 @@ def fused_linear_dpo(
     softcap: float | None = None,
     ignore_index: int = -100,
     memory: str = "auto",
+    exact: bool = False,
 ) -> DPOOutput:
     """Direct preference optimisation (arXiv:2305.18290) and its kin, from hidden states.
 
@@ -76,6 +77,7 @@ def fused_linear_dpo(
         temperature, softcap, memory: as in `linear_log_probs`; gradients are made in the forward,
             so with pairs that fit into a chunk there are three products, and one for a reference
             model.
+        exact: as in `fused_linear_cross_entropy`.
 
     Returns:
         DPOOutput, in float32, float64 for float64, on the device. Differentiable in input, weight
@@ -108,5 +110,6 @@ def fused_linear_dpo(
         ignore_index,
         0,
         least,
+        exact,
     )
     return DPOOutput(*outputs[:8])

@@ -22,6 +22,7 @@ __all__ = [
     "liger_fused_add_rms_norm",
     "liger_fused_linear_cross_entropy",
     "liger_fused_linear_jsd",
+    "liger_fused_linear_scaled_cross_entropy_tp",
     "liger_fused_neighborhood_attention",
     "liger_geglu",
     "liger_group_norm",
@@ -314,6 +315,25 @@ def liger_fused_linear_jsd(
         temperature,
         accum_dtype,
     )
+def liger_fused_linear_scaled_cross_entropy_tp(
+    input,
+    weight,
+    target,
+    tp_group,
+    temperature=1.0,
+    ignore_index=-100,
+    tiles_per_reduce=1,
+    return_entropy=False,
+):
+    """-log p[target] of each token, and with return_entropy its entropy, under a layer whose
+    classes are spread over the ranks of tp_group (None: of all):
+    `functional.vocab_parallel_log_probs`. float32; `tiles_per_reduce` does nothing."""
+    if tp_group is None:
+        tp_group = torch.distributed.group.WORLD
+    log_probs, entropy = F.vocab_parallel_log_probs(
+        input, weight, target, tp_group, temperature=temperature, ignore_index=ignore_index
+    )
+    return (-log_probs, entropy) if return_entropy else -log_probs
 
 
 def liger_fused_neighborhood_attention(query, key, value, kernel_size=7, dilation=1, scale=None):

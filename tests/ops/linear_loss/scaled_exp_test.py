@@ -7,7 +7,7 @@ import pytest
 import torch
 from accuracy import relative_error
 from fused_linear_cross_entropy_test import case, reference
-from liger_jit.functional import fused_linear_cross_entropy
+from liger_jit.functional import fused_linear_cross_entropy, fused_linear_dpo, fused_linear_grpo
 from liger_jit.stats import stats
 from liger_jit.warmup import prepare, wait
 from samples import operator
@@ -181,6 +181,10 @@ def kernels_of_warm_up(target, input, weight, **options):
     def step():
         fused_linear_cross_entropy(**leaves, target=labels, **options).backward()
 
+    return kernels_of_step(step, target)
+
+
+def kernels_of_step(step, target):
     count = prepare(step, target, awaited=True)
     assert not wait(lambda done, total: None)  # they compile
     return count
@@ -198,6 +202,36 @@ def test_a_warm_up_makes_exponentials_beside_what_fewer_tokens_take(strided):
     assert kernels_of_warm_up("sm_90a", input, weight) == by_logits + 3
     assert kernels_of_warm_up("sm_90a", input[:1024], weight) == by_logits
     assert kernels_of_warm_up("sm_80", input, weight) == by_logits
+
+
+def kernels_of_policy(input, weight, **options):
+    states, ids, mask = input.view(8, 1024, 256), meta(8, 1024).long(), meta(8, 1024).float()
+
+    def step():
+        fused_linear_grpo(states, weight, ids, mask, meta(8).float(), **options).loss.backward()
+
+    return kernels_of_step(step, "sm_90a")
+
+
+def kernels_of_pairs(input, weight, **options):
+    states, ids = input.view(8, 1024, 256), meta(8, 1024).long()
+
+    def step():
+        fused_linear_dpo(states, weight, ids, **options).loss.backward()
+
+    return kernels_of_step(step, "sm_90a")
+
+
+def test_exact_makes_logits_where_exponentials_are_quicker():
+    input, weight = meta(8192, 256).requires_grad_(), meta(32000, 256).requires_grad_()
+    logits = kernels_of_warm_up("sm_80", input, weight)
+    assert kernels_of_warm_up("sm_90a", input, weight, exact=True) == logits
+    assert kernels_of_warm_up("sm_90a", input, weight, exact=False) == logits + 3
+    for kernels_of in (kernels_of_policy, kernels_of_pairs):
+        # What a temperature makes is what exponentials cannot follow.
+        exact = kernels_of(input, weight, exact=True)
+        assert exact == kernels_of(input, weight, temperature=2.0)
+        assert exact < kernels_of(input, weight, exact=False)
 
 
 def launches_of(call):
@@ -306,3 +340,12 @@ def test_a_label_that_is_none_is_told_of():
     inputs["target"][1500] = 0
     with pytest.raises(ValueError, match=r"element 1500 of argument 'target' is 32000"):
         fused_linear_cross_entropy(**inputs)
+
+
+@served
+def test_exact_reads_logits():
+    inputs = case(4096, 512, 32000, torch.bfloat16, "cuda")
+    found, launches = launches_of(lambda: whole(inputs, chunk_tokens=2048, exact=True))
+    assert launches == 4 + 2  # as any loss of logits, one a chunk
+    for ours, right in zip(found[1:], exact(inputs)[1:], strict=True):
+        assert relative_error(ours, right) < 2 * ROUNDING

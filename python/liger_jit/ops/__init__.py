@@ -1,17 +1,29 @@
 """The native operators, bound once, and the forms that their schemas want arguments in.
 
+`fused_linear_scaled_cross_entropy` and `grpo_loss` are what is imported from `liger_kernel.ops`.
 `torch.ops.liger_jit.NAME.default` is looked up here and not at each call: that lookup costs 0.3 us.
 """
+
+import importlib
 
 import torch
 from torch import Tensor
 
-from .library import native, ops
+from ..library import native, ops
 
 # The registry is the list of ops, so a new one needs no line here.
 globals().update(
     {op["name"]: getattr(native(), op["name"]).default for op in ops() if not op["internal"]}
 )
+
+
+def __getattr__(name: str):
+    # Late: it is made of functions that are made of what is here.
+    if name == "LigerFusedLinearScaledCrossEntropyFunction":
+        module = importlib.import_module(".fused_linear_scaled_cross_entropy", __name__)
+        return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 MEMORY = {"auto": 0, "min": -1}
 
