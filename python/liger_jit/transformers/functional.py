@@ -315,6 +315,8 @@ def liger_fused_linear_jsd(
         temperature,
         accum_dtype,
     )
+
+
 def liger_fused_linear_scaled_cross_entropy_tp(
     input,
     weight,
