@@ -237,3 +237,40 @@ def test_a_model_of_such_norms_trains_as_before(monkeypatch):
     handle.unpatch()
     assert shape_of(model) == before
     assert_same_step(loss_and_gradients(model, input_ids=ids, labels=ids), expected, 0.0)
+
+
+class ByMoments(Norm):
+    """The variance is the mean square less the squared mean, which cancels far from zero."""
+
+    def forward(self, x):
+        mean = x.float().mean(-1, keepdim=True)
+        variance = x.float().pow(2).mean(-1, keepdim=True) - mean.pow(2)
+        return (self.weight * (x.float() - mean) * torch.rsqrt(variance + self.eps)).to(x.dtype)
+
+
+class InDouble(Norm):
+    def forward(self, x):
+        y = x.double()
+        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * y.to(x.dtype)
+
+
+class ScaledAgainstOverflow(Norm):
+    def forward(self, x):
+        y = x.float() * 0.125
+        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps / 64)
+        return self.weight * y.to(x.dtype)
+
+
+@pytest.mark.parametrize("kind", [ByMoments, InDouble])
+def test_one_formula_on_paper_is_not_taken_for_another(kind):
+    norm = nn.Sequential(kind())
+    rows = patch(norm).report()
+    assert rows and not any(row.patched for row in rows)
+
+
+def test_a_norm_that_scales_against_overflow_stays():
+    norm = nn.Sequential(ScaledAgainstOverflow())
+    patch(norm)
+    x = torch.full((2, WIDTH), 4e19)
+    assert torch.equal(norm(x), type(norm[0]).forward(norm[0], x))

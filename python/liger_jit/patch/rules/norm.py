@@ -41,6 +41,9 @@ from .proved_norm import DTYPES, Form, LayerForm, NormProof, ProvedNorm, RmsForm
 
 LARGEST_EPSILON = 1e-2
 MOST_TIPPED = 0.1
+# Values whose squares float32 does not hold, a mean that is far from zero, and how much of it
+# rounding takes.
+OVERFLOWING, FAR, EXTREME_ERROR = 1e20, 100.0, 2e-4
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -192,6 +195,22 @@ def check_gradients(module: nn.Module, form: Form, width: int, has_weight: bool)
             [weight] if has_weight else [],
             "the formula",
         )
+    check_extremes(module, twin, form, weight, width)
+
+
+def check_extremes(
+    module: nn.Module, twin: nn.Module, form: Form, weight: Tensor | None, width: int
+) -> None:
+    """Where squares overflow, and where the mean is far from the values' spread: formulas that are
+    one on paper have other values there."""
+    generator = torch.Generator().manual_seed(37)
+    x = random((2, 3, width), generator)
+    with torch.no_grad():
+        for extreme in (x * OVERFLOWING, x + FAR):
+            own = run_own(module, twin, extreme).nan_to_num()
+            found = form.reference(extreme, weight, getattr(module, form.epsilon)).nan_to_num()
+            if not relative_error(found, own) <= EXTREME_ERROR:
+                raise Mismatch("the formula, but of values of another size it makes others")
 
 
 def keeps_order(module: nn.Module, weight: Tensor | None) -> bool:
