@@ -198,7 +198,9 @@ def test_no_file_is_called_after_nothing():
 
 
 def test_every_op_has_its_files():
-    declared = {path: path.read_text() for path in cpp("ops") if path.suffix == ".cpp"}
+    # The names of an option's values may be those of ops.
+    texts = {path: path.read_text() for path in cpp("ops") if path.suffix == ".cpp"}
+    declared = {path: re.sub(r'choice\("\w+", \{[^}]*\}', "", text) for path, text in texts.items()}
     for op in ops():
         if op["internal"]:
             continue
