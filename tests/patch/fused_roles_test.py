@@ -12,10 +12,8 @@ from torch import nn
 
 # (release, family, role) of what another release has no more, with the reason.
 GONE = {
-    ("5.15", "deepseek_v4", "swiglu"): "its MLP clamps gate and up",
     ("5.15", "gemma3", "causal_mask"): "its outer model makes no mask of its own",
     ("5.24", "gemma2", "causal_mask"): "it has no scaled dot-product attention",
-    ("5.24", "exaone4", "rope"): "its norms of heads go into the rotation",
 }
 LAYER_OR_ATTENTION = re.compile(r"(Layer|Block|Attention)$")
 
