@@ -34,6 +34,7 @@ from .norm_add import layer_norm_add, rms_norm_add
 from .pairs import ORPOOutput, fused_linear_cpo, fused_linear_orpo, fused_linear_simpo
 from .policy import PolicyLoss, fused_linear_grpo, policy_loss
 from .poly_norm import poly_norm
+from .ppo import PPOOutput, linear_ppo_loss
 from .preference import DPOOutput, fused_linear_dpo
 from .relu_squared import relu_squared
 from .residual import attn_res
@@ -90,6 +91,8 @@ __all__ = [
     "selective_log_softmax",
     "linear_log_probs",
     "vocab_parallel_log_probs",
+    "PPOOutput",
+    "linear_ppo_loss",
     "DPOOutput",
     "fused_linear_dpo",
     "fused_linear_cpo",
