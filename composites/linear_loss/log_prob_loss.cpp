@@ -238,4 +238,15 @@ LayerGradients gradients_of(const CompositeCall& in, const LinearLayer& layer,
   return run_by_chunks(in, layer, {ids, {}}, division, wanted, loss);
 }
 
+Tensors gradients_of_numbers(const CompositeCall& in, at::Tensor logits) {
+  const LinearLayer layer = layer_of(in);
+  const auto options = layer.input.options();
+  const LayerGradients made =
+      gradients_of(in, layer, in.tensor("ids").contiguous(), in.tensor("statistics").contiguous(),
+                   {in.tensor("dlog_probs").contiguous(), in.tensor("dentropy").contiguous()},
+                   wanted_of(in, "output_mask"), std::move(logits));
+  return {or_empty(made.input, options), or_empty(made.weight, options),
+          or_empty(made.bias, options)};
+}
+
 }  // namespace liger::torch_bindings

@@ -56,4 +56,8 @@ LayerGradients gradients_of(const CompositeCall& in, const LinearLayer& layer,
                             const TokenNumbers& derivatives, const WantedGradients& wanted,
                             const at::Tensor& logits = {});
 
+// The outputs of an operator that has `dlog_probs` and `dentropy`, of tokens with these
+// `statistics`: gradients of input, weight and bias, of which `output_mask` asks.
+Tensors gradients_of_numbers(const CompositeCall& in, at::Tensor logits = {});
+
 }  // namespace liger::torch_bindings

@@ -36,15 +36,7 @@ Tensors forward(const Op& op, c10::ArrayRef<c10::IValue> values) {
 }
 
 Tensors backward(const Op& op, c10::ArrayRef<c10::IValue> values) {
-  const CompositeCall in(op, values);
-  const LinearLayer layer = layer_of(in);
-  const auto options = layer.input.options();
-  const LayerGradients made =
-      gradients_of(in, layer, in.tensor("ids").contiguous(), in.tensor("statistics").contiguous(),
-                   {in.tensor("dlog_probs").contiguous(), in.tensor("dentropy").contiguous()},
-                   wanted_of(in, "output_mask"));
-  return {or_empty(made.input, options), or_empty(made.weight, options),
-          or_empty(made.bias, options)};
+  return gradients_of_numbers(CompositeCall(op, values));
 }
 
 const RegisterComposite forward_composite("vocab_parallel_log_probs", forward);

@@ -16,22 +16,6 @@ std::vector<Input> with_options(std::vector<Input> inputs) {
   return inputs;
 }
 
-void check(const Call& call) {
-  check_linear_layer(call, 2, "[tokens, hidden]");
-  if (call["ids"].dims != 1 || call["ids"].count() != call["input"].rows()) {
-    call.refuse("ids", "has shape " + shape_text(call["ids"]),
-                "[" + std::to_string(call["input"].rows()) + "], one id a token");
-  }
-  check_scores(call);
-}
-
-std::vector<Sample> layer_example(const Extent& e) {
-  return {{.input = "input", .shape = {e["rows"], e["inner"]}},
-          {.input = "weight", .shape = {e["size"], e["inner"]}},
-          {.input = "ids", .shape = {e["rows"]}, .dtype = "i64", .below = e["size"]},
-          {.input = "bias", .none = true}};
-}
-
 Op forward_op() {
   Op op;
   op.name = "linear_log_probs";
@@ -39,8 +23,7 @@ Op forward_op() {
       "log-probabilities of ids, and entropies, of cap(input @ weight.T + bias) / temperature, "
       "over "
       "chunks of tokens; the backward makes the logits anew, or reads them where they are kept";
-  op.inputs = with_options(
-      {dense("input"), dense("weight"), dense("ids", {Dtype::i64}), optional(dense("bias"))});
+  op.inputs = with_options(token_layer());
   op.inputs.push_back(flag("keep_statistics"));
   op.outputs = {{"log_probs", one_each, number_dtype},
                 {"entropy", one_each, number_dtype},
@@ -58,14 +41,14 @@ Op forward_op() {
                               : empty();
                  },
                  [](const Call& call) { return call["input"].dtype; }, false}};
-  op.check = check;
+  op.check = check_token_layer;
   op.gradient = {.backward = "linear_log_probs_backward",
                  .saved = {"input", "weight", "ids", "bias", "statistics", "logits"},
                  .of = {{"input", "dinput"}, {"weight", "dweight"}, {"bias", "dbias"}},
                  .needs_grad_flag = "keep_statistics"};
   op.autocast = Autocast::lower;
   op.autocast_inputs = {"input", "weight", "bias"};
-  op.example = layer_example;
+  op.example = token_layer_samples;
   op.bench = {{"qwen3-0.6b", {{"rows", 16384}, {"size", 151936}, {"inner", 1024}}}};
   return op;
 }
@@ -75,19 +58,21 @@ Op backward_op() {
   op.name = "linear_log_probs_backward";
   op.doc = "gradients of linear_log_probs for a derivative of each log-probability and entropy";
   op.internal = true;
-  op.inputs = with_options({dense("dlog_probs"), dense("dentropy"), dense("input"), dense("weight"),
-                            dense("ids", {Dtype::i64}), optional(dense("bias")),
-                            dense("statistics"), optional(dense("logits"))});
+  std::vector<Input> inputs = {dense("dlog_probs"), dense("dentropy")};
+  for (Input& input : token_layer()) inputs.push_back(std::move(input));
+  inputs.push_back(dense("statistics"));
+  inputs.push_back(optional(dense("logits")));
+  op.inputs = with_options(std::move(inputs));
   op.inputs.push_back(mask("output_mask", 3));
   op.outputs = {gradient_output("dinput", "input", "input", 0),
                 gradient_output("dweight", "weight", "input", 1),
                 gradient_output("dbias", "bias", "input", 2)};
-  op.check = check;
+  op.check = check_token_layer;
   op.example = [](const Extent& e) {
     std::vector<Sample> samples = {
         {.input = "dlog_probs", .shape = {e["rows"]}, .dtype = "arithmetic"},
         {.input = "dentropy", .shape = {e["rows"]}, .dtype = "arithmetic"}};
-    for (Sample& sample : layer_example(e)) samples.push_back(std::move(sample));
+    for (Sample& sample : token_layer_samples(e)) samples.push_back(std::move(sample));
     samples.push_back(
         {.input = "statistics", .shape = {e["rows"], log_prob_statistics}, .dtype = "arithmetic"});
     samples.push_back({.input = "logits", .none = true});

@@ -1,6 +1,7 @@
 #include "ops/linear_loss/linear_loss.h"
 
 #include "ops/linear_loss/chunking_policy.h"
+#include "ops/loss/log_probs.h"
 #include "ops/row_knobs.h"
 
 namespace liger {
@@ -29,6 +30,26 @@ void check_linear_layer(const Call& call, int dims, std::string_view shape) {
     call.refuse("chunk_tokens", "is " + std::to_string(chunk),
                 "a positive number of tokens, 0 to choose from the sizes, -1 for the least memory");
   }
+}
+
+std::vector<Input> token_layer() {
+  return {dense("input"), dense("weight"), dense("ids", {Dtype::i64}), optional(dense("bias"))};
+}
+
+void check_token_layer(const Call& call) {
+  check_linear_layer(call, 2, "[tokens, hidden]");
+  if (call["ids"].dims != 1 || call["ids"].count() != call["input"].rows()) {
+    call.refuse("ids", "has shape " + shape_text(call["ids"]),
+                "[" + std::to_string(call["input"].rows()) + "], one id a token");
+  }
+  check_scores(call);
+}
+
+std::vector<Sample> token_layer_samples(const Extent& e) {
+  return {{.input = "input", .shape = {e["rows"], e["inner"]}},
+          {.input = "weight", .shape = {e["size"], e["inner"]}},
+          {.input = "ids", .shape = {e["rows"]}, .dtype = "i64", .below = e["size"]},
+          {.input = "bias", .none = true}};
 }
 
 }  // namespace liger

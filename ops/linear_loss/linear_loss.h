@@ -12,4 +12,10 @@ std::vector<Input> division_options();
 // The input has `dims` dimensions, of which the last is the hidden size.
 void check_linear_layer(const Call& call, int dims, std::string_view shape);
 
+// A layer over single tokens: `input`, [tokens, hidden], `weight`, `ids` and `bias`; the check of
+// these and of `score_options`; an example of them.
+std::vector<Input> token_layer();
+void check_token_layer(const Call& call);
+std::vector<Sample> token_layer_samples(const Extent& extent);
+
 }  // namespace liger

@@ -11,10 +11,6 @@ constexpr int64_t numbers_of_part = log_prob_statistics + 1;  // as the template
 Dtype number_dtype(const Call& call) { return arithmetic(call["input"].dtype); }
 Shape one_each(const Call&) { return rows_of("input"); }
 
-std::vector<Input> layer() {
-  return {dense("input"), dense("weight"), dense("ids", {Dtype::i64}), optional(dense("bias"))};
-}
-
 std::vector<Input> with_options(std::vector<Input> inputs) {
   for (auto options : {score_options(), rank_options(), division_options()}) {
     for (Input& option : options) inputs.push_back(std::move(option));
@@ -23,12 +19,7 @@ std::vector<Input> with_options(std::vector<Input> inputs) {
 }
 
 void check_layer(const Call& call) {
-  check_linear_layer(call, 2, "[tokens, hidden]");
-  if (call["ids"].dims != 1 || call["ids"].count() != call["input"].rows()) {
-    call.refuse("ids", "has shape " + shape_text(call["ids"]),
-                "[" + std::to_string(call["input"].rows()) + "], one id a token");
-  }
-  check_scores(call);
+  check_token_layer(call);
   check_ranks(call);
 }
 
@@ -46,20 +37,13 @@ void check_parts(const Call& call, int64_t ranks, int64_t rows, Dtype dtype) {
   }
 }
 
-std::vector<Sample> layer_example(const Extent& e) {
-  return {{.input = "input", .shape = {e["rows"], e["inner"]}},
-          {.input = "weight", .shape = {e["size"], e["inner"]}},
-          {.input = "ids", .shape = {e["rows"]}, .dtype = "i64", .below = e["size"]},
-          {.input = "bias", .none = true}};
-}
-
 Op forward_op() {
   Op op;
   op.name = "vocab_parallel_log_probs";
   op.doc =
       "linear_log_probs of a layer whose classes are spread over ranks, from what each has told of "
       "its part";
-  std::vector<Input> inputs = layer();
+  std::vector<Input> inputs = token_layer();
   inputs.push_back(optional(dense("parts", {Dtype::f32, Dtype::f64})));
   op.inputs = with_options(std::move(inputs));
   op.outputs = {{"log_probs", one_each, number_dtype},
@@ -81,7 +65,7 @@ Op forward_op() {
   op.autocast = Autocast::lower;
   op.autocast_inputs = {"input", "weight", "bias"};
   op.example = [](const Extent& e) {
-    std::vector<Sample> samples = layer_example(e);
+    std::vector<Sample> samples = token_layer_samples(e);
     samples.push_back({.input = "parts", .none = true});
     return samples;
   };
@@ -95,7 +79,7 @@ Op part_op() {
   op.doc = "of each token what this rank's classes tell of log-probability and entropy";
   op.internal = true;
   op.part_of = "vocab_parallel_log_probs";
-  op.inputs = with_options(layer());
+  op.inputs = with_options(token_layer());
   op.outputs = {{"part",
                  [](const Call&) { return followed_by(rows_of("input"), {numbers_of_part}); },
                  number_dtype, false}};
@@ -107,7 +91,7 @@ Op part_op() {
   op.autocast = Autocast::lower;
   op.autocast_inputs = {"input", "weight", "bias"};
   op.example = [](const Extent& e) {
-    std::vector<Sample> samples = layer_example(e);
+    std::vector<Sample> samples = token_layer_samples(e);
     for (const Input& option : with_options({})) {
       double value = option.name == "ranks" ? 2.0 : option.name == "temperature" ? 1.0 : 0.0;
       if (option.name == "ignore_index") value = -100;
@@ -177,7 +161,7 @@ Op backward_op() {
   op.doc = "gradients of this rank's part of the layer, that of the input one term of a sum";
   op.internal = true;
   std::vector<Input> inputs = {dense("dlog_probs"), dense("dentropy")};
-  for (Input& input : layer()) inputs.push_back(std::move(input));
+  for (Input& input : token_layer()) inputs.push_back(std::move(input));
   inputs.push_back(dense("statistics"));
   op.inputs = with_options(std::move(inputs));
   op.inputs.push_back(mask("output_mask", 3));
@@ -189,7 +173,7 @@ Op backward_op() {
     std::vector<Sample> samples = {
         {.input = "dlog_probs", .shape = {e["rows"]}, .dtype = "arithmetic"},
         {.input = "dentropy", .shape = {e["rows"]}, .dtype = "arithmetic"}};
-    for (Sample& sample : layer_example(e)) samples.push_back(std::move(sample));
+    for (Sample& sample : token_layer_samples(e)) samples.push_back(std::move(sample));
     samples.push_back({.input = "statistics",
                        .shape = {e["rows"], log_prob_statistics},
                        .dtype = "arithmetic",

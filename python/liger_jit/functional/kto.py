@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from .preference import last_options
 
 
 class KTOOutput(NamedTuple):
@@ -57,7 +58,6 @@ def fused_linear_kto(
     Raises:
         ValueError: as `fused_linear_dpo`.
     """
-    op = "fused_linear_kto"
     if kl is not None:
         kl = kl.detach().to(torch.promote_types(input.dtype, torch.float32)).reshape(-1)
     return KTOOutput(
@@ -74,10 +74,6 @@ def fused_linear_kto(
             ref_log_probs,
             beta,
             average_log_prob,
-            temperature,
-            0.0 if softcap is None else softcap,
-            ignore_index,
-            0,
-            ops.choice(op, "memory", memory, ops.MEMORY),
+            *last_options("fused_linear_kto", temperature, softcap, ignore_index, memory),
         )[:7]
     )

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .. import ops
 from .loss import fused_linear_cross_entropy
-from .preference import DPOOutput
+from .preference import DPOOutput, last_options
 
 
 class ORPOOutput(NamedTuple):
@@ -58,7 +58,7 @@ def fused_linear_cpo(
             average_log_prob,
             compute_nll_loss,
             alpha,
-            *_how("fused_linear_cpo", temperature, softcap, ignore_index, memory),
+            *last_options("fused_linear_cpo", temperature, softcap, ignore_index, memory),
         )[:8]
     )
 
@@ -94,7 +94,7 @@ def fused_linear_simpo(
             label_smoothing,
             compute_nll_loss,
             alpha,
-            *_how("fused_linear_simpo", temperature, softcap, ignore_index, memory),
+            *last_options("fused_linear_simpo", temperature, softcap, ignore_index, memory),
         )[:8]
     )
 
@@ -145,7 +145,7 @@ def fused_linear_orpo(
             beta,
             compute_nll_loss and not apart,
             alpha,
-            *_how("fused_linear_orpo", 1.0, None, ignore_index, memory),
+            *last_options("fused_linear_orpo", 1.0, None, ignore_index, memory),
         )[:10]
     )
     if not apart:
@@ -163,9 +163,3 @@ def fused_linear_orpo(
     )
     nll = total.to(made.loss.dtype) / labels.ne(ignore_index).sum().clamp_min(1)
     return made._replace(loss=made.loss + alpha * nll, nll_loss=nll.detach())
-
-
-def _how(op, temperature, softcap, ignore_index, memory):
-    """The last options of a loss of sequences."""
-    least = ops.choice(op, "memory", memory, ops.MEMORY)
-    return temperature, 0.0 if softcap is None else softcap, ignore_index, 0, least

@@ -83,11 +83,12 @@ def linear_ppo_loss(
     old = torch.where(counted, old_log_probs.detach(), 0).to(log_probs.dtype)
     advantages = torch.where(counted, advantages.detach(), 0).to(log_probs.dtype)
     ratios = (log_probs - old).exp()
-    limited = ratios.clamp(1 - clip_low, 1 + clip_high)
-    loss = -mean(torch.minimum(ratios * advantages, limited * advantages))
+    gains = ratios * advantages
+    limited = ratios.clamp(1 - clip_low, 1 + clip_high) * advantages
+    loss = -mean(torch.minimum(gains, limited))
     entropy = mean(entropies)
     with torch.no_grad():
-        clipped = mean((limited * advantages < ratios * advantages).to(log_probs.dtype))
+        clipped = mean((limited < gains).to(log_probs.dtype))
         kl = mean(old - log_probs)
     if entropy_coefficient:
         loss = loss - entropy_coefficient * entropy

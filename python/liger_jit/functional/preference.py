@@ -88,7 +88,6 @@ def fused_linear_dpo(
             not fit, numbers out of range. An id out of range: as `selective_log_softmax`.
     """
     kind = ops.choice("fused_linear_dpo", "loss_type", loss_type, _LOSSES)
-    least = ops.choice("fused_linear_dpo", "memory", memory, ops.MEMORY)
     outputs = ops.fused_linear_dpo(
         input,
         weight,
@@ -105,11 +104,13 @@ def fused_linear_dpo(
         average_log_prob,
         compute_nll_loss,
         alpha,
-        temperature,
-        0.0 if softcap is None else softcap,
-        ignore_index,
-        0,
-        least,
+        *last_options("fused_linear_dpo", temperature, softcap, ignore_index, memory),
         exact,
     )
     return DPOOutput(*outputs[:8])
+
+
+def last_options(op, temperature, softcap, ignore_index, memory):
+    """Of a loss of sequences, as its operator takes them."""
+    least = ops.choice(op, "memory", memory, ops.MEMORY)
+    return temperature, 0.0 if softcap is None else softcap, ignore_index, 0, least

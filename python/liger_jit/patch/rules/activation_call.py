@@ -18,7 +18,7 @@ from ..guard import Guard, guard_of, guard_of_rewritten, is_hooked, is_usable
 from ..modes import is_watched
 from ..probe import LONG, OUTLYING, Mismatch, assert_same, random, run_own, twin_of
 from ..rule import own_class_forward
-from ..source.definition import NO_SOURCE, definition_of, rebuilt
+from ..source.definition import definition_of, rebuilt, sure_definition
 
 # A name that no forward has.
 FUNCTION = "_liger_jit_activation"
@@ -70,10 +70,7 @@ def with_call(module: nn.Module, child: str, operator: Callable[[Tensor], Tensor
     """The class's forward in which that child is called through `operator`; `Mismatch` if it cannot
     be rebuilt."""
     own = own_class_forward(module)
-    definition = definition_of(own)
-    if definition is None:
-        raise Mismatch(NO_SOURCE)
-    definition = copy.deepcopy(definition)
+    definition = copy.deepcopy(sure_definition(own))
     (call,) = calls_in(definition, {child})
     call.args.insert(0, call.func)
     call.func = ast.copy_location(ast.Name(FUNCTION, ast.Load()), call)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import FunctionType
 
 from ..probe import Mismatch
-from ..source.definition import NO_SOURCE, definition_of
+from ..source.definition import sure_definition
 from ..source.reading import first_line
 
 WEIGHTS = ("gate_up_proj", "down_proj")
@@ -59,10 +59,7 @@ def names_of_gate(gate: Callable) -> frozenset[str]:
 def source_of(function: Callable) -> ast.FunctionDef:
     if type(function) is not FunctionType:
         raise Mismatch(f"{function!r} is no Python function, and cannot be read")
-    definition = definition_of(function)
-    if definition is None:
-        raise Mismatch(NO_SOURCE)
-    return definition
+    return sure_definition(function)
 
 
 def check_parts(definition: ast.FunctionDef, parts: tuple, what: str, checked: set[int]) -> None:

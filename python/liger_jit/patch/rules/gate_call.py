@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ..guard import is_hooked, is_usable
 from ..modes import is_watched
-from ..probe import Mismatch, assert_same, random, run_own, twin_of
+from ..probe import assert_same, random, run_own, twin_of
 from ..rule import own_class_forward
-from ..source.definition import NO_SOURCE, definition_of, rebuilt
+from ..source.definition import definition_of, rebuilt, sure_definition
 from .activation_call import PROBED, calls_in
 
 # A name that no forward has.
@@ -51,10 +51,7 @@ def with_gate(module: nn.Module, child: str, operator: Gate) -> FunctionType:
     """The class's forward with that product through `operator`; `Mismatch` if it cannot be
     rebuilt."""
     own = own_class_forward(module)
-    definition = definition_of(own)
-    if definition is None:
-        raise Mismatch(NO_SOURCE)
-    definition = copy.deepcopy(definition)
+    definition = copy.deepcopy(sure_definition(own))
     product, (call,) = product_in(definition, child), calls_in(definition, {child})
     gate_first = product.left is call
     # What is evaluated, in the order in which it was, but for the activation.

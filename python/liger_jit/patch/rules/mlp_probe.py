@@ -96,10 +96,7 @@ def check(
     `run(module, x)`.
     """
     generator = torch.Generator().manual_seed(13)
-    projections = {
-        name: SparseLinear(*widths_of(module._modules[name]), generator).to(device, dtype)
-        for name in names
-    }
+    projections = stand_ins(module, names, generator, dtype, device)
     calls: list[tuple[nn.Module, Tensor]] = []
     for projection in projections.values():
         projection.calls = calls
@@ -145,6 +142,19 @@ def check(
     return tuple(named[projection] for projection in orders[0])
 
 
+def stand_ins(
+    module: nn.Module,
+    names: tuple[str, ...],
+    generator: torch.Generator,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device = CPU,
+    kind: type[SparseLinear] = SparseLinear,
+) -> dict[str, SparseLinear]:
+    """In place of the module's projections, of their widths."""
+    widths = {name: widths_of(module._modules[name]) for name in names}
+    return {name: kind(*pair, generator).to(device, dtype) for name, pair in widths.items()}
+
+
 def assert_given(own: dict[nn.Module, Tensor], ours: dict[nn.Module, Tensor]) -> None:
     """`Mismatch` unless each projection was given the same rows."""
     for projection, x in ours.items():
@@ -160,13 +170,10 @@ def assert_given(own: dict[nn.Module, Tensor], ours: dict[nn.Module, Tensor]) ->
 def check_overflow(module: nn.Module, names: tuple[str, ...], formula: Callable) -> None:
     """`Mismatch` unless in float16 it is infinite where the formula is, and nowhere else."""
     generator = torch.Generator().manual_seed(29)
-    widths = [widths_of(module._modules[name]) for name in names]
-    signs = random((1, 3, widths[0][0]), generator, torch.float16).sign()
+    width = widths_of(module._modules[names[0]])[0]
+    signs = random((1, 3, width), generator, torch.float16).sign()
     for size, *factors in OVERFLOWING:
-        projections = {
-            name: SparseLinear(*pair, generator).to(torch.float16)
-            for name, pair in zip(names, widths, strict=True)
-        }
+        projections = stand_ins(module, names, generator, torch.float16)
         inner = [projections[name].weight.data for name in names[:-1]]
         twin = twin_of(module, modules=projections)
         with torch.no_grad():
@@ -184,9 +191,7 @@ def check_narrowed(module: nn.Module, names: tuple[str, ...], formula: Callable)
     """`Mismatch` unless it gives the dtype that the formula gives where projections give another
     than they get, as autocast's do."""
     generator = torch.Generator().manual_seed(31)
-    projections = {
-        name: NarrowingLinear(*widths_of(module._modules[name]), generator) for name in names
-    }
+    projections = stand_ins(module, names, generator, kind=NarrowingLinear)
     x = random((1, 3, widths_of(module._modules[names[0]])[0]), generator)
     twin = twin_of(module, modules=projections)
     with torch.no_grad():

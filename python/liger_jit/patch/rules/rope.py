@@ -23,7 +23,7 @@ from ..installed import switched
 from ..modes import is_watched
 from ..probe import LONG, OUTLYING, Mismatch, assert_same, compute_dtype, live_device, random
 from ..rule import CompoundRule, Parts, Proof, Refusal, Rule, own_class_forward
-from ..source.definition import NO_SOURCE, definition_of, innermost, rebuilt
+from ..source.definition import innermost, rebuilt, sure_definition
 from ..source.reading import read
 from . import rotary_complex, rotary_rows
 from .memory_order import has_rows
@@ -236,9 +236,7 @@ def confirm(module: nn.Module, proof: RotationProof, confirmed: Parts) -> Rotati
 def rewritten(own: FunctionType, replacements: dict[str, Callable]) -> FunctionType:
     """The class's forward with replacements wherever it names these globals; `Mismatch` if it
     cannot be rebuilt."""
-    definition = definition_of(own)
-    if definition is None:
-        raise Mismatch(NO_SOURCE)
+    definition = sure_definition(own)
     called = [node.func for node in ast.walk(definition) if isinstance(node, ast.Call)]
     for node in ast.walk(definition):
         if isinstance(node, ast.Name) and node.id in replacements:

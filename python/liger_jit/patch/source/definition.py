@@ -53,6 +53,14 @@ def definition_of(forward: Callable) -> ast.FunctionDef | None:
     return definition
 
 
+def sure_definition(forward: Callable) -> ast.FunctionDef:
+    """The same; `Mismatch` if there is none."""
+    definition = definition_of(forward)
+    if definition is None:
+        raise Mismatch(NO_SOURCE)
+    return definition
+
+
 @lru_cache(maxsize=4)  # several functions of a file are asked for one after the other
 def codes_of(file: str, path: str) -> frozenset[CodeType]:
     return frozenset(codes_in(compile(file, path, "exec", dont_inherit=True)))
