@@ -10,6 +10,7 @@ namespace liger {
 template <DivergenceSpec S>
 struct JsdMeasure {
   static constexpr bool exact = S.input == Dtype::f32 || S.input == Dtype::f64;
+  static constexpr bool of_probabilities = !exact && !S.at_zero && !S.at_one;
   using A = Arithmetic<S.input>;
 
   A beta;
@@ -21,6 +22,27 @@ struct JsdMeasure {
   static LIGER_DEVICE A weighted(A p, A difference) { return p == A(0) ? A(0) : p * difference; }
 
   LIGER_DEVICE LossAndSlope<A> at(A x, A y) const {
+    if constexpr (of_probabilities) {
+      return at(x, y, exponential<exact>(x), exponential<exact>(y));
+    } else {
+      return of_larger(x, y);
+    }
+  }
+
+  // With q = exp(x) and p = exp(y). Nothing is chosen by which is larger: arithmetic is what the
+  // kernels of 16-bit rows wait for. A ratio beyond exp(60) is as good as that, and so is the one
+  // of two zeros.
+  LIGER_DEVICE LossAndSlope<A> at(A x, A y, A q, A p) const {
+    constexpr A most = 60;
+    const A apart = y - x < most ? y - x : most;
+    const A d = apart > -most ? apart : -most;
+    const A log_of_m = log_of<exact>(fused(beta, exponential<exact>(d), rest));  // less x
+    const A of_q = -(rest * q) * log_of_m;
+    return {fused(beta * p, d - log_of_m, of_q), of_q};
+  }
+
+ private:
+  LIGER_DEVICE LossAndSlope<A> of_larger(A x, A y) const {
     const bool nothing = x == minus_infinity<A>() && y == minus_infinity<A>();
     const A d = nothing ? A(0) : y - x;
     if constexpr (S.at_zero) {

@@ -49,7 +49,14 @@ template <class A>
 struct SoftmaxNumbers {
   A max;
   A sum;
+  A share;  // 1 / sum
   A log_sum;
+
+  LIGER_DEVICE void take_sum(A of_exponentials) {
+    sum = of_exponentials;
+    share = quotient<true>(A(1), sum);
+    log_sum = logarithm(sum);
+  }
 };
 
 // A divergence D of q = softmax(x / temperature) from p = softmax(t / temperature). With g = dD /
@@ -60,6 +67,7 @@ class SoftmaxDivergence {
   static constexpr bool exact = S.logits == Dtype::f32 || S.logits == Dtype::f64;
   using A = Arithmetic<S.logits>;
   using Wide = Arithmetic<exact ? Dtype::f64 : Dtype::f32>;
+  using Measure = typename MeasureOfSpec<S>::Type;
 
   template <class Row, class TeacherRow>
   LIGER_DEVICE SoftmaxDivergence(const Row& x, const TeacherRow& t, const Two<A>& max,
@@ -77,10 +85,8 @@ class SoftmaxDivergence {
           return Two<Pack<A>>{map(of_student, a), map(of_teacher, b)};
         },
         t);
-    student_.sum = exponentials.first;
-    teacher_.sum = exponentials.second;
-    teacher_.log_sum = logarithm(teacher_.sum);
-    student_.log_sum = logarithm(student_.sum);
+    student_.take_sum(exponentials.first);
+    teacher_.take_sum(exponentials.second);
 
     const auto of_pack = [this](int, const Pack<A>& a, const Pack<A>& b) {
       Two<Pack<A>> both;
@@ -134,12 +140,16 @@ class SoftmaxDivergence {
       const A p = quotient<exact>(probability<exact>(t), teacher_.sum);
       const LossAndSlope<A> in_q = measure_.at(q, p);
       return {in_q.loss, in_q.slope * q};
+    } else if constexpr (Measure::of_probabilities) {
+      return measure_.at(x - student_.log_sum, t - teacher_.log_sum,
+                         probability<exact>(x) * student_.share,
+                         probability<exact>(t) * teacher_.share);
     } else {
       return measure_.at(x - student_.log_sum, t - teacher_.log_sum);
     }
   }
 
-  const typename MeasureOfSpec<S>::Type measure_;
+  const Measure measure_;
   const double temperature_;
   const A divisor_;
   SoftmaxNumbers<A> student_, teacher_;
