@@ -36,7 +36,7 @@ def pairs(formula, average, beta, nll, alpha, input, weight, ids, bias, nll_ids=
     return formula(c, r).mean() + alpha * mean, *(one.detach() for one in metrics)
 
 
-def case(device, dtype, hidden=32, classes=129):
+def case(device, dtype, hidden=32, classes=1025):
     # Of many tokens, so that a ratio of errors is not luck. Logits have a mean far from zero and
     # the reference is less sure, so that sums and their errors are not those of differences.
     batch, tokens = 48, 33
