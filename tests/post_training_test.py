@@ -8,7 +8,6 @@ from importlib.util import find_spec
 import pytest
 import torch
 from liger_jit.bench.page import page
-from liger_jit.bench.post_training import stand_ins
 from liger_jit.bench.post_training.settings import SETTINGS, STEPS
 from liger_jit.cli import main
 
@@ -61,6 +60,9 @@ def test_a_step_is_measured_alone(capsys, other):
 
 
 def test_a_stand_in_takes_the_name_of_what_is_absent_alone(monkeypatch):
+    pytest.importorskip("transformers")
+    from liger_jit.bench import stand_ins
+
     absent = "a_module_that_nobody_has"
     names = {absent: (f"{absent}.part",), "json": ("json.part",)}
     monkeypatch.setattr(stand_ins, "NAMES", names)

@@ -1,6 +1,10 @@
 """TRL's functions below its trainers."""
 
-from trl.kernels import ChunkedLogProbFunction
+from ..stand_ins import take_names_of_absent
+
+take_names_of_absent()
+
+from trl.kernels import ChunkedLogProbFunction  # noqa: E402
 
 VOCABULARY_CHUNK = 32768  # as its trainers cut it
 

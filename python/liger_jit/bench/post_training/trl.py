@@ -16,16 +16,14 @@ from types import SimpleNamespace
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from transformers.utils import is_datasets_available, is_pandas_available
 
+from ..stand_ins import take_names_of_absent
 from . import distillation as of_distillation
 from . import dpo as of_dpo
 from . import grpo as of_grpo
-from . import stand_ins
 from .batch import Batch, joined
 
-is_datasets_available(), is_pandas_available()  # transformers remembers what it was told
-stand_ins.take_names_of_absent()
+take_names_of_absent()
 
 from trl import DistillationTrainer, DPOTrainer, GRPOTrainer  # noqa: E402
 from trl.models.utils import _ForwardRedirection  # noqa: E402

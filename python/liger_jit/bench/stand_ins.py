@@ -1,6 +1,6 @@
-"""Modules that TRL's trainers import and their losses never touch.
+"""Modules that TRL imports and its losses never touch.
 
-TRL reads data sets and draws tables by `datasets`, `pyarrow` and `pandas`, which weigh more than
+It reads data sets and draws tables by `datasets`, `pyarrow` and `pandas`, which weigh more than
 all else that a bench needs. Where one is not installed, an empty module takes its name, in the
 bench's process alone: whatever is imported from it is a class that has nothing, so that a loss that
 did touch one would fail, and no figure could come of it.
@@ -12,6 +12,8 @@ import sys
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
+
+from transformers.utils import is_datasets_available, is_pandas_available
 
 NAMES = {
     "datasets": ("datasets.fingerprint",),
@@ -33,7 +35,7 @@ class StandIn(ModuleType):
 
 
 def take_names_of_absent() -> None:
-    """To be called after transformers has looked for what is installed."""
+    is_datasets_available(), is_pandas_available()  # transformers remembers what it found
     for name, parts in NAMES.items():
         if name not in sys.modules and find_spec(name) is None:
             sys.modules.update({each: StandIn(each) for each in (name, *parts)})
