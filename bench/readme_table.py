@@ -35,7 +35,7 @@ def newest(kind: str) -> list[dict]:
     for folder in sorted((ROOT / "bench" / "results").iterdir(), reverse=True):
         of_folder: dict[tuple[str, str], list[dict]] = {}
         for line in _of_kind(kind, lines_of(folder)):
-            subject = line.get("op") or line["model"], line["provider"]
+            subject = line.get("op") or line.get("step") or line["model"], line["provider"]
             of_folder.setdefault(subject, []).append({**line, "folder": folder.relative_to(ROOT)})
         found = {**of_folder, **found}
     order = list(dict.fromkeys(provider for _, provider in found))
@@ -80,6 +80,12 @@ def tables() -> str:
         ):
             parts.append(title)
             parts.append(_table(steps, "model", _model, figure, form.format))
+    post_training = newest("post_training")
+    if post_training:
+        parts.append(f"Whole steps of post-training, tokens/s, from\n{_sources(post_training)}:\n")
+        parts.append(_table(post_training, "step", _step, "tokens_per_s", "{:,.0f}".format))
+        parts.append("their peak memory, GiB:\n")
+        parts.append(_table(post_training, "step", _step, "peak_gib", "{:.1f}".format))
     return "\n" + "\n".join(parts) + "\n"
 
 
@@ -106,6 +112,12 @@ def _op(line: dict) -> str:
 
 def _model(line: dict) -> str:
     return line["model"]
+
+
+def _step(line: dict) -> str:
+    beside = f" beside {line['beside']}" if "beside" in line else ""
+    sizes = f"{line['sequences']} × ({line['prompt']} + {line['completion']})"
+    return f"{line['step']}, {line['model']}{beside}, {sizes}"
 
 
 def _digits(value: float) -> str:

@@ -83,7 +83,8 @@ class Case:
         return value
 
     def differentiable(self) -> list[str]:
-        """The inputs that have a gradient: the op refuses to be asked for that of any other."""
+        """The inputs that have a gradient: asked for that of another, the function refuses, or what
+        it returns has none."""
 
         def accepts(name: str) -> bool:
             values = self.values("meta")
@@ -92,10 +93,10 @@ class Case:
                 return False
             value.requires_grad_()
             try:
-                ours(self.op["name"])(**values)
+                outputs = tensors_of(ours(self.op["name"])(**values))
             except NotImplementedError:
                 return False
-            return True
+            return any(output.requires_grad for output in outputs)
 
         return [name for name in self.values("meta") if accepts(name)]
 

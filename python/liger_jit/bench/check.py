@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..library import example_sizes
-from .results import OURS
+from .results import OURS, subject_of
 
 ALLOWED = 1.10
 TIMES = ("forward_ms", "forward_backward_ms", "step_ms")
@@ -67,5 +67,7 @@ def _ratios(lines: list[dict]) -> dict[tuple[str, str], float]:
 def _subject(line: dict, names: list[str]) -> str:
     if line["kind"] == "train_step":
         return f"{line['model']} {line['batch']} x {line['tokens']}"
+    if line["kind"] == "post_training":
+        return f"{subject_of(line)} {line['sequences']} x {line['prompt'] + line['completion']}"
     extents = " x ".join(str(line[name]) for name in names if name in line)
     return f"{line['op']} {line['case']} ({extents})"

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import torch
 
+from .cpu_memory import peak_bytes
+
 Work = Callable[[], object]
 
 
@@ -67,11 +69,11 @@ class Clock:
         self._synchronize()
         return statistics.median(samples)
 
-    def peak_mib(self, work: Work) -> float | None:
-        """How far allocated memory rises above what is held now; the CPU has no such counter."""
-        if self.device == "cpu":
-            return None
+    def peak_mib(self, work: Work) -> float:
+        """How far torch's memory rises above what is held now."""
         work()
+        if self.device == "cpu":
+            return peak_bytes(work) / 2**20
         self._synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

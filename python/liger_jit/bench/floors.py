@@ -14,7 +14,7 @@ from .clock import Clock
 
 def floors_ms(case: Case, clock: Clock, bytes_per_ms: float) -> tuple[float, float]:
     """(forward, forward + backward)."""
-    if _linear_layers(case.values("meta")):
+    if linear_layers(case.values("meta")):
         return _products_ms(case, clock)
     forward, both = _bytes(case)
     return forward / bytes_per_ms, both / bytes_per_ms
@@ -45,7 +45,7 @@ def _size(values) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _linear_layers(values: dict) -> dict[str, str]:
+def linear_layers(values: dict) -> dict[str, str]:
     """{input: weight} of those that are multiplied."""
     pairs = {name: name.replace("input", "weight") for name in values if name.endswith("input")}
     return {name: weight for name, weight in pairs.items() if weight in values}
@@ -59,7 +59,7 @@ def _products_ms(case: Case, clock: Clock) -> tuple[float, float]:
     values = case.values(clock.device)
     wanted = case.differentiable()
     forward, backward = [], []
-    for name, of_weight in _linear_layers(values).items():
+    for name, of_weight in linear_layers(values).items():
         x, weight = values[name].flatten(0, -2), values[of_weight]
         if "target" in values:  # rows that count nothing need no work
             x = x[values["target"] != IGNORE_INDEX]

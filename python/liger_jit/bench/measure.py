@@ -33,7 +33,7 @@ def measured(
             if case.op["composite"] and clock.device == "cuda":
                 for share in SHARES_OF_ROWS:
                     some = case.with_rows(max(1, int(share * case.rows)))
-                    yield from _memory(some, providers, clock)
+                    yield from memory(some, providers, clock)
 
 
 def _times(case: Case, providers, clock: Clock, bytes_per_ms: float) -> Iterator[dict]:
@@ -79,9 +79,12 @@ def _without_engine_thread(clock: Clock, call: Call) -> float:
         return clock.host_us(call.both)
 
 
-def _memory(case: Case, providers, clock: Clock) -> Iterator[dict]:
+def memory(case: Case, providers, clock: Clock) -> Iterator[dict]:
     def figures(call: Call) -> dict:
-        return {"forward_backward_peak_mib": clock.peak_mib(call.both)}
+        return {
+            "forward_backward_peak_mib": clock.peak_mib(call.both),
+            "gradients_mib": sum(one.nbytes for one in call.wanted) / 2**20,
+        }
 
     return _lines("memory", case, providers, clock, figures)
 

@@ -8,6 +8,15 @@ LLAMA_8B = {
     "num_key_value_heads": 8,
     "vocab_size": 128256,
 }
+TINY = {
+    **LLAMA_8B,
+    "num_hidden_layers": 2,
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+}
 MODELS = {
     # Llama 3.2 1B
     "llama-1b": {
@@ -28,16 +37,11 @@ MODELS = {
         "vocab_size": 151936,
         "tie_word_embeddings": True,
     },
-    # Llama 3 8B, of which four layers fit one card with their optimizer
+    # Llama 3 8B, which fits one card as a teacher
+    "llama-8b": {**LLAMA_8B, "num_hidden_layers": 32},
+    # of which four layers fit it with their optimizer
     "llama-8b-4l": {**LLAMA_8B, "num_hidden_layers": 4},
-    # for a machine without a GPU
-    "tiny": {
-        **LLAMA_8B,
-        "num_hidden_layers": 2,
-        "hidden_size": 64,
-        "intermediate_size": 160,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 512,
-    },
+    # for a machine without a GPU, and a teacher of another width
+    "tiny": TINY,
+    "tiny-wide": {**TINY, "hidden_size": 128},
 }

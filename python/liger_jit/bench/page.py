@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from html import escape
 from itertools import groupby
 
-from .results import OURS
+from .results import OURS, subject_of
 
 STYLE = """
 body { font: 14px system-ui, sans-serif; max-width: 60em; margin: 2em auto; color: #222 }
@@ -37,8 +37,8 @@ def _ops(lines: list[dict]) -> str:
     def text(line):
         both, floor = line["forward_backward_ms"], line["floor_forward_backward_ms"]
         memory = line["forward_backward_peak_mib"]
-        above = f", {memory:,.0f} MiB" if memory is not None else ""
-        return floor / both, f"{both:.4g} ms, {floor / both:.0%} of the floor's speed{above}"
+        speed = f"{both:.4g} ms, {floor / both:.0%} of the floor's speed"
+        return floor / both, f"{speed}, {memory:,.0f} MiB"
 
     title = "<h2>Forward + backward, beside the least time that the memory or cuBLAS needs</h2>"
     return title + _bars(lines, lambda line: f"{line['op']}, {line['case']}", text)
@@ -66,6 +66,19 @@ def _train_steps(lines: list[dict]) -> str:
         )
 
     return "<h2>Training steps</h2>" + _bars(lines, lambda line: line["model"], text)
+
+
+def _post_training(lines: list[dict]) -> str:
+    fastest = {}
+    for line in lines:
+        step, speed = line["step"], line.get("tokens_per_s", 0)
+        fastest[step] = max(speed, fastest.get(step, 1))
+
+    def text(line):
+        speed = line["tokens_per_s"]
+        return speed / fastest[line["step"]], f"{speed:,.0f} tokens/s, {line['peak_gib']:.1f} GiB"
+
+    return "<h2>Whole steps of post-training</h2>" + _bars(lines, subject_of, text)
 
 
 def _bars(lines: list[dict], subject, text) -> str:
@@ -98,14 +111,14 @@ def _memory(lines: list[dict]) -> str:
 def _chart(lines: list[dict]) -> str:
     """A curve for each provider, its name at its end."""
     width, height, left = 600, 300, 70
-    most_rows = max(line["rows"] for line in lines)
+    most_tokens = max(map(_tokens, lines))
     most_mib = max(line["forward_backward_peak_mib"] for line in lines) or 1
     parts = [f"<svg viewBox='0 0 {left + width + 160} {height + 40}'>"]
     names = dict.fromkeys(line["provider"] for line in lines)
     for colour, name in zip(COLOURS, names):
         points = [
             (
-                left + width * line["rows"] / most_rows,
+                left + width * _tokens(line) / most_tokens,
                 10 + height * (1 - line["forward_backward_peak_mib"] / most_mib),
             )
             for line in lines
@@ -115,17 +128,28 @@ def _chart(lines: list[dict]) -> str:
         x, y = points[-1]
         parts.append(f"<polyline points='{path}' fill=none stroke='{colour}' stroke-width=2 />")
         parts.append(f"<text x={x + 6:.0f} y={y + 4:.0f} fill='{colour}'>{escape(name)}</text>")
-    parts += _axis(lines, left, width, height, most_rows, most_mib)
+    parts += _axis(lines, left, width, height, most_tokens, most_mib)
     return "".join([*parts, "</svg>"])
 
 
-def _axis(lines, left, width, height, most_rows, most_mib) -> Iterable[str]:
-    for rows in sorted({line["rows"] for line in lines}):
-        x = left + width * rows / most_rows
-        yield f"<text x={x:.0f} y={height + 30} text-anchor=middle>{rows:,}</text>"
+def _tokens(line: dict) -> int:
+    return line["rows"] * line.get("sequences", 1)
+
+
+def _axis(lines, left, width, height, most_tokens, most_mib) -> Iterable[str]:
+    for tokens in sorted(set(map(_tokens, lines))):
+        x = left + width * tokens / most_tokens
+        yield f"<text x={x:.0f} y={height + 30} text-anchor=middle>{tokens:,}</text>"
     for share in (0, 0.5, 1):
         y = 14 + height * (1 - share)
         yield f"<text x={left - 8} y={y:.0f} text-anchor=end>{share * most_mib:,.0f} MiB</text>"
 
 
-_SECTIONS = {"op": _ops, "memory": _memory, "host": _host, "train_step": _train_steps}
+_SECTIONS = {
+    "op": _ops,
+    "memory": _memory,
+    "memory_by_tokens": _memory,
+    "host": _host,
+    "train_step": _train_steps,
+    "post_training": _post_training,
+}

@@ -18,7 +18,7 @@ OURS = "liger_jit"
 # Of this file in a checkout; anywhere else there is no .git in it.
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = {"triton": "triton", "transformers": "transformers"}
-PACKAGES |= {"liger": "liger-kernel", "quack": "quack-kernels"}
+PACKAGES |= {"liger": "liger-kernel", "quack": "quack-kernels", "trl": "trl"}
 
 
 def machine(device: str, commit: str | None) -> dict[str, str]:
@@ -54,6 +54,15 @@ def _commit() -> str:
         return "unknown"
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
+
+
+def subject_of(line: dict) -> str:
+    """What was measured, for a person."""
+    if line["kind"] == "train_step":
+        return line["model"]
+    if line["kind"] == "post_training":
+        return f"{line['step']}, {line['model']}"
+    return f"{line['op']}, {line['case']}"
 
 
 def short(value):

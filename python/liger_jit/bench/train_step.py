@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
+from .fresh_run import RunFailed, fresh_run
 from .peers import Absent, load
 from .results import OURS, short
 
@@ -17,12 +13,6 @@ from .results import OURS, short
 # in the background and are then timed.
 SIZES = {"cuda": (4, 2048, 10, 4.0), "cpu": (2, 32, 4, 0.0)}
 PROVIDERS = (OURS, "eager", "compile", "liger")
-CACHES = ("LIGER_JIT_CACHE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
-PACKAGES = str(Path(__file__).resolve().parents[2])
-
-
-class RunFailed(Exception):
-    """A training process ended before its figures."""
 
 
 def train_steps(models: list[str], peers: list[str], device: str) -> Iterator[dict]:
@@ -49,9 +39,8 @@ def _both_runs(job: dict) -> dict:
     if provider != OURS:
         load(provider, device)
     with tempfile.TemporaryDirectory(prefix="liger_jit_bench_") as folder:
-        caches = {name: str(Path(folder) / name) for name in CACHES}
-        empty = _run(job, caches)
-        filled = _run({**job, "steps": 1, "warm_up_s": 0}, caches)
+        empty = fresh_run("training_run", job, folder)
+        filled = fresh_run("training_run", {**job, "steps": 1, "warm_up_s": 0}, folder)
     step_s = empty["step_s"]
     figures = {
         "tokens_per_s": job["batch"] * job["tokens"] / step_s,
@@ -61,14 +50,3 @@ def _both_runs(job: dict) -> dict:
         "first_step_filled_cache_s": filled["first_step_s"],
     }
     return {name: short(value) for name, value in figures.items()} | {"losses": empty["losses"]}
-
-
-def _run(job: dict, caches: dict[str, str]) -> dict:
-    path = os.pathsep.join(filter(None, [PACKAGES, os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", f"{__package__}.training_run", json.dumps(job)]
-    variables = {**os.environ, **caches, "PYTHONPATH": path}
-    done = subprocess.run(command, env=variables, capture_output=True, text=True)
-    if done.returncode != 0:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise RunFailed(said[-1][:300])
-    return json.loads(done.stdout.splitlines()[-1])

@@ -6,8 +6,6 @@ Called by train_step.py: peak memory and the time to the first step are those of
 from __future__ import annotations
 
 import json
-import resource
-import statistics
 import sys
 import time
 
@@ -17,8 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from .models import MODELS
 from .results import OURS
-
-LEARNING_RATE = 1e-4
+from .timed_steps import timed_steps
 
 
 def prepared(provider: str, model: torch.nn.Module) -> torch.nn.Module:
@@ -53,36 +50,13 @@ def train(job: dict) -> dict:
     if device == "cuda":
         torch.cuda.synchronize()
     # Patching and compiling belong to the first step.
-    last = time.perf_counter()
+    begin = time.perf_counter()
     model = prepared(job["provider"], model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
-    losses, seconds = [], []
-    warm = 1  # steps that no median counts
-    while len(seconds) < warm + job["steps"]:
-        loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(round(loss.item(), 4))  # this waits for a GPU
-        seconds.append(time.perf_counter() - last)
-        last = time.perf_counter()
-        if len(seconds) == 1:
-            begin = last
-        if last - begin < job["warm_up_s"]:
-            warm = len(seconds)
-    return {
-        "step_s": statistics.median(seconds[warm:]),
-        "first_step_s": seconds[0],
-        "peak_gib": peak_gib(device),
-        "losses": losses[: 1 + job["steps"]],
-    }
 
+    def loss():
+        return model(input_ids=tokens, labels=tokens, use_cache=False).loss
 
-def peak_gib(device: str) -> float:
-    """What torch held on the GPU; on the CPU the whole process."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return timed_steps(model, loss, job, begin)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Times ops beside other libraries over the cases that they declare, or whole training steps.
+"""Times ops beside other libraries over the cases that they declare, or whole steps of training.
 
 For each case and provider: device time of forward and forward + backward, peak memory above the
 inputs, error against float64, host time of a small call, and the floor: the bytes that must move
@@ -9,7 +9,9 @@ examples:
   liger-jit bench
   liger-jit bench rms_norm swiglu --peers eager,liger --json results.jsonl --html results.html
   liger-jit bench --check results.jsonl
+  liger-jit bench --memory --peers eager,liger --json memory.jsonl
   liger-jit bench --train-step llama-1b qwen3-0.6b --json results.jsonl
+  liger-jit bench --post-training grpo dpo distillation --peers eager,liger,trl
 """
 
 from __future__ import annotations
@@ -24,13 +26,18 @@ from ..bench.cases import SMALL, declared
 from ..bench.check import ALLOWED, changes
 from ..bench.clock import Clock
 from ..bench.measure import measured
+from ..bench.memory import memory_by_tokens
 from ..bench.models import MODELS
 from ..bench.page import page
 from ..bench.peers import PEERS
-from ..bench.results import OURS, append, machine, read
+from ..bench.post_training.settings import STEPS
+from ..bench.post_training.steps import post_training_steps
+from ..bench.results import OURS, append, machine, read, subject_of
 from ..bench.train_step import train_steps
 from . import UsageError
 from .output import console, print_table
+
+_MEMORY = "measure the peak memory of linear losses as tokens grow instead"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +49,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--check", type=Path, metavar="FILE", help="compare with stored lines")
     parser.add_argument("--commit", help="of the code, where it is not a checkout")
     parser.add_argument("--quick", action="store_true", help="tiny: tries that all runs")
+    parser.add_argument("--memory", action="store_true", help=_MEMORY)
     parser.add_argument("--train-step", nargs="+", choices=MODELS, metavar="MODEL", help=_models())
+    parser.add_argument("--post-training", nargs="+", choices=STEPS, metavar="STEP", help=_steps())
 
 
 def run(asked: argparse.Namespace) -> int:
@@ -53,13 +62,19 @@ def run(asked: argparse.Namespace) -> int:
     for peer in peers:
         if peer not in PEERS:
             raise UsageError(f"there is no peer {peer!r}; allowed: {', '.join(PEERS)}")
-    if asked.train_step and asked.ops:
+    if (asked.train_step or asked.post_training) and asked.ops:
         raise UsageError("training steps are of models, not of ops; leave one of the two away")
+    if sum(map(bool, (asked.memory, asked.train_step, asked.post_training))) > 1:
+        raise UsageError("--memory, --train-step and --post-training: leave all but one away")
     stored = _stored(asked.check)
     about = machine(device, asked.commit)
     console.print(f"{about['device']}, commit {about['commit']}", highlight=False)
     if asked.train_step:
         found = train_steps(asked.train_step, peers, device)
+    elif asked.post_training:
+        found = post_training_steps(asked.post_training, peers, device)
+    elif asked.memory:
+        found = memory_by_tokens(asked.ops, peers, Clock(device))
     else:
         found = _measured_ops(asked, peers, device)
     lines = []
@@ -77,6 +92,10 @@ def run(asked: argparse.Namespace) -> int:
 
 def _models() -> str:
     return f"time training steps of these instead: {', '.join(MODELS)}"
+
+
+def _steps() -> str:
+    return f"time whole steps of these instead, beside TRL's trainers: {', '.join(STEPS)}"
 
 
 def _measured_ops(asked: argparse.Namespace, peers: list[str], device: str) -> Iterator[dict]:
@@ -98,8 +117,7 @@ def _stored(path: Path | None) -> list[dict]:
 
 def _told(line: dict) -> str:
     """A line for a person: who, on what, and the figures."""
-    subject = line["model"] if line["kind"] == "train_step" else f"{line['op']}, {line['case']}"
-    who = f"{line['kind']:10} {subject:52} {line['provider']:22}"
+    who = f"{line['kind']:16} {subject_of(line):52} {line['provider']:22}"
     why = line.get("absent") or line.get("failed")
     if why:
         return f"{who} {'absent' if 'absent' in line else 'FAILED'}: {why}"

@@ -11,7 +11,7 @@ from functools import partial
 from ... import functional, ops
 from ..results import OURS
 
-PEERS = ("eager", "compile", "liger", "quack", "aten")
+PEERS = ("eager", "compile", "liger", "quack", "trl", "aten")
 NEED_A_GPU = ("liger", "quack")
 
 
@@ -48,4 +48,5 @@ def load(peer: str, device: str):
     try:
         return importlib.import_module(f"{__name__}.{peer}")
     except ImportError as missing:
-        raise Absent(f"{missing}; to have it: pip install 'liger_jit[bench]'") from None
+        wanted = "trl" if peer == "trl" else "'liger_jit[bench]'"
+        raise Absent(f"{missing}; to have it: pip install {wanted}") from None
