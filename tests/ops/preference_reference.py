@@ -9,7 +9,7 @@ from accuracy import TOLERANCE, cast, relative_error, run
 
 IGNORED = -100
 LAYER = ("input", "weight", "bias")
-SLACK_OF_PRODUCTS = 5e-7  # as in fused_linear_dpo_test.py
+SLACK_OF_PRODUCTS = 1e-6
 
 
 def sequences(input, weight, bias, ids, average):
