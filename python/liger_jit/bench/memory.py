@@ -10,6 +10,7 @@ from .clock import Clock
 from .floors import linear_layers
 from .measure import memory
 from .peers import providers_of
+from .results import OURS
 
 KIND = "memory_by_tokens"
 # What a training step may hold above its gradients, whatever the tokens.
@@ -24,7 +25,8 @@ def memory_by_tokens(ops: list[str], peers: list[str], clock: Clock) -> Iterator
     """One line for each loss, number of tokens and provider. Raises ValueError for an op named that
     is no linear loss."""
     for loss in linear_losses(ops):
-        providers = providers_of(loss.op["name"], peers, clock.device)
+        found = providers_of(loss.op["name"], peers, clock.device)
+        providers = [one for one in found if one.name in (OURS, *peers)]
         for tokens in TOKENS[clock.device]:
             case = _with_tokens(loss, tokens, clock.device)
             for line in memory(case, providers, clock):
