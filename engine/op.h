@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -197,6 +198,10 @@ struct BenchCase {
   std::string name;
   Extent extent;              // what it does not name is as usual
   Dtype dtype = Dtype::bf16;  // of the tensors whose dtype the example leaves open
+  // What the function for people takes beside the example's tensors: {"divergence", "kl"}.
+  std::vector<std::pair<std::string, std::variant<std::string, double>>> options = {};
+  std::vector<std::string> frozen = {};  // inputs whose gradient nobody asks for
+  double ignored_first = 0;              // the first labels of each sequence count nothing
 };
 
 struct Op {

@@ -16,6 +16,7 @@ from .gated_norm import gated_rms_norm
 from .group_norm import group_norm
 from .int2 import int2_matmul, pack_int2, unpack_int2
 from .kto import KTOOutput, fused_linear_kto
+from .linear_kl_div import fused_linear_kl_div
 from .log_probs import linear_log_probs, selective_log_softmax
 from .loss import CrossEntropyOutput, cross_entropy, fused_linear_cross_entropy
 from .mhc import mhc_coeffs, mhc_forward, mhc_post_res, mhc_pre
@@ -84,6 +85,7 @@ __all__ = [
     "DistillationOutput",
     "fused_linear_distillation",
     "fused_linear_jsd",
+    "fused_linear_kl_div",
     "vocab_parallel_cross_entropy",
     "PolicyLoss",
     "policy_loss",
