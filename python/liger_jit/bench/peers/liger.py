@@ -181,12 +181,14 @@ def fused_linear_distillation(
     divergence="jsd",
     weight_hard_loss=0.5,
 ):
-    loss = chunked_loss.LigerFusedLinearJSDLoss(
+    jsd = chunked_loss.LigerFusedLinearJSDLoss(
         weight_hard_loss,
         beta=0.0 if divergence == "kl" else 0.5,
         return_soft_hard_loss=True,
     )
-    return loss(input, weight, teacher_input, teacher_weight, target)
+    loss, soft, hard = jsd(input, weight, teacher_input, teacher_weight, target)
+    # It tells of a hard loss that counts nothing as well.
+    return loss, soft, hard if weight_hard_loss else torch.zeros_like(hard)
 
 
 def fused_linear_kl_div(input, weight, probabilities, target):
