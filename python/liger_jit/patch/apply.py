@@ -52,7 +52,9 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     it after the loss; logits that a step returns though their hidden states were written to after
     the head (call it with skip_logits=False); with cross_entropy=True, a write in place into logits
     that their loss has read for its backward, or that a scaled or cast copy not read yet was made
-    from; a write in place into a norm's input after the norm,
+    from; fullgraph=True, a hook on logits or their `.data` in a function that is compiled by itself
+    and that a training forward calls on its logits (compile the whole model, or call it with
+    skip_logits=False); a write in place into a norm's input after the norm,
     which keeps that very tensor for its backward, where torch's norm keeps a copy in float32 of a
     16-bit one, and nothing of one without a gradient; a checkpoint without reentry around modules
     that run their own forwards in only one of its two runs, as under a hook or a mode that is taken

@@ -74,16 +74,30 @@ class Normalised(nn.Linear):
         return 3 * F.normalize(self._parameters["weight"], dim=-1)
 
 
+class LooksUp(nn.Linear):
+    def __getattr__(self, name):
+        found = super().__getattr__(name)
+        return 3 * found if name == "weight" else found
+
+
+class LooksUpFirst(nn.Linear):
+    def __getattribute__(self, name):
+        return (
+            3 * self._parameters["weight"] if name == "weight" else super().__getattribute__(name)
+        )
+
+
+@pytest.mark.parametrize("kind", [Normalised, LooksUp, LooksUpFirst])
 @pytest.mark.parametrize("before", [True, False])
-def test_a_class_that_stands_in_for_a_parameter_is_asked_for_it(before):
+def test_a_class_that_stands_in_for_a_parameter_is_asked_for_it(before, kind):
     losses = []
     for patched in (False, True):
         model = build(num_hidden_layers=1)
         if before:
-            model.lm_head.__class__ = Normalised
+            model.lm_head.__class__ = kind
         if patched:
             patch(model)
-        model.lm_head.__class__ = Normalised
+        model.lm_head.__class__ = kind
         losses.append(model(**batch()).loss.detach())
     assert error(losses[1], losses[0]) <= 1e-5
 
@@ -94,16 +108,23 @@ class Doubled(LlamaRMSNorm):
         return 2 * self._parameters["weight"]
 
 
+class DoubledByLookup(LlamaRMSNorm):
+    def __getattr__(self, name):
+        found = super().__getattr__(name)
+        return 2 * found if name == "weight" else found
+
+
+@pytest.mark.parametrize("kind", [Doubled, DoubledByLookup])
 @pytest.mark.parametrize("before", [True, False])
-def test_so_is_the_class_of_a_norm(before):
+def test_so_is_the_class_of_a_norm(before, kind):
     losses = []
     for patched in (False, True):
         model = build(num_hidden_layers=1)
         if before:
-            model.model.norm.__class__ = Doubled
+            model.model.norm.__class__ = kind
         if patched:
             patch(model)
-        model.model.norm.__class__ = Doubled
+        model.model.norm.__class__ = kind
         losses.append(model(**batch()).loss.detach())
     assert error(losses[1], losses[0]) <= 1e-5
 

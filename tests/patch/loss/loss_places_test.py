@@ -96,6 +96,34 @@ def test_a_checkpoint_around_a_part_of_the_loss(part, reentrant):
     assert_same_step(loss_and_gradients(model), expected)
 
 
+def shifted(logits, labels):
+    return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten())
+
+
+def capped(logits, labels):
+    return F.cross_entropy((torch.tanh(logits / 2) * 2).flatten(0, 1), labels.flatten())
+
+
+def squared(logits, labels):
+    return (logits / 2).pow(2).mean() + logits[0, 1:].logsumexp(-1).mean()
+
+
+@pytest.mark.parametrize("loss_of", [shifted, capped, squared])
+@pytest.mark.parametrize(
+    "flags", [{}, {"cross_entropy": True, "fused_linear_cross_entropy": False}]
+)
+def test_a_loss_that_is_compiled_by_itself(loss_of, flags):
+    torch._dynamo.reset()
+    compiled = torch.compile(loss_of, backend="eager")
+    model = with_loss(lambda model, states, labels: compiled(model.lm_head(states), labels))
+    steps = [batch(), batch(tokens=7)]
+    expected = [loss_and_gradients(model, **inputs) for inputs in steps]
+    torch._dynamo.reset()
+    patch(model, **flags)
+    for inputs, step in zip(steps, expected, strict=True):
+        assert_same_step(loss_and_gradients(model, **inputs), step)
+
+
 def test_a_checkpoint_around_the_model_keeps_its_loss(monkeypatch):
     model = with_loss(lambda model, states, labels: cross_entropy(model.lm_head(states), labels))
     expected = loss_and_gradients(model)

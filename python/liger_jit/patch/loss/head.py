@@ -259,7 +259,7 @@ def find(model: nn.Module, fused: bool) -> LossHead | Refusal:
     if type(head.__dict__.get("forward")) is HeadForward:
         return Refusal("already patched")
     for name in ("weight", "bias"):
-        if name in head._parameters and hasattr(type(head), name):
+        if name in head._parameters and answers_for(type(head), name):
             return Refusal(f"the head's class has a {name} of its own")
     # A parametrised weight is left alone: reading it may change it.
     weight = head._parameters.get("weight")
@@ -273,6 +273,16 @@ def find(model: nn.Module, fused: bool) -> LossHead | Refusal:
         return Refusal("the model's forward takes no labels")
     reason = replaced_by(head)
     return Refusal(reason) if reason else LossHead(model, head, fused)
+
+
+def answers_for(kind: type, name: str) -> bool:
+    """Whether a module's class may give another thing than the parameter of that name: by an
+    attribute of its own, or a lookup of its own."""
+    return (
+        hasattr(kind, name)
+        or kind.__getattr__ is not nn.Module.__getattr__
+        or kind.__getattribute__ is not nn.Module.__getattribute__
+    )
 
 
 NOT_HELD = object()

@@ -11,6 +11,7 @@ tensors: views of it, in the very objects that the model's code holds. So a writ
 seen through the others, and nothing lazy is left that could be stale.
 """
 
+import functools
 import math
 import sys
 import weakref
@@ -229,7 +230,23 @@ class LazyLogits(torch.Tensor):
 
 
 def lazy_logits(source: Source) -> LazyLogits:
+    _keep_out_of_traces()
     return LazyLogits._of(source)
+
+
+@functools.cache
+def _keep_out_of_traces() -> None:
+    """A function that is compiled by itself and gets lazy logits has a graph before and after each
+    operation on them: a trace of the Python here would bake in what it saw or lose it. Not done at
+    import, as torch's compiler takes seconds to import.
+    """
+    reason = (
+        "liger_jit: these logits are not computed yet. For fullgraph=True compile the whole model, "
+        "or call it with skip_logits=False"
+    )
+    for name in ("__torch_function__", "__torch_dispatch__"):
+        function = LazyLogits.__dict__[name].__func__
+        setattr(LazyLogits, name, classmethod(torch.compiler.disable(function, reason=reason)))
 
 
 def real_logits(value):
@@ -454,9 +471,16 @@ def _hook(logits, *rest, **options):
     return NotImplemented
 
 
+# What runs between a use of logits and its fold: see `_keep_out_of_traces`.
+_BELOW_THE_CALLER = (__name__, "torch._dynamo.eval_frame")
+
+
 def _node(logits, *rest, **options):
     """`grad_fn`, which a hook on several gradients looks at."""
-    if sys._getframe(2).f_globals.get("__name__") == "torch.autograd.graph":
+    caller = sys._getframe(1)
+    while caller.f_globals.get("__name__") in _BELOW_THE_CALLER:
+        caller = caller.f_back
+    if caller.f_globals.get("__name__") == "torch.autograd.graph":
         return _hook(logits)
     return NotImplemented
 
