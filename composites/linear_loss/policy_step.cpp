@@ -197,20 +197,30 @@ PolicyBatch PolicyBatch::of(const CompositeCall& in, bool reduce) {
 
 at::Tensor PolicyBatch::tokens_counted() const { return mask.sum().clamp_min(1); }
 
+namespace {
+
+template <class Change>
+PolicyBatch changed(PolicyBatch batch, Change change) {
+  for (at::Tensor* const each : {&batch.mask, &batch.weight, &batch.counted, &batch.advantages,
+                                 &batch.ref, &batch.old, &batch.ratio})
+    if (each->defined()) *each = change(*each);
+  return batch;
+}
+
+}  // namespace
+
 PolicyBatch PolicyBatch::sequences(int64_t first, int64_t count) const {
-  PolicyBatch part = *this;
-  for (at::Tensor* const each : {&part.mask, &part.weight, &part.counted, &part.advantages,
-                                 &part.ref, &part.old, &part.ratio})
-    *each = rows_of(*each, first, count);
-  return part;
+  return changed(*this, [&](const at::Tensor& all) { return all.narrow(0, first, count); });
 }
 
 PolicyBatch PolicyBatch::tokens() const {
-  PolicyBatch part = *this;
-  for (at::Tensor* const each : {&part.mask, &part.weight, &part.counted, &part.advantages,
-                                 &part.ref, &part.old, &part.ratio})
-    if (each->defined()) *each = each->expand_as(mask).reshape({-1, 1});
-  return part;
+  return changed(*this, [&](const at::Tensor& all) {
+    return all.expand_as(mask).reshape({-1, 1});
+  });
+}
+
+PolicyBatch PolicyBatch::of_kept(const KeptTokens& kept) const {
+  return changed(*this, [&](const at::Tensor& all) { return kept.numbers(all, 0); });
 }
 
 PolicyStep policy_step(const CompositeCall& in, const PolicyBatch& batch,

@@ -15,6 +15,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "composites/linear_loss/kept_tokens.h"
 #include "torch_bindings/composite_call.h"
 
 namespace liger::torch_bindings {
@@ -33,8 +34,9 @@ struct PolicyBatch {
   static PolicyBatch of(const CompositeCall& in, bool reduce);
   at::Tensor tokens_counted() const;  // at least 1
   PolicyBatch sequences(int64_t first, int64_t count) const;
-  // The same tokens as sequences of one.
+  // The same tokens as sequences of one, and of those the kept ones: padding counts nothing.
   PolicyBatch tokens() const;
+  PolicyBatch of_kept(const KeptTokens& kept) const;
 };
 
 // Each [B, T], zero where a token is not counted.
