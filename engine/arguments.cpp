@@ -54,7 +54,7 @@ TiledMatrix tiled(const Call& call, const TensorMapOf& tiles) {
           tiles.tile_rows, tiles.tile_columns};
 }
 
-// The words of an InputFault: the record, the op to blame, and what else the message says.
+// The words of an InputFault: the record, the op to blame, what else the message says, and places.
 void push_fault(const Op& op, const FaultOf& fault, Launch& launch) {
   const int input = op.input_index(fault.input);
   if (input < 0 || !op.inputs[input].is_tensor()) wrong_declaration(op, fault.input);
@@ -64,7 +64,11 @@ void push_fault(const Op& op, const FaultOf& fault, Launch& launch) {
   launch.pointers.push_back({word, fault_slot});
   launch.pointers.push_back({static_cast<uint16_t>(word + 1), blamed_slot});
   launch.packed_arguments.insert(launch.packed_arguments.end(),
-                                 {0, 0, reinterpret_cast<uint64_t>(&fault)});
+                                 {0, 0, reinterpret_cast<uint64_t>(&fault), 0});
+  if (fault.places.empty()) return;
+  const int places = slot_of(op, fault.places);
+  if (places < 0) wrong_declaration(op, fault.places);
+  launch.pointers.push_back({static_cast<uint16_t>(word + 3), static_cast<uint16_t>(places)});
 }
 
 // To wake a thread costs some microseconds, in which another has worked on as many elements.
@@ -150,7 +154,7 @@ std::string layout_of(const KernelOf& kernel) {
       continue;
     }
     records = true;
-    for (const char* const word : {".record", ".blamed", ".check"})
+    for (const char* const word : {".record", ".blamed", ".check", ".places"})
       members.push_back({argument.member + word});
   }
   return (records ? fault_layout() : "") + layout_of(kernel.name, members);

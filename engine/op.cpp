@@ -11,7 +11,7 @@ namespace liger {
 
 int Argument::bytes() const {
   if (std::holds_alternative<TensorMapOf>(source)) return sizeof(TensorMap);
-  const int words = std::holds_alternative<FaultOf>(source) ? 3 : 1;
+  const int words = std::holds_alternative<FaultOf>(source) ? 4 : 1;
   return words * static_cast<int>(sizeof(uint64_t));
 }
 

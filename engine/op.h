@@ -80,6 +80,8 @@ struct TensorMapOf {
 struct FaultOf {
   std::string input;
   std::string besides = {};  // the input whose value is allowed too, as ignore_index; empty: none
+  // The optional input that has the place of each value, where some were picked out; empty: none.
+  std::string places = {};
 };
 
 // Where the value of a kernel's member comes from. A name stands for a tensor's pointer, or a
@@ -88,7 +90,7 @@ struct FaultOf {
 // integer.
 using Source = std::variant<std::string, std::function<int64_t(const Call&)>, TensorMapOf, FaultOf>;
 
-// A member of the kernel's struct and its source: eight bytes, the 128 of a TensorMap, or the 24 of
+// A member of the kernel's struct and its source: eight bytes, the 128 of a TensorMap, or the 32 of
 // an InputFault. A unit whose struct has other members, or in another order, does not compile.
 struct Argument {
   std::string member;

@@ -23,8 +23,7 @@ struct Results {
 Results results_of(const CompositeCall& in, const at::Tensor& input, const Wanted& wanted);
 
 // Loss and gradients of these tokens by tiles of the classes, each taken twice.
-Results loss_in_two_passes(const CompositeCall& in, const LinearLayer& layer,
-                           const at::Tensor& target, const Wanted& wanted,
-                           const LossDivision& division);
+Results loss_in_two_passes(const CompositeCall& in, const LinearLayer& layer, const Labels& labels,
+                           const Wanted& wanted, const LossDivision& division);
 
 }  // namespace liger::torch_bindings

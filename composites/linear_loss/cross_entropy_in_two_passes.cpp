@@ -21,15 +21,15 @@ at::TensorOptions running_of(const at::TensorOptions& options) {
 
 class TwoPasses {
  public:
-  TwoPasses(const CompositeCall& in, const LinearLayer& layer, const at::Tensor& target,
+  TwoPasses(const CompositeCall& in, const LinearLayer& layer, const Labels& labels,
             const Wanted& wanted, const LossDivision& division)
       : in_(in),
         wanted_(wanted),
         makes_(wanted.gradients),
         tiles_(division.tiles),
         wide_sum_(division.wide_sum),
+        labels_(labels),
         input_(layer.input),
-        target_(target),
         weight_(layer.weight),
         bias_(layer.bias) {
     options_ = input_.options();
@@ -80,7 +80,7 @@ class TwoPasses {
     Group group{first,
                 count,
                 input_.narrow(0, first, count),
-                target_.narrow(0, first, count),
+                labels_.ids.narrow(0, first, count),
                 running_.narrow(0, 0, count),
                 gradient_.narrow(0, 0, count),
                 {}};
@@ -127,6 +127,7 @@ class TwoPasses {
                             {"predicted", part(results_.predicted)},
                             {"running", group.running},
                             {"gradient", group.gradient},
+                            {"places", labels_.places},
                             {"first_column", tile.first},
                             {"columns", tile.count},
                             {"classes", weight_.size(0)},
@@ -169,17 +170,17 @@ class TwoPasses {
   const VocabularyTiles tiles_;
   const bool wide_sum_;
   Results results_;
-  at::Tensor input_, target_, weight_, bias_;
+  const Labels& labels_;
+  at::Tensor input_, weight_, bias_;
   at::Tensor logits_, running_, gradient_, dinput_sum_;  // of one group
   at::TensorOptions options_, exact_;
 };
 
 }  // namespace
 
-Results loss_in_two_passes(const CompositeCall& in, const LinearLayer& layer,
-                           const at::Tensor& target, const Wanted& wanted,
-                           const LossDivision& division) {
-  return TwoPasses(in, layer, target, wanted, division).run();
+Results loss_in_two_passes(const CompositeCall& in, const LinearLayer& layer, const Labels& labels,
+                           const Wanted& wanted, const LossDivision& division) {
+  return TwoPasses(in, layer, labels, wanted, division).run();
 }
 
 }  // namespace liger::torch_bindings

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "composites/linear_loss/kept_tokens.h"
 #include "composites/linear_loss/linear_loss.h"
 #include "engine/registry.h"
 
@@ -27,11 +28,11 @@ Tensor share_of(const CompositeCall& in, const Tensor& target, int64_t tokens,
 
 class Distillation final : public ChunkLoss {
  public:
-  Distillation(const CompositeCall& in, const LinearLayer& teacher, const Tensor& target,
+  Distillation(const CompositeCall& in, const LinearLayer& teacher, const Labels& labels,
                const Tensor& share, int64_t chunk_tokens, bool with_gradient)
       : in_(in),
         teacher_(teacher),
-        target_(target),
+        labels_(labels),
         share_(share),
         with_gradient_(with_gradient),
         teacher_logits_(at::empty({chunk_tokens, teacher.weight.size(0)}, teacher.input.options())),
@@ -48,10 +49,11 @@ class Distillation final : public ChunkLoss {
     in_.run(chunk_op,
             {{"logits", logits},
              {"teacher", of_teacher},
-             {"target", part(target_)},
+             {"target", part(labels_.ids)},
              {"share", share_},
              {"soft_loss", part(soft_)},
              {"hard_loss", part(hard_)},
+             {"places", labels_.places},
              {"first_row", chunk.first},
              {"with_gradient", with_gradient_}},
             spare);
@@ -66,7 +68,7 @@ class Distillation final : public ChunkLoss {
  private:
   const CompositeCall& in_;
   const LinearLayer& teacher_;
-  const Tensor& target_;
+  const Labels& labels_;
   const Tensor& share_;
   const bool with_gradient_;
   const Tensor teacher_logits_, soft_;
@@ -85,25 +87,29 @@ LossDivision division_of(const CompositeCall& in, const LinearLayer& layer,
 
 Tensors fused_linear_distillation(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const CompositeCall in(op, values);
-  const LinearLayer layer = layer_of(in);
-  const LinearLayer teacher{in.tensor("teacher_input").contiguous(),
-                            in.tensor("teacher_weight").contiguous(), in.tensor("teacher_bias")};
   const Tensor target = in.has("target") ? in.tensor("target").contiguous() : Tensor();
+  const int64_t tokens = in.tensor("input").size(0);
+  const KeptTokens kept = target.defined() ? KeptTokens::of(in, target) : KeptTokens::all(tokens);
+  const LinearLayer layer = kept.layer(layer_of(in));
+  const LinearLayer teacher =
+      kept.layer({in.tensor("teacher_input").contiguous(), in.tensor("teacher_weight").contiguous(),
+                  in.tensor("teacher_bias")});
+  const Labels labels = kept.labels(in, target);
   const auto options = layer.input.options();
   const auto exact = exact_options(options);
-  const Tensor share = share_of(in, target, layer.input.size(0), exact);
+  const Tensor share = share_of(in, target, tokens, exact);
   const WantedGradients wanted = wanted_of(in, "with_gradient");
   const LossDivision division = division_of(in, layer, wanted);
-  Distillation loss(in, teacher, target, share, division.chunk_tokens(), wanted.any());
-  const LayerGradients made = run_by_chunks(in, layer, {target, {}}, division, wanted, loss);
-  const Tensor soft = loss.soft_loss(), hard = loss.hard_loss();
+  Distillation loss(in, teacher, labels, share, division.chunk_tokens(), wanted.any());
+  const LayerGradients made = run_by_chunks(in, layer, labels, division, wanted, loss);
+  const Tensor soft = kept.checked(loss.soft_loss()), hard = kept.checked(loss.hard_loss());
   Tensor sum = soft * in["weight_soft_loss"].toDouble();
   if (const double weight = in["weight_hard_loss"].toDouble(); weight != 0.0)
     sum = sum + hard * weight;
   return {sum,
           soft,
           hard,
-          or_empty(made.input, options),
+          or_empty(kept.spread(made.input, 0), options),
           or_empty(made.weight, options),
           or_empty(made.bias, options)};
 }

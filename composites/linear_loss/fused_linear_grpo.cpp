@@ -17,8 +17,16 @@ using at::Tensor;
 
 class Grpo final : public LogProbLoss {
  public:
-  Grpo(const CompositeCall& in, const PolicyBatch& batch, double unit)
-      : in_(in), batch_(batch), unit_(unit), numbers_(PolicyNumbers::room_for(batch.advantages)) {}
+  // `whole`: a token's loss depends on the others of its sequence.
+  Grpo(const CompositeCall& in, const PolicyBatch& batch, bool whole, double unit)
+      : in_(in), whole_(whole), unit_(unit) {
+    take(whole ? batch : batch.tokens());
+  }
+
+  bool keep(const KeptTokens& kept) override {
+    if (!whole_) take(batch_.of_kept(kept));
+    return !whole_;
+  }
 
   TokenNumbers step(int64_t first, const TokenNumbers& tokens) override {
     const int64_t count = tokens.log_prob.size(1);
@@ -35,13 +43,18 @@ class Grpo final : public LogProbLoss {
   }
 
  private:
+  void take(PolicyBatch batch) {
+    batch_ = std::move(batch);
+    numbers_ = PolicyNumbers::room_for(batch_.advantages);
+  }
+
   const CompositeCall& in_;
-  const PolicyBatch batch_;
+  const bool whole_;
+  PolicyBatch batch_;
   const double unit_;  // so that a small type holds the gradient
-  const PolicyNumbers numbers_;
+  PolicyNumbers numbers_;
 };
 
-// Whether a token's loss depends on the others of its sequence.
 bool of_whole_sequences(const CompositeCall& in) {
   return in["importance_sampling_level"].toInt() != 0 ||
          static_cast<PolicyLossType>(in["loss_type"].toInt()) == PolicyLossType::vespo;
@@ -57,7 +70,7 @@ Tensors fused_linear_grpo(const Op& op, c10::ArrayRef<c10::IValue> values) {
       .ids = at::where(batch.counted(), ids, in["ignore_index"].toInt()).contiguous().view(-1),
       .units = {.count = whole ? ids.size(0) : ids.numel(), .tokens = whole ? ids.size(1) : 1},
       .wanted = wanted_of(in, "with_gradient")};
-  Grpo loss(in, whole ? batch : batch.tokens(), unit_of_mean(call.layer));
+  Grpo loss(in, batch, whole, unit_of_mean(call.layer));
   const LayerGradients made = run(in, call, loss);
   const auto [mean, kl, clip_ratio] = loss.results();
   const auto number = exact_options(input.options()).dtype().toScalarType();

@@ -4,7 +4,6 @@
 
 #include "composites/linear_loss/log_prob_loss.h"
 #include "engine/registry.h"
-#include "ops/loss/log_probs.h"
 
 namespace liger::torch_bindings {
 namespace {
@@ -15,15 +14,15 @@ Tensors forward(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const at::Tensor ids = in.tensor("ids").contiguous();
   const auto options = layer.input.options();
   const auto exact = exact_options(options);
-  at::Tensor statistics, logits;
-  if (in["keep_statistics"].toBool()) {
-    statistics = at::empty({ids.size(0), log_prob_statistics}, exact);
-    if (in["keep_logits"].toBool())
-      logits = at::empty({ids.size(0), layer.weight.size(0)}, options);
+  if (!in["keep_statistics"].toBool()) {
+    const TokenNumbers numbers = numbers_of(in, layer, ids, true);
+    return {numbers.log_prob, numbers.entropy, or_empty({}, exact), or_empty({}, options)};
   }
-  const TokenNumbers numbers = numbers_of(in, layer, ids, true, statistics, logits);
-  return {numbers.log_prob, numbers.entropy, or_empty(statistics, exact),
-          or_empty(logits, options)};
+  const at::Tensor logits = in["keep_logits"].toBool()
+                                ? at::empty({ids.size(0), layer.weight.size(0)}, options)
+                                : at::Tensor();
+  const auto [numbers, statistics] = known_tokens(in, layer, ids, true, logits);
+  return {numbers.log_prob, numbers.entropy, statistics, or_empty(logits, options)};
 }
 
 Tensors backward(const Op& op, c10::ArrayRef<c10::IValue> values) {

@@ -85,6 +85,7 @@ class ChunkLoss {
 struct Labels {
   at::Tensor ids;     // [tokens]
   at::Tensor totals;  // LossTotals; undefined: as it is
+  at::Tensor places;  // [tokens], in the batch they were picked out of; undefined: all are here
 };
 
 // Runs the loss over chunks, as `division` says, whose way is `logits` or `exponentials`.

@@ -20,8 +20,8 @@ int64_t rank_of(const CompositeCall& in) { return rank_option(in, "rank", 0); }
 int64_t ranks_of(const CompositeCall& in) { return rank_option(in, "ranks", 1); }
 
 void numbers_of_logits(const CompositeCall& in, const at::Tensor& logits, const at::Tensor& ids,
-                       const TokenNumbers& numbers, const at::Tensor& statistics,
-                       int64_t first_token, bool spare) {
+                       const at::Tensor& places, const TokenNumbers& numbers,
+                       const at::Tensor& statistics, int64_t first_token, bool spare) {
   static const Op& numbers_op = op_named("log_probs_chunk_");
   in.run(numbers_op,
          {{"logits", logits},
@@ -29,6 +29,7 @@ void numbers_of_logits(const CompositeCall& in, const at::Tensor& logits, const 
           {"log_probs", numbers.log_prob},
           {"entropy", numbers.entropy},
           {"statistics", statistics},
+          {"places", places},
           {"first_row", first_token},
           {"rank", rank_of(in)},
           {"ranks", ranks_of(in)}},
@@ -74,42 +75,54 @@ at::Tensor of_tokens(const at::Tensor& numbers) {
   return numbers.defined() ? numbers.reshape(-1).contiguous() : numbers;
 }
 
-TokenNumbers step_of(LogProbLoss& loss, const Units& batch, int64_t first, int64_t count,
-                     const TokenNumbers& numbers) {
-  const TokenNumbers derivatives = loss.step(
-      first, {of_units(numbers.log_prob, batch, count), of_units(numbers.entropy, batch, count)});
+TokenNumbers step_of(LogProbLoss& loss, const KeptTokens& kept, const Units& batch, int64_t first,
+                     int64_t count, const TokenNumbers& numbers) {
+  const auto of_step = [&](const at::Tensor& of_tokens) {
+    return of_units(kept.checked(of_tokens), batch, count);
+  };
+  const TokenNumbers derivatives =
+      loss.step(first, {of_step(numbers.log_prob), of_step(numbers.entropy)});
   return {of_tokens(derivatives.log_prob), of_tokens(derivatives.entropy)};
 }
 
 // Exponentials know nothing of an entropy.
 LossDivision division_of(const CompositeCall& in, const LinearLayer& layer, const Units& units,
-                         bool needs_logits, bool whole_units, const WantedGradients& wanted) {
+                         bool needs_logits, bool whole_units, const WantedGradients& wanted,
+                         std::optional<int64_t> kept = {}) {
   const bool plain = !needs_logits && !in["exact"].toBool() && ScaledExp::takes(layer) &&
                      in["temperature"].toDouble() == 1.0 && in["softcap"].toDouble() == 0.0;
   return divide(in.place(), layer.sizes(), units,
                 {.plain = plain,
                  .whole_units = whole_units,
                  .gradient = wanted.any(),
-                 .weight_gradient = wanted.weight},
+                 .input_gradient = wanted.input,
+                 .weight_gradient = wanted.weight,
+                 .kept = kept},
                 in["chunk_tokens"].toInt(), static_cast<Accumulate>(in["accumulate"].toInt()));
 }
 
 // The loss and its gradient, chunk by chunk of whole units.
 class InOneGo final : public ChunkLoss {
  public:
-  InOneGo(const CompositeCall& in, const LogProbCall& call, LogProbLoss& loss)
-      : in_(in), call_(call), loss_(loss), exact_(exact_options(call.layer.input.options())) {}
+  InOneGo(const CompositeCall& in, const LogProbCall& call, const at::Tensor& places,
+          const KeptTokens& kept, LogProbLoss& loss)
+      : in_(in),
+        call_(call),
+        places_(places),
+        kept_(kept),
+        loss_(loss),
+        exact_(exact_options(call.layer.input.options())) {}
 
   void take_logits(const Chunk& chunk, const at::Tensor& logits, bool spare) override {
     const TokenNumbers numbers = room_for(chunk.tokens(), call_.entropy, exact_);
     const at::Tensor statistics = at::empty({chunk.tokens(), log_prob_statistics}, exact_);
     each_part(chunk, [&](int64_t part) {
       numbers_of_logits(
-          in_, chunk.of_chunk(logits, part), chunk.of_batch(call_.ids, part),
+          in_, chunk.of_chunk(logits, part), chunk.of_batch(call_.ids, part), places_,
           {chunk.of_chunk(numbers.log_prob, part), chunk.of_chunk(numbers.entropy, part)},
           chunk.of_chunk(statistics, part), chunk.first_token(part), spare);
     });
-    const TokenNumbers derivatives = step_of(loss_, chunk.batch, chunk.first, chunk.count, numbers);
+    const TokenNumbers derivatives = step(chunk, numbers);
     each_part(chunk, [&](int64_t part) {
       gradient_of_logits(
           in_, chunk.of_chunk(logits, part), {}, chunk.of_batch(call_.ids, part),
@@ -124,10 +137,14 @@ class InOneGo final : public ChunkLoss {
   }
   at::Tensor weights_of(const Chunk& chunk, const at::Tensor& losses) override {
     const TokenNumbers numbers{losses.neg(), {}};
-    return step_of(loss_, chunk.batch, chunk.first, chunk.count, numbers).log_prob.neg();
+    return step(chunk, numbers).log_prob.neg();
   }
 
  private:
+  TokenNumbers step(const Chunk& chunk, const TokenNumbers& numbers) {
+    return step_of(loss_, kept_, chunk.batch, chunk.first, chunk.count, numbers);
+  }
+
   template <class Use>
   static void each_part(const Chunk& chunk, Use use) {
     for (int64_t part = 0; part < chunk.batch.parts; ++part) use(part);
@@ -135,20 +152,23 @@ class InOneGo final : public ChunkLoss {
 
   const CompositeCall& in_;
   const LogProbCall& call_;
+  const at::Tensor& places_;
+  const KeptTokens& kept_;  // of which the call is
   LogProbLoss& loss_;
   const at::TensorOptions exact_;
 };
 
 class NumbersAlone final : public ChunkLoss {
  public:
-  NumbersAlone(const CompositeCall& in, const at::Tensor& ids, const TokenNumbers& numbers,
+  NumbersAlone(const CompositeCall& in, const Labels& labels, const TokenNumbers& numbers,
                const at::Tensor& statistics)
-      : in_(in), ids_(ids), numbers_(numbers), statistics_(statistics) {}
+      : in_(in), labels_(labels), numbers_(numbers), statistics_(statistics) {}
 
   void take_logits(const Chunk& chunk, const at::Tensor& logits, bool spare) override {
     const auto part = [&](const at::Tensor& whole) { return chunk.of_batch(whole, 0); };
-    numbers_of_logits(in_, logits, part(ids_), {part(numbers_.log_prob), part(numbers_.entropy)},
-                      part(statistics_), chunk.first, spare);
+    numbers_of_logits(in_, logits, part(labels_.ids), labels_.places,
+                      {part(numbers_.log_prob), part(numbers_.entropy)}, part(statistics_),
+                      chunk.first, spare);
   }
 
   // Their signs are turned when all are there.
@@ -159,7 +179,7 @@ class NumbersAlone final : public ChunkLoss {
 
  private:
   const CompositeCall& in_;
-  const at::Tensor& ids_;
+  const Labels& labels_;
   const TokenNumbers& numbers_;
   const at::Tensor& statistics_;
 };
@@ -186,27 +206,105 @@ class GradientAlone final : public ChunkLoss {
   const at::Tensor& logits_;
 };
 
+// Of the tokens that are kept.
+TokenNumbers numbers_of_kept(const CompositeCall& in, const LinearLayer& layer,
+                             const Labels& labels, bool entropy, const at::Tensor& statistics,
+                             at::Tensor logits) {
+  const int64_t tokens = labels.ids.size(0);
+  const TokenNumbers numbers = room_for(tokens, entropy, exact_options(layer.input.options()));
+  if (logits.defined()) {
+    logits_into(logits, layer, layer.input);
+    numbers_of_logits(in, logits, labels.ids, labels.places, numbers, statistics, 0, false);
+    return numbers;
+  }
+  const LossDivision division =
+      division_of(in, layer, {.count = tokens}, entropy || statistics.defined(), false, {});
+  NumbersAlone loss(in, labels, numbers, statistics);
+  run_by_chunks(in, layer, labels, division, {}, loss);
+  if (division.way == Way::exponentials) numbers.log_prob.neg_();
+  return numbers;
+}
+
+LayerGradients gradients_of_kept(const CompositeCall& in, const LinearLayer& layer,
+                                 const Labels& labels, const at::Tensor& statistics,
+                                 const TokenNumbers& derivatives, const WantedGradients& wanted,
+                                 const at::Tensor& logits) {
+  const LossDivision division =
+      division_of(in, layer, {.count = labels.ids.size(0)}, true, false, wanted);
+  GradientAlone loss(in, labels.ids, statistics, derivatives, logits);
+  return run_by_chunks(in, layer, labels, division, wanted, loss);
+}
+
+at::Tensor room_for_statistics(const LinearLayer& layer) {
+  return at::empty({layer.input.size(0), log_prob_statistics},
+                   exact_options(layer.input.options()));
+}
+
+TokenNumbers spread(const KeptTokens& kept, const TokenNumbers& numbers) {
+  return {kept.spread(numbers.log_prob, 0), kept.spread(numbers.entropy, 0)};
+}
+TokenNumbers checked(const KeptTokens& kept, const TokenNumbers& numbers) {
+  return {kept.checked(numbers.log_prob), kept.checked(numbers.entropy)};
+}
+TokenNumbers rows(const KeptTokens& kept, const TokenNumbers& numbers) {
+  return {kept.rows(numbers.log_prob), kept.rows(numbers.entropy)};
+}
+LayerGradients spread(const KeptTokens& kept, LayerGradients made) {
+  made.input = kept.spread(made.input, 0);
+  return made;
+}
+
+LayerGradients run_in_one_go(const CompositeCall& in, const LogProbCall& call,
+                             const at::Tensor& places, const KeptTokens& kept,
+                             const LossDivision& division, LogProbLoss& loss) {
+  const auto exact = exact_options(call.layer.input.options());
+  // A loss of one token each, to be multiplied with what the step says.
+  const at::Tensor ones = division.way == Way::exponentials ? at::ones({3}, exact) : at::Tensor();
+  InOneGo in_one_go(in, call, places, kept, loss);
+  return run_by_chunks(in, call.layer, {call.ids, ones, places}, division, call.wanted, in_one_go);
+}
+
+LayerGradients run_statistics_first(const CompositeCall& in, const LogProbCall& call,
+                                    const KeptTokens& kept, LogProbLoss& loss) {
+  const LinearLayer layer = kept.layer(call.layer);
+  const Labels labels = kept.labels(in, call.ids);
+  const at::Tensor statistics = call.wanted.any() ? room_for_statistics(layer) : at::Tensor();
+  const TokenNumbers numbers = numbers_of_kept(in, layer, labels, call.entropy, statistics, {});
+  const TokenNumbers derivatives =
+      step_of(loss, kept, call.units, 0, call.units.count, spread(kept, numbers));
+  if (!call.wanted.any()) return {};
+  return spread(kept, gradients_of_kept(in, layer, labels, statistics, rows(kept, derivatives),
+                                        call.wanted, {}));
+}
+
+// Of a loss that has taken the kept tokens for its units.
+LayerGradients run_of_kept(const CompositeCall& in, const LogProbCall& call, const KeptTokens& kept,
+                           LogProbLoss& loss) {
+  const Labels labels = kept.labels(in, call.ids);
+  LogProbCall of_kept = call;
+  of_kept.layer = kept.layer(call.layer);
+  of_kept.ids = labels.ids;
+  of_kept.units = {.count = kept.count()};
+  if (!call.wanted.any()) {
+    step_of(loss, kept, of_kept.units, 0, kept.count(),
+            numbers_of_kept(in, of_kept.layer, labels, call.entropy, {}, {}));
+    return {};
+  }
+  const LossDivision division =
+      division_of(in, of_kept.layer, of_kept.units, call.entropy, true, call.wanted);
+  return spread(kept, run_in_one_go(in, of_kept, labels.places, kept, division, loss));
+}
+
 }  // namespace
 
 LayerGradients run(const CompositeCall& in, const LogProbCall& call, LogProbLoss& loss) {
+  const KeptTokens kept = KeptTokens::of(in, call.ids);
+  if (kept.skips() && loss.keep(kept)) return run_of_kept(in, call, kept, loss);
   const LossDivision division =
-      division_of(in, call.layer, call.units, call.entropy, true, call.wanted);
-  if (call.wanted.any() && division.way != Way::statistics_first) {
-    const auto exact = exact_options(call.layer.input.options());
-    // A loss of one token each, to be multiplied with what the step says.
-    const at::Tensor ones = division.way == Way::exponentials ? at::ones({3}, exact) : at::Tensor();
-    InOneGo in_one_go(in, call, loss);
-    return run_by_chunks(in, call.layer, {call.ids, ones}, division, call.wanted, in_one_go);
-  }
-  at::Tensor statistics;
-  if (call.wanted.any()) {
-    statistics = at::empty({call.ids.size(0), log_prob_statistics},
-                           exact_options(call.layer.input.options()));
-  }
-  const TokenNumbers numbers = numbers_of(in, call.layer, call.ids, call.entropy, statistics);
-  const TokenNumbers derivatives = step_of(loss, call.units, 0, call.units.count, numbers);
-  if (!call.wanted.any()) return {};
-  return gradients_of(in, call.layer, call.ids, statistics, derivatives, call.wanted);
+      division_of(in, call.layer, call.units, call.entropy, true, call.wanted, kept.count());
+  if (!call.wanted.any() || division.way == Way::statistics_first)
+    return run_statistics_first(in, call, kept, loss);
+  return run_in_one_go(in, call, {}, KeptTokens::all(kept.total()), division, loss);
 }
 
 double unit_of_mean(const LinearLayer& layer) {
@@ -214,28 +312,30 @@ double unit_of_mean(const LinearLayer& layer) {
 }
 
 TokenNumbers numbers_of(const CompositeCall& in, const LinearLayer& layer, const at::Tensor& ids,
-                        bool entropy, const at::Tensor& statistics, at::Tensor logits) {
-  const TokenNumbers numbers = room_for(ids.size(0), entropy, exact_options(layer.input.options()));
-  if (logits.defined()) {
-    logits_into(logits, layer, layer.input);
-    numbers_of_logits(in, logits, ids, numbers, statistics, 0, false);
-    return numbers;
-  }
-  const LossDivision division =
-      division_of(in, layer, {.count = ids.size(0)}, entropy || statistics.defined(), false, {});
-  NumbersAlone loss(in, ids, numbers, statistics);
-  run_by_chunks(in, layer, {ids, {}}, division, {}, loss);
-  if (division.way == Way::exponentials) numbers.log_prob.neg_();
-  return numbers;
+                        bool entropy) {
+  const KeptTokens kept = KeptTokens::of(in, ids);
+  return checked(kept, spread(kept, numbers_of_kept(in, kept.layer(layer), kept.labels(in, ids),
+                                                    entropy, {}, {})));
+}
+
+KnownTokens known_tokens(const CompositeCall& in, const LinearLayer& layer, const at::Tensor& ids,
+                         bool entropy, const at::Tensor& logits) {
+  const KeptTokens kept = KeptTokens::of(in, ids);
+  const LinearLayer of_kept = kept.layer(layer);
+  const at::Tensor statistics = room_for_statistics(of_kept);
+  const TokenNumbers numbers = numbers_of_kept(in, of_kept, kept.labels(in, ids), entropy,
+                                               statistics, rows_of(logits, 0, kept.count()));
+  return {checked(kept, spread(kept, numbers)), kept.spread(statistics, 0)};
 }
 
 LayerGradients gradients_of(const CompositeCall& in, const LinearLayer& layer,
                             const at::Tensor& ids, const at::Tensor& statistics,
                             const TokenNumbers& derivatives, const WantedGradients& wanted,
                             const at::Tensor& logits) {
-  const LossDivision division = division_of(in, layer, {.count = ids.size(0)}, true, false, wanted);
-  GradientAlone loss(in, ids, statistics, derivatives, logits);
-  return run_by_chunks(in, layer, {ids, {}}, division, wanted, loss);
+  const KeptTokens kept = KeptTokens::of(in, ids);
+  return spread(
+      kept, gradients_of_kept(in, kept.layer(layer), kept.labels(in, ids), kept.rows(statistics),
+                              rows(kept, derivatives), wanted, logits));
 }
 
 Tensors gradients_of_numbers(const CompositeCall& in, at::Tensor logits) {

@@ -4,6 +4,7 @@
 // makes the gradients of that. docs/adding_a_loss.md shows one.
 #pragma once
 
+#include "composites/linear_loss/kept_tokens.h"
 #include "composites/linear_loss/linear_loss.h"
 
 namespace liger::torch_bindings {
@@ -24,6 +25,10 @@ class LogProbLoss {
   // and its metrics are is the loss's to keep. Small tensors, on the device: nobody waits for them.
   // What is a sum over all units has to be known before.
   virtual TokenNumbers step(int64_t first, const TokenNumbers& tokens) = 0;
+
+  // Of a loss whose units are single tokens: from now on they are these alone, and padding counts
+  // nothing. False: it has to see all units.
+  virtual bool keep(const KeptTokens&) { return false; }
 };
 
 // What a loss is of.
@@ -35,8 +40,9 @@ struct LogProbCall {
   WantedGradients wanted;
 };
 
-// Runs the loss in three products, or in four where a unit is too large for a chunk. The options
-// `temperature`, `softcap`, `ignore_index`, `accumulate` and `chunk_tokens` are the composite's.
+// Runs the loss in three products, or in four where a unit is too large for a chunk or four of the
+// tokens that are not ignored cost less. The options of a layer's scores and of its division are
+// the composite's.
 LayerGradients run(const CompositeCall& in, const LogProbCall& call, LogProbLoss& loss);
 
 // What the derivatives of a mean are multiplied with, so that a small type holds the gradient: the
@@ -44,13 +50,20 @@ LayerGradients run(const CompositeCall& in, const LogProbCall& call, LogProbLoss
 double unit_of_mean(const LinearLayer& layer);
 
 // The numbers of all tokens, [tokens], without a gradient: one product.
-// Written for gradients_of(), or undefined: `statistics`, [tokens, log_prob_statistics], and
-// `logits`, [tokens, classes].
 TokenNumbers numbers_of(const CompositeCall& in, const LinearLayer& layer, const at::Tensor& ids,
-                        bool entropy, const at::Tensor& statistics = {}, at::Tensor logits = {});
+                        bool entropy);
+
+// The same, and what gradients_of() wants.
+struct KnownTokens {
+  TokenNumbers numbers;
+  at::Tensor statistics;  // [tokens, log_prob_statistics]
+};
+// `logits`: undefined, or room for those of all tokens, of which kept ones' come first.
+KnownTokens known_tokens(const CompositeCall& in, const LinearLayer& layer, const at::Tensor& ids,
+                         bool entropy, const at::Tensor& logits = {});
 
 // Gradients for the derivatives of some loss with respect to the numbers. The logits are made again
-// or, where they are given, [tokens, classes], read.
+// or, where they are given, as known_tokens() left them, read.
 LayerGradients gradients_of(const CompositeCall& in, const LinearLayer& layer,
                             const at::Tensor& ids, const at::Tensor& statistics,
                             const TokenNumbers& derivatives, const WantedGradients& wanted,

@@ -89,6 +89,14 @@ PolicyBatch PolicyBatch::tokens() const {
   return part;
 }
 
+PolicyBatch PolicyBatch::of_kept(const KeptTokens& kept) const {
+  PolicyBatch part = *this;
+  for (at::Tensor* const each :
+       {&part.mask, &part.weight, &part.advantages, &part.ref, &part.old, &part.ratio})
+    if (each->defined()) *each = kept.numbers(*each, 0);
+  return part;
+}
+
 PolicyNumbers PolicyNumbers::room_for(const at::Tensor& like) {
   const auto room = [&] { return at::empty_like(like, like.options().dtype(at::kDouble)); };
   return {room(), room(), room()};

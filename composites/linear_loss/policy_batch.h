@@ -4,6 +4,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "composites/linear_loss/kept_tokens.h"
 #include "torch_bindings/composite_call.h"
 
 namespace liger::torch_bindings {
@@ -22,8 +23,9 @@ struct PolicyBatch {
   at::Tensor counted() const;         // bool: mask or weight is not zero
   at::Tensor tokens_counted() const;  // at least 1
   PolicyBatch sequences(int64_t first, int64_t count) const;
-  // The same tokens as sequences of one.
+  // The same tokens as sequences of one, and of those the kept ones: padding counts nothing.
   PolicyBatch tokens() const;
+  PolicyBatch of_kept(const KeptTokens& kept) const;
 };
 
 // Where a step writes: [B, T], zero where a token is not counted, or [B], the sums of sequences.

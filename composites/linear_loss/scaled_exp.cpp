@@ -59,7 +59,8 @@ ScaledExp::ScaledExp(const CompositeCall& in, const LinearLayer& layer, const La
                                          {"weight", layer_.weight},
                                          {has_ids ? "ids" : "target", ids_},
                                          {"score", score_},
-                                         {"reference", reference_}});
+                                         {"reference", reference_},
+                                         {"places", labels.places}});
 }
 
 at::Tensor ScaledExp::buffer() const {

@@ -1,11 +1,9 @@
 // Log-probabilities and entropies of a linear layer whose classes are spread over ranks. What each
 // rank knows of its part is told to all between the two calls.
 #include <ATen/ops/cat.h>
-#include <ATen/ops/empty.h>
 
 #include "composites/linear_loss/log_prob_loss.h"
 #include "engine/registry.h"
-#include "ops/loss/log_probs.h"
 
 namespace liger::torch_bindings {
 namespace {
@@ -15,9 +13,7 @@ namespace {
 Tensors own_numbers(const CompositeCall& in) {
   const LinearLayer layer = layer_of(in);
   const at::Tensor ids = in.tensor("ids").contiguous();
-  const at::Tensor statistics =
-      at::empty({ids.size(0), log_prob_statistics}, exact_options(layer.input.options()));
-  const TokenNumbers numbers = numbers_of(in, layer, ids, true, statistics);
+  const auto [numbers, statistics] = known_tokens(in, layer, ids, true);
   return {numbers.log_prob, numbers.entropy, statistics};
 }
 

@@ -78,6 +78,7 @@ Op chunk_op() {
                dense("share"),
                written(dense("soft_loss")),
                optional(written(dense("hard_loss"))),
+               optional(dense("places", {Dtype::i64})),
                integer("first_row", 0)};
   for (Input& option : distillation_options()) op.inputs.push_back(std::move(option));
   op.inputs.push_back(flag("with_gradient"));
@@ -91,7 +92,7 @@ Op chunk_op() {
                                              "share",
                                              "soft_loss",
                                              "hard_loss",
-                                             {"fault", FaultOf{"target", "ignore_index"}},
+                                             {"fault", FaultOf{"target", "ignore_index", "places"}},
                                              {"rows", "logits.rows"},
                                              {"student_stride", "logits.stride"},
                                              {"teacher_stride", "teacher.stride"},

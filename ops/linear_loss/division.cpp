@@ -19,6 +19,12 @@ int64_t most_tokens_of_unit(const LinearLossSizes& sizes, int64_t asked, int64_t
   return std::max(chunk, std::max(576 * mebibyte, row_bytes * sizes.hidden / 2) / row_bytes);
 }
 
+// One product more, but of the kept tokens alone.
+bool statistics_first_saves(const LossTraits& traits, int64_t tokens) {
+  const int64_t products = 1 + int64_t{traits.input_gradient} + int64_t{traits.weight_gradient};
+  return traits.kept && (products + 1) * *traits.kept < products * tokens;
+}
+
 // As many units as have about that many tokens, in equal chunks.
 int64_t units_of_chunk(const Units& units, int64_t tokens) {
   const int64_t most = std::max<int64_t>(tokens / std::max<int64_t>(units.of_unit(), 1), 1);
@@ -41,7 +47,8 @@ LossDivision divide(const Place& place, const LinearLossSizes& sizes, const Unit
     }
   }
   const bool together = traits.gradient && traits.whole_units;
-  if (together && units.of_unit() > most_tokens_of_unit(sizes, asked_chunk, chunk)) {
+  if (together && (units.of_unit() > most_tokens_of_unit(sizes, asked_chunk, chunk) ||
+                   statistics_first_saves(traits, units.all()))) {
     result.way = Way::statistics_first;
   } else if (together) {
     result.units = units;

@@ -42,12 +42,15 @@ struct LossTraits {
   bool whole_units = false;  // the gradient of a token depends on all of its unit
   bool tiles = false;        // the loss can take the classes in tiles
   bool gradient = false;     // of anything
+  bool input_gradient = false;
   bool weight_gradient = false;
+  std::optional<int64_t> kept = {};  // tokens that are not ignored, where some may be left out
 };
 
 // Chunks have about as many tokens as chunk_tokens_of() says, in whole units. Units whose logits
 // would take more than 576 MiB and half the weight, or with chunk_least_memory more than
-// least_memory_bytes(), are `statistics_first`, which costs one more product.
+// least_memory_bytes(), are `statistics_first`, which costs one more product. So are those that it
+// costs less: it looks at single tokens, and can leave out ignored ones.
 LossDivision divide(const Place& place, const LinearLossSizes& sizes, const Units& units,
                     const LossTraits& traits, int64_t asked_chunk, Accumulate accumulate);
 

@@ -22,7 +22,6 @@ std::vector<Input> linear_inputs(bool with_num_items) {
     inputs.push_back(std::move(option));
   }
   for (Input& option : division_options()) inputs.push_back(std::move(option));
-  if (with_num_items) inputs.push_back(integer("counted_tokens", -1));
   return inputs;
 }
 
@@ -145,6 +144,7 @@ Op each_backward_op() {
                                                      {"accumulate", 0},
                                                      {"chunk_tokens", 0},
                                                      {"exact", 0},
+                                                     {"counted_tokens", -1},
                                                      {"output_mask", 7}}) {
       samples.push_back({.input = name, .value = value});
     }

@@ -86,6 +86,7 @@ Op backward_op() {
                                                      {"accumulate", 0},
                                                      {"chunk_tokens", 0},
                                                      {"exact", 0},
+                                                     {"counted_tokens", -1},
                                                      {"keep_logits", 0},
                                                      {"output_mask", 7}}) {
       samples.push_back({.input = name, .value = value});

@@ -8,7 +8,7 @@ namespace liger {
 
 std::vector<Input> division_options() {
   return {choice("accumulate", {"automatic", "weight_dtype", "float32"}, "automatic"),
-          integer("chunk_tokens", 0), flag("exact")};
+          integer("chunk_tokens", 0), flag("exact"), integer("counted_tokens", -1)};
 }
 
 void check_linear_layer(const Call& call, int dims, std::string_view shape) {

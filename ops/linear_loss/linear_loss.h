@@ -5,7 +5,8 @@
 
 namespace liger {
 
-// `accumulate` and `chunk_tokens`, which divide() reads.
+// How the work is divided, in the order that all forms take it: `accumulate`, `chunk_tokens`,
+// `exact`, and `counted_tokens`, how many labels are not ignored, or -1.
 std::vector<Input> division_options();
 
 // Raises for an input, a weight and a bias that make no linear layer, and for a chunk that is none.

@@ -105,8 +105,9 @@ Op reference_op(std::string name, const std::string& label) {
       "refer to";
   op.internal = true;
   op.inputs = {
-      bf16_rows("input"),       dense("weight", {Dtype::bf16}), integers(label),
-      written(floats("score")), written(floats("reference")),   integer("ignore_index", -100)};
+      bf16_rows("input"),           dense("weight", {Dtype::bf16}), integers(label),
+      written(floats("score")),     written(floats("reference")),   optional(integers("places")),
+      integer("ignore_index", -100)};
   op.check = check_rows;
   op.kernels = {
       {.name = "LinearReference",
@@ -121,7 +122,7 @@ Op reference_op(std::string name, const std::string& label) {
                      {"target", label.c_str()},
                      "score",
                      "reference",
-                     {"fault", FaultOf{label, "ignore_index"}},
+                     {"fault", FaultOf{label, "ignore_index", "places"}},
                      {"rows", "input.rows"},
                      {"input_stride", "input.stride"},
                      "ignore_index"}}};

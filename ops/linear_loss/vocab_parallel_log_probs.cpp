@@ -181,9 +181,10 @@ Op backward_op() {
     for (const Input& option : with_options({})) {
       const bool one = option.name == "temperature" || option.name == "ranks";
       samples.push_back({.input = option.name,
-                         .value = one                             ? 1.0
-                                  : option.name == "ignore_index" ? -100.0
-                                                                  : 0.0});
+                         .value = one                               ? 1.0
+                                  : option.name == "ignore_index"   ? -100.0
+                                  : option.name == "counted_tokens" ? -1.0
+                                                                    : 0.0});
     }
     samples.push_back({.input = "output_mask", .value = 7});
     return samples;

@@ -338,6 +338,7 @@ std::vector<Input> chunk_inputs() {
                                optional(written(dense("loss"))),
                                optional(written(dense("z_loss"))),
                                optional(written(dense("predicted", {Dtype::i64}))),
+                               optional(dense("places", {Dtype::i64})),
                                integer("first_row", 0)};
   for (Input& option : cross_entropy_options()) inputs.push_back(std::move(option));
   inputs.push_back(flag("with_gradient"));
@@ -359,7 +360,7 @@ KernelOf rows_of_chunk() {
                       "z_loss",
                       "predicted",
                       {"dlogits", "logits"},
-                      {"fault", FaultOf{"target", "ignore_index"}},
+                      {"fault", FaultOf{"target", "ignore_index", "places"}},
                       {"rows", "logits.rows"},
                       {"logits_stride", "logits.stride"},
                       {"dlogits_stride", "logits.stride"},

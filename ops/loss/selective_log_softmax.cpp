@@ -70,7 +70,7 @@ Spec scores_spec(const Call& call) {
 
 KernelOf rows_kernel(std::function<bool(const Call&)> entropy,
                      std::function<bool(const Call&)> keeps, Argument entropy_to,
-                     Argument first_row) {
+                     Argument first_row, std::string places) {
   return reread_kernel({.name = "LogProbRows",
                         .source = "loss/selective_log_softmax.h",
                         .spec = [entropy, keeps](const Call& call) -> Spec {
@@ -88,7 +88,7 @@ KernelOf rows_kernel(std::function<bool(const Call&)> entropy,
                                       "log_probs",
                                       std::move(entropy_to),
                                       "statistics",
-                                      {"fault", FaultOf{"ids", "ignore_index"}},
+                                      {"fault", FaultOf{"ids", "ignore_index", std::move(places)}},
                                       {"rows", "logits.rows"},
                                       {"logits_stride", "logits.stride"},
                                       std::move(first_row),
@@ -167,8 +167,9 @@ Op forward_op() {
                  },
                  logits_arithmetic, false}};
   op.check = check;
-  op.kernels = {rows_kernel(never, [](const Call& call) { return call.flag("keep_statistics"); },
-                            {"entropy", none}, {"first_row", none})};
+  op.kernels = {rows_kernel(
+      never, [](const Call& call) { return call.flag("keep_statistics"); }, {"entropy", none},
+      {"first_row", none}, "")};
   op.gradient = {.backward = "selective_log_softmax_backward",
                  .saved = {"logits", "ids", "statistics"},
                  .of = {{"logits", "dlogits"}},
@@ -224,9 +225,10 @@ Op chunk_op() {
   op.name = "log_probs_chunk_";
   op.doc = "log-probabilities, entropies and what their gradient needs, of a chunk of logits";
   op.internal = true;
-  op.inputs = with_chunk_options({rows("logits"), dense("ids", {Dtype::i64}),
-                                  written(dense("log_probs")), optional(written(dense("entropy"))),
-                                  optional(written(dense("statistics"))), integer("first_row", 0)});
+  op.inputs = with_chunk_options(
+      {rows("logits"), dense("ids", {Dtype::i64}), written(dense("log_probs")),
+       optional(written(dense("entropy"))), optional(written(dense("statistics"))),
+       optional(dense("places", {Dtype::i64})), integer("first_row", 0)});
   op.check = [](const Call& call) {
     check(call);
     require_numbers(call, "log_probs", 1);
@@ -235,7 +237,7 @@ Op chunk_op() {
   };
   op.kernels = {rows_kernel([](const Call& call) { return call.has("entropy"); },
                             [](const Call& call) { return call.has("statistics"); }, "entropy",
-                            "first_row")};
+                            "first_row", "places")};
   op.example = [](const Extent& e) -> std::vector<Sample> {
     return {logits_sample(e), ids_sample(e), numbers_sample("log_probs", e),
             numbers_sample("entropy", e), numbers_sample("statistics", e, {log_prob_statistics})};

@@ -19,21 +19,24 @@ struct FaultRecord {
 };
 
 // A member of a kernel that checks the values of an input. Where the record is, and in the host's
-// own words, handed back to it with the record, which op and which input that is.
+// own words, handed back to it with the record, which op and which input that is. Where the values
+// were picked out of the input: from which places of it.
 struct InputFault {
   FaultRecord* record;
   long long blamed;
   long long check;
+  const long long* places;  // null: all are there
 };
 
-// The value at `place`, counted from the input's first, is none of 0 to limit - 1.
+// The value at `place`, counted from the first that the kernel was given, is none of 0 to limit
+// - 1.
 LIGER_DEVICE void record_fault(const InputFault& fault, long long place, long long value,
                                long long limit) {
   FaultRecord* const record = fault.record;
   if (!take(&record->state, FaultRecord::empty, FaultRecord::taken)) return;
   record->blamed = fault.blamed;
   record->check = fault.check;
-  record->place = place;
+  record->place = fault.places == nullptr ? place : fault.places[place];
   record->value = value;
   record->limit = limit;
   publish(&record->state, FaultRecord::published);

@@ -24,8 +24,8 @@ struct LayerStatistics {
 template <class Row, int N, class A, class First, class Again>
 LIGER_DEVICE LayerStatistics<A> layer_statistics(First&& first, Again&& again, int thread,
                                                  double eps) {
-  const A sum = Row::template sum<A>(
-      0, thread, [&](int slot, int pack) { return total(first(slot, pack)); });
+  const A sum =
+      Row::template sum<A>(0, thread, [&](int slot, int pack) { return total(first(slot, pack)); });
   const A m = sum * A(1.0 / N);
   const auto deviations = Row::template sum<Two<A>>(1, thread, [&](int slot, int pack) {
     const auto d = without_missing<N>(pack, again(slot, pack) + (-m));

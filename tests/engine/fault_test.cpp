@@ -69,6 +69,7 @@ struct LookUp {
                  dense("indices", {Dtype::i64}),
                  written(dense("score", {Dtype::f32})),
                  written(dense("reference", {Dtype::f32})),
+                 optional(dense("places", {Dtype::i64})),
                  integer("padding", -1)};
     op.kernels = {
         {.name = "LinearReference",
@@ -85,19 +86,20 @@ struct LookUp {
                        {"target", "indices"},
                        "score",
                        "reference",
-                       {"fault", FaultOf{"indices", std::move(besides)}},
+                       {"fault", FaultOf{"indices", std::move(besides), "places"}},
                        {"rows", "x.rows"},
                        {"input_stride", "x.stride"},
                        {"ignore_index", "padding"}}}};
     op.kernels.front().layout = layout_of(op.kernels.front());
   }
 
-  Call call() const {
+  Call call(bool with_places = false) const {
     Call call(op, place_on(parse_target("cpu")));
     const std::vector<int64_t> shapes[] = {
-        {tokens, hidden}, {table_rows, hidden}, {tokens}, {tokens}, {tokens}};
-    const Dtype dtypes[] = {Dtype::bf16, Dtype::bf16, Dtype::i64, Dtype::f32, Dtype::f32};
-    for (int input = 0; input < 5; ++input) {
+        {tokens, hidden}, {table_rows, hidden}, {tokens}, {tokens}, {tokens}, {tokens}};
+    const Dtype dtypes[] = {Dtype::bf16, Dtype::bf16, Dtype::i64,
+                            Dtype::f32,  Dtype::f32,  Dtype::i64};
+    for (int input = 0; input < (with_places ? 6 : 5); ++input) {
       Tensor& tensor = call.tensor(input);
       tensor.defined = true;
       tensor.dtype = dtypes[input];
@@ -105,18 +107,20 @@ struct LookUp {
       std::copy(shapes[input].begin(), shapes[input].end(), tensor.sizes);
       tensor.make_contiguous();
     }
-    call.scalar(5).integer = -1;
+    call.scalar(6).integer = -1;
     return call;
   }
 
-  void run(std::vector<int64_t> indices, Fault& fault, const Op& blamed) {
+  void run(std::vector<int64_t> indices, Fault& fault, const Op& blamed,
+           std::vector<int64_t> places = {}) {
     std::vector<uint16_t> x(tokens * hidden), table(table_rows * hidden);
     std::vector<float> score(tokens), reference(tokens);
-    void* pointers[all_slots] = {x.data(), table.data(), indices.data(), score.data(),
-                                 reference.data()};
+    void* pointers[all_slots] = {x.data(),         table.data(),
+                                 indices.data(),   score.data(),
+                                 reference.data(), places.empty() ? nullptr : places.data()};
     pointers[fault_slot] = &fault;
     pointers[blamed_slot] = const_cast<Op*>(&blamed);
-    const auto plan = make_plan(call(), device(Backend::cpu, 0), nullptr);
+    const auto plan = make_plan(call(!places.empty()), device(Backend::cpu, 0), nullptr);
     EXPECT_TRUE(plan->records_faults);
     launch(*plan, pointers, nullptr);
   }
@@ -137,6 +141,15 @@ TEST(Fault, is_told_of_any_op_in_the_words_of_its_declaration) {
   EXPECT_EQ(
       raised(fault),
       "liger_jit::padded: element 1 of argument 'indices' is -2; allowed: 0 to 5 and padding");
+}
+
+TEST(Fault, of_values_that_were_picked_names_the_place_they_were_picked_from) {
+  LookUp look_up("look_up", "padding");
+  Fault fault;
+  look_up.run({0, 1, 6, 2}, fault, look_up.op, {10, 20, 30, 40});
+  EXPECT_EQ(
+      raised(fault),
+      "liger_jit::look_up: element 30 of argument 'indices' is 6; allowed: 0 to 5 and padding");
 }
 
 TEST(Fault, names_the_first_that_took_the_record_and_the_op_that_was_called) {

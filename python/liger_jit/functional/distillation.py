@@ -43,6 +43,7 @@ def fused_linear_distillation(
     return_hard_loss: bool = False,
     accum_dtype: torch.dtype | None = None,
     memory: str = "auto",
+    counted_tokens: int | None = None,
 ) -> DistillationOutput:
     """Distillation (arXiv:1503.02531) of a linear layer from a teacher's, from hidden states.
 
@@ -70,8 +71,8 @@ def fused_linear_distillation(
             is ignore_index counts nowhere, and may hold anything.
         beta: 0 to 1.
         return_hard_loss: make the hard loss though its weight is 0.
-        accum_dtype, memory: as in `fused_linear_cross_entropy`; a chunk has two rows of logits a
-            token. "min" takes no tiles of classes.
+        accum_dtype, memory, counted_tokens: as in `fused_linear_cross_entropy`; a chunk has two
+            rows of logits a token. "min" takes no tiles of classes.
 
     Returns:
         DistillationOutput of means, in float32, float64 for float64, on the device. Differentiable
@@ -106,6 +107,8 @@ def fused_linear_distillation(
         return_hard_loss,
         ops.choice(op, "accum_dtype", accum_dtype, sums),
         least,
+        False,  # exact, which logits always are
+        ops.counted(counted_tokens),
     )
     return DistillationOutput(*outputs[:3])
 
@@ -121,6 +124,7 @@ def fused_linear_jsd(
     temperature: float = 1.0,
     accum_dtype: torch.dtype | None = None,
     memory: str = "auto",
+    counted_tokens: int | None = None,
 ) -> Tensor:
     """The generalised Jensen-Shannon divergence of a linear layer from a teacher's: the soft loss
     of `fused_linear_distillation` with "jsd", alone.
@@ -147,4 +151,5 @@ def fused_linear_jsd(
         ignore_index=ignore_index,
         accum_dtype=accum_dtype,
         memory=memory,
+        counted_tokens=counted_tokens,
     ).loss

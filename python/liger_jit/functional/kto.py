@@ -38,6 +38,7 @@ def fused_linear_kto(
     softcap: float | None = None,
     ignore_index: int = -100,
     memory: str = "auto",
+    counted_tokens: int | None = None,
 ) -> KTOOutput:
     """Kahneman-Tversky optimisation (arXiv:2402.01306), from hidden states.
 
@@ -74,6 +75,14 @@ def fused_linear_kto(
             ref_log_probs,
             beta,
             average_log_prob,
-            *last_options("fused_linear_kto", temperature, softcap, ignore_index, memory),
+            *last_options(
+                "fused_linear_kto",
+                temperature,
+                softcap,
+                ignore_index,
+                memory,
+                False,
+                counted_tokens,
+            ),
         )[:7]
     )

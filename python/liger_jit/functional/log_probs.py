@@ -45,6 +45,7 @@ def linear_log_probs(
     softcap: float | None = None,
     ignore_index: int = -100,
     memory: str = "auto",
+    counted_tokens: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of ids and entropies under a linear layer, by chunks of tokens.
 
@@ -61,6 +62,8 @@ def linear_log_probs(
             time and makes them again in the backward: four products where input and weight are
             trained, three with a frozen weight. "min" makes the chunks smaller. "fast" keeps all
             logits for the backward, which saves that product.
+        counted_tokens: how many ids are not ignore_index, as in `fused_linear_cross_entropy`; a
+            number that is too small gives NaN.
 
     Returns:
         log_probs, entropy: [...] in float32, float64 for float64. Each is differentiable in input,
@@ -83,6 +86,7 @@ def linear_log_probs(
         0,
         least,
         False,  # exact, which logits always are
+        ops.counted(counted_tokens),
         memory == "fast",
     )
     return outputs[0].view(ids.shape), outputs[1].view(ids.shape)

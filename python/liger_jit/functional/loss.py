@@ -171,7 +171,8 @@ def fused_linear_cross_entropy(
             at a time, and their logits made twice.
         counted_tokens: how many labels are not ignore_index, if the caller knows. Then products are
             made for those tokens only. A number that is too small gives a loss of NaN; one too
-            large only costs time. On the CPU they are counted in the call.
+            large only costs time. On the CPU they are counted in the call, and only a number that
+            is too large changes anything.
         exact: True makes logits where their exponentials would be quicker: in bfloat16 on a GPU of
             compute capability 9.0, with many classes and no option beyond a label and a reduction.
             An element of the gradients' products is then rounded once in place of twice; it costs
@@ -210,12 +211,12 @@ def fused_linear_cross_entropy(
         accumulate,
         chunk_tokens or least,
         exact,
+        ops.counted(counted_tokens),
     )
     # One loss a row has one grad_output gradient a row: its backward makes the logits anew.
     if mode == 0:
         outputs = ops.linear_cross_entropy_each(*tensors, *options)
     else:
-        counted = -1 if counted_tokens is None else counted_tokens
-        outputs = ops.fused_linear_cross_entropy(*tensors, num_items, *options, counted)
+        outputs = ops.fused_linear_cross_entropy(*tensors, num_items, *options)
     asked = (return_z_loss, return_token_accuracy, return_predicted_tokens)
     return _loss_output(outputs, target.shape, mode == 0, asked)

@@ -38,6 +38,7 @@ def fused_linear_cpo(
     softcap: float | None = None,
     ignore_index: int = -100,
     memory: str = "auto",
+    counted_tokens: int | None = None,
 ) -> DPOOutput:
     """Contrastive preference optimisation (arXiv:2401.08417), from hidden states.
 
@@ -58,7 +59,15 @@ def fused_linear_cpo(
             average_log_prob,
             compute_nll_loss,
             alpha,
-            *last_options("fused_linear_cpo", temperature, softcap, ignore_index, memory),
+            *last_options(
+                "fused_linear_cpo",
+                temperature,
+                softcap,
+                ignore_index,
+                memory,
+                False,
+                counted_tokens,
+            ),
         )[:8]
     )
 
@@ -77,6 +86,7 @@ def fused_linear_simpo(
     softcap: float | None = None,
     ignore_index: int = -100,
     memory: str = "auto",
+    counted_tokens: int | None = None,
 ) -> DPOOutput:
     """Simple preference optimisation (arXiv:2405.14734), from hidden states.
 
@@ -94,7 +104,15 @@ def fused_linear_simpo(
             label_smoothing,
             compute_nll_loss,
             alpha,
-            *last_options("fused_linear_simpo", temperature, softcap, ignore_index, memory),
+            *last_options(
+                "fused_linear_simpo",
+                temperature,
+                softcap,
+                ignore_index,
+                memory,
+                False,
+                counted_tokens,
+            ),
         )[:8]
     )
 
@@ -110,6 +128,7 @@ def fused_linear_orpo(
     alpha: float = 1.0,
     ignore_index: int = -100,
     memory: str = "auto",
+    counted_tokens: int | None = None,
 ) -> ORPOOutput:
     """Odds ratio preference optimisation (arXiv:2403.07691), from hidden states.
 
@@ -145,7 +164,9 @@ def fused_linear_orpo(
             beta,
             compute_nll_loss and not apart,
             alpha,
-            *last_options("fused_linear_orpo", 1.0, None, ignore_index, memory),
+            *last_options(
+                "fused_linear_orpo", 1.0, None, ignore_index, memory, False, counted_tokens
+            ),
         )[:10]
     )
     if not apart:

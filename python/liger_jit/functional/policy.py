@@ -96,30 +96,33 @@ def policy_loss(
     Raises:
         ValueError: an option, shape or dtype that does not fit.
     """
-    op = "policy_loss"
     return PolicyLoss(
         *ops.policy_loss(
             log_probs,
-            _as_mask(token_mask),
-            advantages,
-            ref_log_probs,
-            old_log_probs,
-            _by_sequence(importance_ratio),
-            None if num_items is None else ops.as_num_items(op, num_items, "mean", log_probs),
-            ops.choice(op, "loss_type", loss_type, _LOSSES),
-            ops.choice(op, "importance_sampling_level", importance_sampling_level, _LEVELS),
-            beta,
-            bias_corrected_kl,
-            epsilon_low,
-            epsilon_high,
-            0.0 if delta is None else delta,
-            sapo_temperature_pos,
-            sapo_temperature_neg,
-            vespo_k_pos,
-            vespo_lambda_pos,
-            vespo_k_neg,
-            vespo_lambda_neg,
-            max_completion_length or 0,
+            *_of_policy(
+                "policy_loss",
+                log_probs,
+                token_mask,
+                advantages,
+                ref_log_probs,
+                old_log_probs,
+                importance_ratio,
+                num_items,
+                loss_type,
+                importance_sampling_level,
+                beta,
+                bias_corrected_kl,
+                epsilon_low,
+                epsilon_high,
+                delta,
+                sapo_temperature_pos,
+                sapo_temperature_neg,
+                vespo_k_pos,
+                vespo_lambda_pos,
+                vespo_k_neg,
+                vespo_lambda_neg,
+                max_completion_length,
+            ),
             reduce,
         )[:3]
     )
@@ -158,6 +161,7 @@ def fused_linear_grpo(
     chunk_tokens: int = 0,
     memory: str = "auto",
     exact: bool = False,
+    counted_tokens: int | None = None,
 ) -> PolicyLoss:
     """`policy_loss` of the log-probabilities of `linear_log_probs`, without the whole logits.
 
@@ -171,6 +175,9 @@ def fused_linear_grpo(
             are not given: one product more.
         temperature, softcap, chunk_tokens, memory, exact: as in `linear_log_probs` and
             `fused_linear_cross_entropy`.
+        counted_tokens: how many tokens token_mask counts, if the caller knows: products are made
+            for those only, and one more where a loss is of whole sequences. A number that is too
+            small gives NaN. With "luspo", which looks at all tokens, it says nothing.
         All others as in `policy_loss`.
 
     Returns:
@@ -182,13 +189,20 @@ def fused_linear_grpo(
     """
     op = "fused_linear_grpo"
     least = ops.choice(op, "memory", memory, ops.MEMORY)
-    kind = ops.choice(op, "loss_type", loss_type, _LOSSES)
-    mask = _as_mask(token_mask)
+    if loss_type == "luspo":
+        counted_tokens = None
     if beta != 0.0 and ref_log_probs is None and ref_input is not None:
-        taken = ids if loss_type == "luspo" else ids.where(mask != 0, -100)
+        taken = ids if loss_type == "luspo" else ids.where(token_mask != 0, -100)
         with torch.no_grad():
             ref_log_probs, _ = linear_log_probs(
-                ref_input, ref_weight, taken, ref_bias, temperature, softcap, memory=memory
+                ref_input,
+                ref_weight,
+                taken,
+                ref_bias,
+                temperature,
+                softcap,
+                memory=memory,
+                counted_tokens=counted_tokens,
             )
     return PolicyLoss(
         *ops.fused_linear_grpo(
@@ -196,40 +210,81 @@ def fused_linear_grpo(
             weight,
             ids,
             bias,
-            mask,
-            advantages,
-            ref_log_probs,
-            old_log_probs,
-            _by_sequence(importance_ratio),
-            None if num_items is None else ops.as_num_items(op, num_items, "mean", input),
-            kind,
-            ops.choice(op, "importance_sampling_level", importance_sampling_level, _LEVELS),
-            beta,
-            bias_corrected_kl,
-            epsilon_low,
-            epsilon_high,
-            0.0 if delta is None else delta,
-            sapo_temperature_pos,
-            sapo_temperature_neg,
-            vespo_k_pos,
-            vespo_lambda_pos,
-            vespo_k_neg,
-            vespo_lambda_neg,
-            max_completion_length or 0,
+            *_of_policy(
+                op,
+                input,
+                token_mask,
+                advantages,
+                ref_log_probs,
+                old_log_probs,
+                importance_ratio,
+                num_items,
+                loss_type,
+                importance_sampling_level,
+                beta,
+                bias_corrected_kl,
+                epsilon_low,
+                epsilon_high,
+                delta,
+                sapo_temperature_pos,
+                sapo_temperature_neg,
+                vespo_k_pos,
+                vespo_lambda_pos,
+                vespo_k_neg,
+                vespo_lambda_neg,
+                max_completion_length,
+            ),
             temperature,
             0.0 if softcap is None else softcap,
             -100,
             0,
             chunk_tokens or least,
             exact,
+            ops.counted(counted_tokens),
         )[:3]
     )
 
 
-def _as_mask(mask: Tensor) -> Tensor:
-    """Of a dtype that the operators take."""
-    return mask if mask.dtype == torch.int64 or mask.is_floating_point() else mask.long()
-
-
-def _by_sequence(ratio: Tensor | None) -> Tensor | None:
-    return ratio.unsqueeze(1) if ratio is not None and ratio.dim() == 1 else ratio
+def _of_policy(
+    op,
+    like,
+    token_mask,
+    advantages,
+    ref_log_probs,
+    old_log_probs,
+    importance_ratio,
+    num_items,
+    loss_type,
+    importance_sampling_level,
+    beta,
+    bias_corrected_kl,
+    epsilon_low,
+    epsilon_high,
+    delta,
+    *shapes_and_length,
+):
+    """The arguments of a policy, as both operators take them."""
+    if token_mask.dtype != torch.int64 and not token_mask.is_floating_point():
+        token_mask = token_mask.long()
+    if importance_ratio is not None and importance_ratio.dim() == 1:
+        importance_ratio = importance_ratio.unsqueeze(1)
+    if num_items is not None:
+        num_items = ops.as_num_items(op, num_items, "mean", like)
+    *shapes, max_completion_length = shapes_and_length
+    return (
+        token_mask,
+        advantages,
+        ref_log_probs,
+        old_log_probs,
+        importance_ratio,
+        num_items,
+        ops.choice(op, "loss_type", loss_type, _LOSSES),
+        ops.choice(op, "importance_sampling_level", importance_sampling_level, _LEVELS),
+        beta,
+        bias_corrected_kl,
+        epsilon_low,
+        epsilon_high,
+        0.0 if delta is None else delta,
+        *shapes,
+        max_completion_length or 0,
+    )

@@ -33,6 +33,7 @@ def linear_ppo_loss(
     softcap: float | None = None,
     ignore_index: int = -100,
     memory: str = "auto",
+    counted_tokens: int | None = None,
 ) -> PPOOutput:
     """Clipped policy gradient (arXiv:1707.06347) from hidden states, with an advantage a token.
 
@@ -48,6 +49,7 @@ def linear_ppo_loss(
         mask: [...], true (or not 0) where a token counts; None: all but ignored ones.
         clip_low, clip_high: how far r may be below and above one; 0 or more.
         temperature, softcap, memory: as in `linear_log_probs`.
+        counted_tokens: how many tokens count, if the caller knows, as there.
 
     Returns:
         PPOOutput, in float32, float64 for float64, on the device. Of no token all are 0.
@@ -72,7 +74,7 @@ def linear_ppo_loss(
         ids = torch.where(mask.ne(0), ids, ignore_index)
     counted = ids != ignore_index
     log_probs, entropies = linear_log_probs(
-        input, weight, ids, bias, temperature, softcap, ignore_index, memory
+        input, weight, ids, bias, temperature, softcap, ignore_index, memory, counted_tokens
     )
     count = counted.sum().clamp_min(1)
 

@@ -44,6 +44,7 @@ def fused_linear_dpo(
     ignore_index: int = -100,
     memory: str = "auto",
     exact: bool = False,
+    counted_tokens: int | None = None,
 ) -> DPOOutput:
     """Direct preference optimisation (arXiv:2305.18290) and its kin, from hidden states.
 
@@ -78,6 +79,9 @@ def fused_linear_dpo(
             so with pairs that fit into a chunk there are three products, and one for a reference
             model.
         exact: as in `fused_linear_cross_entropy`.
+        counted_tokens: how many ids are not ignore_index, as there. The reference model's product
+            is then made for those tokens only, and so are the policy's, one more, where they are so
+            few that this saves products.
 
     Returns:
         DPOOutput, in float32, float64 for float64, on the device. Differentiable in input, weight
@@ -104,13 +108,15 @@ def fused_linear_dpo(
         average_log_prob,
         compute_nll_loss,
         alpha,
-        *last_options("fused_linear_dpo", temperature, softcap, ignore_index, memory),
-        exact,
+        *last_options(
+            "fused_linear_dpo", temperature, softcap, ignore_index, memory, exact, counted_tokens
+        ),
     )
     return DPOOutput(*outputs[:8])
 
 
-def last_options(op, temperature, softcap, ignore_index, memory):
+def last_options(op, temperature, softcap, ignore_index, memory, exact, counted_tokens):
     """Of a loss of sequences, as its operator takes them."""
     least = ops.choice(op, "memory", memory, ops.MEMORY)
-    return temperature, 0.0 if softcap is None else softcap, ignore_index, 0, least
+    cap = 0.0 if softcap is None else softcap
+    return temperature, cap, ignore_index, 0, least, exact, ops.counted(counted_tokens)

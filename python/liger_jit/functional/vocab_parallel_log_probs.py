@@ -26,6 +26,7 @@ def vocab_parallel_log_probs(
     softcap: float | None = None,
     ignore_index: int = -100,
     memory: str = "auto",
+    counted_tokens: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`linear_log_probs` of a layer of which each rank of a group has as many classes, in order.
 
@@ -39,7 +40,7 @@ def vocab_parallel_log_probs(
         ids: [...] int64, of all classes, the same on each rank; or ignore_index.
         group: a process group of torch.distributed; None: this process has all classes.
         temperature, softcap, ignore_index: as in `linear_log_probs`.
-        memory: "auto" or "min", as there.
+        memory: "auto" or "min", as there. counted_tokens: as there, the same on each rank.
 
     Returns:
         log_probs, entropy: as `linear_log_probs`, the same bits on each rank. The gradient of input
@@ -61,6 +62,8 @@ def vocab_parallel_log_probs(
         ranks,
         0,
         least,
+        False,  # exact, which logits always are
+        ops.counted(counted_tokens),
     )
     parts = None
     if ranks > 1:

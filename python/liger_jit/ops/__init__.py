@@ -109,6 +109,11 @@ def as_num_items(op: str, num_items, reduction: str, like: Tensor) -> Tensor:
     return torch.full((), num_items, dtype=torch.float32, device=like.device)
 
 
+def counted(tokens: int | None) -> int:
+    """How many tokens count, as a linear loss takes it."""
+    return -1 if tokens is None else tokens
+
+
 def class_weights(weight: Tensor | None, like: Tensor) -> Tensor | None:
     """Class weights in the dtype that losses are computed in."""
     if not isinstance(weight, Tensor):

@@ -57,6 +57,25 @@ TEST(Division, a_unit_too_large_for_a_chunk_takes_statistics_first) {
   EXPECT_EQ(division.units.count, 4 * 2 * 8192);
 }
 
+TEST(Division, few_kept_tokens_take_statistics_first_where_that_is_less_products) {
+  const Units units = pairs(4, 1024);
+  LossTraits traits = of_pairs;
+  const auto way = [&](double kept) {
+    traits.kept = static_cast<int64_t>(kept * static_cast<double>(units.all()));
+    return divided(a100, units, traits).way;
+  };
+  traits.input_gradient = true;  // four products of the kept tokens, or three of all
+  EXPECT_EQ(way(1.0), Way::logits);
+  EXPECT_EQ(way(0.75), Way::logits);
+  EXPECT_EQ(way(0.74), Way::statistics_first);
+  EXPECT_EQ(way(0.0), Way::statistics_first);
+  traits.input_gradient = false;  // three, or two
+  EXPECT_EQ(way(0.74), Way::logits);
+  EXPECT_EQ(way(0.66), Way::statistics_first);
+  traits.whole_units = false;  // the loss leaves ignored tokens out before
+  EXPECT_EQ(way(0.5), Way::logits);
+}
+
 TEST(Division, without_a_gradient_or_units_tokens_are_taken_one_by_one) {
   LossTraits traits = of_pairs;
   traits.gradient = traits.weight_gradient = false;

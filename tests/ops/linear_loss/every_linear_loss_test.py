@@ -5,14 +5,17 @@ import itertools
 import pytest
 import torch
 from linear_losses import LAYER, LOSSES, arguments_with_bias
-from samples import arguments, differentiable_inputs, operator, results
+from samples import OPS, differentiable_inputs, operator, results, tensors_of
 
 every_loss = pytest.mark.parametrize("op", LOSSES)
 
 
-def case(op, device, dtype="f32"):
+IGNORED = -100
+
+
+def case(op, device, dtype="f32", **sizes):
     """(arguments, with a bias; which of them have a gradient; which one has the labels)."""
-    values, labels = arguments_with_bias(op, device, dtype)
+    values, labels = arguments_with_bias(op, device, dtype, **sizes)
     return values, differentiable_inputs(op, values), labels
 
 
@@ -49,7 +52,7 @@ def test_what_is_frozen_changes_no_other_gradient(device, op):
 @every_loss
 def test_without_a_label_there_is_no_gradient(device, op):
     values, names, labels = case(op, device)
-    values[labels] = torch.full_like(values[labels], -100)
+    values[labels] = torch.full_like(values[labels], IGNORED)
     found = results(operator(op), values, names)
     assert not any(value.any() for name, value in found.items() if name.startswith("gradient"))
 
@@ -63,6 +66,80 @@ def test_a_label_that_is_no_class_is_reported_by_op_argument_and_value(op):
     values[labels].view(-1)[2] = classes
     with pytest.raises(ValueError, match=f"{op}.*2.*'{labels}' is {classes}; allowed: 0 to"):
         operator(op)(**values)
+
+
+def mostly_ignored(op, device, rows=200):
+    """(the same with four fifths of the labels ignored; how many are not): enough tokens that it
+    pays to leave them out."""
+    values, names, labels = case(op, device, rows=rows)
+    flat = values[labels].view(-1)
+    flat[torch.arange(len(flat), device=device) % 5 != 1] = IGNORED
+    return values, names, labels, int((flat != IGNORED).sum())
+
+
+def public_results(op, values, names):
+    """Without what is kept for a backward."""
+    kept = [i for i, name in enumerate(OPS[op]["outputs"]) if name in ("statistics", "logits")]
+    found = results(operator(op), values, names)
+    return {name: found[name] for name in found if name not in [f"output {i}" for i in kept]}
+
+
+@every_loss
+def test_ignored_tokens_are_left_out_and_change_nothing(device, op):
+    values, names, labels, counted = mostly_ignored(op, device)
+    ignored = values[labels] == IGNORED
+    whole = public_results(op, values | {"counted_tokens": ignored.numel()}, names)
+    # The exact number, and one that the caller rounded up.
+    for known in (counted, counted + 20):
+        some = public_results(op, values | {"counted_tokens": known}, names)
+        for name, value in whole.items():
+            torch.testing.assert_close(some[name], value, msg=lambda m, name=name: f"{name}: {m}")
+        assert not some["gradient of input"][ignored].any()
+    # Were an ignored token in a product, its NaN would be in the sum over tokens.
+    spoilt = values | {"input": values["input"].masked_fill(ignored.unsqueeze(-1), float("nan"))}
+    again = public_results(op, spoilt | {"counted_tokens": counted}, names)
+    for name in ("output 0", *(f"gradient of {name}" for name in names)):
+        assert torch.equal(again[name], public_results(op, values, names)[name]), name
+
+
+def flops(op, values, names):
+    with torch.profiler.profile(with_flops=True) as profile:
+        results(operator(op), values, names)
+    return sum(e.flops for e in profile.key_averages() if e.key in ("aten::mm", "aten::addmm"))
+
+
+@every_loss
+def test_ignored_tokens_cost_no_product(op):
+    values, names, labels, counted = mostly_ignored(op, "cpu")
+    tokens = values[labels].numel()
+    whole = flops(op, values | {"counted_tokens": tokens}, names)
+    some = flops(op, values, names)
+    kept = (counted + 127) // 128 * 128
+    assert 0 < some <= whole * kept / tokens * 4 / 3  # a loss of whole units makes one product more
+
+
+@every_loss
+def test_a_count_that_leaves_labels_out_gives_nan_on_a_gpu(cuda, op):
+    values, _, _, counted = mostly_ignored(op, cuda, rows=1000)
+    if "token_mask" in values:
+        values["token_mask"] = torch.ones_like(values["token_mask"])
+    loss = tensors_of(operator(op)(**values, counted_tokens=counted))[0]
+    assert loss.isfinite().all()
+    assert tensors_of(operator(op)(**values, counted_tokens=counted - 128))[0].isnan().all()
+
+
+@every_loss
+@pytest.mark.parametrize("chunk_tokens", [0, 16, -1])
+def test_a_label_that_is_no_class_is_reported_by_its_place_among_all(op, chunk_tokens):
+    values, _, labels, _ = mostly_ignored(op, "cpu")
+    if "token_mask" in values:
+        values["token_mask"] = torch.ones_like(values["token_mask"])
+    classes, place = values["weight"].shape[0], values[labels].numel() - 4
+    values[labels].view(-1)[place] = classes
+    with pytest.raises(
+        ValueError, match=f"{op}: element {place} of argument '{labels}' is {classes};"
+    ):
+        operator(op)(**values, chunk_tokens=chunk_tokens)
 
 
 @every_loss

@@ -49,11 +49,11 @@ def ours(mask, use_bias_correction_kl=False, **arguments):
     return made if arguments.get("beta", 0.04) != 0 else (made.loss, made.clip_ratio)
 
 
-def check(inputs, grad_output="ones", **options):
+def check(inputs, grad_output="ones", counted_tokens=None, **options):
     if options.get("loss_type") == "dr_grpo":
         options.setdefault("max_completion_length", 20)
     return assert_as_exact_as_eager(
-        partial(ours, **options),
+        partial(ours, counted_tokens=counted_tokens, **options),
         partial(grpo_reference, **options),
         inputs,
         [name for name in WRT if name in inputs],
@@ -98,6 +98,16 @@ def test_any_chunks_give_the_same_within_rounding(device, level, chunk_tokens):
             for key, exact in truth.items():
                 limit = 2 * relative_error(whole[key], exact) + 40 * TOLERANCE[dtype].slack
                 assert relative_error(some[key], exact) <= limit, key
+
+
+# 209 of 1000 tokens count; vespo and ratios of sequences want whole sequences.
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_masked_tokens_are_left_out_and_change_nothing(device, loss_type):
+    inputs = case(device, tokens=200)
+    levels = ["token", "sequence"] if loss_type in CLIPPED else ["token"]
+    for level in levels:
+        options = {"loss_type": loss_type, "importance_sampling_level": level}
+        check(inputs, counted_tokens=int(inputs["mask"].sum()), **options)
 
 
 def test_the_least_memory_gives_the_same_within_rounding(device):

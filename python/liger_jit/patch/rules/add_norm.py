@@ -219,7 +219,9 @@ def meta_call(role: str, norm: nn.Module, proved: ProvedNorm) -> MetaCall | None
         return None
     dtype = next(iter(own.values())).dtype
     (width,) = next(iter(own.values())).shape
-    on_meta = {name: nn.Parameter(torch.empty_like(one, device="meta")) for name, one in own.items()}
+    on_meta = {
+        name: nn.Parameter(torch.empty_like(one, device="meta")) for name, one in own.items()
+    }
     twin = twin_of(norm, on_meta)
 
     def run(batch: int, tokens: int) -> None:

@@ -77,9 +77,7 @@ class LayerProbe:
         self.own = parameters(module._parameters)
         self.buffers = tensors(module._buffers)
         normed = {
-            name: child
-            for name, child in module.named_children()
-            if self.proofs[name] is not None
+            name: child for name, child in module.named_children() if self.proofs[name] is not None
         }
         self.of_norms = {name: parameters(child._parameters) for name, child in normed.items()}
         of_norms = [one for found in self.of_norms.values() for one in found.values()]

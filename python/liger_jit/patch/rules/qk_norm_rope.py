@@ -39,7 +39,11 @@ VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 def may_wait(q_norm: nn.Module, k_norm: nn.Module) -> ProvedRmsNorm | None:
     """What both norms compute, if they can be left to the rotation's kernel."""
     ours = norm_of(q_norm)
-    if not isinstance(ours, ProvedRmsNorm) or ours != norm_of(k_norm) or ours.eps(q_norm) != ours.eps(k_norm):
+    if (
+        not isinstance(ours, ProvedRmsNorm)
+        or ours != norm_of(k_norm)
+        or ours.eps(q_norm) != ours.eps(k_norm)
+    ):
         return None
     return ours
 
