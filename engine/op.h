@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -137,8 +138,9 @@ struct GradientOf {
 // How an op's gradient is found. Either another op of the registry computes it:
 //   backward(gradients of differentiable outputs, saved, scalar inputs, bool[n] mask) -> n
 //   gradients
-// or the forward already has (`ready`): the gradient of an input is an output of the forward, times
-// the gradient that arrives at the first output.
+// where a gradient that nothing arrived for is None if that input is optional, else zeros. Or the
+// forward already has (`ready`): the gradient of an input is an output of the forward, times the
+// gradient that arrives at the first output.
 struct Gradient {
   std::string backward;
   // The same, but it may overwrite saved tensors (its inputs that are `written`): called where
@@ -197,6 +199,10 @@ struct BenchCase {
   std::string name;
   Extent extent;              // what it does not name is as usual
   Dtype dtype = Dtype::bf16;  // of the tensors whose dtype the example leaves open
+  // What the function for people takes beside the example's tensors: {"divergence", "kl"}.
+  std::vector<std::pair<std::string, std::variant<std::string, double>>> options = {};
+  std::vector<std::string> frozen = {};  // inputs whose gradient nobody asks for
+  double ignored_first = 0;              // the first labels of each sequence count nothing
 };
 
 struct Op {

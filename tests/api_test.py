@@ -41,6 +41,9 @@ FUNCTIONS = {
     "functional.liger_fused_linear_jsd": "student_input, student_weight, teacher_input, "
     "teacher_weight, shift_labels=None, jsd_beta=0.5, ignore_index=-100, temperature=1.0, "
     "accum_dtype=None",
+    "functional.liger_fused_linear_kl_div": "student_input, student_weight, target, "
+    "shift_labels=None, reduction='batchmean', ignore_index=-100, temperature=1.0, eps=1e-10, "
+    "accum_dtype=None",
     "functional.liger_fused_linear_scaled_cross_entropy_tp": "input, weight, target, tp_group, "
     "temperature=1.0, ignore_index=-100, tiles_per_reduce=1, return_entropy=False",
     "functional.liger_dyt": "x, alpha, gamma, beta",
@@ -102,6 +105,10 @@ MODULES = {
     "fused_linear_jsd.LigerFusedLinearJSD": (
         "jsd_beta=0.5, ignore_index=-100, temperature=1.0, accum_dtype=None",
         "student_input, student_weight, teacher_input, teacher_weight, shift_labels",
+    ),
+    "fused_linear_kl_div.LigerFusedLinearKLDivLoss": (
+        "reduction='batchmean', ignore_index=-100, temperature=1.0, eps=1e-10, accum_dtype=None",
+        "student_input, student_weight, target, shift_labels=None",
     ),
     "fused_add_rms_norm.LigerFusedAddRMSNorm": (
         f"hidden_size, {_NORM}False",
@@ -335,6 +342,45 @@ def test_what_trainers_import_is_there():
     package = importlib.import_module("liger_jit.transformers")
     assert arguments(package._apply_liger_kernel) == "model_type, **kwargs"
     assert arguments(package._apply_liger_kernel_to_instance) == "model, **kwargs"
+
+
+# The losses of liger_kernel.chunked_loss, with their modules there and their functions. What they
+# take stands beside their tests, in chunked_loss_test.py and its neighbours.
+CHUNKED = {
+    "CosineSimilarity": ("cosine_similarity_loss", "cosine"),
+    "CPO": ("cpo_loss", "cpo"),
+    "DPO": ("dpo_loss", "dpo"),
+    "GRPO": ("grpo_loss", "grpo"),
+    "JSD": ("jsd_loss", "jsd"),
+    "KTO": ("kto_loss", "kto"),
+    "ORPO": ("orpo_loss", "orpo"),
+    "SimPO": ("simpo_loss", "simpo"),
+}
+CHUNKED_BASES = {
+    "fused_linear_distillation": "LigerFusedLinearDistillationBase",
+    "fused_linear_ppo": "LigerFusedLinearPPOBase",
+    "fused_linear_preference": "LigerFusedLinearPreferenceBase",
+    "fused_linear_unpaired_preference": "LigerFusedLinearUnpairedPreferenceBase",
+}
+
+
+@pytest.mark.parametrize("name", CHUNKED)
+def test_chunked_losses_are_where_code_looks_for_them(name):
+    module, function = CHUNKED[name]
+    home = importlib.import_module(f"liger_jit.chunked_loss.{module}")
+    package = importlib.import_module("liger_jit.chunked_loss")
+    functions = importlib.import_module("liger_jit.chunked_loss.functional")
+    loss = getattr(home, f"LigerFusedLinear{name}Loss")
+    assert getattr(package, loss.__name__) is loss
+    apply = getattr(home, f"LigerFusedLinear{name}Function").apply
+    assert getattr(functions, f"liger_fused_linear_{function}") == apply
+
+
+def test_chunked_losses_are_all_that_there_are():
+    package = importlib.import_module("liger_jit.chunked_loss")
+    assert set(package.__all__) == {f"LigerFusedLinear{name}Loss" for name in CHUNKED}
+    for module, base in CHUNKED_BASES.items():
+        assert hasattr(importlib.import_module(f"liger_jit.chunked_loss.{module}"), base)
 
 
 def test_an_unknown_family_is_told_which_there_are():

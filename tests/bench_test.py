@@ -13,8 +13,10 @@ from liger_jit.bench.check import TIMES, changes
 from liger_jit.bench.clock import Clock
 from liger_jit.bench.floors import floors_ms
 from liger_jit.bench.page import page
-from liger_jit.bench.peers import eager
+from liger_jit.bench.peers import Absent, eager, providers_of
 from liger_jit.cli import main
+from linear_losses import LOSSES
+from samples import OPS
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = ["bench", "--quick", "--device", "cpu"]
@@ -172,6 +174,70 @@ def test_linear_losses_are_also_measured_with_ignored_labels():
     plain, ignored = (case.at_most(1000, 16, 8).values("cpu")["target"] for case in cases[:2])
     assert not (plain == IGNORE_INDEX).any()
     assert 0.5 < (ignored == IGNORE_INDEX).float().mean() < 0.7
+
+
+LINEAR = [name for name in LOSSES if OPS[name]["cases"]]
+
+
+def test_linear_losses_are_as_exact_as_eager_where_they_are_measured(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    assert main([*QUICK, *LINEAR, "--peers", "eager", "--json", str(path)]) == 0
+    lines = [line for line in read(path) if line["kind"] == "op"]
+    asked = {(case.op["name"], case.name) for case in declared(LINEAR)}
+    assert {(line["op"], line["case"]) for line in lines} == asked
+    for line in lines:
+        # Of so few labels all may be ignored, and a mean of none is no number.
+        if "60% ignored" not in line["case"]:
+            assert line["error"] < 1e-2, line
+
+
+@pytest.mark.parametrize("op", LINEAR)
+def test_linear_losses_have_their_peers(op):
+    assert hasattr(eager, op)
+    liger = (ROOT / "python/liger_jit/bench/peers/liger.py").read_text()
+    assert f"def {op}(" in liger or f"\n{op} = " in liger
+
+
+def case_of(op, name):
+    (found,) = [case for case in declared([op]) if case.name == name]
+    return found.at_most(8, 64, 8)
+
+
+def test_options_of_a_case_reach_those_that_they_are_for():
+    kl = case_of("fused_linear_distillation", "llama-1b, kl alone")
+    jsd = case_of("fused_linear_distillation", "llama-1b, jsd alone")
+    function = functional.fused_linear_distillation
+    losses = [case.told(function, {})(**kl.values("cpu")).loss for case in (kl, jsd)]
+    assert not torch.isclose(*losses)
+    assert Reference(eager.fused_linear_distillation, kl, "cpu").error(function) < 1e-2
+    with pytest.raises(Absent, match="no divergence, weight_hard_loss"):
+        kl.told(lambda input, weight, teacher_input, teacher_weight, target: None, {})
+    # How ours works is nothing to a peer.
+    kept = case_of("linear_log_probs", "qwen3-0.6b, logits kept")
+    assert kept.told(eager.linear_log_probs, {}) is eager.linear_log_probs
+    assert kept.told(functional.linear_log_probs, {}).keywords == {"memory": "fast"}
+    names = [one.name for one in providers_of("linear_log_probs", [], "cpu", kept.options)]
+    assert names == ["liger_jit"]
+
+
+def test_a_frozen_head_has_no_gradient_and_no_product():
+    clock = Clock("cpu", quick=True)
+    made = []
+    clock.device_ms = lambda work: made.append(len(work()))
+    for name, products in (("qwen3-0.6b", 3), ("qwen3-0.6b, frozen head", 2)):
+        case = case_of("linear_log_probs", name)
+        assert ("weight" in case.differentiable()) == (products == 3)
+        floors_ms(case, clock, bytes_per_ms=1)
+        assert made[-2:] == [1, products]
+
+
+def test_a_constant_is_not_differentiated():
+    assert case_of("fused_linear_kto", "llama-1b").differentiable() == ["input", "weight"]
+
+
+def test_the_first_labels_of_each_sequence_are_ignored():
+    ids = case_of("fused_linear_dpo", "llama-1b").values("cpu")["ids"]
+    assert (ids[:, :2] == IGNORE_INDEX).all() and not (ids[:, 2:] == IGNORE_INDEX).any()
 
 
 def test_the_page_draws_memory_against_tokens():

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 import tempfile
 
 # Before anything loads the native library, which reads its environment once. All workers have one
@@ -31,8 +32,11 @@ def pytest_xdist_auto_num_workers():
 
 
 @pytest.fixture(autouse=True)
-def seed():
+def fresh():
+    """A fixed seed, and no graph of another test, of which torch.compile keeps only a few."""
     torch.manual_seed(20)
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
 
 
 @pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])

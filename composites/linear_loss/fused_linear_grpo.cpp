@@ -1,13 +1,12 @@
-// Group relative policy optimisation (arXiv:2402.03300) and its kin: policy_step.h has the
-// formulas.
+// Group relative policy optimisation (arXiv:2402.03300) and its kin: ops/linear_loss/policy_loss.h
+// has the formulas.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/where.h>
-#include <ATen/ops/zeros.h>
 
 #include <array>
 
 #include "composites/linear_loss/log_prob_loss.h"
-#include "composites/linear_loss/policy_step.h"
+#include "composites/linear_loss/policy_batch.h"
 #include "engine/registry.h"
 #include "ops/linear_loss/policy_loss.h"
 
@@ -19,38 +18,27 @@ using at::Tensor;
 class Grpo final : public LogProbLoss {
  public:
   Grpo(const CompositeCall& in, const PolicyBatch& batch, double unit)
-      : in_(in), batch_(batch), unit_(unit) {
-    const Tensor per_unit = at::zeros({batch.mask.size(0)}, batch.mask.options());
-    loss_ = per_unit;
-    kl_ = per_unit.clone();
-    clipped_ = per_unit.clone();
-  }
+      : in_(in), batch_(batch), unit_(unit), numbers_(PolicyNumbers::room_for(batch.advantages)) {}
 
   TokenNumbers step(int64_t first, const TokenNumbers& tokens) override {
     const int64_t count = tokens.log_prob.size(1);
-    const PolicyBatch batch = batch_.sequences(first, count);
-    const PolicyStep step = policy_step(in_, batch, tokens.log_prob[0]);
-    const auto keep = [&](const Tensor& sums, const Tensor& of_tokens) {
-      sums.narrow(0, first, count).copy_(of_tokens.sum(1));
-    };
-    keep(loss_, step.loss);
-    keep(kl_, step.kl * batch.mask);
-    keep(clipped_, step.clipped * batch.mask);
-    const Tensor gradient = policy_gradient(step.slope, step.shared_slope, batch.mask);
-    return {(gradient * unit_).to(tokens.log_prob.scalar_type()).unsqueeze(0), {}};
+    return {policy_derivative(in_, batch_.sequences(first, count), tokens.log_prob[0],
+                              numbers_.sequences(first, count), unit_)
+                .unsqueeze(0),
+            {}};
   }
 
   // When all units were there: the loss, the mean divergence, the share of clipped tokens.
   std::array<Tensor, 3> results() const {
     const Tensor tokens = batch_.tokens_counted();
-    return {loss_.sum(), kl_.sum() / tokens, clipped_.sum() / tokens};
+    return {numbers_.loss.sum(), numbers_.kl.sum() / tokens, numbers_.clipped.sum() / tokens};
   }
 
  private:
   const CompositeCall& in_;
   const PolicyBatch batch_;
   const double unit_;  // so that a small type holds the gradient
-  Tensor loss_, kl_, clipped_;
+  const PolicyNumbers numbers_;
 };
 
 // Whether a token's loss depends on the others of its sequence.
@@ -66,7 +54,7 @@ Tensors fused_linear_grpo(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const bool whole = of_whole_sequences(in);
   const LogProbCall call{
       .layer = layer_of(in),
-      .ids = at::where(batch.counted, ids, in["ignore_index"].toInt()).contiguous().view(-1),
+      .ids = at::where(batch.counted(), ids, in["ignore_index"].toInt()).contiguous().view(-1),
       .units = {.count = whole ? ids.size(0) : ids.numel(), .tokens = whole ? ids.size(1) : 1},
       .wanted = wanted_of(in, "with_gradient")};
   Grpo loss(in, whole ? batch : batch.tokens(), unit_of_mean(call.layer));

@@ -3,7 +3,7 @@
 #include <ATen/ops/empty.h>
 
 #include "composites/linear_loss/linear_loss.h"
-#include "composites/linear_loss/policy_step.h"
+#include "composites/linear_loss/policy_batch.h"
 #include "engine/registry.h"
 
 namespace liger::torch_bindings {
@@ -14,16 +14,21 @@ Tensors forward(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const at::Tensor log_probs = in.tensor("log_probs").contiguous();
   const bool reduce = in["reduce"].toBool();
   const PolicyBatch batch = PolicyBatch::of(in, reduce);
-  const PolicyStep step = policy_step(in, batch, log_probs);
-  const at::Tensor kl = step.kl * batch.mask, clipped = step.clipped * batch.mask;
-  const at::Tensor tokens = batch.tokens_counted();
-  const bool kept = in["keep_slopes"].toBool();
-  const auto output = [&](const at::Tensor& made) { return made.to(log_probs.scalar_type()); };
+  const bool shared = in["importance_sampling_level"].toInt() != 0;
   const auto exact = log_probs.options().dtype(at::kDouble);
-  return {output(reduce ? step.loss.sum() : step.loss), output(reduce ? kl.sum() / tokens : kl),
-          output(reduce ? clipped.sum() / tokens : clipped),
-          or_empty(kept ? step.slope : at::Tensor(), exact),
-          or_empty(kept ? step.shared_slope : at::Tensor(), exact)};
+  const auto room = [&](bool wanted) {
+    return wanted ? at::empty(log_probs.sizes(), exact) : at::Tensor();
+  };
+  const bool kept = in["keep_slopes"].toBool();
+  const PolicySlopes slopes{.own = room(kept), .shared = room(kept && shared)};
+  const PolicyNumbers made = PolicyNumbers::room_for(reduce ? batch.advantages : log_probs);
+  policy_step(in, batch, log_probs, made, slopes);
+  const at::Tensor tokens = batch.tokens_counted();
+  const auto output = [&](const at::Tensor& made) { return made.to(log_probs.scalar_type()); };
+  return {output(reduce ? made.loss.sum() : made.loss),
+          output(reduce ? made.kl.sum() / tokens : made.kl),
+          output(reduce ? made.clipped.sum() / tokens : made.clipped), or_empty(slopes.own, exact),
+          or_empty(slopes.shared, exact)};
 }
 
 Tensors backward(const Op& op, c10::ArrayRef<c10::IValue> values) {
@@ -32,10 +37,11 @@ Tensors backward(const Op& op, c10::ArrayRef<c10::IValue> values) {
   if (!in["output_mask"].toBoolList()[0]) return {at::empty({0}, dloss.options())};
   const at::Tensor exact = dloss.to(at::kDouble);
   const bool shared = in["importance_sampling_level"].toInt() != 0;
-  return {policy_gradient(exact * slope, shared ? exact * in.tensor("shared_slope") : at::Tensor(),
-                          in.tensor("token_mask").to(at::kDouble))
-              .to(dloss.scalar_type())
-              .contiguous()};
+  return {
+      policy_gradient({exact * slope, shared ? exact * in.tensor("shared_slope") : at::Tensor()},
+                      in.tensor("token_mask").to(at::kDouble))
+          .to(dloss.scalar_type())
+          .contiguous()};
 }
 
 const RegisterComposite forward_composite("policy_loss", forward);

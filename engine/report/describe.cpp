@@ -120,6 +120,11 @@ std::string describe_ops() {
       json row = {{"name", one.name}, {"dtype", name_of(one.dtype)}};
       const Extent extent = op.extent(one.extent);
       for (const NamedSize& size : extent.sizes()) row[size.name] = size.value;
+      row["options"] = json::object();
+      for (const auto& [option, value] : one.options)
+        std::visit([&](const auto& known) { row["options"][option] = known; }, value);
+      row["frozen"] = one.frozen;
+      row["ignored_first"] = one.ignored_first;
       cases.push_back(std::move(row));
     }
     json sizes = json::array();

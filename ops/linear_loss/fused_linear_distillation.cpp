@@ -94,7 +94,13 @@ Op distillation() {
             {.input = "bias", .none = true},
             {.input = "teacher_bias", .none = true}};
   };
-  op.bench = {{"llama-1b", {{"rows", 4096}, {"size", 128256}, {"inner", 2048}}}};
+  const Extent llama = {{"rows", 4096}, {"size", 128256}, {"inner", 2048}};
+  const auto alone = [&](const char* divergence) -> BenchCase {
+    return {.name = std::string("llama-1b, ") + divergence + " alone",
+            .extent = llama,
+            .options = {{"divergence", divergence}, {"weight_hard_loss", 0.0}}};
+  };
+  op.bench = {{"llama-1b", llama}, alone("jsd"), alone("kl")};
   return op;
 }
 

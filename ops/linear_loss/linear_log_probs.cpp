@@ -49,7 +49,10 @@ Op forward_op() {
   op.autocast = Autocast::lower;
   op.autocast_inputs = {"input", "weight", "bias"};
   op.example = token_layer_samples;
-  op.bench = {{"qwen3-0.6b", {{"rows", 16384}, {"size", 151936}, {"inner", 1024}}}};
+  const Extent qwen = {{"rows", 16384}, {"size", 151936}, {"inner", 1024}};
+  op.bench = {{"qwen3-0.6b", qwen},
+              {.name = "qwen3-0.6b, logits kept", .extent = qwen, .options = {{"memory", "fast"}}},
+              {.name = "qwen3-0.6b, frozen head", .extent = qwen, .frozen = {"weight"}}};
   return op;
 }
 

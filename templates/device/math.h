@@ -44,6 +44,9 @@ LIGER_DEVICE double reciprocal_root(double value) { return 1.0 / LIGER_C_FUNCTIO
 LIGER_DEVICE float logarithm(float value) { return LIGER_C_FUNCTION(logf)(value); }
 LIGER_DEVICE double logarithm(double value) { return LIGER_C_FUNCTION(log)(value); }
 
+// exp(x) - 1
+LIGER_DEVICE double growth_of(double x) { return LIGER_C_FUNCTION(expm1)(x); }
+
 LIGER_DEVICE double error_function(double x) { return LIGER_C_FUNCTION(erf)(x); }
 
 #if defined(LIGER_HOST)

@@ -75,10 +75,11 @@ struct DistillationRows {
     if constexpr (S.with_gradient) {
       const Wide hit = Wide(weight_hard) * Wide(*share) * Wide(S.unit);
       const A of_exponential = A(quotient<true>(hit, Wide(sum)));
-      soft.weigh(Wide(weight_soft) * Wide(*share) * Wide(S.unit));
+      soft.weigh(Wide(weight_soft) * Wide(*share) * Wide(S.unit), S.hard ? hit : Wide(0));
       const auto gradient = [&](A a, A b, A at_label) {
         const A of_soft = soft.gradient(a, b);
         if constexpr (!S.hard) return of_soft;
+        if constexpr (SoftLoss<S>::takes_hard) return of_soft + at_label;
         const A e = probability<exact>(a - max.first);
         return of_soft + fused(of_exponential, e, at_label);
       };

@@ -44,7 +44,8 @@ struct MeasureOfSpec<S, true> {
   using Type = TvdMeasure<measured(S)>;
 };
 
-// What a softmax of a row is made of: exp(d) / sum, log d - log_sum with d the distance from max.
+// What a softmax of a row is made of: exp(d) / sum, d - log_sum with d the distance from max. In
+// twos log_sum is what log2 of a share is ahead of the logit.
 template <class A>
 struct SoftmaxNumbers {
   A max;
@@ -53,34 +54,37 @@ struct SoftmaxNumbers {
 };
 
 // A divergence D of q = softmax(x / temperature) from p = softmax(t / temperature). With g = dD /
-// dlog q the gradient in x is (g - q sum(g)) / temperature.
+// dlog q the gradient in x is (g - q sum(g)) / temperature. Where nothing is exact logarithms are
+// those of 2, and one fused operation makes them of logits.
 template <DistillationRowsSpec S>
 class SoftmaxDivergence {
  public:
   static constexpr bool exact = S.logits == Dtype::f32 || S.logits == Dtype::f64;
   using A = Arithmetic<S.logits>;
   using Wide = Arithmetic<exact ? Dtype::f64 : Dtype::f32>;
+  using Measure = typename MeasureOfSpec<S>::Type;
+  static constexpr bool in_twos = Measure::of_probabilities;
+  // The gradient of -log softmax(x)[y] but for [y] is made along with the other.
+  static constexpr bool takes_hard = in_twos && !S.tempered;
 
   template <class Row, class TeacherRow>
   LIGER_DEVICE SoftmaxDivergence(const Row& x, const TeacherRow& t, const Two<A>& max,
                                  double number, double temperature)
       : measure_(number),
         temperature_(temperature),
-        divisor_(divisor_of_distances<exact, A>(temperature)) {
-    student_.max = max.first;
-    teacher_.max = max.second;
-    const auto of_student = [this](A a) { return probability<exact>(distance(a, student_.max)); };
-    const auto of_teacher = [this](A b) { return probability<exact>(distance(b, teacher_.max)); };
+        divisor_(divisor_of_distances<exact, A>(temperature)),
+        student_{max.first, A(0), A(0)},
+        teacher_{max.second, A(0), A(0)} {
+    const auto of_student = [this](A a) { return exponential_of(a, student_); };
+    const auto of_teacher = [this](A b) { return exponential_of(b, teacher_); };
     const Two<A> exponentials = x.two_sums(
         false,
         [&](int, const Pack<A>& a, const Pack<A>& b) {
           return Two<Pack<A>>{map(of_student, a), map(of_teacher, b)};
         },
         t);
-    student_.sum = exponentials.first;
-    teacher_.sum = exponentials.second;
-    teacher_.log_sum = logarithm(teacher_.sum);
-    student_.log_sum = logarithm(student_.sum);
+    take_sum(student_, exponentials.first);
+    take_sum(teacher_, exponentials.second);
 
     const auto of_pack = [this](int, const Pack<A>& a, const Pack<A>& b) {
       Two<Pack<A>> both;
@@ -110,23 +114,62 @@ class SoftmaxDivergence {
   LIGER_DEVICE A student_sum() const { return student_.sum; }
 
   // What the gradient is multiplied with.
-  LIGER_DEVICE void weigh(Wide scale) {
+  LIGER_DEVICE void weigh(Wide scale, Wide hard) {
     if constexpr (S.tempered) scale = quotient<true>(scale, Wide(temperature_));
     of_slope_ = A(scale);
-    of_exponential_ = A(quotient<true>(scale * Wide(slopes_), Wide(student_.sum)));
+    if constexpr (in_twos) {
+      of_probability_ = A((takes_hard ? hard : Wide(0)) - scale * Wide(slopes_));
+    } else {
+      of_exponential_ = A(quotient<true>(scale * Wide(slopes_), Wide(student_.sum)));
+    }
   }
   LIGER_DEVICE A gradient(A a, A b) const {
-    const A e = probability<exact>(distance(a, student_.max));
-    return fused(-of_exponential_, e, of_slope_ * at(a, b).slope);
+    if constexpr (in_twos) {
+      const A x = log2_of(a, student_);
+      const A slope = measure_.slope_over_q(log2_of(b, teacher_) - x);
+      return power_of_two(x) * fused(of_slope_, slope, of_probability_);
+    } else {
+      const A e = exponential_of(a, student_);
+      return fused(-of_exponential_, e, of_slope_ * at(a, b).slope);
+    }
   }
 
  private:
+  static constexpr double log2_e = 1.44269504088896341;
+
   LIGER_DEVICE A distance(A x, A max) const {
     return distance_of_logit<exact, false, S.tempered>(x, max, divisor_, 0.0);
   }
 
+  // exp of an element's distance from the largest.
+  LIGER_DEVICE A exponential_of(A one, const SoftmaxNumbers<A>& of) const {
+    if constexpr (in_twos) return power_of_two(fused(one, twos(), -of.max * twos()));
+    return probability<exact>(distance(one, of.max));
+  }
+  // The logarithm of an element's share.
+  LIGER_DEVICE A log2_of(A one, const SoftmaxNumbers<A>& of) const {
+    return fused(one, twos(), of.log_sum);
+  }
+  LIGER_DEVICE A twos() const { return S.tempered ? divisor_ * A(log2_e) : A(log2_e); }
+
+  LIGER_DEVICE void take_sum(SoftmaxNumbers<A>& of, A sum) const {
+    of.sum = sum;
+    of.log_sum = logarithm(sum);
+    if constexpr (in_twos) of.log_sum = -fused(of.max, twos(), of.log_sum * A(log2_e));
+  }
+
   // The loss of an element and its derivative in log q.
   LIGER_DEVICE LossAndSlope<A> at(A a, A b) const {
+    if constexpr (in_twos) {
+      const A of_student = log2_of(a, student_);
+      const A of_teacher = log2_of(b, teacher_);
+      return measure_.at(of_teacher - of_student, power_of_two(of_student),
+                         power_of_two(of_teacher));
+    } else {
+      return of_distances(a, b);
+    }
+  }
+  LIGER_DEVICE LossAndSlope<A> of_distances(A a, A b) const {
     const A x = distance(a, student_.max);
     const A t = distance(b, teacher_.max);
     if constexpr (S.tvd) {
@@ -139,12 +182,12 @@ class SoftmaxDivergence {
     }
   }
 
-  const typename MeasureOfSpec<S>::Type measure_;
+  const Measure measure_;
   const double temperature_;
   const A divisor_;
   SoftmaxNumbers<A> student_, teacher_;
   A loss_, slopes_;
-  A of_slope_, of_exponential_;
+  A of_slope_, of_exponential_, of_probability_;
 };
 
 // number (1 - cos(x, t)) = number |u - v|^2 / 2 with the directions u = x / |x| and v = t / |t|:
@@ -184,7 +227,10 @@ class CosineDistance {
 
   LIGER_DEVICE A loss() const { return A(number_) * distance_; }
 
-  LIGER_DEVICE void weigh(Wide scale) { scale_ = A(scale * Wide(number_) * Wide(of_student_)); }
+  static constexpr bool takes_hard = false;
+  LIGER_DEVICE void weigh(Wide scale, Wide) {
+    scale_ = A(scale * Wide(number_) * Wide(of_student_));
+  }
   LIGER_DEVICE A gradient(A a, A b) const {
     return scale_ * fused(-distance_, of_student_ * a, difference(a, b));
   }

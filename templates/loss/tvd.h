@@ -6,6 +6,7 @@ namespace liger {
 
 template <DivergenceSpec S>
 struct TvdMeasure {
+  static constexpr bool of_probabilities = false;
   using A = Arithmetic<S.input>;
 
   LIGER_DEVICE explicit TvdMeasure(double) {}

@@ -25,7 +25,11 @@ Op routed() {
             {.input = "weight", .shape = {e["experts"], e["size"], e["inner"]}}};
   };
   op.bench = {{"plain", {{"rows", 64}, {"size", 32}}},
-              {"many-experts", {{"rows", 64}, {"size", 32}, {"experts", 128}}}};
+              {.name = "many-experts",
+               .extent = {{"rows", 64}, {"size", 32}, {"experts", 128}},
+               .options = {{"scoring", "sigmoid"}, {"scale", 2.5}},
+               .frozen = {"weight"},
+               .ignored_first = 0.25}};
   return op;
 }
 
@@ -65,8 +69,12 @@ TEST(Extents, cases_and_sizes_of_every_op_are_told) {
   registry().pop_back();
   EXPECT_EQ(op["cases"][1],
             json::parse(R"({"name": "many-experts", "dtype": "bf16", "rows": 64, "size": 32,
-                            "inner": 64, "experts": 128, "chosen": 2})"));
+                            "inner": 64, "experts": 128, "chosen": 2,
+                            "options": {"scoring": "sigmoid", "scale": 2.5},
+                            "frozen": ["weight"], "ignored_first": 0.25})"));
   EXPECT_EQ(op["cases"][0]["experts"], 8);
+  EXPECT_EQ(op["cases"][0]["options"], json::object());
+  EXPECT_TRUE(op["cases"][0]["frozen"].empty());
   EXPECT_EQ(op["sizes"][3], json::parse(R"({"name": "experts", "usual": 8,
                                             "meaning": "experts of a layer"})"));
   EXPECT_EQ(op["sizes"].size(), 5u);

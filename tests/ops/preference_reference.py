@@ -9,7 +9,7 @@ from accuracy import TOLERANCE, cast, relative_error, run
 
 IGNORED = -100
 LAYER = ("input", "weight", "bias")
-SLACK_OF_PRODUCTS = 5e-7  # as in fused_linear_dpo_test.py
+SLACK_OF_PRODUCTS = 1e-6
 
 
 def sequences(input, weight, bias, ids, average):
@@ -36,17 +36,22 @@ def pairs(formula, average, beta, nll, alpha, input, weight, ids, bias, nll_ids=
     return formula(c, r).mean() + alpha * mean, *(one.detach() for one in metrics)
 
 
-def case(device, dtype, hidden=32, classes=129):
-    def layer(prefix=""):
+def case(device, dtype, hidden=32, classes=1025):
+    # Of many tokens, so that a ratio of errors is not luck. Logits have a mean far from zero and
+    # the reference is less sure, so that sums and their errors are not those of differences.
+    batch, tokens = 48, 33
+
+    def layer(prefix="", sureness=1):
+        x = torch.randn(batch, tokens, hidden, device=device) * sureness
         return {
-            f"{prefix}input": torch.randn(6, 9, hidden, device=device).to(dtype),
+            f"{prefix}input": x.to(dtype),
             f"{prefix}weight": (torch.randn(classes, hidden, device=device) / 6).to(dtype),
-            f"{prefix}bias": torch.randn(classes, device=device).to(dtype),
+            f"{prefix}bias": (torch.randn(classes, device=device) + 1).to(dtype),
         }
 
-    ids = torch.randint(classes, (6, 9), device=device)
+    ids = torch.randint(classes, (batch, tokens), device=device)
     ids[:, :3] = IGNORED
-    return layer() | {"ids": ids}, layer("ref_")
+    return layer() | {"ids": ids}, layer("ref_", 0.1)
 
 
 def check(ours, reference, inputs, **options):

@@ -41,8 +41,9 @@ def link_command(part):
 
 
 def compile_command(source):
-    """The words that the build compiles a source of the core with."""
+    """The words that the build compiles a source of the core or of the binding with."""
+    parts = ("liger_core.dir", f"{BINDING.removeprefix('lib').removesuffix('.so')}.dir")
     for one in json.loads((BUILD / "compile_commands.json").read_text()):
-        if one["file"] == str(source) and "liger_core.dir" in one["output"]:
+        if one["file"] == str(source) and any(part in one["output"] for part in parts):
             return shlex.split(one["command"])
     raise LookupError(source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import functional
 from ..library import native, ops
+from .peers import Absent, eager
 
 DTYPES = {
     "bf16": torch.bfloat16,
@@ -24,7 +25,8 @@ DTYPES = {
     "u8": torch.uint8,
 }
 IGNORED = 0.6  # of the labels, where prompts are long or padding is much
-IGNORE_INDEX = -100
+IGNORE_INDEX = eager.IGNORE_INDEX
+LABELS = ("target", "ids")
 # Rows, size and all others of a call whose time is the host's, and of a run that only tries
 # everything.
 SMALL = (8, 128, 8)
@@ -36,7 +38,10 @@ class Case:
     name: str
     sizes: dict[str, int]  # all that the op's example has
     dtype: str = "bf16"
-    ignored: float = 0.0
+    ignored: float = 0.0  # of the labels
+    ignored_first: float = 0.0  # of each sequence's labels, the first ones
+    options: dict[str, Any] = field(default_factory=dict)
+    frozen: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -66,8 +71,9 @@ class Case:
 
     def _tensor(self, one: dict[str, Any], device: str) -> Tensor:
         shape, dtype = one["shape"], DTYPES[one["dtype"]]
-        if dtype == torch.int64:
+        if one["name"] in LABELS and dtype == torch.int64:
             labels = torch.randint(one["below"], shape, device=device)
+            labels[..., : int(self.ignored_first * shape[-1])] = IGNORE_INDEX
             return labels.masked_fill(torch.rand(shape, device=device) < self.ignored, IGNORE_INDEX)
         if not dtype.is_floating_point:
             return torch.randint(one["below"], shape, device=device, dtype=dtype)
@@ -83,13 +89,17 @@ class Case:
         return value
 
     def differentiable(self) -> list[str]:
-        """The inputs that have a gradient: asked for that of another, the function refuses, or what
-        it returns has none."""
+        """The inputs that have a gradient and are not frozen: asked for that of another, the function
+        refuses, or what it returns has none."""
 
         def accepts(name: str) -> bool:
             values = self.values("meta")
             value = values[name]
-            if not isinstance(value, Tensor) or not value.is_floating_point():
+            if (
+                name in self.frozen
+                or not isinstance(value, Tensor)
+                or not value.is_floating_point()
+            ):
                 return False
             value.requires_grad_()
             try:
@@ -101,11 +111,26 @@ class Case:
         return [name for name in self.values("meta") if accepts(name)]
 
     def told(self, function: Callable, values: dict[str, Any]) -> Callable:
-        """The function with the number of labels that count, as a patched model knows it when it
-        comes to its loss; a function that takes no such number is left as it is."""
-        if not self.ignored or "counted_tokens" not in inspect.signature(function).parameters:
+        """The function with the case's options and, where labels are ignored and it takes such a
+        number, with how many count, as a patched model knows it when it comes to its loss.
+
+        An option that eager PyTorch has no word for says how ours works; others go without.
+        Raises Absent for a function without an option of the loss."""
+        ignores = self.ignored or self.ignored_first
+        if not ignores and not self.options:
             return function
-        return partial(function, counted_tokens=int(values["target"].ne(IGNORE_INDEX).sum()))
+        named = inspect.signature(function).parameters
+        known = {name: value for name, value in self.options.items() if name in named}
+        missing = [name for name in self.options if name not in named]
+        if any(
+            name in inspect.signature(getattr(eager, self.op["name"])).parameters
+            for name in missing
+        ):
+            raise Absent(f"it has no {', '.join(missing)}")
+        if ignores and "counted_tokens" in named:
+            (labels,) = (values[name] for name in LABELS if name in values)
+            known["counted_tokens"] = int(labels.ne(IGNORE_INDEX).sum())
+        return partial(function, **known) if known else function
 
     @property
     def about(self) -> dict[str, Any]:
@@ -142,9 +167,17 @@ def declared(names: list[str]) -> list[Case]:
             continue
         for case in op["cases"]:
             sizes = {one["name"]: case[one["name"]] for one in op["sizes"]}
-            plain = Case(op, case["name"], sizes, case["dtype"])
+            plain = Case(
+                op,
+                case["name"],
+                sizes,
+                case["dtype"],
+                ignored_first=case["ignored_first"],
+                options=case["options"],
+                frozen=tuple(case["frozen"]),
+            )
             found.append(plain)
-            if op["composite"] and "target" in plain.values("meta"):
+            if op["composite"] and "target" in plain.values("meta") and not plain.options:
                 name = f"{plain.name}, {IGNORED:.0%} ignored"
                 found.append(replace(plain, name=name, ignored=IGNORED))
     return found

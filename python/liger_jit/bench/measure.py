@@ -24,7 +24,7 @@ def measured(
     """One line for each case and provider; then the host's time, and memory by tokens, by op."""
     seen = set()
     for case in cases:
-        providers = providers_of(case.op["name"], peers, clock.device)
+        providers = providers_of(case.op["name"], peers, clock.device, case.options)
         yield from _times(case, providers, clock, bytes_per_ms)
         if case.op["name"] not in seen:
             seen.add(case.op["name"])
@@ -37,26 +37,27 @@ def measured(
 
 
 def _times(case: Case, providers, clock: Clock, bytes_per_ms: float) -> Iterator[dict]:
-    forward, both = floors_ms(case, clock, bytes_per_ms)
-    floors = {"floor_forward_ms": forward, "floor_forward_backward_ms": both}
     exact = getattr(eager, case.op["name"], None)
     reference = Reference(exact, case, clock.device) if exact else None
 
-    def figures(call: Call) -> dict:
+    def figures(call: Call, function: Callable) -> dict:
+        # Beside each provider: a GPU that has become warm multiplies slower.
+        forward, both = floors_ms(case, clock, bytes_per_ms)
         return {
+            "floor_forward_ms": forward,
+            "floor_forward_backward_ms": both,
             "forward_ms": clock.device_ms(call.forward),
             "forward_backward_ms": clock.device_ms(call.both),
             "forward_peak_mib": clock.peak_mib(call.forward),
             "forward_backward_peak_mib": clock.peak_mib(call.both),
-            "error": reference.error(call.function) if reference else None,
-            **floors,
+            "error": reference.error(function) if reference else None,
         }
 
     return _lines("op", case, providers, clock, figures)
 
 
 def _host(case: Case, providers, clock: Clock) -> Iterator[dict]:
-    def figures(call: Call) -> dict:
+    def figures(call: Call, _) -> dict:
         return {
             "forward_us": _without_gradients(clock, call),
             "forward_backward_us": clock.host_us(call.both),
@@ -80,7 +81,7 @@ def _without_engine_thread(clock: Clock, call: Call) -> float:
 
 
 def memory(case: Case, providers, clock: Clock) -> Iterator[dict]:
-    def figures(call: Call) -> dict:
+    def figures(call: Call, _) -> dict:
         return {
             "forward_backward_peak_mib": clock.peak_mib(call.both),
             "gradients_mib": sum(one.nbytes for one in call.wanted) / 2**20,
@@ -90,14 +91,20 @@ def memory(case: Case, providers, clock: Clock) -> Iterator[dict]:
 
 
 def _lines(
-    kind: str, case: Case, providers: list[Provider], clock: Clock, figures: Callable[[Call], dict]
+    kind: str,
+    case: Case,
+    providers: list[Provider],
+    clock: Clock,
+    figures: Callable[[Call, Callable], dict],
 ) -> Iterator[dict]:
+    """`figures` has the provider's function as a call of this case, and as it is."""
     names = case.differentiable()
     for provider in providers:
         line = {"kind": kind, **case.about, "provider": provider.name}
         try:
             values = case.values(clock.device)
-            found = figures(Call(case.told(provider.find(), values), values, names))
+            function = provider.find()
+            found = figures(Call(case.told(function, values), values, names), function)
             line |= {name: short(figure) for name, figure in found.items()}
         except Absent as reason:
             line["absent"] = str(reason)

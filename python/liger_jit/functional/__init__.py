@@ -6,6 +6,7 @@ computed in float32 and rounded at the store; float64 (CPU only) is computed in 
 Every function compiles under `torch.compile(fullgraph=True)`; none can be differentiated twice.
 """
 
+from .add_norm import fused_add_layer_norm
 from .attention import multi_token_attention, neighborhood_attention
 from .distillation import DistillationOutput, fused_linear_distillation, fused_linear_jsd
 from .divergence import ce_tvd, jsd, kl_div, tvd
@@ -16,6 +17,7 @@ from .gated_norm import gated_rms_norm
 from .group_norm import group_norm
 from .int2 import int2_matmul, pack_int2, unpack_int2
 from .kto import KTOOutput, fused_linear_kto
+from .linear_kl_div import fused_linear_kl_div
 from .log_probs import linear_log_probs, selective_log_softmax
 from .loss import CrossEntropyOutput, cross_entropy, fused_linear_cross_entropy
 from .mhc import mhc_coeffs, mhc_forward, mhc_post_res, mhc_pre
@@ -47,6 +49,7 @@ __all__ = [
     "rms_norm",
     "fused_add_rms_norm",
     "layer_norm",
+    "fused_add_layer_norm",
     "group_norm",
     "poly_norm",
     "dyt",
@@ -84,6 +87,7 @@ __all__ = [
     "DistillationOutput",
     "fused_linear_distillation",
     "fused_linear_jsd",
+    "fused_linear_kl_div",
     "vocab_parallel_cross_entropy",
     "PolicyLoss",
     "policy_loss",

@@ -11,6 +11,7 @@ from .fused_add_rms_norm import LigerFusedAddRMSNorm
 from .fused_ce_tvd import LigerFusedCETVDLoss
 from .fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
 from .fused_linear_jsd import LigerFusedLinearJSD
+from .fused_linear_kl_div import LigerFusedLinearKLDivLoss
 from .fused_neighborhood_attention import (
     LigerFusedNeighborhoodAttention,
     LigerFusedNeighborhoodAttentionConfig,
@@ -75,6 +76,7 @@ __all__ = [
     "LigerFusedCETVDLoss",
     "LigerFusedLinearCrossEntropyLoss",
     "LigerFusedLinearJSD",
+    "LigerFusedLinearKLDivLoss",
     "LigerFusedNeighborhoodAttention",
     "LigerFusedNeighborhoodAttentionConfig",
     "LigerFusedNeighborhoodAttentionLayer",

@@ -22,6 +22,7 @@ __all__ = [
     "liger_fused_add_rms_norm",
     "liger_fused_linear_cross_entropy",
     "liger_fused_linear_jsd",
+    "liger_fused_linear_kl_div",
     "liger_fused_linear_scaled_cross_entropy_tp",
     "liger_fused_neighborhood_attention",
     "liger_geglu",
@@ -313,6 +314,32 @@ def liger_fused_linear_jsd(
         jsd_beta,
         ignore_index,
         temperature,
+        accum_dtype,
+    )
+
+
+def liger_fused_linear_kl_div(
+    student_input,
+    student_weight,
+    target,
+    shift_labels=None,
+    reduction="batchmean",
+    ignore_index=-100,
+    temperature=1.0,
+    eps=1e-10,
+    accum_dtype=None,
+):
+    """`functional.fused_linear_kl_div`: a float32 scalar. Labels are of any integer dtype."""
+    return F.fused_linear_kl_div(
+        student_input,
+        student_weight,
+        target,
+        loss_forms.labels(shift_labels),
+        None,
+        reduction,
+        temperature,
+        eps,
+        ignore_index,
         accum_dtype,
     )
 

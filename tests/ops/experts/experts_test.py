@@ -110,7 +110,19 @@ def test_the_clamped_gate_of_gpt_oss_is_as_exact_as_eager(device, biased):
     options = {"activation": "clamped", "limit": 1.5, "alpha": 0.9}
     for dtype in dtypes_of(device):
         options |= {"transposed": True, "interleaved": True, "biased": biased}
-        check(tensors(dtype, device, **options))
+        check(without_a_doubt(tensors(dtype, device, **options)))
+
+
+def without_a_doubt(inputs):
+    """With weight 0 where a gate or its partner is so near the limit that rounding decides on which
+    side of it the derivative is."""
+    x, indices = inputs["x"].double(), inputs["indices"]
+    made = torch.einsum("th,tshw->tsw", x, inputs["gate_up_weight"].double()[indices])
+    if "gate_up_bias" in inputs:
+        made += inputs["gate_up_bias"].double()[indices]
+    near = ((made.abs() - inputs["limit"]).abs() < 0.008).any(-1)
+    assert 0.2 < near.double().mean() < 0.8
+    return inputs | {"weights": inputs["weights"].masked_fill(near, 0)}
 
 
 def test_a_limit_and_interleaved_rows_with_silu(device):

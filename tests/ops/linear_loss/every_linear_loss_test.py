@@ -4,24 +4,15 @@ import itertools
 
 import pytest
 import torch
-from samples import OPS, PUBLIC, arguments, differentiable_inputs, operator, results
+from linear_losses import LAYER, LOSSES, arguments_with_bias
+from samples import arguments, differentiable_inputs, operator, results
 
-LAYER = {"input", "weight", "bias"}
-
-
-def names_of(op):
-    return {one["name"] for one in OPS[op]["inputs"]}
-
-
-LOSSES = [op for op in PUBLIC if {"chunk_tokens", "ignore_index", *LAYER} <= names_of(op)]
 every_loss = pytest.mark.parametrize("op", LOSSES)
 
 
 def case(op, device, dtype="f32"):
     """(arguments, with a bias; which of them have a gradient; which one has the labels)."""
-    values = arguments(op, device, dtype)
-    values["bias"] = torch.randn_like(values["weight"][:, 0])
-    (labels,) = {"ids", "target"} & set(values)
+    values, labels = arguments_with_bias(op, device, dtype)
     return values, differentiable_inputs(op, values), labels
 
 

@@ -38,7 +38,8 @@ def kto(
 @pytest.mark.parametrize("with_reference", [False, True])
 def test_kto_is_as_exact_as_eager(device, dtype, average, with_reference):
     inputs, reference = case(device, dtype)
-    inputs["preference_labels"] = torch.tensor([True, False, True, True, False, False]).to(device)
+    labels = torch.tensor([True, False, True, True, False, False], device=device)
+    inputs["preference_labels"] = labels.repeat(len(inputs["ids"]) // 6)
     inputs |= reference if with_reference else {}
     for kl in ({}, {"kl": torch.tensor(0.3, device=device)}):
         check(fused_linear_kto, kto, inputs | kl, beta=0.05, average_log_prob=average)

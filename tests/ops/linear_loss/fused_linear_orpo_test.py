@@ -30,7 +30,7 @@ def test_it_is_as_exact_as_eager(device, dtype, nll):
 
 def test_the_likelihood_may_be_of_other_ids(device):
     inputs, _ = case(device, torch.float32)
-    inputs["nll_ids"] = torch.randint(129, (6, 9), device=device)
+    inputs["nll_ids"] = torch.randint(129, inputs["ids"].shape, device=device)
     check(fused_linear_orpo, orpo, inputs, beta=0.3, compute_nll_loss=True, alpha=0.4)
 
 

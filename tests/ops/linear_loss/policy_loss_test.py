@@ -1,5 +1,7 @@
 """Losses of a policy by its log-probabilities: every loss and option against the formulas."""
 
+from functools import partial
+
 import pytest
 import torch
 from accuracy import assert_as_exact_as_eager, assert_refused
@@ -199,6 +201,7 @@ def test_a_compiled_loss_has_the_same_numbers(device):
 def test_errors_say_what_is_allowed(device):
     inputs = case(device)
     mask = inputs.pop("mask")
+    zeros = partial(torch.zeros, device=device)
 
     def refused(*words, **changes):
         assert_refused(lambda: policy_loss(token_mask=mask, **inputs | changes), *words)
@@ -212,8 +215,8 @@ def test_errors_say_what_is_allowed(device):
     refused("'sapo_temperature_neg' is 0", loss_type="sapo", sapo_temperature_neg=0.0)
     refused("'num_items' is given.*dapo", loss_type="bnpo", num_items=3)
     refused("'max_completion_length' is -1", loss_type="dr_grpo", max_completion_length=-1)
-    refused("'advantages' has shape .*11.*allowed: \\[5\\]", advantages=torch.zeros(11))
-    refused("'old_log_probs' has shape", old_log_probs=torch.zeros(5, 10))
-    refused("'importance_ratio' has shape", importance_ratio=torch.zeros(5, 2))
+    refused("'advantages' has shape .*11.*allowed: \\[5\\]", advantages=zeros(11))
+    refused("'old_log_probs' has shape", old_log_probs=zeros(5, 10))
+    refused("'importance_ratio' has shape", importance_ratio=zeros(5, 2))
     short = {"token_mask": mask[:, :3]}
     assert_refused(lambda: policy_loss(**inputs | short), "'token_mask' has shape")

@@ -23,10 +23,11 @@ def reference(input, weight, ids, temperature, entropy, selected):
 
 
 def case(dtype, device):
+    tokens = 33 if device == "cpu" else 1025  # the more, the less a ratio of two errors is luck
     inputs = {
-        "input": torch.randn(33, 32, device=device).to(dtype),
+        "input": torch.randn(tokens, 32, device=device).to(dtype),
         "weight": (torch.randn(129, 32, device=device) / 32**0.5 * 3).to(dtype),
-        "ids": torch.randint(129, (33,), device=device),
+        "ids": torch.randint(129, (tokens,), device=device),
     }
     inputs["ids"][1::4] = IGNORED
     return inputs

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from ... import functional, ops
 from ..results import OURS
@@ -25,12 +26,13 @@ class Provider:
     find: Callable[[], Callable]  # raises Absent
 
 
-def providers_of(op: str, peers: list[str], device: str) -> list[Provider]:
-    """Of an op: ours, ours with the least memory where it has that choice, then the peers named."""
+def providers_of(op: str, peers: list[str], device: str, options: dict[str, Any]) -> list[Provider]:
+    """Of an op: ours, ours with the least memory where it has that choice and the options of the
+    case leave it open, then the peers named."""
     # An op without a function for people is called as the operator it is.
     ours = getattr(functional, op, None) or getattr(ops, op)
     found = [Provider(OURS, lambda: ours)]
-    if "memory" in inspect.signature(ours).parameters:
+    if "memory" in inspect.signature(ours).parameters and "memory" not in options:
         found.append(Provider(f"{OURS}, memory min", lambda: partial(ours, memory="min")))
     return found + [Provider(peer, partial(find, peer, device, op)) for peer in peers]
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 EPS = 1e-6
+IGNORE_INDEX = -100
 
 
 def _wide(x):
@@ -20,6 +21,11 @@ def rms_norm(x, weight):
     wide = _wide(x)
     normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + EPS)
     return weight * normed.to(x.dtype)
+
+
+def fused_add_layer_norm(x, residual, weight, bias):
+    total = x + residual
+    return layer_norm(total, weight, bias), total
 
 
 def fused_add_rms_norm(x, residual, weight):
@@ -237,38 +243,117 @@ def linear_log_probs(input, weight, ids):
     return log_probs, -(log_p.exp() * log_p).sum(-1)
 
 
-def fused_linear_dpo(input, weight, ids, ref_input, ref_weight):
-    """As TRL's trainer computes it, with its metrics."""
+vocab_parallel_log_probs = linear_log_probs  # of a rank alone
 
-    def sequences(states, head):
-        logits = F.linear(states, head)
-        return selective_log_softmax(logits, ids).sum(-1), _wide(logits)
 
-    log_probs, logits = sequences(input, weight)
-    means = [part.mean().detach() for part in logits.chunk(2)]
-    del logits
-    with torch.no_grad():
-        reference = sequences(ref_input, ref_weight)[0]
-    ratios = log_probs - reference
-    chosen, rejected = ratios.chunk(2)
-    loss = -F.logsigmoid(0.1 * (chosen - rejected)).mean()
+def _sequences(input, weight, ids):
+    """Sums of their log-probabilities, the numbers of tokens in them, sums of their logits."""
+    logits = _wide(F.linear(input, weight))
+    sums = logits.detach().sum((1, 2))
+    counts = ids != IGNORE_INDEX
+    log_probs = selective_log_softmax(logits, ids.clamp(min=0)) * counts
+    return log_probs.sum(-1), counts.sum(-1), sums
+
+
+def _of_pairs(formula, input, weight, ids, *reference, average=False, nll=False):
+    """As TRL's trainers compute it, with their metrics; `formula` is of the two log-ratios."""
+    log_probs, tokens, sums = _sequences(input, weight, ids)
+    means = sums.view(2, -1).sum(1) / (sums.numel() / 2 * ids.shape[1] * weight.shape[0])
+    nll_loss = torch.zeros_like(means[0])
+    if nll:
+        nll_loss = -log_probs.chunk(2)[0].sum() / tokens.chunk(2)[0].sum()
+    log_probs = log_probs / tokens if average else log_probs
+    ratios = log_probs
+    if reference:
+        with torch.no_grad():
+            of_reference = _sequences(*reference, ids)[0]
+        ratios = log_probs - of_reference
+    loss = formula(*ratios.chunk(2)).mean() + nll_loss
     rewards = (0.1 * ratios).detach().chunk(2)
-    return (loss, *log_probs.detach().chunk(2), *means, torch.zeros_like(loss).detach(), *rewards)
+    return (loss, *log_probs.detach().chunk(2), *means, nll_loss.detach(), *rewards)
 
 
-def fused_linear_distillation(input, weight, teacher_input, teacher_weight, target):
+def _ahead(chosen, rejected):
+    return -F.logsigmoid(0.1 * (chosen - rejected))
+
+
+def fused_linear_cpo(input, weight, ids):
+    return _of_pairs(_ahead, input, weight, ids, nll=True)
+
+
+def fused_linear_dpo(input, weight, ids, ref_input, ref_weight):
+    return _of_pairs(_ahead, input, weight, ids, ref_input, ref_weight)
+
+
+def fused_linear_kto(input, weight, ids, preference_labels, kl, ref_input, ref_weight):
+    """As TRL's trainer computes it, with its metrics."""
+    log_probs, _, sums = _sequences(input, weight, ids)
+    with torch.no_grad():
+        of_reference = _sequences(ref_input, ref_weight, ids)[0]
+    ratios = log_probs - of_reference
+    chosen = preference_labels.bool()
+    loss = 1 - torch.sigmoid(0.1 * torch.where(chosen, ratios - kl, kl - ratios))
+    metrics = [
+        (one.detach() * of_these).sum()
+        for one in (log_probs, sums, 0.1 * ratios)
+        for of_these in (chosen, ~chosen)
+    ]
+    return loss.mean(), *metrics
+
+
+def fused_linear_orpo(input, weight, ids):
+    odds = []
+
+    def formula(chosen, rejected):
+        ahead = chosen - rejected - torch.log1p(-chosen.exp()) + torch.log1p(-rejected.exp())
+        odds.extend((F.logsigmoid(ahead).mean().detach(), ahead.mean().detach()))
+        return -0.1 * F.logsigmoid(ahead)
+
+    return *_of_pairs(formula, input, weight, ids, average=True, nll=True), *odds
+
+
+def fused_linear_simpo(input, weight, ids):
+    def formula(chosen, rejected):
+        return -F.logsigmoid(0.1 * (chosen - rejected) - 0.5)
+
+    return _of_pairs(formula, input, weight, ids, average=True)
+
+
+def fused_linear_distillation(
+    input,
+    weight,
+    teacher_input,
+    teacher_weight,
+    target,
+    divergence="jsd",
+    weight_hard_loss=0.5,
+):
     """As a trainer computes it: divergences of log_softmax, and the cross entropy beside."""
     student = _wide(F.linear(input, weight))
     with torch.no_grad():
         log_p = _wide(F.linear(teacher_input, teacher_weight)).log_softmax(-1)
     log_q = student.log_softmax(-1)
-    log_m = torch.logaddexp(log_q, log_p) - math.log(2)
 
-    def kl(log_a):
-        return F.kl_div(log_m, log_a, reduction="batchmean", log_target=True)
+    def kl(log_b, log_a):
+        return F.kl_div(log_b, log_a, reduction="batchmean", log_target=True)
 
-    soft, hard = (kl(log_p) + kl(log_q)) / 2, F.cross_entropy(student, target)
-    return (soft + hard) / 2, soft.detach(), hard.detach()
+    if divergence == "kl":
+        soft = kl(log_q, log_p)
+    else:
+        log_m = torch.logaddexp(log_q, log_p) - math.log(2)
+        soft = (kl(log_m, log_p) + kl(log_m, log_q)) / 2
+    loss, hard = soft / 2, torch.zeros_like(soft)
+    if weight_hard_loss:
+        hard = F.cross_entropy(student, target)
+        loss = loss + weight_hard_loss * hard
+    return loss, soft.detach(), hard.detach()
+
+
+def fused_linear_kl_div(input, weight, probabilities, target):
+    log_q = _wide(F.linear(input, weight)).log_softmax(-1)
+    each = F.kl_div(log_q, _wide(probabilities), reduction="none").sum(-1)
+    counts = target != IGNORE_INDEX
+    return (each * counts).sum() / counts.sum()
 
 
 def neighborhood_attention(q, k, v):

@@ -1,6 +1,7 @@
 """Liger Kernel, with the defaults that its patches use."""
 
 import torch
+from liger_kernel import chunked_loss
 from liger_kernel.transformers import functional
 from liger_kernel.transformers.llama4_rope import liger_llama4_text_rotary_pos_emb
 
@@ -31,6 +32,11 @@ def complex_rope(q, k, freqs):
 
 def qk_norm_rope(q, k, weight_q, weight_k, cos, sin):
     return rope(rms_norm(q, weight_q), rms_norm(k, weight_k), cos, sin)
+
+
+def fused_add_layer_norm(x, residual, weight, bias):
+    total = x + residual
+    return layer_norm(total, weight, bias), total
 
 
 def fused_add_rms_norm(x, residual, weight):
@@ -116,20 +122,75 @@ def vocab_parallel_cross_entropy(logits, target):
     return LigerVocabParallelCrossEntropy()(logits.unsqueeze(1), target.unsqueeze(1)).flatten()
 
 
-def fused_linear_grpo(input, weight, ids, token_mask, advantages, ref_log_probs, old_log_probs):
-    from liger_kernel.chunked_loss import LigerFusedLinearGRPOLoss
+def fused_linear_cpo(input, weight, ids):
+    loss, metrics = chunked_loss.LigerFusedLinearCPOLoss()(weight, input, ids)
+    return loss, *metrics
 
-    loss, metrics = LigerFusedLinearGRPOLoss()(
+
+def fused_linear_dpo(input, weight, ids, ref_input, ref_weight):
+    dpo = chunked_loss.LigerFusedLinearDPOLoss()
+    loss, metrics = dpo(weight, input, ids, ref_input=ref_input, ref_weight=ref_weight)
+    return loss, *metrics
+
+
+def fused_linear_grpo(input, weight, ids, token_mask, advantages, ref_log_probs, old_log_probs):
+    loss, metrics = chunked_loss.LigerFusedLinearGRPOLoss()(
         input, weight, ids, token_mask, advantages, None, ref_log_probs, old_log_probs
     )
     return loss, *metrics
 
 
-def fused_linear_distillation(input, weight, teacher_input, teacher_weight, target):
-    from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+def fused_linear_kto(input, weight, ids, preference_labels, kl, ref_input, ref_weight):
+    kto = chunked_loss.LigerFusedLinearKTOLoss(use_ref_model=True)
+    labels = preference_labels.bool()
+    loss, metrics = kto(input, weight, ids, None, labels, ref_input, ref_weight, kl=kl)
+    return loss, *metrics
 
-    loss = LigerFusedLinearJSDLoss(return_soft_hard_loss=True)
+
+def fused_linear_orpo(input, weight, ids):
+    loss, metrics = chunked_loss.LigerFusedLinearORPOLoss()(weight, input, ids)
+    return loss, *metrics
+
+
+def fused_linear_simpo(input, weight, ids):
+    # Its module adds the negative log-likelihood, its function and the paper do not.
+    simpo = chunked_loss.LigerFusedLinearSimPOLoss(compute_nll_loss=False)
+    loss, metrics = simpo(weight, input, ids)
+    return loss, *metrics
+
+
+def linear_log_probs(input, weight, ids):
+    # Not above: where a release lacks it, the others still run.
+    from liger_kernel.ops import LigerFusedLinearScaledCrossEntropyFunction
+
+    nll, entropy = LigerFusedLinearScaledCrossEntropyFunction.apply(
+        input, weight, ids, return_entropy=True
+    )
+    return -nll, entropy
+
+
+vocab_parallel_log_probs = linear_log_probs  # of a rank alone
+
+
+def fused_linear_distillation(
+    input,
+    weight,
+    teacher_input,
+    teacher_weight,
+    target,
+    divergence="jsd",
+    weight_hard_loss=0.5,
+):
+    loss = chunked_loss.LigerFusedLinearJSDLoss(
+        weight_hard_loss,
+        beta=0.0 if divergence == "kl" else 0.5,
+        return_soft_hard_loss=True,
+    )
     return loss(input, weight, teacher_input, teacher_weight, target)
+
+
+def fused_linear_kl_div(input, weight, probabilities, target):
+    return functional.liger_fused_linear_kl_div(input, weight, probabilities, target)
 
 
 def kl_div(input, target):

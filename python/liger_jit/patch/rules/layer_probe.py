@@ -76,14 +76,18 @@ class LayerProbe:
 
         self.own = parameters(module._parameters)
         self.buffers = tensors(module._buffers)
-        self.of_norms = {
-            name: parameters(child._parameters)
+        normed = {
+            name: child
             for name, child in module.named_children()
             if self.proofs[name] is not None
         }
+        self.of_norms = {name: parameters(child._parameters) for name, child in normed.items()}
         of_norms = [one for found in self.of_norms.values() for one in found.values()]
         self.weights = [*self.own.values(), *of_norms]
-        width = next((one.shape[-1] for one in of_norms), 64)
+        # A norm without weights may say how long its rows are.
+        shapes = (getattr(child, "normalized_shape", None) for child in normed.values())
+        rows = [*(one.shape for one in of_norms), *(one for one in shapes if one)]
+        width = next((one[-1] for one in rows), 64)
         # One sequence: what wants several values does not take the first tensor's parts for them.
         self.x = made(1, PROBE_TOKENS, width)
         self.like_x = made(1, PROBE_TOKENS, width)

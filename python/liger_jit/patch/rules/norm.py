@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ... import functional
 from ...meta_calls import MetaCall
-from ..autocasting import AutocastOfGpus, autocast_dtype
+from ..autocasting import AutocastOfGpus
 from ..guard import Guard, guard_of
 from ..installed import guarded
 from ..probe import (
@@ -37,7 +37,15 @@ from ..source.torchs_own import torchs_name
 from .gated_norm import ROLE as GATED
 from .gated_norm import prove_gated, takes_gate
 from .memory_order import has_order, in_order_of
-from .proved_norm import DTYPES, Form, LayerForm, NormProof, ProvedNorm, RmsForm
+from .proved_norm import (
+    DTYPES,
+    Form,
+    LayerForm,
+    NormProof,
+    ProvedLayerNorm,
+    ProvedRmsNorm,
+    RmsForm,
+)
 
 LARGEST_EPSILON = 1e-2
 MOST_TIPPED = 0.1
@@ -92,7 +100,12 @@ def prove(module: nn.Module) -> NormProof | Refusal:
         if isinstance(form, LayerForm):
             return layer_proof(module, form, dtypes, weight, guard)
         ordered = keeps_order(module, weight)
-        norm = ProvedNorm(form, ordered, is_autocast(module, weight), dtypes)
+        norm = ProvedRmsNorm(
+            form=form,
+            keeps_order=ordered,
+            is_autocast=is_autocast(module, weight),
+            dtypes=dtypes,
+        )
         return rms_proof(module, norm, weight, guard)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
@@ -236,7 +249,7 @@ def is_autocast(module: nn.Module, weight: Tensor | None) -> bool:
 
 
 def rms_proof(
-    module: nn.Module, norm: ProvedNorm, weight: Tensor | None, guard: Guard
+    module: nn.Module, norm: ProvedRmsNorm, weight: Tensor | None, guard: Guard
 ) -> NormProof:
     form, ordered = norm.form, norm.keeps_order
     eps = getattr(module, form.epsilon)
@@ -267,51 +280,46 @@ def rms_proof(
 def layer_proof(
     module: nn.Module, form: LayerForm, dtypes: frozenset, weight: Tensor, guard: Guard
 ) -> NormProof:
-    def run(self, x):
-        return functional.layer_norm(x, self.weight, None, getattr(self, form.epsilon))
-
-    autocast, eps = is_autocast(module, weight), getattr(module, form.epsilon)
-
-    def takes(self, x):
-        tried = (x.dtype, self._parameters["weight"].dtype) in dtypes
-        alone = autocast_dtype(x.device) is None or not (autocast and x.is_cuda)
-        return tried and alone and x.is_contiguous() and x.shape[-1:] == self.weight.shape
+    norm = ProvedLayerNorm(
+        is_autocast=is_autocast(module, weight),
+        dtypes=dtypes,
+        vectors=("weight",),
+        epsilon=form.epsilon,
+    )
+    eps = getattr(module, form.epsilon)
 
     def call(x: Tensor, weight: Tensor) -> Tensor:
         return functional.layer_norm(x, weight, None, eps)
 
     meta = norm_meta_call("layer_norm", call, (weight,), ("written out",))
-    return NormProof("layer_norm", guarded(run, guard, takes), guard, run, meta)
+    forward = guarded(norm.__call__, guard, norm.takes_alone)
+    return NormProof("layer_norm", forward, guard, norm, meta, norm=norm)
 
 
 def prove_layer_norm(module: nn.LayerNorm) -> NormProof | Refusal:
     if len(module.normalized_shape) != 1:
         return Refusal("normalises over more than one dimension")
-
-    def run(self, x):
-        return functional.layer_norm(x, self.weight, self.bias, self.eps)
-
+    names = tuple(name for name in ("weight", "bias") if getattr(module, name) is not None)
+    # Under CUDA's autocast torch normalises in float32, and its result is of that type.
+    norm = ProvedLayerNorm(
+        is_autocast=True,
+        dtypes=frozenset((dtype, dtype) for dtype in (*DTYPES, torch.float64)),
+        vectors=names,
+        epsilon="eps",
+    )
     eps = module.eps
 
     def call(x: Tensor, *vectors: Tensor) -> Tensor:
         return functional.layer_norm(x, *vectors, eps=eps)
 
-    vectors = tuple(p for p in (module.weight, module.bias) if p is not None)
-    tensors = tuple(name for name in ("weight", "bias") if getattr(module, name) is not None)
+    vectors = tuple(getattr(module, name) for name in names)
     try:
-        guard = guard_of(module, tensors=tensors)
+        guard = guard_of(module, tensors=names)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
     meta = norm_meta_call("layer_norm", call, vectors, ()) if vectors else None
-
-    def takes(self, x):
-        kinds = {x.dtype, *(self._parameters[name].dtype for name in tensors)}
-        if len(kinds) != 1 or x.shape[-1:] != self.normalized_shape:
-            return False
-        # Under CUDA's autocast torch normalises in float32, and its result is of that type.
-        return x.dtype == torch.float32 or not x.is_cuda or autocast_dtype(x.device) is None
-
-    return NormProof("layer_norm", guarded(run, guard, takes), guard, run, meta)
+    forward = guarded(norm.__call__, guard, norm.takes)
+    return NormProof("layer_norm", forward, guard, norm, meta, norm=norm)
 
 
 def confirm(module: nn.Module, proof: NormProof) -> NormProof | Refusal:
