@@ -37,12 +37,9 @@ def draw(lines: list[dict], picture: Path) -> None:
     panels = panels_of(lines)
     rows = math.ceil(len(panels) / COLUMNS)
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9})
+    size = (3.2 * COLUMNS, 2.6 * rows + 0.6)
     figure, grid = plt.subplots(
-        rows,
-        COLUMNS,
-        figsize=(3.2 * COLUMNS, 2.6 * rows + 0.6),
-        squeeze=False,
-        layout="constrained",
+        rows, COLUMNS, figsize=size, squeeze=False, sharey=True, layout="constrained"
     )
     about = lines[0]
     figure.suptitle(

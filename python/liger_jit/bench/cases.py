@@ -89,8 +89,8 @@ class Case:
         return value
 
     def differentiable(self) -> list[str]:
-        """The inputs that have a gradient and are not frozen: asked for that of another, the function
-        refuses, or what it returns has none."""
+        """The inputs that have a gradient and are not frozen: asked for that of another, the
+        function refuses, or what it returns has none."""
 
         def accepts(name: str) -> bool:
             values = self.values("meta")

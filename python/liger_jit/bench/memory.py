@@ -25,7 +25,7 @@ def memory_by_tokens(ops: list[str], peers: list[str], clock: Clock) -> Iterator
     """One line for each loss, number of tokens and provider. Raises ValueError for an op named that
     is no linear loss."""
     for loss in linear_losses(ops):
-        found = providers_of(loss.op["name"], peers, clock.device)
+        found = providers_of(loss.op["name"], peers, clock.device, loss.options)
         providers = [one for one in found if one.name in (OURS, *peers)]
         for tokens in TOKENS[clock.device]:
             case = _with_tokens(loss, tokens, clock.device)

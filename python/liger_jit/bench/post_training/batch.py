@@ -33,27 +33,21 @@ def joined(batch: Batch) -> Batch:
 def scored(batch: Batch, policy: torch.nn.Module) -> Batch:
     """With the log-probabilities of two other policies, which differ a little from this one, and
     the advantage of each sequence."""
-    ids = batch["completion_ids"]
-    with torch.no_grad():  # by sequences: their logits together are larger than the step
-        inputs = joined(batch)
-        now = torch.cat(
-            [
-                _log_probs(
-                    policy, **{name: one[i : i + 1] for name, one in inputs.items()}, ids=one_ids
-                )
-                for i, one_ids in enumerate(ids.split(1))
-            ]
-        )
+    count = len(batch["completion_ids"])
+    # One by one: their logits together are larger than the step.
+    sequences = [{name: one[i : i + 1] for name, one in batch.items()} for i in range(count)]
+    with torch.no_grad():
+        now = torch.cat([_log_probs(policy, sequence) for sequence in sequences])
     torch.manual_seed(1)
     return batch | {
         "old_per_token_logps": now + 0.1 * torch.randn_like(now),
         "ref_per_token_logps": now + 0.1 * torch.randn_like(now),
-        "advantages": torch.randn(len(ids), device=ids.device),
+        "advantages": torch.randn(count, device=now.device),
         "num_items_in_batch": batch["completion_mask"].sum(),
     }
 
 
-def _log_probs(model, ids, **inputs):
-    count = ids.shape[1]
-    logits = model(**inputs, use_cache=False, logits_to_keep=count + 1).logits
+def _log_probs(policy: torch.nn.Module, batch: Batch) -> Tensor:
+    ids = batch["completion_ids"]
+    logits = policy(**joined(batch), use_cache=False, logits_to_keep=ids.shape[1] + 1).logits
     return selective_log_softmax(logits[:, :-1], ids)
