@@ -86,7 +86,6 @@ KernelOf tile_product() {
                         {"weight_map", TensorMapOf{"weight", tile_block, tile_block, true}},
                         {"y_map", TensorMapOf{"y", stored_rows, tile_block}},
                         "x",
-                        "weight",
                         "tokens",
                         "ends",
                         "y",

@@ -1,5 +1,6 @@
 #include "ops/experts/tiles.h"
 
+#include <algorithm>
 #include <limits>
 
 namespace liger {
@@ -32,7 +33,7 @@ Spec tile_spec() {
   return {{"rows", tile_rows}, {"columns", tile_columns}, {"depth", depth}, {"stages", stages}};
 }
 
-int64_t tile_blocks(const Call& call) { return std::max(call.place().multiprocessors, 1); }
+int64_t tile_blocks(const Call& call) { return std::max(call.place().multiprocessors / 2, 1) * 2; }
 
 int64_t tile_threads(const Knobs&) { return 384; }
 

@@ -16,7 +16,7 @@ bool multiplies_by_tiles(const Call& call, std::initializer_list<std::string_vie
                          int64_t columns);
 
 Spec tile_spec();
-int64_t tile_blocks(const Call& call);  // as many as are at work at once
+int64_t tile_blocks(const Call& call);  // as many as are at work at once, in pairs
 int64_t tile_threads(const Knobs& knobs);
 int tile_shared_bytes(const Call& call, const Knobs& knobs);
 

@@ -1,6 +1,7 @@
 // A persistent block that multiplies tiles one after another by the matrix units of sm_90a. Threads
 // of its first group bring slices of the depth into a ring of stages; those of two others multiply,
-// each group half of the tile's rows, and write what they have while the next tile is brought.
+// each group half of the tile's rows, and write what they have while the next tile is brought. Two
+// blocks are a cluster: each brings half of the operand that they have in common.
 #pragma once
 #include "device/sm90/tile_ring.h"
 #include "device/sm90/wgmma.h"
@@ -48,13 +49,14 @@ class TilePipeline {
   static constexpr int groups = 2;  // that multiply
   static constexpr int block_threads = (1 + groups) * group_threads;
   static constexpr int warp_rows = 16;
+  static constexpr int pair = 2;
 
   // load(tile) -> what it knows of a tile; load(tile, known, depth, stage) for each slice.
   template <class Walk, class Load>
   static LIGER_DEVICE void run(const Walk& walk, const Load& load, const TileOutput<T>& y) {
     const Ring ring = Ring::of_launch();
-    if (thread_index() == 0) ring.make(ByThreads ? 1 + group_threads : 1, groups);
-    barrier();
+    if (thread_index() == 0) ring.make(ByThreads ? 1 + group_threads : 1, groups * pair);
+    cluster_barrier<pair>();
     const int group = thread_index() / group_threads;
     if (group == 0) {
       if constexpr (ByThreads) {
@@ -63,6 +65,7 @@ class TilePipeline {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
       }
       if (ByThreads || thread_index() == 0) fill(ring, walk, load);
+      __syncwarp();  // the barrier is for whole warps
     } else {
       if constexpr (ByThreads) {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
@@ -71,6 +74,7 @@ class TilePipeline {
       }
       multiply(ring, walk, group - 1, y);
     }
+    cluster_barrier<pair>();  // nobody leaves while the other may still arrive here
   }
 
  private:
@@ -87,7 +91,7 @@ class TilePipeline {
   static LIGER_DEVICE void fill(const Ring& ring, Walk walk, const Load& load) {
     Pipeline pipeline;
     for (GroupedTile tile; walk.next(tile);) {
-      const auto known = load(tile);
+      auto known = load(tile);
       LIGER_UNROLL_BY(1)
       for (int depth = tile.depth; depth < tile.end_depth; depth += Shape.depth) {
         const int stage = pipeline.stage;
@@ -118,13 +122,15 @@ class TilePipeline {
       }
     }
     if (thread_index() % warp_threads == 0) wait_for_stores();
+    __syncwarp();
   }
 
   static LIGER_DEVICE void release(const Ring& ring, int stage) {
-    if (thread_index() % group_threads == 0) ring.emptied(stage).arrive();
+    const int thread = thread_index() % group_threads;
+    if (thread < pair) ring.emptied(stage).arrive_in(thread);
   }
 
-  // The other group's rows are the tile's last.
+  // The other group's rows are the tile's last, or the other block's.
   static LIGER_DEVICE void pass_by(const Ring& ring, Pipeline& pipeline, const GroupedTile& tile) {
     for (int depth = tile.depth; depth < tile.end_depth; depth += Shape.depth) {
       ring.filled(pipeline.stage).wait(pipeline.parity);

@@ -35,9 +35,6 @@ struct Mbarrier {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address), "r"(bytes)
                  : "memory");
   }
-  LIGER_DEVICE void arrive() const {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(address) : "memory");
-  }
   // When what this thread has copied by copy_16_bytes() is there.
   LIGER_DEVICE void arrive_with_copies() const {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(address) : "memory");
@@ -96,19 +93,29 @@ LIGER_DEVICE void load_tile(SharedAddress to, const TensorMap& from, int column,
 }
 
 // A tile of one of several matrices.
+template <int Blocks>
 LIGER_DEVICE void load_tile(SharedAddress to, const TensorMap& from, int column, int row,
                             int matrix, Mbarrier barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
-      "[%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to),
-      "l"(&from), "r"(column), "r"(row), "r"(matrix), "r"(barrier.address)
-      : "memory");
+  if constexpr (Blocks == 1) {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to),
+        "l"(&from), "r"(column), "r"(row), "r"(matrix), "r"(barrier.address)
+        : "memory");
+  } else {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+        ".multicast::cluster [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(to),
+        "l"(&from), "r"(column), "r"(row), "r"(matrix), "r"(barrier.address),
+        "h"(static_cast<unsigned short>((1 << Blocks) - 1))
+        : "memory");
+  }
 }
 
 // By this thread and not the engine, which must be told by fence_for_tma() before it or matrix
 // units read: zeros instead of what is not there.
 LIGER_DEVICE void copy_16_bytes(SharedAddress to, const void* from, bool is_there) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
                "r"(is_there ? 16 : 0)
                : "memory");
 }
