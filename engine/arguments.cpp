@@ -47,11 +47,16 @@ uint64_t packed_scalar(const Call& call, int input) {
 }
 
 TiledMatrix tiled(const Call& call, const TensorMapOf& tiles) {
-  const Tensor& tensor = call[tiles.tensor];
+  const Tensor tensor = input_or_output(call, tiles.tensor);
+  const int64_t matrices = tiles.stacked ? tensor.sizes[0] : 0;
   // Of a single row the stride is its length, which may be any.
   const int64_t row_bytes = tensor.row_stride() * size_bytes(tensor.dtype);
-  return {nullptr,         tensor.rows(),     tensor.last_size(), (row_bytes + 15) / 16 * 16,
-          tiles.tile_rows, tiles.tile_columns};
+  return {.rows = tiles.stacked ? tensor.sizes[1] : tensor.rows(),
+          .columns = tensor.last_size(),
+          .row_bytes = (row_bytes + 15) / 16 * 16,
+          .tile_rows = tiles.tile_rows,
+          .tile_columns = tiles.tile_columns,
+          .matrices = matrices};
 }
 
 // The words of an InputFault: the record, the op to blame, what else the message says, and places.

@@ -68,11 +68,13 @@ struct Temporary {
   std::function<int64_t(const Call&)> size_bytes;
 };
 
-// How a kernel's tiles of a tensor [rows, columns] are made; see TiledMatrix.
+// How a kernel's tiles of a tensor are made, an input or an output; see TiledMatrix. It is [rows,
+// columns], with more dims in front rows below rows, or with `stacked` [matrices, rows, columns].
 struct TensorMapOf {
   std::string tensor;
   int tile_rows;
   int tile_columns;
+  bool stacked = false;
 };
 
 // Of a kernel that checks the values of an integer input: what its InputFault tells the host, who

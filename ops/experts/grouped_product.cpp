@@ -1,12 +1,14 @@
 #include "base/parts.h"
 #include "engine/registry.h"
 #include "ops/experts/grouped.h"
+#include "ops/experts/tiles.h"
 #include "ops/row_knobs.h"
 
 namespace liger {
 namespace {
 
-constexpr int64_t tile = 64;  // of PlainTile
+constexpr int64_t tile = 64;     // of PlainTile
+constexpr int stored_rows = 16;  // by one warp, of what the matrix units make
 
 int64_t places_of(const Call& call) { return call["tokens"].count(); }
 Dtype dtype_of_x(const Call& call) { return call["x"].dtype; }
@@ -34,6 +36,67 @@ void check_product(const Call& call) {
                 std::to_string(inner_of(call)) + " columns, those of 'weight'");
 }
 
+bool by_tiles(const Call& call) {
+  return places_of(call) > 0 && multiplies_by_tiles(call, {"x", "weight"}, columns_of(call));
+}
+
+KernelOf plain_product() {
+  return {.name = "GroupedProduct",
+          .source = "experts/grouped_product.h",
+          .when = [](const Call& call) { return !by_tiles(call); },
+          .spec = [](const Call& call) -> Spec {
+            return {{"x", call["x"].dtype},
+                    {"gathers", call.flag("gathers")},
+                    {"turned", call.flag("turned")},
+                    {"align_bytes", element_bytes(call)}};
+          },
+          .candidates = threads,
+          .blocks =
+              [](const Call& call, const Knobs&) {
+                return (parts(places_of(call), tile) + call["ends"].count() + 1) *
+                       parts(columns_of(call), tile);
+              },
+          .threads = threads_of,
+          .arguments = {"x",
+                        "weight",
+                        "tokens",
+                        "ends",
+                        "y",
+                        {"num_experts", [](const Call& call) { return call["ends"].count(); }},
+                        {"places", places_of},
+                        {"inner", inner_of},
+                        {"columns", columns_of},
+                        {"x_stride", "x.stride"}}};
+}
+
+KernelOf tile_product() {
+  return {.name = "GroupedTileProduct",
+          .source = "experts/grouped_tiles.h",
+          .when = by_tiles,
+          .spec = [](const Call& call) -> Spec {
+            return {{"x", call["x"].dtype},
+                    {"gathers", call.flag("gathers")},
+                    {"turned", call.flag("turned")},
+                    {"tile", tile_spec()}};
+          },
+          .blocks = [](const Call& call, const Knobs&) { return tile_blocks(call); },
+          .threads = tile_threads,
+          .shared_bytes = tile_shared_bytes,
+          .arguments = {{"x_map", TensorMapOf{"x", tile_block, tile_block}},
+                        {"weight_map", TensorMapOf{"weight", tile_block, tile_block, true}},
+                        {"y_map", TensorMapOf{"y", stored_rows, tile_block}},
+                        "x",
+                        "tokens",
+                        "ends",
+                        "y",
+                        {"num_experts", [](const Call& call) { return call["ends"].count(); }},
+                        {"places", places_of},
+                        {"inner", inner_of},
+                        {"columns", columns_of},
+                        {"x_stride", "x.stride"},
+                        {"blocks", tile_blocks}}};
+}
+
 const Register grouped_product{Op{
     .name = "grouped_product",
     .doc = "y[p] = x[p] @ weight[e].T for the places p of each expert e, or with `turned` x[p] @ "
@@ -49,32 +112,7 @@ const Register grouped_product{Op{
           },
           dtype_of_x, false}},
     .check = check_product,
-    .kernels = {{.name = "GroupedProduct",
-                 .source = "experts/grouped_product.h",
-                 .spec = [](const Call& call) -> Spec {
-                   return {{"x", call["x"].dtype},
-                           {"gathers", call.flag("gathers")},
-                           {"turned", call.flag("turned")},
-                           {"align_bytes", element_bytes(call)}};
-                 },
-                 .candidates = threads,
-                 .blocks =
-                     [](const Call& call, const Knobs&) {
-                       return (parts(places_of(call), tile) + call["ends"].count() + 1) *
-                              parts(columns_of(call), tile);
-                     },
-                 .threads = threads_of,
-                 .arguments = {"x",
-                               "weight",
-                               "tokens",
-                               "ends",
-                               "y",
-                               {"num_experts",
-                                [](const Call& call) { return call["ends"].count(); }},
-                               {"places", places_of},
-                               {"inner", inner_of},
-                               {"columns", columns_of},
-                               {"x_stride", "x.stride"}}}},
+    .kernels = {plain_product(), tile_product()},
     .example = [](const Extent& e) -> std::vector<Sample> {
       return {{.input = "x", .shape = {e["rows"], e["inner"]}},
               {.input = "weight", .shape = {e["num_experts"], e["size"], e["inner"]}},
@@ -87,6 +125,68 @@ const Register grouped_product{Op{
 
 int64_t rows_of_gradient(const Call& call) { return call["x"].last_size(); }
 int64_t columns_of_gradient(const Call& call) { return call["right"].last_size(); }
+
+bool gradient_by_tiles(const Call& call) {
+  return places_of(call) > 0 &&
+         multiplies_by_tiles(call, {"x", "right"}, columns_of_gradient(call));
+}
+
+KernelOf plain_gradient() {
+  return {.name = "GroupedWeightGradient",
+          .source = "experts/grouped_product.h",
+          .when = [](const Call& call) { return !gradient_by_tiles(call); },
+          .spec = [](const Call& call) -> Spec {
+            return {{"x", call["x"].dtype},
+                    {"gathers_left", call.flag("gathers")},
+                    {"gathers_right", call.flag("gathers_right")},
+                    {"align_bytes", element_bytes(call)}};
+          },
+          .candidates = threads,
+          .blocks =
+              [](const Call& call, const Knobs&) {
+                return call["ends"].count() * parts(rows_of_gradient(call), tile) *
+                       parts(columns_of_gradient(call), tile);
+              },
+          .threads = threads_of,
+          .arguments = {{"left", "x"},
+                        "right",
+                        "tokens",
+                        "ends",
+                        "y",
+                        {"rows", rows_of_gradient},
+                        {"columns", columns_of_gradient},
+                        {"left_stride", "x.stride"},
+                        {"right_stride", "right.stride"}}};
+}
+
+KernelOf tile_gradient() {
+  return {.name = "GroupedTileGradient",
+          .source = "experts/grouped_tiles.h",
+          .when = gradient_by_tiles,
+          .spec = [](const Call& call) -> Spec {
+            return {{"x", call["x"].dtype},
+                    {"gathers_left", call.flag("gathers")},
+                    {"gathers_right", call.flag("gathers_right")},
+                    {"tile", tile_spec()}};
+          },
+          .blocks = [](const Call& call, const Knobs&) { return tile_blocks(call); },
+          .threads = tile_threads,
+          .shared_bytes = tile_shared_bytes,
+          .arguments = {{"left_map", TensorMapOf{"x", tile_block, tile_block}},
+                        {"right_map", TensorMapOf{"right", tile_block, tile_block}},
+                        {"y_map", TensorMapOf{"y", stored_rows, tile_block}},
+                        {"left", "x"},
+                        "right",
+                        "tokens",
+                        "ends",
+                        "y",
+                        {"num_experts", [](const Call& call) { return call["ends"].count(); }},
+                        {"rows", rows_of_gradient},
+                        {"columns", columns_of_gradient},
+                        {"left_stride", "x.stride"},
+                        {"right_stride", "right.stride"},
+                        {"blocks", tile_blocks}}};
+}
 
 const Register grouped_weight_gradient{Op{
     .name = "grouped_weight_gradient",
@@ -106,30 +206,7 @@ const Register grouped_weight_gradient{Op{
           require_rows(call, "x", call.flag("gathers"));
           require_rows(call, "right", call.flag("gathers_right"));
         },
-    .kernels = {{.name = "GroupedWeightGradient",
-                 .source = "experts/grouped_product.h",
-                 .spec = [](const Call& call) -> Spec {
-                   return {{"x", call["x"].dtype},
-                           {"gathers_left", call.flag("gathers")},
-                           {"gathers_right", call.flag("gathers_right")},
-                           {"align_bytes", element_bytes(call)}};
-                 },
-                 .candidates = threads,
-                 .blocks =
-                     [](const Call& call, const Knobs&) {
-                       return call["ends"].count() * parts(rows_of_gradient(call), tile) *
-                              parts(columns_of_gradient(call), tile);
-                     },
-                 .threads = threads_of,
-                 .arguments = {{"left", "x"},
-                               "right",
-                               "tokens",
-                               "ends",
-                               "y",
-                               {"rows", rows_of_gradient},
-                               {"columns", columns_of_gradient},
-                               {"left_stride", "x.stride"},
-                               {"right_stride", "right.stride"}}}},
+    .kernels = {plain_gradient(), tile_gradient()},
     .example = [](const Extent& e) -> std::vector<Sample> {
       const int64_t pairs = e["rows"] * e["slots"];
       return {{.input = "x", .shape = {pairs, e["size"]}},

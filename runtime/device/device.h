@@ -50,12 +50,15 @@ struct Function;
 
 // A matrix of two-byte elements as GPUs with an engine for copies of tiles are told of it.
 struct TiledMatrix {
-  void* data;
+  void* data = nullptr;
   int64_t rows;
   int64_t columns;
   int64_t row_bytes;  // from one row to the next, a multiple of 16
   int tile_rows;
   int tile_columns;  // 64 at most: 128 bytes, which shared memory has in swizzled order
+  // One after another in memory; a tile ends with its matrix, and is found by three coordinates. 0:
+  // there is one, and tiles are found by two.
+  int64_t matrices = 0;
 };
 struct alignas(64) TensorMap {  // CUtensorMap
   uint64_t words[16];

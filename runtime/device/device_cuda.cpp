@@ -162,12 +162,15 @@ class CudaDevice final : public GpuDevice {
     TensorMap map{};
     if (!has_tile_engine_ || !matrix.data) return map;
     const uint64_t sizes[] = {static_cast<uint64_t>(matrix.columns),
-                              static_cast<uint64_t>(matrix.rows)};
-    const uint64_t strides[] = {static_cast<uint64_t>(matrix.row_bytes)};
+                              static_cast<uint64_t>(matrix.rows),
+                              static_cast<uint64_t>(matrix.matrices)};
+    const uint64_t strides[] = {static_cast<uint64_t>(matrix.row_bytes),
+                                static_cast<uint64_t>(matrix.row_bytes * matrix.rows)};
     const unsigned tile[] = {static_cast<unsigned>(matrix.tile_columns),
-                             static_cast<unsigned>(matrix.tile_rows)};
-    const unsigned steps[] = {1, 1};
-    check(driver().encode_tiles(&map, bfloat16, 2, matrix.data, sizes, strides, tile, steps,
+                             static_cast<unsigned>(matrix.tile_rows), 1};
+    const unsigned steps[] = {1, 1, 1};
+    const unsigned dims = matrix.matrices == 0 ? 2 : 3;
+    check(driver().encode_tiles(&map, bfloat16, dims, matrix.data, sizes, strides, tile, steps,
                                 not_interleaved, swizzle_of_128_bytes, promote_to_256_bytes,
                                 fill_with_zeros),
           "describing a matrix for copies of tiles");

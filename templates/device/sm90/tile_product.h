@@ -6,17 +6,11 @@
 // threads multiply, each the half of its tile's rows, and each thread keeps its share of the sums
 // in registers. Elsewhere a thread makes a row of the tile by plain sums.
 #pragma once
-#include "device/sm90/tma.h"
+#include "device/sm90/tile_ring.h"
+#include "device/sm90/wgmma.h"
 #include "device/softmax.h"
 
 namespace liger {
-
-struct TileShape {
-  int rows;
-  int columns;
-  int depth;   // of one stage
-  int stages;  // that are on their way at once
-};
 
 #if defined(LIGER_TMA)
 constexpr bool has_tile_engine = true;
@@ -24,65 +18,6 @@ constexpr int tile_cluster = 2;
 #else
 constexpr bool has_tile_engine = false;
 constexpr int tile_cluster = 1;
-#endif
-
-#if defined(LIGER_TMA)
-
-// Sums of 64 x 256 products over 16 of the depth: 128 of each of a group's threads. `a` and `b`
-// describe slices in shared memory.
-LIGER_DEVICE void multiply_slices(float (&sums)[128], unsigned long long a, unsigned long long b,
-                                  bool add) {
-#define LIGER_4(FIRST) \
-  "+f"(sums[FIRST]), "+f"(sums[FIRST + 1]), "+f"(sums[FIRST + 2]), "+f"(sums[FIRST + 3])
-#define LIGER_16(FIRST) LIGER_4(FIRST), LIGER_4(FIRST + 4), LIGER_4(FIRST + 8), LIGER_4(FIRST + 12)
-#define LIGER_64(FIRST) \
-  LIGER_16(FIRST), LIGER_16(FIRST + 16), LIGER_16(FIRST + 32), LIGER_16(FIRST + 48)
-  asm volatile(
-      "{\n"
-      ".reg .pred add;\n"
-      "setp.ne.b32 add, %130, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
-      "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-      "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-      "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
-      "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,"
-      "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,"
-      "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,"
-      "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,"
-      "%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
-      "}, %128, %129, add, 1, 1, 0, 0;\n"
-      "}"
-      : LIGER_64(0), LIGER_64(64)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
-#undef LIGER_4
-#undef LIGER_16
-#undef LIGER_64
-}
-
-LIGER_DEVICE void begin_multiplying() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-LIGER_DEVICE void end_group_of_products() {
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-template <int Pending>
-LIGER_DEVICE void wait_for_products() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
-}
-
-// Slices lie as the engine's swizzle of 128 bytes leaves them: eight rows of 128 bytes each 1024.
-LIGER_DEVICE unsigned long long slice_at(SharedAddress address) {
-  constexpr unsigned long long swizzle_of_128 = 1ull << 62;
-  constexpr unsigned long long eight_rows = 1024 >> 4;
-  return static_cast<unsigned long long>((address & 0x3ffff) >> 4) | 1ull << 16 | eight_rows << 32 |
-         swizzle_of_128;
-}
-
-// Four 8 x 8 blocks of two-byte elements; lanes 8 i to 8 i + 7 name the rows of block i.
-LIGER_DEVICE void store_blocks(SharedAddress row, const unsigned int (&words)[4]) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row),
-               "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
-               : "memory");
-}
-
 #endif
 
 struct TileMatrices {
@@ -148,52 +83,21 @@ class TileProduct {
 
 #if defined(LIGER_TMA)
   static_assert(Shape.rows == 128 && Shape.columns == 256 && Shape.depth == 64);
-  static constexpr int a_bytes = Shape.rows * Shape.depth * 2;
-  static constexpr int b_bytes = Shape.columns * Shape.depth * 2;
-  static constexpr int stage_bytes = a_bytes + b_bytes;
   static constexpr int group_threads = 128;
   static constexpr int groups = 2;  // that multiply
   static constexpr int warp_rows = 16;
   static constexpr int buffer_bytes = warp_rows * part_columns * 2;  // a warp's part of a tile
   static constexpr int steps = (Depth + Shape.depth - 1) / Shape.depth;
 
-  // A place in the ring of stages.
-  struct PipelineState {
-    int stage = 0;
-    int parity = 0;
-    LIGER_DEVICE void next() {
-      if (++stage == Shape.stages) {
-        stage = 0;
-        parity ^= 1;
-      }
-    }
-  };
-
-  struct Ring {
-    SharedAddress first;
-    LIGER_DEVICE SharedAddress a(int stage) const { return first + stage * stage_bytes; }
-    LIGER_DEVICE SharedAddress b(int stage) const { return a(stage) + a_bytes; }
-    LIGER_DEVICE SharedAddress buffers() const { return first + Shape.stages * stage_bytes; }
-    LIGER_DEVICE Mbarrier filled(int stage) const {
-      return {buffers() + groups * 4 * 2 * buffer_bytes + stage * 8};
-    }
-    LIGER_DEVICE Mbarrier emptied(int stage) const {
-      return {filled(stage).address + Shape.stages * 8};
-    }
-  };
+  using Ring = TileRing<Shape, groups * 4 * 2 * buffer_bytes>;
+  using Pipeline = PipelineState<Shape.stages>;
 
   template <class Begin, class Part, class End>
   LIGER_DEVICE void by_wgmma(long long block, long long blocks, Begin&& begin, Part&& part,
                              End&& end) const {
-    const Ring ring{(shared_address(shared_of_launch()) + 1023) & ~1023u};
+    const Ring ring = Ring::of_launch();
     const int rank = static_cast<int>(block % tile_cluster);
-    if (thread_index() == 0) {
-      for (int stage = 0; stage < Shape.stages; ++stage) {
-        ring.filled(stage).make(1);
-        ring.emptied(stage).make(groups * tile_cluster);
-      }
-      fence_mbarrier_init();
-    }
+    if (thread_index() == 0) ring.make(1, groups * tile_cluster);
     cluster_barrier<tile_cluster>();
     const int cluster = static_cast<int>(block / tile_cluster);
     const int clusters = static_cast<int>(blocks / tile_cluster);
@@ -215,7 +119,7 @@ class TileProduct {
   LIGER_DEVICE int tile_column(int tile) const { return tile / tiles_down(); }
 
   LIGER_DEVICE void fill(const Ring& ring, int cluster, int clusters, int rank) const {
-    PipelineState pipeline;
+    Pipeline pipeline;
     const int tiles = tiles_down() * tiles_across;
     for (int tile = cluster; tile < tiles; tile += clusters) {
       const int row = first_row(tile, rank);
@@ -223,10 +127,10 @@ class TileProduct {
       for (int step = 0; step < steps; ++step, pipeline.next()) {
         const Mbarrier filled = ring.filled(pipeline.stage);
         ring.emptied(pipeline.stage).wait(pipeline.parity ^ 1);
-        filled.arrive_and_expect(stage_bytes);
+        filled.arrive_and_expect(Ring::stage_bytes);
         load_tile<1>(ring.a(pipeline.stage), *m_.a_map, step * Shape.depth, row, filled);
-        load_tile<tile_cluster>(ring.b(pipeline.stage) + rank * (b_bytes / tile_cluster), *m_.b_map,
-                                step * Shape.depth, column, filled);
+        load_tile<tile_cluster>(ring.b(pipeline.stage) + rank * (Ring::b_bytes / tile_cluster),
+                                *m_.b_map, step * Shape.depth, column, filled);
       }
     }
   }
@@ -234,7 +138,7 @@ class TileProduct {
   template <class Begin, class Part, class End>
   LIGER_DEVICE void multiply(const Ring& ring, int cluster, int clusters, int rank, int group,
                              Begin&& begin, Part&& part, End&& end) const {
-    PipelineState pipeline;
+    Pipeline pipeline;
     const int warp = thread_index() % group_threads / warp_threads;
     const int lane = thread_index() % warp_threads;
     const int tiles = tiles_down() * tiles_across;
@@ -262,7 +166,7 @@ class TileProduct {
     }
   }
 
-  LIGER_DEVICE void sum_products(const Ring& ring, PipelineState& pipeline, int group,
+  LIGER_DEVICE void sum_products(const Ring& ring, Pipeline& pipeline, int group,
                                  float (&sums)[128]) const {
     const auto release = [&](int stage) {
       const int thread = thread_index() % group_threads;
@@ -272,11 +176,11 @@ class TileProduct {
     LIGER_UNROLL_BY(1)
     for (int step = 0; step < steps; ++step) {
       ring.filled(pipeline.stage).wait(pipeline.parity);
-      const auto a = slice_at(ring.a(pipeline.stage) + group * (a_bytes / groups));
+      const auto a = slice_at(ring.a(pipeline.stage) + group * (Ring::a_bytes / groups));
       const auto b = slice_at(ring.b(pipeline.stage));
       begin_multiplying();
       LIGER_UNROLL for (int i = 0; i < Shape.depth / 16; ++i) {
-        multiply_slices(sums, a + 2 * i, b + 2 * i, step > 0 || i > 0);
+        multiply_slices<bf16>(sums, a + i * next_slice<>, b + i * next_slice<>, step > 0 || i > 0);
       }
       end_group_of_products();
       wait_for_products<1>();

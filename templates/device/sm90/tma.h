@@ -35,6 +35,10 @@ struct Mbarrier {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address), "r"(bytes)
                  : "memory");
   }
+  // When what this thread has copied by copy_16_bytes() is there.
+  LIGER_DEVICE void arrive_with_copies() const {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(address) : "memory");
+  }
   // At the same barrier of another block of the cluster. Orders nothing but what was waited for.
   LIGER_DEVICE void arrive_in(int block) const {
     asm volatile(
@@ -86,6 +90,34 @@ LIGER_DEVICE void load_tile(SharedAddress to, const TensorMap& from, int column,
         "h"(static_cast<unsigned short>((1 << Blocks) - 1))
         : "memory");
   }
+}
+
+// A tile of one of several matrices.
+template <int Blocks>
+LIGER_DEVICE void load_tile(SharedAddress to, const TensorMap& from, int column, int row,
+                            int matrix, Mbarrier barrier) {
+  if constexpr (Blocks == 1) {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to),
+        "l"(&from), "r"(column), "r"(row), "r"(matrix), "r"(barrier.address)
+        : "memory");
+  } else {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+        ".multicast::cluster [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(to),
+        "l"(&from), "r"(column), "r"(row), "r"(matrix), "r"(barrier.address),
+        "h"(static_cast<unsigned short>((1 << Blocks) - 1))
+        : "memory");
+  }
+}
+
+// By this thread and not the engine, which must be told by fence_for_tma() before it or matrix
+// units read: zeros instead of what is not there.
+LIGER_DEVICE void copy_16_bytes(SharedAddress to, const void* from, bool is_there) {
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+               "r"(is_there ? 16 : 0)
+               : "memory");
 }
 
 // A tile from shared memory; what is outside of the matrix is not written.

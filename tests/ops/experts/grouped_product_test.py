@@ -5,8 +5,10 @@ import torch
 from accuracy import TOLERANCE, dtypes_of, relative_error
 from liger_jit.library import native
 
-ENDS = [0, 70, 70, 71, 200, 200]
-PLACES = 203  # the last three are nobody's
+ENDS = [0, 70, 70, 71, 500, 500]
+PLACES = 503  # the last three are nobody's
+# The matrix units of sm_90a take sizes that are multiples of 8.
+SIZES = [(37, 130), (72, 392)]
 
 
 def groups(device):
@@ -22,11 +24,12 @@ def assert_close(found, exact, dtype):
 
 @pytest.mark.parametrize("gathers", [False, True])
 @pytest.mark.parametrize("turned", [False, True])
-def test_products(device, gathers, turned):
+@pytest.mark.parametrize("inner, columns", SIZES)
+def test_products(device, gathers, turned, inner, columns):
     for dtype in dtypes_of(device):
         tokens, ends, spans = groups(device)
-        x = torch.randn(90 if gathers else PLACES, 37, device=device).to(dtype)
-        shape = (6, 37, 130) if turned else (6, 130, 37)
+        x = torch.randn(90 if gathers else PLACES, inner, device=device).to(dtype)
+        shape = (6, inner, columns) if turned else (6, columns, inner)
         weight = torch.randn(shape, device=device).to(dtype)
         found = native().grouped_product(x, weight, tokens, ends, gathers, turned)
         rows = (x[tokens.long()] if gathers else x).double()
@@ -34,16 +37,21 @@ def test_products(device, gathers, turned):
             w = weight[expert].double()
             exact = rows[begin:end] @ (w if turned else w.t())
             assert_close(found[begin:end], exact, dtype)
+        assert not found[ENDS[-1] :].any()
 
 
+@pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("gathers", [(False, False), (True, False), (False, True)])
-def test_weight_gradients(device, gathers):
+def test_weight_gradients(device, gathers, sizes):
     for dtype in dtypes_of(device):
         tokens, ends, spans = groups(device)
         left, right = (
             torch.randn(90 if one else PLACES, size, device=device).to(dtype)
-            for one, size in zip(gathers, (66, 37), strict=True)
+            for one, size in zip(gathers, sizes, strict=True)
         )
+        for one, rows in zip(gathers, (left, right), strict=True):
+            if not one:
+                rows[ENDS[-1] :] = float("nan")  # nobody's
         found = native().grouped_weight_gradient(left, right, tokens, ends, *gathers)
         a, b = (
             (rows[tokens.long()] if one else rows).double()
