@@ -36,15 +36,15 @@ def pairs(formula, average, beta, nll, alpha, input, weight, ids, bias, nll_ids=
     return formula(c, r).mean() + alpha * mean, *(one.detach() for one in metrics)
 
 
-def case(device, dtype, hidden=32, classes=129):
+def case(device, dtype, hidden=32, classes=129, tokens=9):
     def layer(prefix=""):
         return {
-            f"{prefix}input": torch.randn(6, 9, hidden, device=device).to(dtype),
+            f"{prefix}input": torch.randn(6, tokens, hidden, device=device).to(dtype),
             f"{prefix}weight": (torch.randn(classes, hidden, device=device) / 6).to(dtype),
             f"{prefix}bias": torch.randn(classes, device=device).to(dtype),
         }
 
-    ids = torch.randint(classes, (6, 9), device=device)
+    ids = torch.randint(classes, (6, tokens), device=device)
     ids[:, :3] = IGNORED
     return layer() | {"ids": ids}, layer("ref_")
 
