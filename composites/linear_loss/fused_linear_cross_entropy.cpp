@@ -78,8 +78,9 @@ Results loss_of(const CompositeCall& in, const LinearLayer& layer, const Labels&
   if (division.way == Way::classes) return loss_in_two_passes(in, layer, labels, wanted, division);
   Results results = results_of(in, layer.input, wanted);
   CrossEntropy loss(in, labels, wanted, results);
-  results.gradients = run_by_chunks(in, layer, {labels.ids, wanted.totals, labels.places}, division,
-                                    wanted.gradients, loss);
+  results.gradients = run_by_chunks(
+      in, layer, {.ids = labels.ids, .totals = wanted.totals, .places = labels.places}, division,
+      wanted.gradients, loss);
   return results;
 }
 

@@ -17,10 +17,13 @@ constexpr int64_t size_step = 128;
 
 }  // namespace
 
-KeptTokens KeptTokens::of(const CompositeCall& in, const at::Tensor& ids) {
+KeptTokens KeptTokens::of(const CompositeCall& in, const at::Tensor& ids,
+                          const at::Tensor& second) {
   KeptTokens tokens(ids.size(0));
   if (in.records()) return tokens;
-  const at::Tensor counts = ids.ne(in["ignore_index"].toInt());
+  const int64_t ignored = in["ignore_index"].toInt();
+  at::Tensor counts = ids.ne(ignored);
+  if (second.defined()) counts.logical_or_(second.ne(ignored));
   int64_t counted = in["counted_tokens"].toInt();
   if (ids.is_cpu()) counted = std::max(counted, counts.sum().item<int64_t>());
   const int64_t kept = parts(counted, size_step) * size_step;
@@ -49,8 +52,13 @@ LinearLayer KeptTokens::layer(const LinearLayer& whole) const {
   return {rows(whole.input), whole.weight, whole.bias};
 }
 
-Labels KeptTokens::labels(const CompositeCall& in, const at::Tensor& ids) const {
-  return {.ids = numbers(ids, in["ignore_index"].toInt()), .totals = {}, .places = places_};
+Labels KeptTokens::labels(const CompositeCall& in, const at::Tensor& ids,
+                          const at::Tensor& second) const {
+  const int64_t ignored = in["ignore_index"].toInt();
+  return {.ids = numbers(ids, ignored),
+          .totals = {},
+          .second = numbers(second, ignored),
+          .places = places_};
 }
 
 at::Tensor KeptTokens::spread(const at::Tensor& of_kept, double missing) const {

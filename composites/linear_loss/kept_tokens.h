@@ -12,8 +12,10 @@ namespace liger::torch_bindings {
 class KeptTokens {
  public:
   static KeptTokens all(int64_t tokens) { return KeptTokens(tokens); }
-  // All where a copy of the others would not pay, and while kernels are only prepared.
-  static KeptTokens of(const CompositeCall& in, const at::Tensor& ids);
+  // All where a copy of the others would not pay, and while kernels are only prepared. `second`: as
+  // of Labels; a token of which one id is not ignored is kept.
+  static KeptTokens of(const CompositeCall& in, const at::Tensor& ids,
+                       const at::Tensor& second = {});
 
   bool skips() const { return places_.defined(); }
   int64_t total() const { return total_; }
@@ -26,7 +28,8 @@ class KeptTokens {
   at::Tensor numbers(const at::Tensor& whole, const at::Scalar& padding) const;
 
   LinearLayer layer(const LinearLayer& whole) const;
-  Labels labels(const CompositeCall& in, const at::Tensor& ids) const;
+  Labels labels(const CompositeCall& in, const at::Tensor& ids,
+                const at::Tensor& second = {}) const;
 
   // The reverse: a tensor [tokens, ...] with the kept tokens' rows in their places, `missing`
   // elsewhere.

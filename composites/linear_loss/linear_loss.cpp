@@ -153,6 +153,10 @@ void Chunk::scatter(const at::Tensor& rows, const at::Tensor& whole) const {
     of_batch(whole, part).copy_(of_chunk(rows, part));
 }
 
+Labels Labels::of(const Chunk& chunk, int64_t part) const {
+  return {chunk.of_batch(ids, part), totals, chunk.of_batch(second, part), places};
+}
+
 void logits_into(at::Tensor& logits, const LinearLayer& layer, const at::Tensor& rows) {
   if (layer.bias.defined()) {
     at::addmm_out(logits, layer.bias, rows, layer.weight.t());

@@ -85,7 +85,11 @@ class ChunkLoss {
 struct Labels {
   at::Tensor ids;     // [tokens]
   at::Tensor totals;  // LossTotals; undefined: as it is
+  at::Tensor second;  // [tokens], another id of each; undefined: they have one
   at::Tensor places;  // [tokens], in the batch they were picked out of; undefined: all are here
+
+  // Those of a chunk's tokens of one part.
+  Labels of(const Chunk& chunk, int64_t part) const;
 };
 
 // Runs the loss over chunks, as `division` says, whose way is `logits` or `exponentials`.

@@ -19,17 +19,19 @@ int64_t rank_option(const CompositeCall& in, std::string_view name, int64_t othe
 int64_t rank_of(const CompositeCall& in) { return rank_option(in, "rank", 0); }
 int64_t ranks_of(const CompositeCall& in) { return rank_option(in, "ranks", 1); }
 
-void numbers_of_logits(const CompositeCall& in, const at::Tensor& logits, const at::Tensor& ids,
-                       const at::Tensor& places, const TokenNumbers& numbers,
-                       const at::Tensor& statistics, int64_t first_token, bool spare) {
+void numbers_of_logits(const CompositeCall& in, const at::Tensor& logits, const Labels& labels,
+                       const TokenNumbers& numbers, const at::Tensor& statistics,
+                       int64_t first_token, bool spare) {
   static const Op& numbers_op = op_named("log_probs_chunk_");
   in.run(numbers_op,
          {{"logits", logits},
-          {"ids", ids},
+          {"ids", labels.ids},
           {"log_probs", numbers.log_prob},
           {"entropy", numbers.entropy},
           {"statistics", statistics},
-          {"places", places},
+          {"nll_ids", labels.second},
+          {"nll_log_probs", numbers.second},
+          {"places", labels.places},
           {"first_row", first_token},
           {"rank", rank_of(in)},
           {"ranks", ranks_of(in)}},
@@ -38,13 +40,13 @@ void numbers_of_logits(const CompositeCall& in, const at::Tensor& logits, const 
 
 // Overwrites the logits, or where they are `kept` writes there from those.
 void gradient_of_logits(const CompositeCall& in, const at::Tensor& logits, const at::Tensor& kept,
-                        const at::Tensor& ids, const at::Tensor& statistics,
+                        const Labels& labels, const at::Tensor& statistics,
                         const TokenNumbers& derivatives, bool spare) {
   static const Op& in_place = op_named("log_probs_chunk_gradient_");
   static const Op& of_kept = op_named("log_probs_kept_gradient_");
   if (kept.defined()) {
     in.run(of_kept, {{"logits", kept},
-                     {"ids", ids},
+                     {"ids", labels.ids},
                      {"statistics", statistics},
                      {"dlog_probs", derivatives.log_prob},
                      {"dentropy", derivatives.entropy},
@@ -55,17 +57,28 @@ void gradient_of_logits(const CompositeCall& in, const at::Tensor& logits, const
   }
   in.run(in_place,
          {{"logits", logits},
-          {"ids", ids},
+          {"ids", labels.ids},
           {"statistics", statistics},
           {"dlog_probs", derivatives.log_prob},
           {"dentropy", derivatives.entropy},
+          {"nll_ids", labels.second},
+          {"dnll_log_probs", derivatives.second},
           {"rank", rank_of(in)},
           {"ranks", ranks_of(in)}},
          spare);
 }
 
-TokenNumbers room_for(int64_t tokens, bool entropy, const at::TensorOptions& exact) {
-  return {at::empty({tokens}, exact), entropy ? at::empty({tokens}, exact) : at::Tensor()};
+TokenNumbers room_for(int64_t tokens, bool entropy, bool second, const at::TensorOptions& exact) {
+  const auto numbers = [&](bool wanted) {
+    return wanted ? at::empty({tokens}, exact) : at::Tensor();
+  };
+  return {numbers(true), numbers(entropy), numbers(second)};
+}
+
+// The same of all numbers.
+template <class Change>
+TokenNumbers changed(const TokenNumbers& numbers, Change change) {
+  return {change(numbers.log_prob), change(numbers.entropy), change(numbers.second)};
 }
 
 at::Tensor of_units(const at::Tensor& numbers, const Units& batch, int64_t count) {
@@ -77,15 +90,14 @@ at::Tensor of_tokens(const at::Tensor& numbers) {
 
 TokenNumbers step_of(LogProbLoss& loss, const KeptTokens& kept, const Units& batch, int64_t first,
                      int64_t count, const TokenNumbers& numbers) {
-  const auto of_step = [&](const at::Tensor& of_tokens) {
-    return of_units(kept.checked(of_tokens), batch, count);
-  };
   const TokenNumbers derivatives =
-      loss.step(first, {of_step(numbers.log_prob), of_step(numbers.entropy)});
-  return {of_tokens(derivatives.log_prob), of_tokens(derivatives.entropy)};
+      loss.step(first, changed(numbers, [&](const at::Tensor& of_tokens) {
+                  return of_units(kept.checked(of_tokens), batch, count);
+                }));
+  return changed(derivatives, of_tokens);
 }
 
-// Exponentials know nothing of an entropy.
+// Exponentials know nothing of an entropy, nor of a second id.
 LossDivision division_of(const CompositeCall& in, const LinearLayer& layer, const Units& units,
                          bool needs_logits, bool whole_units, const WantedGradients& wanted,
                          std::optional<int64_t> kept = {}) {
@@ -101,34 +113,34 @@ LossDivision division_of(const CompositeCall& in, const LinearLayer& layer, cons
                 in["chunk_tokens"].toInt(), static_cast<Accumulate>(in["accumulate"].toInt()));
 }
 
+bool needs_logits(const LogProbCall& call) { return call.entropy || call.second_ids.defined(); }
+
 // The loss and its gradient, chunk by chunk of whole units.
 class InOneGo final : public ChunkLoss {
  public:
-  InOneGo(const CompositeCall& in, const LogProbCall& call, const at::Tensor& places,
+  InOneGo(const CompositeCall& in, const LogProbCall& call, const Labels& labels,
           const KeptTokens& kept, LogProbLoss& loss)
       : in_(in),
         call_(call),
-        places_(places),
+        labels_(labels),
         kept_(kept),
         loss_(loss),
         exact_(exact_options(call.layer.input.options())) {}
 
   void take_logits(const Chunk& chunk, const at::Tensor& logits, bool spare) override {
-    const TokenNumbers numbers = room_for(chunk.tokens(), call_.entropy, exact_);
+    const TokenNumbers numbers =
+        room_for(chunk.tokens(), call_.entropy, labels_.second.defined(), exact_);
     const at::Tensor statistics = at::empty({chunk.tokens(), log_prob_statistics}, exact_);
     each_part(chunk, [&](int64_t part) {
-      numbers_of_logits(
-          in_, chunk.of_chunk(logits, part), chunk.of_batch(call_.ids, part), places_,
-          {chunk.of_chunk(numbers.log_prob, part), chunk.of_chunk(numbers.entropy, part)},
-          chunk.of_chunk(statistics, part), chunk.first_token(part), spare);
+      numbers_of_logits(in_, chunk.of_chunk(logits, part), labels_.of(chunk, part),
+                        of_part(chunk, numbers, part), chunk.of_chunk(statistics, part),
+                        chunk.first_token(part), spare);
     });
     const TokenNumbers derivatives = step(chunk, numbers);
     each_part(chunk, [&](int64_t part) {
-      gradient_of_logits(
-          in_, chunk.of_chunk(logits, part), {}, chunk.of_batch(call_.ids, part),
-          chunk.of_chunk(statistics, part),
-          {chunk.of_chunk(derivatives.log_prob, part), chunk.of_chunk(derivatives.entropy, part)},
-          spare);
+      gradient_of_logits(in_, chunk.of_chunk(logits, part), {}, labels_.of(chunk, part),
+                         chunk.of_chunk(statistics, part), of_part(chunk, derivatives, part),
+                         spare);
     });
   }
 
@@ -149,10 +161,13 @@ class InOneGo final : public ChunkLoss {
   static void each_part(const Chunk& chunk, Use use) {
     for (int64_t part = 0; part < chunk.batch.parts; ++part) use(part);
   }
+  static TokenNumbers of_part(const Chunk& chunk, const TokenNumbers& numbers, int64_t part) {
+    return changed(numbers, [&](const at::Tensor& all) { return chunk.of_chunk(all, part); });
+  }
 
   const CompositeCall& in_;
   const LogProbCall& call_;
-  const at::Tensor& places_;
+  const Labels& labels_;
   const KeptTokens& kept_;  // of which the call is
   LogProbLoss& loss_;
   const at::TensorOptions exact_;
@@ -166,8 +181,7 @@ class NumbersAlone final : public ChunkLoss {
 
   void take_logits(const Chunk& chunk, const at::Tensor& logits, bool spare) override {
     const auto part = [&](const at::Tensor& whole) { return chunk.of_batch(whole, 0); };
-    numbers_of_logits(in_, logits, part(labels_.ids), labels_.places,
-                      {part(numbers_.log_prob), part(numbers_.entropy)}, part(statistics_),
+    numbers_of_logits(in_, logits, labels_.of(chunk, 0), changed(numbers_, part), part(statistics_),
                       chunk.first, spare);
   }
 
@@ -186,21 +200,25 @@ class NumbersAlone final : public ChunkLoss {
 
 class GradientAlone final : public ChunkLoss {
  public:
-  GradientAlone(const CompositeCall& in, const at::Tensor& ids, const at::Tensor& statistics,
+  GradientAlone(const CompositeCall& in, const Labels& labels, const at::Tensor& statistics,
                 const TokenNumbers& derivatives, const at::Tensor& logits)
-      : in_(in), ids_(ids), statistics_(statistics), derivatives_(derivatives), logits_(logits) {}
+      : in_(in),
+        labels_(labels),
+        statistics_(statistics),
+        derivatives_(derivatives),
+        logits_(logits) {}
 
   bool wants_logits() const override { return !logits_.defined(); }
 
   void take_logits(const Chunk& chunk, const at::Tensor& logits, bool spare) override {
     const auto part = [&](const at::Tensor& whole) { return chunk.of_batch(whole, 0); };
-    gradient_of_logits(in_, logits, part(logits_), part(ids_), part(statistics_),
-                       {part(derivatives_.log_prob), part(derivatives_.entropy)}, spare);
+    gradient_of_logits(in_, logits, part(logits_), labels_.of(chunk, 0), part(statistics_),
+                       changed(derivatives_, part), spare);
   }
 
  private:
   const CompositeCall& in_;
-  const at::Tensor& ids_;
+  const Labels& labels_;
   const at::Tensor& statistics_;
   const TokenNumbers& derivatives_;
   const at::Tensor& logits_;
@@ -211,14 +229,16 @@ TokenNumbers numbers_of_kept(const CompositeCall& in, const LinearLayer& layer,
                              const Labels& labels, bool entropy, const at::Tensor& statistics,
                              at::Tensor logits) {
   const int64_t tokens = labels.ids.size(0);
-  const TokenNumbers numbers = room_for(tokens, entropy, exact_options(layer.input.options()));
+  const bool second = labels.second.defined();
+  const TokenNumbers numbers =
+      room_for(tokens, entropy, second, exact_options(layer.input.options()));
   if (logits.defined()) {
     logits_into(logits, layer, layer.input);
-    numbers_of_logits(in, logits, labels.ids, labels.places, numbers, statistics, 0, false);
+    numbers_of_logits(in, logits, labels, numbers, statistics, 0, false);
     return numbers;
   }
-  const LossDivision division =
-      division_of(in, layer, {.count = tokens}, entropy || statistics.defined(), false, {});
+  const LossDivision division = division_of(in, layer, {.count = tokens},
+                                            entropy || second || statistics.defined(), false, {});
   NumbersAlone loss(in, labels, numbers, statistics);
   run_by_chunks(in, layer, labels, division, {}, loss);
   if (division.way == Way::exponentials) numbers.log_prob.neg_();
@@ -231,7 +251,7 @@ LayerGradients gradients_of_kept(const CompositeCall& in, const LinearLayer& lay
                                  const at::Tensor& logits) {
   const LossDivision division =
       division_of(in, layer, {.count = labels.ids.size(0)}, true, false, wanted);
-  GradientAlone loss(in, labels.ids, statistics, derivatives, logits);
+  GradientAlone loss(in, labels, statistics, derivatives, logits);
   return run_by_chunks(in, layer, labels, division, wanted, loss);
 }
 
@@ -241,33 +261,33 @@ at::Tensor room_for_statistics(const LinearLayer& layer) {
 }
 
 TokenNumbers spread(const KeptTokens& kept, const TokenNumbers& numbers) {
-  return {kept.spread(numbers.log_prob, 0), kept.spread(numbers.entropy, 0)};
+  return changed(numbers, [&](const at::Tensor& of_kept) { return kept.spread(of_kept, 0); });
 }
 TokenNumbers checked(const KeptTokens& kept, const TokenNumbers& numbers) {
-  return {kept.checked(numbers.log_prob), kept.checked(numbers.entropy)};
+  return changed(numbers, [&](const at::Tensor& each) { return kept.checked(each); });
 }
 TokenNumbers rows(const KeptTokens& kept, const TokenNumbers& numbers) {
-  return {kept.rows(numbers.log_prob), kept.rows(numbers.entropy)};
+  return changed(numbers, [&](const at::Tensor& all) { return kept.rows(all); });
 }
 LayerGradients spread(const KeptTokens& kept, LayerGradients made) {
   made.input = kept.spread(made.input, 0);
   return made;
 }
 
-LayerGradients run_in_one_go(const CompositeCall& in, const LogProbCall& call,
-                             const at::Tensor& places, const KeptTokens& kept,
-                             const LossDivision& division, LogProbLoss& loss) {
+LayerGradients run_in_one_go(const CompositeCall& in, const LogProbCall& call, Labels labels,
+                             const KeptTokens& kept, const LossDivision& division,
+                             LogProbLoss& loss) {
   const auto exact = exact_options(call.layer.input.options());
   // A loss of one token each, to be multiplied with what the step says.
-  const at::Tensor ones = division.way == Way::exponentials ? at::ones({3}, exact) : at::Tensor();
-  InOneGo in_one_go(in, call, places, kept, loss);
-  return run_by_chunks(in, call.layer, {call.ids, ones, places}, division, call.wanted, in_one_go);
+  if (division.way == Way::exponentials) labels.totals = at::ones({3}, exact);
+  InOneGo in_one_go(in, call, labels, kept, loss);
+  return run_by_chunks(in, call.layer, labels, division, call.wanted, in_one_go);
 }
 
 LayerGradients run_statistics_first(const CompositeCall& in, const LogProbCall& call,
                                     const KeptTokens& kept, LogProbLoss& loss) {
   const LinearLayer layer = kept.layer(call.layer);
-  const Labels labels = kept.labels(in, call.ids);
+  const Labels labels = kept.labels(in, call.ids, call.second_ids);
   const at::Tensor statistics = call.wanted.any() ? room_for_statistics(layer) : at::Tensor();
   const TokenNumbers numbers = numbers_of_kept(in, layer, labels, call.entropy, statistics, {});
   const TokenNumbers derivatives =
@@ -280,10 +300,11 @@ LayerGradients run_statistics_first(const CompositeCall& in, const LogProbCall& 
 // Of a loss that has taken the kept tokens for its units.
 LayerGradients run_of_kept(const CompositeCall& in, const LogProbCall& call, const KeptTokens& kept,
                            LogProbLoss& loss) {
-  const Labels labels = kept.labels(in, call.ids);
+  const Labels labels = kept.labels(in, call.ids, call.second_ids);
   LogProbCall of_kept = call;
   of_kept.layer = kept.layer(call.layer);
   of_kept.ids = labels.ids;
+  of_kept.second_ids = labels.second;
   of_kept.units = {.count = kept.count()};
   if (!call.wanted.any()) {
     step_of(loss, kept, of_kept.units, 0, kept.count(),
@@ -291,20 +312,21 @@ LayerGradients run_of_kept(const CompositeCall& in, const LogProbCall& call, con
     return {};
   }
   const LossDivision division =
-      division_of(in, of_kept.layer, of_kept.units, call.entropy, true, call.wanted);
-  return spread(kept, run_in_one_go(in, of_kept, labels.places, kept, division, loss));
+      division_of(in, of_kept.layer, of_kept.units, needs_logits(call), true, call.wanted);
+  return spread(kept, run_in_one_go(in, of_kept, labels, kept, division, loss));
 }
 
 }  // namespace
 
 LayerGradients run(const CompositeCall& in, const LogProbCall& call, LogProbLoss& loss) {
-  const KeptTokens kept = KeptTokens::of(in, call.ids);
+  const KeptTokens kept = KeptTokens::of(in, call.ids, call.second_ids);
   if (kept.skips() && loss.keep(kept)) return run_of_kept(in, call, kept, loss);
   const LossDivision division =
-      division_of(in, call.layer, call.units, call.entropy, true, call.wanted, kept.count());
+      division_of(in, call.layer, call.units, needs_logits(call), true, call.wanted, kept.count());
   if (!call.wanted.any() || division.way == Way::statistics_first)
     return run_statistics_first(in, call, kept, loss);
-  return run_in_one_go(in, call, {}, KeptTokens::all(kept.total()), division, loss);
+  const KeptTokens all = KeptTokens::all(kept.total());
+  return run_in_one_go(in, call, all.labels(in, call.ids, call.second_ids), all, division, loss);
 }
 
 double unit_of_mean(const LinearLayer& layer) {

@@ -10,10 +10,11 @@
 namespace liger::torch_bindings {
 
 // Numbers of the tokens of some units, each [parts, units, tokens of a unit], in float32 (float64
-// for float64) on the device of the input. Both are 0 where the id is ignore_index.
+// for float64) on the device of the input. All are 0 where the id is ignore_index.
 struct TokenNumbers {
   at::Tensor log_prob;
-  at::Tensor entropy;  // undefined where the loss has none
+  at::Tensor entropy;      // undefined where the loss has none
+  at::Tensor second = {};  // the log-probability of the second id; undefined where there is none
 };
 
 class LogProbLoss {
@@ -34,7 +35,8 @@ class LogProbLoss {
 // What a loss is of.
 struct LogProbCall {
   LinearLayer layer;
-  at::Tensor ids;  // [tokens], of the units part after part
+  at::Tensor ids;              // [tokens], of the units part after part
+  at::Tensor second_ids = {};  // the same, where tokens have two; the composite's `nll_ids`
   Units units;
   bool entropy = false;
   WantedGradients wanted;

@@ -1,7 +1,9 @@
 #include "composites/linear_loss/preference.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full_like.h>
 #include <ATen/ops/log_sigmoid.h>
 #include <ATen/ops/mean.h>
 #include <ATen/ops/mv.h>
@@ -40,8 +42,13 @@ class Pairs final : public LogProbLoss {
         alpha_(in["alpha"].toDouble()),
         pairs_(static_cast<double>(call.units.count)),
         unit_(unit_of_mean(call.layer)) {
-    chosen_tokens_ = sequences_.tokens()[0].sum().clamp_min(1);
-    loss_ = at::empty({call.units.count}, sequences_.sums().options());
+    const auto numbers = sequences_.sums().options();
+    loss_ = at::empty({call.units.count}, numbers);
+    if (call.second_ids.defined()) nll_sums_ = at::empty({call.units.count}, numbers);
+    chosen_tokens_ = (nll_sums_.defined() ? call.second_ids.ne(in["ignore_index"].toInt()).sum()
+                                          : sequences_.tokens()[0].sum())
+                         .clamp_min(1)
+                         .to(numbers.dtype().toScalarType());
   }
 
   TokenNumbers step(int64_t first, const TokenNumbers& tokens) override {
@@ -50,8 +57,14 @@ class Pairs final : public LogProbLoss {
     loss_.narrow(0, first, pair.loss.size(0)).copy_(pair.loss);
     const Tensor slopes = at::stack({pair.chosen, pair.rejected}) * (unit_ / pairs_);
     Tensor of_tokens = sequences_.by_tokens(first, slopes);
-    if (nll_) of_tokens[0].sub_(chosen_tokens_.reciprocal(), alpha_ * unit_);
-    return {of_tokens.expand_as(tokens.log_prob), {}};
+    Tensor of_second;
+    if (tokens.second.defined()) {
+      nll_sums_.narrow(0, first, pair.loss.size(0)).copy_(tokens.second[0].sum(1));
+      of_second = (chosen_tokens_.reciprocal() * (-alpha_ * unit_)).expand_as(tokens.second);
+    } else if (nll_) {
+      of_tokens[0].sub_(chosen_tokens_.reciprocal(), alpha_ * unit_);
+    }
+    return {of_tokens.expand_as(tokens.log_prob), {}, of_second};
   }
 
   const Sequences& sequences() const { return sequences_; }
@@ -59,7 +72,8 @@ class Pairs final : public LogProbLoss {
   Tensors loss_and_metrics(const LinearLayer& layer) const {
     const Tensor log_probs = sequences_.log_probs(), rewards = sequences_.log_ratios() * beta_;
     const Tensor means = mean_logits(layer, 2, layer.input.size(0) / 2);
-    const Tensor nll = nll_ ? -sequences_.sums()[0].sum() / chosen_tokens_ : loss_.new_zeros({});
+    const Tensor likelihood = nll_sums_.defined() ? nll_sums_ : sequences_.sums()[0];
+    const Tensor nll = nll_ ? -likelihood.sum() / chosen_tokens_ : loss_.new_zeros({});
     const Tensor mean = loss_.sum() / pairs_;
     return {nll_ ? mean + nll * alpha_ : mean,
             log_probs[0].clone(),
@@ -78,7 +92,15 @@ class Pairs final : public LogProbLoss {
   const bool nll_;
   const double alpha_, pairs_, unit_;
   Tensor chosen_tokens_, loss_;
+  Tensor nll_sums_;  // of the second ids of chosen tokens; undefined: they have one id
 };
+
+// What the chosen tokens are to predict where the negative log-likelihood is of others than `ids`.
+Tensor nll_ids_of(const CompositeCall& in) {
+  if (!in.has("nll_ids") || !in["compute_nll_loss"].toBool()) return {};
+  const Tensor chosen = in.tensor("nll_ids").chunk(2)[0];
+  return at::cat({chosen, at::full_like(chosen, in["ignore_index"].toInt())}).view(-1);
+}
 
 }  // namespace
 
@@ -142,7 +164,8 @@ PairLoss logistic(double beta, double margin, double smoothing, const Tensor& ch
 
 Tensors loss_of_pairs(const CompositeCall& in, Sequences::Averages averages,
                       const PairFormula& formula, const PairMetrics& own) {
-  const LogProbCall call = sequences_of(in, 2);
+  LogProbCall call = sequences_of(in, 2);
+  call.second_ids = nll_ids_of(in);
   Pairs loss(in, call, averages, formula);
   const LayerGradients gradients = run(in, call, loss);
   Tensors outputs = loss.loss_and_metrics(call.layer);

@@ -64,7 +64,8 @@ PairLoss logistic(double beta, double margin, double smoothing, const at::Tensor
 using PairMetrics = std::function<Tensors(const at::Tensor& chosen, const at::Tensor& rejected)>;
 
 // The outputs of a loss of pairs: the mean of the formula over pairs, plus `alpha` times the
-// negative log-likelihood of the chosen tokens where `compute_nll_loss` is set; the metrics that
+// negative log-likelihood of the chosen tokens, as `nll_ids` or else `ids`, where
+// `compute_nll_loss` is set; the metrics that
 // all have, of which rewards are `beta` times log-ratios, and its own; the gradients.
 Tensors loss_of_pairs(const CompositeCall& in, Sequences::Averages averages,
                       const PairFormula& formula, const PairMetrics& own = {});

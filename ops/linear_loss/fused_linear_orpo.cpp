@@ -1,5 +1,6 @@
 #include "engine/registry.h"
 #include "ops/linear_loss/sequence_loss.h"
+#include "ops/row_knobs.h"
 
 namespace liger {
 namespace {
@@ -16,10 +17,20 @@ Op orpo() {
       "fused_linear_orpo",
       "odds ratio preference optimisation of a linear layer over pairs of sequences, the chosen "
       "ones first; gradients are made in the forward",
-      {real("beta", "0.1"), flag("compute_nll_loss", true), real("alpha", "1.0")}, metrics());
+      {optional(dense("nll_ids", {Dtype::i64})), real("beta", "0.1"),
+       flag("compute_nll_loss", true), real("alpha", "1.0")},
+      metrics());
   op.check = [](const Call& call) {
     check_pairs(call);
+    require_same_shape(call, "ids", "nll_ids");
     require_positive(call, "beta");
+  };
+  op.example = [](const Extent& e) {
+    std::vector<Sample> samples = sequence_samples(e);
+    Sample nll_ids = samples[2];
+    nll_ids.input = "nll_ids";
+    samples.push_back(std::move(nll_ids));
+    return samples;
   };
   return op;
 }

@@ -68,9 +68,20 @@ Spec scores_spec(const Call& call) {
           {"tempered", call.real("temperature") != 1.0}};
 }
 
+// An op whose rows may have a second id has one as `nll_ids`, the name that it has where that is
+// offered.
+bool has_second(const Call& call) {
+  return call.op().input_index("nll_ids") >= 0 && call.has("nll_ids");
+}
+int64_t none(const Call&) { return 0; }
+Argument second(bool offered, const char* member, const char* source) {
+  return offered ? Argument(member, source) : Argument(member, none);
+}
+
 KernelOf rows_kernel(std::function<bool(const Call&)> entropy,
                      std::function<bool(const Call&)> keeps, Argument entropy_to,
-                     Argument first_row, std::string places) {
+                     Argument first_row, bool of_chunk) {
+  const std::string places = of_chunk ? "places" : "";
   return reread_kernel({.name = "LogProbRows",
                         .source = "loss/selective_log_softmax.h",
                         .spec = [entropy, keeps](const Call& call) -> Spec {
@@ -80,6 +91,7 @@ KernelOf rows_kernel(std::function<bool(const Call&)> entropy,
                                                    {"entropy", entropy(call)},
                                                    {"keeps", keeps(call)},
                                                    {"part", of_part(call)},
+                                                   {"second", has_second(call)},
                                                    {"held", rows.resident()}});
                           return spec;
                         },
@@ -88,7 +100,7 @@ KernelOf rows_kernel(std::function<bool(const Call&)> entropy,
                                       "log_probs",
                                       std::move(entropy_to),
                                       "statistics",
-                                      {"fault", FaultOf{"ids", "ignore_index", std::move(places)}},
+                                      {"fault", FaultOf{"ids", "ignore_index", places}},
                                       {"rows", "logits.rows"},
                                       {"logits_stride", "logits.stride"},
                                       std::move(first_row),
@@ -96,7 +108,11 @@ KernelOf rows_kernel(std::function<bool(const Call&)> entropy,
                                       {"first_class", first_class},
                                       {"all_classes", all_classes},
                                       "temperature",
-                                      "softcap"}},
+                                      "softcap",
+                                      second(of_chunk, "second_ids", "nll_ids"),
+                                      second(of_chunk, "second_log_probs", "nll_log_probs"),
+                                      {"second_fault", FaultOf{of_chunk ? "nll_ids" : "ids",
+                                                               "ignore_index", places}}}},
                        {"logits"}, "", 64);
 }
 
@@ -109,7 +125,8 @@ KernelOf gradient_kernel(bool in_place, std::function<bool(const Call&)> entropy
             spec.insert(spec.end(), {{"align_bytes", int64_t{call.align_bytes()}},
                                      {"entropy", entropy(call)},
                                      {"in_place", in_place},
-                                     {"part", of_part(call)}});
+                                     {"part", of_part(call)},
+                                     {"second", has_second(call)}});
             return spec;
           },
           .candidates =
@@ -129,10 +146,11 @@ KernelOf gradient_kernel(bool in_place, std::function<bool(const Call&)> entropy
                         {"first_class", first_class},
                         {"all_classes", all_classes},
                         "temperature",
-                        "softcap"}};
+                        "softcap",
+                        second(in_place, "second_ids", "nll_ids"),
+                        second(in_place, "dsecond_log_probs", "dnll_log_probs")}};
 }
 
-int64_t none(const Call&) { return 0; }
 bool never(const Call&) { return false; }
 
 std::vector<Input> with_options(std::vector<Input> inputs) {
@@ -169,7 +187,7 @@ Op forward_op() {
   op.check = check;
   op.kernels = {rows_kernel(
       never, [](const Call& call) { return call.flag("keep_statistics"); }, {"entropy", none},
-      {"first_row", none}, "")};
+      {"first_row", none}, false)};
   op.gradient = {.backward = "selective_log_softmax_backward",
                  .saved = {"logits", "ids", "statistics"},
                  .of = {{"logits", "dlogits"}},
@@ -220,6 +238,14 @@ std::vector<Input> with_chunk_options(std::vector<Input> inputs) {
   return inputs;
 }
 
+void check_second(const Call& call, std::string_view numbers) {
+  if (call.has("nll_ids") && call["nll_ids"].count() != call["logits"].rows())
+    call.refuse("nll_ids", "has shape " + shape_text(call["nll_ids"]), "one id a row");
+  if (call.has("nll_ids") != call.has(numbers))
+    call.refuse(numbers, call.has(numbers) ? "is given alone" : "is None", "with nll_ids");
+  require_numbers(call, numbers, 1);
+}
+
 Op chunk_op() {
   Op op;
   op.name = "log_probs_chunk_";
@@ -228,16 +254,18 @@ Op chunk_op() {
   op.inputs = with_chunk_options(
       {rows("logits"), dense("ids", {Dtype::i64}), written(dense("log_probs")),
        optional(written(dense("entropy"))), optional(written(dense("statistics"))),
+       optional(dense("nll_ids", {Dtype::i64})), optional(written(dense("nll_log_probs"))),
        optional(dense("places", {Dtype::i64})), integer("first_row", 0)});
   op.check = [](const Call& call) {
     check(call);
     require_numbers(call, "log_probs", 1);
     require_numbers(call, "entropy", 1);
     require_numbers(call, "statistics", log_prob_statistics);
+    check_second(call, "nll_log_probs");
   };
   op.kernels = {rows_kernel([](const Call& call) { return call.has("entropy"); },
                             [](const Call& call) { return call.has("statistics"); }, "entropy",
-                            "first_row", "places")};
+                            "first_row", true)};
   op.example = [](const Extent& e) -> std::vector<Sample> {
     return {logits_sample(e), ids_sample(e), numbers_sample("log_probs", e),
             numbers_sample("entropy", e), numbers_sample("statistics", e, {log_prob_statistics})};
@@ -269,8 +297,14 @@ Op chunk_gradient_op() {
   op.name = "log_probs_chunk_gradient_";
   op.doc = "the gradient of a chunk's log-probabilities and entropies overwrites its logits";
   op.internal = true;
-  op.inputs = with_chunk_options(of_chunk(written(rows("logits"))));
-  op.check = check_chunk_gradient;
+  op.inputs = of_chunk(written(rows("logits")));
+  op.inputs.push_back(optional(dense("nll_ids", {Dtype::i64})));
+  op.inputs.push_back(optional(dense("dnll_log_probs")));
+  op.inputs = with_chunk_options(std::move(op.inputs));
+  op.check = [](const Call& call) {
+    check_chunk_gradient(call);
+    check_second(call, "dnll_log_probs");
+  };
   op.kernels = {
       gradient_kernel(true, has_entropy, "dentropy", {"dlogits_stride", "logits.stride"})};
   op.example = chunk_gradient_example;

@@ -36,10 +36,9 @@ def pairs(formula, average, beta, nll, alpha, input, weight, ids, bias, nll_ids=
     return formula(c, r).mean() + alpha * mean, *(one.detach() for one in metrics)
 
 
-def case(device, dtype, hidden=32, classes=1025):
+def case(device, dtype, hidden=32, classes=1025, batch=48, tokens=33):
     # Of many tokens, so that a ratio of errors is not luck. Logits have a mean far from zero and
     # the reference is less sure, so that sums and their errors are not those of differences.
-    batch, tokens = 48, 33
 
     def layer(prefix="", sureness=1):
         x = torch.randn(batch, tokens, hidden, device=device) * sureness

@@ -5,7 +5,6 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .. import ops
-from .loss import fused_linear_cross_entropy
 from .preference import DPOOutput, last_options
 
 
@@ -139,8 +138,8 @@ def fused_linear_orpo(
 
     Args:
         nll_ids: [2 P, T] int64, what the chosen tokens are to predict in the last term, if other
-            than ids; the rejected half is not read. It costs the products of those tokens
-            again, and in 16 bits the gradients of both terms are rounded before they are added up.
+            than ids; the rejected half is not read, and no product is made again.
+        counted_tokens: as in `fused_linear_dpo`, of tokens that ids or nll_ids counts.
         All others as in `fused_linear_dpo`.
 
     Returns:
@@ -149,38 +148,18 @@ def fused_linear_orpo(
     Raises:
         ValueError: as `fused_linear_dpo`; nll_ids of another shape than ids.
     """
-    if nll_ids is not None and nll_ids.shape != ids.shape:
-        raise ValueError(
-            f"fused_linear_orpo: argument 'nll_ids' has shape {list(nll_ids.shape)}; "
-            f"allowed: {list(ids.shape)}, as 'ids' has"
-        )
-    apart = compute_nll_loss and nll_ids is not None
-    made = ORPOOutput(
+    return ORPOOutput(
         *ops.fused_linear_orpo(
             input,
             weight,
             ids,
             bias,
+            nll_ids,
             beta,
-            compute_nll_loss and not apart,
+            compute_nll_loss,
             alpha,
             *last_options(
                 "fused_linear_orpo", 1.0, None, ignore_index, memory, False, counted_tokens
             ),
         )[:10]
     )
-    if not apart:
-        return made
-    chosen = slice(input.shape[0] // 2)
-    labels = nll_ids[chosen].flatten()
-    total = fused_linear_cross_entropy(
-        input[chosen].flatten(0, 1),
-        weight,
-        labels,
-        bias,
-        ignore_index=ignore_index,
-        reduction="sum",
-        memory=memory,
-    )
-    nll = total.to(made.loss.dtype) / labels.ne(ignore_index).sum().clamp_min(1)
-    return made._replace(loss=made.loss + alpha * nll, nll_loss=nll.detach())

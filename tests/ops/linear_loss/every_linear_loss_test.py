@@ -19,6 +19,12 @@ def case(op, device, dtype="f32", **sizes):
     return values, differentiable_inputs(op, values), labels
 
 
+def ignore(values, tokens):
+    """By every id that a token has."""
+    for name in {"ids", "nll_ids", "target"} & set(values):
+        values[name] = values[name].masked_fill(tokens, IGNORED)
+
+
 def test_the_losses_are_found():
     assert {"fused_linear_cross_entropy", "linear_log_probs", "fused_linear_grpo"} <= set(LOSSES)
 
@@ -52,7 +58,7 @@ def test_what_is_frozen_changes_no_other_gradient(device, op):
 @every_loss
 def test_without_a_label_there_is_no_gradient(device, op):
     values, names, labels = case(op, device)
-    values[labels] = torch.full_like(values[labels], IGNORED)
+    ignore(values, torch.ones_like(values[labels], dtype=torch.bool))
     found = results(operator(op), values, names)
     assert not any(value.any() for name, value in found.items() if name.startswith("gradient"))
 
@@ -72,9 +78,9 @@ def mostly_ignored(op, device, rows=200):
     """(the same with four fifths of the labels ignored; how many are not): enough tokens that it
     pays to leave them out."""
     values, names, labels = case(op, device, rows=rows)
-    flat = values[labels].view(-1)
-    flat[torch.arange(len(flat), device=device) % 5 != 1] = IGNORED
-    return values, names, labels, int((flat != IGNORED).sum())
+    places = torch.arange(values[labels].numel(), device=device).view(values[labels].shape)
+    ignore(values, places % 5 != 1)
+    return values, names, labels, int((values[labels] != IGNORED).sum())
 
 
 def public_results(op, values, names):
