@@ -137,8 +137,9 @@ struct GradientOf {
 // How an op's gradient is found. Either another op of the registry computes it:
 //   backward(gradients of differentiable outputs, saved, scalar inputs, bool[n] mask) -> n
 //   gradients
-// or the forward already has (`ready`): the gradient of an input is an output of the forward, times
-// the gradient that arrives at the first output.
+// where a gradient that nothing arrived for is None if that input is optional, else zeros. Or the
+// forward already has (`ready`): the gradient of an input is an output of the forward, times the
+// gradient that arrives at the first output.
 struct Gradient {
   std::string backward;
   // The same, but it may overwrite saved tensors (its inputs that are `written`): called where

@@ -147,6 +147,13 @@ struct Gradients final : Node {
     return arrived->new_zeros_symint(metadata.shape_as_dim_vector(), metadata.options());
   }
 
+  // What the backward is given for an output at which perhaps nothing arrived.
+  c10::IValue incoming_or_none(size_t output, const variable_list& incoming) {
+    if (incoming[output].defined()) return incoming[output];
+    if ((wiring.dispensable >> output & 1) != 0) return {};
+    return zeros_like_output(output, incoming);
+  }
+
   // Whether input `i` gets a gradient: it is asked for, and one has arrived at an output of it.
   bool is_wanted(size_t i, uint32_t arrived) const {
     return (wiring.differentiable[i].through & arrived) != 0 && task_should_compute_output(i);
@@ -172,7 +179,7 @@ struct Gradients final : Node {
     stack.reserve(incoming.size() + saved.size() + scalars.size() + 1);
     for (size_t i = 0; i < incoming.size(); ++i) {
       if (!wiring.op.outputs[i].differentiable) continue;
-      stack.emplace_back(incoming[i].defined() ? incoming[i] : zeros_like_output(i, incoming));
+      stack.push_back(incoming_or_none(i, incoming));
     }
     const size_t kept = stack.size();
     for (SavedVariable& variable : saved) {

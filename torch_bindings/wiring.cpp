@@ -76,6 +76,12 @@ Wiring::Wiring(const Op& op)
     const int input = op.input_index(name);
     saved.push_back({input >= 0, input >= 0 ? input : op.output_index(name)});
   }
+  if (gradient.backward.empty()) return;
+  const Op& first = op_named(gradient.backward);
+  for (size_t i = 0, arrives = 0; i < op.outputs.size(); ++i) {
+    if (!op.outputs[i].differentiable) continue;
+    if (first.inputs[arrives++].kind == InputKind::optional_tensor) dispensable |= 1u << i;
+  }
   if (gradient.donating_backward.empty()) return;
   const Op& last = op_named(gradient.donating_backward);
   for (size_t i = 0; i < gradient.saved.size(); ++i) {

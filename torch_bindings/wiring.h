@@ -52,6 +52,7 @@ struct Wiring {
   bool in_parts = false;
   OperatorByName backward;
   OperatorByName donating_backward;
+  uint32_t dispensable = 0;  // by bits: outputs whose gradient the backward need not be given
   uint32_t overwritten = 0;  // by bits: those of `saved` that the last backward writes
   bool overwrites(size_t saved_one) const { return (overwritten >> saved_one & 1) != 0; }
 };

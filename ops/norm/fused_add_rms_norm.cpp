@@ -20,36 +20,8 @@ const Register fused_add_rms_norm{Op{
           require_same_shape(call, "x", "residual");
           require_same_dtype(call, "x", "residual");
         },
-    .kernels = {{.name = "FusedAddRmsNormForward",
-                 .source = "norm/fused_add_rms_norm.h",
-                 .spec = [](const Call& call) -> Spec {
-                   return {{"x", call["x"].dtype},
-                           {"weight", weight_dtype(call, "x")},
-                           {"y", norm_output_dtype(call)},
-                           {"has_weight", call.has("weight")},
-                           {"round_early", round_early(call)},
-                           {"hidden", call["x"].last_size()},
-                           {"align_bytes", int64_t{call.align_bytes()}},
-                           {"hold", holds(call, "x", 1)}};
-                 },
-                 .candidates =
-                     [](const Call& call) {
-                       return row_candidates(call, call["x"].last_size(),
-                                             holds(call, "x", 1) ? 1 : 0);
-                     },
-                 .blocks = [](const Call& call,
-                              const Knobs& knobs) { return row_blocks(call["x"].rows(), knobs); },
-                 .arguments = {"x",
-                               "residual",
-                               "weight",
-                               "y",
-                               "sum",
-                               "rstd",
-                               {"rows", "x.rows"},
-                               {"x_stride", "x.stride"},
-                               {"residual_stride", "residual.stride"},
-                               "eps",
-                               "offset"}}},
+    .kernels = {rms_norm_kernel("FusedAddRmsNormForward", "norm/fused_add_rms_norm.h",
+                                Adds::before)},
     .gradient = {.backward = "fused_add_rms_norm_backward",
                  .saved = {"sum", "weight", "rstd"},
                  .of = {{"x", "dx"}, {"residual", "dx"}, {"weight", "dweight", {"y"}}},

@@ -23,7 +23,7 @@ const Register layer_norm_add{Op{
           require_same_shape(call, "x", "residual");
           require_same_dtype(call, "x", "residual");
         },
-    .kernels = {layer_norm_kernel("LayerNormAddForward", "norm/layer_norm_add.h", "residual")},
+    .kernels = {layer_norm_kernel("LayerNormAddForward", "norm/layer_norm_add.h", Adds::after)},
     .gradient = {.backward = "layer_norm_backward",
                  .saved = {"x", "weight", "bias", "mean", "rstd"},
                  .of = {{"x", "dx"},

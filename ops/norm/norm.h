@@ -24,12 +24,20 @@ Dtype weight_dtype(const Call& call,
                    std::string_view like);  // that of `like` when there is no weight
 void check_norm(const Call& call);
 
-// The forward of an RMS norm, and of one to which the input `added` is added; empty: none.
-KernelOf rms_norm_kernel(std::string name, std::string source, const std::string& added);
-// The same of a layer norm.
-KernelOf layer_norm_kernel(std::string name, std::string source, const std::string& added);
+// What a norm's forward has to do with a sum.
+enum class Adds : uint8_t {
+  nothing,
+  after,   // y = residual + the norm
+  before,  // sum = x + residual, an output, is what the norm is of
+};
 
-// The backward of both norms: dy, x (or the sum), weight, rstd and, where there is one, dsum.
+// The forward of an RMS norm, and of a layer norm.
+KernelOf rms_norm_kernel(std::string name, std::string source, Adds adds);
+KernelOf layer_norm_kernel(std::string name, std::string source, Adds adds);
+
+// Their backward: dy, x (or the sum), weight, what the forward keeps and, `with_dsum`, what arrives
+// at the sum, if anything does.
 Op rms_norm_backward_op(std::string name, bool with_dsum);
+Op layer_norm_backward_op(std::string name, bool with_dsum);
 
 }  // namespace liger

@@ -49,7 +49,7 @@ const Register rms_norm{Op{
                 {"rstd", statistics_shape,
                  [](const Call& call) { return arithmetic(call["x"].dtype); }, false}},
     .check = check_norm,
-    .kernels = {rms_norm_kernel("RmsNormForward", "norm/rms_norm.h", {})},
+    .kernels = {rms_norm_kernel("RmsNormForward", "norm/rms_norm.h", Adds::nothing)},
     .gradient = {.backward = "rms_norm_backward",
                  .saved = {"x", "weight", "rstd"},
                  .of = {{"x", "dx"}, {"weight", "dweight"}},
@@ -69,14 +69,16 @@ const Register rms_norm_backward{rms_norm_backward_op("rms_norm_backward", false
 
 }  // namespace
 
-KernelOf rms_norm_kernel(std::string name, std::string source, const std::string& added) {
-  const int copies = added.empty() ? 1 : 2;
-  std::vector<Argument> arguments = {
-      "x", "weight", "y", "rstd", {"rows", "x.rows"}, {"x_stride", "x.stride"}, "eps", "offset"};
-  if (!added.empty()) {
-    arguments.insert(arguments.begin() + 1, Argument(added, added));
-    arguments.insert(arguments.end() - 2, Argument(added + "_stride", Source(added + ".stride")));
-  }
+KernelOf rms_norm_kernel(std::string name, std::string source, Adds adds) {
+  // Of the row that a thread keeps; of a norm that is added to something, also of that.
+  const int copies = adds == Adds::after ? 2 : 1;
+  std::vector<Argument> arguments = {"x"};
+  if (adds != Adds::nothing) arguments.emplace_back("residual");
+  arguments.insert(arguments.end(), {"weight", "y"});
+  if (adds == Adds::before) arguments.emplace_back("sum");
+  arguments.insert(arguments.end(), {"rstd", {"rows", "x.rows"}, {"x_stride", "x.stride"}});
+  if (adds != Adds::nothing) arguments.emplace_back("residual_stride", "residual.stride");
+  arguments.insert(arguments.end(), {"eps", "offset"});
   return {.name = std::move(name),
           .source = std::move(source),
           .spec = [](const Call& call) -> Spec {
@@ -111,7 +113,7 @@ Op rms_norm_backward_op(std::string name, bool with_dsum) {
   op.internal = true;
   op.sharding = Sharding::rows;
   op.inputs = {rows("dy")};
-  if (with_dsum) op.inputs.push_back(rows("dsum"));
+  if (with_dsum) op.inputs.push_back(optional(rows("dsum")));
   op.inputs.insert(op.inputs.end(), {rows("x"), optional(dense("weight")), dense("rstd"),
                                      real("eps", "1e-06"), real("offset", "0.0"), casting_mode(),
                                      flag("promote"), mask("output_mask", 2)});
@@ -131,7 +133,7 @@ Op rms_norm_backward_op(std::string name, bool with_dsum) {
     check_norm(call);
     require_statistics(call, "rstd");
     require_same_shape(call, "x", "dy");
-    if (with_dsum) {
+    if (with_dsum && call.has("dsum")) {
       require_same_shape(call, "x", "dsum");
       require_same_dtype(call, "x", "dsum");
     }
@@ -146,7 +148,7 @@ Op rms_norm_backward_op(std::string name, bool with_dsum) {
                  {"dy", call["dy"].dtype},
                  {"has_weight", call.has("weight")},
                  {"round_early", round_early(call)},
-                 {"adds_dsum", with_dsum},
+                 {"adds_dsum", with_dsum && call.has("dsum")},
                  {"want_dx", wants_dx(call)},
                  {"want_dweight", wants_dweight(call)},
                  {"hidden", call["x"].last_size()},

@@ -18,7 +18,7 @@ const Register rms_norm_add{Op{
           require_same_shape(call, "x", "residual");
           require_same_dtype(call, "x", "residual");
         },
-    .kernels = {rms_norm_kernel("RmsNormAddForward", "norm/rms_norm_add.h", "residual")},
+    .kernels = {rms_norm_kernel("RmsNormAddForward", "norm/rms_norm_add.h", Adds::after)},
     .gradient = {.backward = "rms_norm_backward",
                  .saved = {"x", "weight", "rstd"},
                  .of = {{"x", "dx"}, {.input = "residual", .added_to = "y"}, {"weight", "dweight"}},

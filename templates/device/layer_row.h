@@ -19,19 +19,28 @@ struct LayerStatistics {
   }
 };
 
-// Of the row whose elements values.at(slot, pack) gives; the variance is that of the deviations.
-template <class Row, int N, class A, class Share>
-LIGER_DEVICE LayerStatistics<A> layer_statistics(const Share& values, int thread, double eps) {
-  const A sum = Row::template sum<A>(
-      0, thread, [&](int slot, int pack) { return total(values.at(slot, pack)); });
+// Of the row whose elements first(slot, pack) gives, and then again(slot, pack); the variance is
+// that of the deviations.
+template <class Row, int N, class A, class First, class Again>
+LIGER_DEVICE LayerStatistics<A> layer_statistics(First&& first, Again&& again, int thread,
+                                                 double eps) {
+  const A sum =
+      Row::template sum<A>(0, thread, [&](int slot, int pack) { return total(first(slot, pack)); });
   const A m = sum * A(1.0 / N);
   const auto deviations = Row::template sum<Two<A>>(1, thread, [&](int slot, int pack) {
-    const auto d = without_missing<N>(pack, values.at(slot, pack) + (-m));
+    const auto d = without_missing<N>(pack, again(slot, pack) + (-m));
     return Two<A>{total(d), total(d * d)};
   });
   const A rest = deviations.first * A(1.0 / N);
   const A variance = deviations.second * A(1.0 / N) - rest * rest;
   return {m, rest, reciprocal_root(variance + A(eps))};
+}
+
+// Of the row whose elements values.at(slot, pack) gives.
+template <class Row, int N, class A, class Share>
+LIGER_DEVICE LayerStatistics<A> layer_statistics(const Share& values, int thread, double eps) {
+  const auto at = [&](int slot, int pack) { return values.at(slot, pack); };
+  return layer_statistics<Row, N, A>(at, at, thread, eps);
 }
 
 // values * weight + bias, as far as there are such.

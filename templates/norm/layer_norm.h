@@ -58,6 +58,7 @@ struct LayerNormBackwardSpec {
   Dtype x;
   Dtype weight;
   bool has_weight;
+  bool adds_dsum;  // the gradient that arrives at the sum of a residual is added to dx
   bool want_dx;
   bool want_dweight;
   bool want_dbias;
@@ -76,6 +77,7 @@ struct LayerNormBackward {
   using A = Arithmetic<S.x>;
   using Row = RowOf<S.hidden, S.threads, S.rows, S.hold>;
   using Share = RowShare<Row, S.hidden, S.align_bytes, S.hold, Type<S.x>>;
+  using ShareDsum = RowShare<Row, S.hidden, S.align_bytes, S.hold && S.adds_dsum, Type<S.x>>;
 
   struct Sums {
     ColumnAccumulator<Row, S.hidden, S.hold, S.want_dweight, A> of_weight;
@@ -83,6 +85,7 @@ struct LayerNormBackward {
   };
 
   const Type<S.x>* dy;
+  const Type<S.x>* dsum;
   const Type<S.x>* x;
   const Type<S.weight>* weight;
   const A* mean;
@@ -93,6 +96,7 @@ struct LayerNormBackward {
   long long rows;
   long long partial_rows;
   long long dy_stride;
+  long long dsum_stride;
   long long x_stride;
 
   // The weight is read anew for each row, from the L1 cache: kept, it would take registers from
@@ -109,12 +113,17 @@ struct LayerNormBackward {
   struct Reading {
     Share dy;
     Share x;
+    ShareDsum dsum;
     A mean;
     A rstd;
   };
 
   LIGER_DEVICE Reading read(long long row, int thread) const {
-    return {{dy + row * dy_stride, thread}, {x + row * x_stride, thread}, mean[row], rstd[row]};
+    return {{dy + row * dy_stride, thread},
+            {x + row * x_stride, thread},
+            {dsum + row * dsum_stride, thread},
+            mean[row],
+            rstd[row]};
   }
 
   LIGER_DEVICE void one_row(const Turn& turn, const Reading& row, Sums& sums) const {
@@ -135,9 +144,10 @@ struct LayerNormBackward {
       const auto d = row.dy.at(slot, pack);
       const auto xhat = (row.x.at(slot, pack) + (-m)) * r;
       if constexpr (S.want_dx) {
-        const auto g = weighted(d, pack) + (-means.first);
-        store_pack<S.hidden, S.align_bytes>(dx + turn.row * S.hidden, pack,
-                                            fused(xhat, filled(-means.second), g) * r);
+        auto g = weighted(d, pack) + (-means.first);
+        g = fused(xhat, filled(-means.second), g) * r;
+        if constexpr (S.adds_dsum) g = g + row.dsum.at(slot, pack);
+        store_pack<S.hidden, S.align_bytes>(dx + turn.row * S.hidden, pack, g);
       }
       if constexpr (S.want_dweight) sums.of_weight.add_product(slot, pack, d, xhat);
       if constexpr (S.want_dbias) sums.of_bias.add(slot, pack, d);

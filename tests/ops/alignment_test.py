@@ -39,6 +39,9 @@ ROWS = {
     "swiglu": lambda x: functional.swiglu(x, x),
     "geglu": lambda x: functional.geglu(x, x),
     "fused_add_rms_norm": lambda x: functional.fused_add_rms_norm(x, x, empty(1001))[0],
+    "fused_add_layer_norm": lambda x: functional.fused_add_layer_norm(
+        x, x, empty(1001), empty(1001)
+    )[0],
     "rms_norm_add": lambda x: functional.rms_norm_add(x, x, empty(1001)),
     "gated_rms_norm": lambda x: functional.gated_rms_norm(x, x, empty(1001)),
     "modulated_rms_norm": lambda x: functional.modulated_rms_norm(

@@ -59,5 +59,5 @@ def test_a_leaf_takes_its_gradient_without_a_copy(device, op):
     ]
     leaves_made = sum(isinstance(value, torch.Tensor) for value in values.values())
     # One gradient for both summands, or one that the caller holds: one of them needs a copy.
-    shared = op in ("fused_add_rms_norm", "rms_norm_add", "layer_norm_add")
+    shared = op.startswith("fused_add") or op in ("rms_norm_add", "layer_norm_add")
     assert dispatched(backward).count("aten::copy_") == leaves_made + shared

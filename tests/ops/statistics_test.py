@@ -5,17 +5,33 @@ import torch
 from samples import arguments, differentiable_inputs, operator, tensors_of, with_leaves
 
 norm = pytest.mark.parametrize(
-    "op", ["rms_norm", "fused_add_rms_norm", "layer_norm", "gated_rms_norm", "modulated_rms_norm"]
+    "op",
+    [
+        "rms_norm",
+        "fused_add_rms_norm",
+        "layer_norm",
+        "fused_add_layer_norm",
+        "gated_rms_norm",
+        "modulated_rms_norm",
+    ],
 )
 of_a_norm = pytest.mark.parametrize(
-    "op", ["rms_norm", "fused_add_rms_norm", "layer_norm", "rms_norm_add", "layer_norm_add"]
+    "op",
+    [
+        "rms_norm",
+        "fused_add_rms_norm",
+        "layer_norm",
+        "fused_add_layer_norm",
+        "rms_norm_add",
+        "layer_norm_add",
+    ],
 )
 
 
 @of_a_norm
 def test_statistics_are_kept_for_a_backward_alone(device, op):
     values = arguments(op, device)
-    results = 2 if op == "fused_add_rms_norm" else 1
+    results = 2 if op.startswith("fused_add") else 1
     statistics = len(tensors_of(operator(op)(**values))) - results
     for needed in (False, True):
         leaves = with_leaves(values, differentiable_inputs(op, values))

@@ -137,6 +137,11 @@ def calls():
             {"x": x, "residual": residual, "weight": weight},
             (),
         ),
+        "fused_add_layer_norm": (
+            f.fused_add_layer_norm,
+            {"x": x, "residual": residual, "weight": weight, "bias": bias},
+            (),
+        ),
         "rms_norm_add": (f.rms_norm_add, {"x": x, "residual": residual, "weight": weight}, ()),
         "layer_norm_add": (
             f.layer_norm_add,

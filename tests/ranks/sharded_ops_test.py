@@ -28,6 +28,7 @@ FITTING = {
     "rms_norm": {"whole": "R", "batch": "S0", "tokens": "S1"},
     "layer_norm": {"whole": "R", "batch": "S0", "tokens": "S1"},
     "fused_add_rms_norm": {"whole": "R", "batch": "S0", "tokens": "S1"},
+    "fused_add_layer_norm": {"whole": "R", "batch": "S0", "tokens": "S1"},
     "rms_norm_add": {"whole": "R", "batch": "S0", "tokens": "S1"},
     "layer_norm_add": {"whole": "R", "batch": "S0", "tokens": "S1"},
     "gated_rms_norm": {"whole": "R", "batch": "S0", "tokens": "S1"},

@@ -6,6 +6,7 @@ computed in float32 and rounded at the store; float64 (CPU only) is computed in 
 Every function compiles under `torch.compile(fullgraph=True)`; none can be differentiated twice.
 """
 
+from .add_norm import fused_add_layer_norm
 from .attention import multi_token_attention, neighborhood_attention
 from .distillation import DistillationOutput, fused_linear_distillation, fused_linear_jsd
 from .divergence import ce_tvd, jsd, kl_div, tvd
@@ -47,6 +48,7 @@ __all__ = [
     "rms_norm",
     "fused_add_rms_norm",
     "layer_norm",
+    "fused_add_layer_norm",
     "group_norm",
     "poly_norm",
     "dyt",

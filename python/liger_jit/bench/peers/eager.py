@@ -22,6 +22,11 @@ def rms_norm(x, weight):
     return weight * normed.to(x.dtype)
 
 
+def fused_add_layer_norm(x, residual, weight, bias):
+    total = x + residual
+    return layer_norm(total, weight, bias), total
+
+
 def fused_add_rms_norm(x, residual, weight):
     total = x + residual
     return rms_norm(total, weight), total

@@ -33,6 +33,11 @@ def qk_norm_rope(q, k, weight_q, weight_k, cos, sin):
     return rope(rms_norm(q, weight_q), rms_norm(k, weight_k), cos, sin)
 
 
+def fused_add_layer_norm(x, residual, weight, bias):
+    total = x + residual
+    return layer_norm(total, weight, bias), total
+
+
 def fused_add_rms_norm(x, residual, weight):
     return functional.liger_fused_add_rms_norm(x, residual, weight, EPS)
 
