@@ -147,8 +147,14 @@ def looked_at(model: nn.Module, asked: set[str], hub: bool):
 
 def wanted(answer: Proof | Refusal, asked: set[str]) -> Proof | Refusal:
     if isinstance(answer, Proof) and answer.role not in asked:
-        return Refusal(f"turned off ({answer.role}=False)")
+        return turned_off(answer.role, asked)
     return answer
+
+
+def turned_off(role: str, asked: set[str]) -> Refusal:
+    """By the first of the role's flags that is off; each has a role of its own name."""
+    off = next(flag for flag in ROLES[role] if flag not in asked)
+    return Refusal(f"turned off ({off}=False)")
 
 
 @dataclass(frozen=True)
@@ -202,8 +208,7 @@ def judge(
     if hub:
         return Refusal("hub kernels own it")
     if not asked.intersection(rule.roles):
-        off = [flag for flag in ROLES[rule.roles[0]] if flag not in asked]
-        return Refusal(f"turned off ({off[0]}=False)")
+        return turned_off(rule.roles[0], asked)
     reason = replaced_by(module)
     if reason:
         return Refusal(reason)

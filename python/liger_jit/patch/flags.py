@@ -40,8 +40,9 @@ TABLE = (
     Flag(
         "layer_norm",
         True,
-        ("layer_norm",),
-        "LayerNorm over one dimension, torch's or one that is written out.",
+        ("layer_norm", "fused_add_layer_norm", "layer_norm_add"),
+        "LayerNorm over one dimension, torch's or one that is written out, and the residual sums "
+        "before or after it as those of rms_norm.",
     ),
     Flag(
         "swiglu",

@@ -25,11 +25,11 @@ from .add_norm_source import norms_after_sums, rewritten, shown_sums
 from .layer_probe import LayerProbe
 from .norm import NORM, is_norm
 from .norm_add_source import norms_before_sums
-from .proved_norm import NormProof, ProvedNorm, norm_of
+from .proved_norm import NormProof, ProvedLayerNorm, ProvedNorm, ProvedRmsNorm, norm_of
 
-ROLE = "fused_add_rms_norm"
-# Of a layer that has its norms before its sums alone.
-POST_NORM_ROLE = "rms_norm_add"
+KINDS = (ProvedRmsNorm, ProvedLayerNorm)
+# A layer that has its norms before its sums alone gets a post-norm role.
+ROLES = tuple(role for kind in KINDS for role in (kind.sum_role, kind.post_norm_role))
 
 
 def add_and_norm(norm: nn.Module, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,7 +37,7 @@ def add_and_norm(norm: nn.Module, left: Tensor, right: Tensor) -> tuple[Tensor, 
     alike = is_plain(left) and is_plain(right) and left.dtype == right.dtype
     ours = norm_of(norm) if alike and left.shape == right.shape else None
     usable = ours is not None and is_usable(left) and ours.takes(norm, left)
-    if not usable or not is_one_node(left, right, norm.weight):
+    if not usable or not is_one_node(left, right, norm):
         total = left + right
         return norm(total), total
     return ours.after_add(norm, left, right)
@@ -54,12 +54,13 @@ def norm_and_add(norm: nn.Module, x: Tensor, residual: Tensor, is_left: bool) ->
     return ours.then_add(norm, x, residual)
 
 
-def is_one_node(left: Tensor, right: Tensor, weight: Tensor) -> bool:
+def is_one_node(left: Tensor, right: Tensor, norm: nn.Module) -> bool:
     """Whether the sum has a history if the norm has one, and lies in memory as the operator's."""
     if not (left.is_contiguous() and right.is_contiguous()):
         return False
-    needed = left.requires_grad or right.requires_grad or not weight.requires_grad
-    return needed or not torch.is_grad_enabled()
+    if left.requires_grad or right.requires_grad or not torch.is_grad_enabled():
+        return True
+    return not any(one is not None and one.requires_grad for one in norm._parameters.values())
 
 
 def is_layer(module: nn.Module) -> bool:
@@ -140,8 +141,9 @@ def prove(module: nn.Module, proved: Parts) -> AddNormProof | Refusal:
         return Refusal("its forward, as it is set, does not come to the sum before its norm")
     guard = guard_of_rewritten(own)
     first = (names or before)[0]
-    role = ROLE if names else POST_NORM_ROLE
-    meta = meta_call(role, module._modules[first], proofs[first].norm)
+    norm = proofs[first].norm
+    role = norm.sum_role if names else norm.post_norm_role
+    meta = meta_call(role, module._modules[first], norm)
     return AddNormProof(role, switched(forward, guard), guard, forward, meta, norms=proofs)
 
 
@@ -210,23 +212,31 @@ def check(
     )
 
 
-def meta_call(role: str, norm: nn.Module, proved: ProvedNorm) -> MetaCall:
-    width, dtype = norm.weight.shape[0], norm.weight.dtype
-    twin = twin_of(norm, {"weight": nn.Parameter(torch.empty(width, dtype=dtype, device="meta"))})
+def meta_call(role: str, norm: nn.Module, proved: ProvedNorm) -> MetaCall | None:
+    """None for a norm without weights, which do not say of what dtype its rows are."""
+    own = {name: one for name, one in norm._parameters.items() if one is not None}
+    if not own:
+        return None
+    dtype = next(iter(own.values())).dtype
+    (width,) = next(iter(own.values())).shape
+    on_meta = {
+        name: nn.Parameter(torch.empty_like(one, device="meta")) for name, one in own.items()
+    }
+    twin = twin_of(norm, on_meta)
 
     def run(batch: int, tokens: int) -> None:
         def empty():
             return torch.empty(batch, tokens, width, dtype=dtype, device="meta", requires_grad=True)
 
-        if role == POST_NORM_ROLE:
+        if role == proved.post_norm_role:
             proved.then_add(twin, empty(), empty()).sum().backward()
             return
         y, total = proved.after_add(twin, empty(), empty())
         (y + total).sum().backward()
 
-    return MetaCall(role, (width, dtype), run)
+    return MetaCall(role, (width, dtype, *own), run)
 
 
 ADD_NORM: CompoundRule[AddNormProof] = CompoundRule(
-    "add_norm", (ROLE, POST_NORM_ROLE), is_layer, group, prove, confirm
+    "add_norm", ROLES, is_layer, group, prove, confirm
 )

@@ -7,6 +7,7 @@ source where that says so, and else tried until it runs.
 
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,17 @@ class Bent(StandIn):
 class Same(StandIn):
     def forward(self, x: Tensor) -> Tensor:
         return x
+
+
+@contextmanager
+def same_dropouts(device: torch.device) -> Iterator[None]:
+    """A forward that drops elements itself drops the same ones whenever it is run in this."""
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng([device] if on_gpu else []):
+        torch.default_generator.manual_seed(41)
+        if on_gpu:
+            torch.cuda.default_generators[device.index].manual_seed(41)
+        yield
 
 
 def stand_in(child: nn.Module, outputs: int) -> nn.Module:
@@ -76,14 +88,16 @@ class LayerProbe:
 
         self.own = parameters(module._parameters)
         self.buffers = tensors(module._buffers)
-        self.of_norms = {
-            name: parameters(child._parameters)
-            for name, child in module.named_children()
-            if self.proofs[name] is not None
+        normed = {
+            name: child for name, child in module.named_children() if self.proofs[name] is not None
         }
+        self.of_norms = {name: parameters(child._parameters) for name, child in normed.items()}
         of_norms = [one for found in self.of_norms.values() for one in found.values()]
         self.weights = [*self.own.values(), *of_norms]
-        width = next((one.shape[-1] for one in of_norms), 64)
+        # A norm without weights may say how long its rows are.
+        shapes = (getattr(child, "normalized_shape", None) for child in normed.values())
+        rows = [*(one.shape for one in of_norms), *(one for one in shapes if one)]
+        width = next((one[-1] for one in rows), 64)
         # One sequence: what wants several values does not take the first tensor's parts for them.
         self.x = made(1, PROBE_TOKENS, width)
         self.like_x = made(1, PROBE_TOKENS, width)
@@ -130,7 +144,8 @@ class LayerProbe:
 
     def call(self, forward: Callable, twin: nn.Module, arguments: dict, x: Tensor) -> Tensor:
         try:
-            found = innermost(forward)(twin, x, **arguments)
+            with same_dropouts(x.device):
+                found = innermost(forward)(twin, x, **arguments)
         except Exception as error:
             raise Mismatch(f"it cannot be run on stand-ins: {error}") from error
         found = found[0] if isinstance(found, tuple) else found

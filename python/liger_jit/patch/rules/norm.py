@@ -8,13 +8,14 @@ does.
 """
 
 import itertools
+from types import FunctionType
 
 import torch
 from torch import Tensor, nn
 
 from ... import functional
 from ...meta_calls import MetaCall
-from ..autocasting import AutocastOfGpus, autocast_dtype
+from ..autocasting import AutocastOfGpus
 from ..guard import Guard, guard_of
 from ..installed import guarded
 from ..probe import (
@@ -37,7 +38,17 @@ from ..source.torchs_own import torchs_name
 from .gated_norm import ROLE as GATED
 from .gated_norm import prove_gated, takes_gate
 from .memory_order import has_order, in_order_of
-from .proved_norm import DTYPES, Form, LayerForm, NormProof, ProvedNorm, RmsForm
+from .proved_norm import (
+    DTYPES,
+    Epsilon,
+    Form,
+    LayerForm,
+    NormProof,
+    ProvedLayerNorm,
+    ProvedRmsNorm,
+    RmsForm,
+    epsilon_of,
+)
 
 LARGEST_EPSILON = 1e-2
 MOST_TIPPED = 0.1
@@ -66,6 +77,12 @@ def epsilons(module: nn.Module) -> list[str]:
     ]
 
 
+def literal_epsilons(forward: FunctionType) -> list[float]:
+    """The numbers in its code that may be one."""
+    constants = getattr(getattr(forward, "__code__", None), "co_consts", ())
+    return [one for one in constants if isinstance(one, float) and 0.0 < one <= LARGEST_EPSILON]
+
+
 def prove(module: nn.Module) -> NormProof | Refusal:
     if reason := taken_away(module):
         return Refusal(reason)
@@ -80,29 +97,35 @@ def prove(module: nn.Module) -> NormProof | Refusal:
         return Refusal("its forward takes more than one input")
     if module._parameters.get("bias") is not None:
         return Refusal("a bias, and not torch's LayerNorm")
-    if not epsilons(module):
-        return Refusal("no epsilon among its attributes")
+    literals = literal_epsilons(own_class_forward(module))
+    if not epsilons(module) and not literals:
+        return Refusal("no epsilon among its attributes, and none in its forward")
     weight = module._parameters.get("weight")
     try:
         # Read before it is run: what has effects would have them on what it shares with a twin.
         guard = guard_of(module, tensors=("weight",))
         read = dict(guard.values)
         named = [name for name in epsilons(module) if name in read]
-        form, dtypes = find_form(module, weight, forms_of(weight, named))
+        form, dtypes = find_form(module, weight, forms_of(weight, [*named, *literals]))
         if isinstance(form, LayerForm):
             return layer_proof(module, form, dtypes, weight, guard)
         ordered = keeps_order(module, weight)
-        norm = ProvedNorm(form, ordered, is_autocast(module, weight), dtypes)
+        norm = ProvedRmsNorm(
+            form=form,
+            keeps_order=ordered,
+            is_autocast=is_autocast(module, weight),
+            dtypes=dtypes,
+        )
         return rms_proof(module, norm, weight, guard)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
 
 
-def forms_of(weight: Tensor | None, epsilons: list[str]) -> list[Form]:
+def forms_of(weight: Tensor | None, epsilons: list[Epsilon]) -> list[Form]:
     modes = itertools.product(("llama", "gemma"), (0.0, 1.0), (True, False), epsilons)
     forms = [RmsForm(*each) for each in modes]
     if weight is None:
-        return [form for form in forms if form.mode == "gemma" and not form.offset]
+        forms = [form for form in forms if form.mode == "gemma" and not form.offset]
     return [*forms, *map(LayerForm, epsilons)]
 
 
@@ -152,7 +175,7 @@ def matching(module, forms, width, has_weight, x_dtype, weight_dtype) -> list[Fo
         set_mode(twin, training)
         own = run_own(module, twin, x)
         for form in forms:
-            found = form.reference(x, weight, getattr(module, form.epsilon))
+            found = form.reference(x, weight, epsilon_of(module, form.epsilon))
             error = largest_row_error(found, own)
             if x_dtype != weight_dtype and not rounds_alike(found, own):
                 error = float("inf")
@@ -185,7 +208,7 @@ def check_gradients(module: nn.Module, form: Form, width: int, has_weight: bool)
     generator = torch.Generator().manual_seed(3)
     weight = nn.Parameter(random((width,), generator)) if has_weight else None
     twin = twin_of(module, {"weight": weight} if has_weight else None)
-    eps = getattr(module, form.epsilon)
+    eps = epsilon_of(module, form.epsilon)
     probes = [(leading, 1.0) for leading in ((), (3,), (2, 3), (2, 3, 4), (1, LONG))]
     for leading, scale in (*probes, ((2, 3), OUTLYING)):
         assert_same(
@@ -208,7 +231,7 @@ def check_extremes(
     with torch.no_grad():
         for extreme in (x * OVERFLOWING, x + FAR):
             own = run_own(module, twin, extreme).nan_to_num()
-            found = form.reference(extreme, weight, getattr(module, form.epsilon)).nan_to_num()
+            found = form.reference(extreme, weight, epsilon_of(module, form.epsilon)).nan_to_num()
             if not relative_error(found, own) <= EXTREME_ERROR:
                 raise Mismatch("the formula, but of values of another size it makes others")
 
@@ -236,14 +259,14 @@ def is_autocast(module: nn.Module, weight: Tensor | None) -> bool:
 
 
 def rms_proof(
-    module: nn.Module, norm: ProvedNorm, weight: Tensor | None, guard: Guard
+    module: nn.Module, norm: ProvedRmsNorm, weight: Tensor | None, guard: Guard
 ) -> NormProof:
     form, ordered = norm.form, norm.keeps_order
-    eps = getattr(module, form.epsilon)
+    eps = epsilon_of(module, form.epsilon)
     if weight is None:
 
         def run(self, x):
-            epsilon = getattr(self, form.epsilon)
+            epsilon = epsilon_of(self, form.epsilon)
             return in_order_of(x, lambda x: functional.rms_norm(x, None, epsilon))
 
         width = width_of(module, weight)
@@ -265,53 +288,49 @@ def rms_proof(
 
 
 def layer_proof(
-    module: nn.Module, form: LayerForm, dtypes: frozenset, weight: Tensor, guard: Guard
+    module: nn.Module, form: LayerForm, dtypes: frozenset, weight: Tensor | None, guard: Guard
 ) -> NormProof:
-    def run(self, x):
-        return functional.layer_norm(x, self.weight, None, getattr(self, form.epsilon))
-
-    autocast, eps = is_autocast(module, weight), getattr(module, form.epsilon)
-
-    def takes(self, x):
-        tried = (x.dtype, self._parameters["weight"].dtype) in dtypes
-        alone = autocast_dtype(x.device) is None or not (autocast and x.is_cuda)
-        return tried and alone and x.is_contiguous() and x.shape[-1:] == self.weight.shape
+    norm = ProvedLayerNorm(
+        is_autocast=is_autocast(module, weight),
+        dtypes=dtypes,
+        vectors=() if weight is None else ("weight",),
+        epsilon=form.epsilon,
+    )
+    eps = epsilon_of(module, form.epsilon)
 
     def call(x: Tensor, weight: Tensor) -> Tensor:
         return functional.layer_norm(x, weight, None, eps)
 
-    meta = norm_meta_call("layer_norm", call, (weight,), ("written out",))
-    return NormProof("layer_norm", guarded(run, guard, takes), guard, run, meta)
+    vectors = () if weight is None else (weight,)
+    meta = norm_meta_call("layer_norm", call, vectors, ("written out",)) if vectors else None
+    forward = guarded(norm.__call__, guard, norm.takes_alone)
+    return NormProof("layer_norm", forward, guard, norm, meta, norm=norm)
 
 
 def prove_layer_norm(module: nn.LayerNorm) -> NormProof | Refusal:
     if len(module.normalized_shape) != 1:
         return Refusal("normalises over more than one dimension")
-
-    def run(self, x):
-        return functional.layer_norm(x, self.weight, self.bias, self.eps)
-
+    names = tuple(name for name in ("weight", "bias") if getattr(module, name) is not None)
+    # Under CUDA's autocast torch normalises in float32, and its result is of that type.
+    norm = ProvedLayerNorm(
+        is_autocast=True,
+        dtypes=frozenset((dtype, dtype) for dtype in (*DTYPES, torch.float64)),
+        vectors=names,
+        epsilon="eps",
+    )
     eps = module.eps
 
     def call(x: Tensor, *vectors: Tensor) -> Tensor:
         return functional.layer_norm(x, *vectors, eps=eps)
 
-    vectors = tuple(p for p in (module.weight, module.bias) if p is not None)
-    tensors = tuple(name for name in ("weight", "bias") if getattr(module, name) is not None)
+    vectors = tuple(getattr(module, name) for name in names)
     try:
-        guard = guard_of(module, tensors=tensors)
+        guard = guard_of(module, tensors=names)
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
     meta = norm_meta_call("layer_norm", call, vectors, ()) if vectors else None
-
-    def takes(self, x):
-        kinds = {x.dtype, *(self._parameters[name].dtype for name in tensors)}
-        if len(kinds) != 1 or x.shape[-1:] != self.normalized_shape:
-            return False
-        # Under CUDA's autocast torch normalises in float32, and its result is of that type.
-        return x.dtype == torch.float32 or not x.is_cuda or autocast_dtype(x.device) is None
-
-    return NormProof("layer_norm", guarded(run, guard, takes), guard, run, meta)
+    forward = guarded(norm.__call__, guard, norm.takes)
+    return NormProof("layer_norm", forward, guard, norm, meta, norm=norm)
 
 
 def confirm(module: nn.Module, proof: NormProof) -> NormProof | Refusal:

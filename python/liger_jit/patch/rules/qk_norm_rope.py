@@ -25,7 +25,7 @@ from ..source.definition import NO_SOURCE, definition_of, innermost
 from ..source.effects import read_effects
 from . import rope as rotary
 from .norm import NORM, is_norm
-from .proved_norm import NormProof, ProvedNorm, norm_of
+from .proved_norm import NormProof, ProvedRmsNorm, norm_of
 from .qk_norm_source import Rewritten, rewrite
 from .rope import RotationProof
 from .rotary_form import USUAL
@@ -36,10 +36,14 @@ PROBE_BATCH, PROBE_TOKENS = 2, 5
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-def may_wait(q_norm: nn.Module, k_norm: nn.Module) -> ProvedNorm | None:
+def may_wait(q_norm: nn.Module, k_norm: nn.Module) -> ProvedRmsNorm | None:
     """What both norms compute, if they can be left to the rotation's kernel."""
     ours = norm_of(q_norm)
-    if ours is None or ours != norm_of(k_norm) or ours.eps(q_norm) != ours.eps(k_norm):
+    if (
+        not isinstance(ours, ProvedRmsNorm)
+        or ours != norm_of(k_norm)
+        or ours.eps(q_norm) != ours.eps(k_norm)
+    ):
         return None
     return ours
 
@@ -49,7 +53,7 @@ def normed(waits: object, norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def fits(
-    norm: ProvedNorm,
+    norm: ProvedRmsNorm,
     q_norm: nn.Module,
     k_norm: nn.Module,
     q: Tensor,
@@ -82,14 +86,14 @@ def have_one_history(q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor) -
     return of_q == (k.requires_grad or k_weight.requires_grad)
 
 
-def alone(waits: ProvedNorm, norm: nn.Module, x: Tensor) -> Tensor:
+def alone(waits: ProvedRmsNorm, norm: nn.Module, x: Tensor) -> Tensor:
     """A norm without the rotation: the operator where it was proved, else its class's forward."""
     takes = is_usable(x) and waits.takes_alone(norm, x)
     return waits(norm, x) if takes else type(norm).forward(norm, x)
 
 
 def norms_alone(
-    waits: ProvedNorm | None, q_norm: nn.Module, k_norm: nn.Module, q: Tensor, k: Tensor
+    waits: ProvedRmsNorm | None, q_norm: nn.Module, k_norm: nn.Module, q: Tensor, k: Tensor
 ) -> tuple[Tensor, Tensor]:
     """q and k normed, if that waited."""
     if not waits:
@@ -213,7 +217,7 @@ def with_norms(module: nn.Module, rotation: RotationProof, proved: Parts) -> QkN
         if isinstance(answer, Refusal):
             raise Mismatch(f"{name}: {answer.reason}")
     norm = answers[0].norm
-    if norm is None or norm != answers[1].norm:
+    if not isinstance(norm, ProvedRmsNorm) or norm != answers[1].norm:
         raise Mismatch("its norms are not two of one kind that a rotation takes")
     (rotary_function,) = rotation.functions
     if not rotary_function.pair:
@@ -253,7 +257,7 @@ def confirm(
     return proof
 
 
-def check_formula(module: nn.Module, source: Rewritten, norm: ProvedNorm) -> None:
+def check_formula(module: nn.Module, source: Rewritten, norm: ProvedRmsNorm) -> None:
     """`Mismatch` unless the rewritten statements give q and k as the class's own do, in plain torch
     and float32, with norms that wait and with norms that do not."""
     reference = norm.form.reference
@@ -335,7 +339,7 @@ def arguments(
     return {**needed, "hidden_states": x, "position_embeddings": tables}
 
 
-def meta_call(module: nn.Module, source: Rewritten, norm: ProvedNorm) -> MetaCall | None:
+def meta_call(module: nn.Module, source: Rewritten, norm: ProvedRmsNorm) -> MetaCall | None:
     q_norm = module._modules[source.norms[0]]
     heads, keys, size, rotated = rotary.sizes_of(module)
     dtype, weight_dtype = compute_dtype(module), q_norm.weight.dtype
