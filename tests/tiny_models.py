@@ -141,6 +141,8 @@ def counted(monkeypatch):
             "activate",
             "relu_squared",
             "layer_norm",
+            "fused_add_layer_norm",
+            "layer_norm_add",
             "swiglu",
             "geglu",
             "gated_mlp",

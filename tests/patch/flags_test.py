@@ -7,6 +7,7 @@ from liger_jit.patch import patch
 from liger_jit.patch.apply import RULES
 from liger_jit.patch.flags import FLAGS, ROLES, TABLE
 from tiny_models import build
+from torch import nn
 
 LOSSES = {"cross_entropy", "fused_linear_cross_entropy"}
 OFF = dict.fromkeys(FLAGS, False)
@@ -37,15 +38,42 @@ def test_each_role_has_a_flag_and_a_rule():
     assert all(FLAGS[flag.not_with].not_with == flag.name for flag in TABLE if flag.not_with)
 
 
+class NormThenSum(nn.Module):
+    """A layer that no family of transformers has: its LayerNorm stands before its sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention, self.mlp = (nn.Sequential(nn.Linear(16, 16), nn.Tanh()) for _ in range(2))
+        self.norm = nn.LayerNorm(16)
+
+    def forward(self, x):
+        x = self.attention(x)
+        y = self.mlp(x)
+        y = self.norm(y)
+        y = x + y
+        return y
+
+
 @pytest.mark.parametrize("flag", TABLE, ids=lambda flag: flag.name)
 def test_a_flag_switches_its_roles_and_no_others(flag):
     """A role that another flag has as well stays off."""
     patched = set()
-    for family in ("Qwen3", "Gemma", "StableLm", "Nemotron", "Phi", "Olmo2", "Mamba2"):
+    for family in (
+        "Qwen3",
+        "Gemma",
+        "StableLm",
+        "Starcoder2",
+        "Nemotron",
+        "Phi",
+        "Olmo2",
+        "Mamba2",
+    ):
         attention = {} if family == "Mamba2" else {"attn_implementation": "sdpa"}
         model = build(family, **attention)
         rows = patch(model, **OFF | {flag.name: True}).report()
         patched |= {row.role for row in rows if row.patched}
+    rows = patch(nn.Sequential(NormThenSum()), **OFF | {flag.name: True}).report()
+    patched |= {row.role for row in rows if row.patched}
     assert patched == {role for role in flag.roles if ROLES[role] == (flag.name,)}
 
 

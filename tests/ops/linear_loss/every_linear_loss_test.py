@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from linear_losses import LAYER, LOSSES, arguments_with_bias
-from samples import OPS, differentiable_inputs, operator, results, tensors_of
+from samples import OPS, arguments, differentiable_inputs, operator, results, tensors_of
 
 every_loss = pytest.mark.parametrize("op", LOSSES)
 

@@ -5,6 +5,7 @@ import torch
 from liger_jit.patch import patch
 from tiny_models import build, counted
 from torch import nn
+from torch.nn import functional as F
 
 
 class Written(nn.Module):
@@ -81,3 +82,52 @@ def test_other_tensors_take_its_own_forward(monkeypatch):
 def test_cohere_has_it():
     report = patch(build("Cohere")).report()
     assert report.counts["layer_norm"] == (3, 3), str(report)
+
+
+class WeightlessNorm(nn.Module):
+    """As OLMo's: its epsilon stands in its forward."""
+
+    def __init__(self, width=48):
+        super().__init__()
+        self.normalized_shape = (width,)
+
+    def forward(self, x):
+        wide = x.to(torch.float32)
+        return F.layer_norm(wide, self.normalized_shape, None, None, eps=1e-3).to(x.dtype)
+
+
+class NormWithMoreOfTheMean(WeightlessNorm):
+    def forward(self, x):
+        return F.layer_norm(x, self.normalized_shape, None, None, eps=1e-3) + 1e-3 * x.mean()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_one_without_weights_is_the_operator(dtype, monkeypatch):
+    norm = WeightlessNorm()
+    x = (1e-2 * torch.randn(2, 3, 48)).to(dtype).requires_grad_()
+
+    def step():
+        y = norm(x)
+        return y, *torch.autograd.grad(y.float().pow(3).sum(), x)
+
+    expected = step()
+    assert row(norm).patched
+    with counted(monkeypatch) as calls:
+        found = step()
+        norm(torch.randn(2, 48).double())  # in float32 there
+    assert calls["layer_norm"] == 1
+    tolerance = 1e-4 if dtype is torch.float32 else 2e-2
+    for mine, own in zip(found, expected, strict=True):
+        assert mine.dtype == own.dtype
+        difference = torch.linalg.vector_norm((mine - own).float())
+        assert difference <= tolerance * torch.linalg.vector_norm(own.float())
+
+
+def test_one_without_weights_that_is_more_stays():
+    assert not row(NormWithMoreOfTheMean()).patched
+
+
+def test_olmo_has_it():
+    report = patch(build("Olmo")).report()
+    assert report.counts["layer_norm"] == (5, 5), str(report)
+    assert report.counts["fused_add_layer_norm"] == (2, 2), str(report)

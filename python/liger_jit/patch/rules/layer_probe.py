@@ -7,6 +7,7 @@ source where that says so, and else tried until it runs.
 
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,17 @@ class Bent(StandIn):
 class Same(StandIn):
     def forward(self, x: Tensor) -> Tensor:
         return x
+
+
+@contextmanager
+def same_dropouts(device: torch.device) -> Iterator[None]:
+    """A forward that drops elements itself drops the same ones whenever it is run in this."""
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng([device] if on_gpu else []):
+        torch.default_generator.manual_seed(41)
+        if on_gpu:
+            torch.cuda.default_generators[device.index].manual_seed(41)
+        yield
 
 
 def stand_in(child: nn.Module, outputs: int) -> nn.Module:
@@ -132,7 +144,8 @@ class LayerProbe:
 
     def call(self, forward: Callable, twin: nn.Module, arguments: dict, x: Tensor) -> Tensor:
         try:
-            found = innermost(forward)(twin, x, **arguments)
+            with same_dropouts(x.device):
+                found = innermost(forward)(twin, x, **arguments)
         except Exception as error:
             raise Mismatch(f"it cannot be run on stand-ins: {error}") from error
         found = found[0] if isinstance(found, tuple) else found

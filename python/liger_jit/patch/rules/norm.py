@@ -8,6 +8,7 @@ does.
 """
 
 import itertools
+from types import FunctionType
 
 import torch
 from torch import Tensor, nn
@@ -39,12 +40,14 @@ from .gated_norm import prove_gated, takes_gate
 from .memory_order import has_order, in_order_of
 from .proved_norm import (
     DTYPES,
+    Epsilon,
     Form,
     LayerForm,
     NormProof,
     ProvedLayerNorm,
     ProvedRmsNorm,
     RmsForm,
+    epsilon_of,
 )
 
 LARGEST_EPSILON = 1e-2
@@ -74,6 +77,12 @@ def epsilons(module: nn.Module) -> list[str]:
     ]
 
 
+def literal_epsilons(forward: FunctionType) -> list[float]:
+    """The numbers in its code that may be one."""
+    constants = getattr(getattr(forward, "__code__", None), "co_consts", ())
+    return [one for one in constants if isinstance(one, float) and 0.0 < one <= LARGEST_EPSILON]
+
+
 def prove(module: nn.Module) -> NormProof | Refusal:
     if reason := taken_away(module):
         return Refusal(reason)
@@ -88,15 +97,16 @@ def prove(module: nn.Module) -> NormProof | Refusal:
         return Refusal("its forward takes more than one input")
     if module._parameters.get("bias") is not None:
         return Refusal("a bias, and not torch's LayerNorm")
-    if not epsilons(module):
-        return Refusal("no epsilon among its attributes")
+    literals = literal_epsilons(own_class_forward(module))
+    if not epsilons(module) and not literals:
+        return Refusal("no epsilon among its attributes, and none in its forward")
     weight = module._parameters.get("weight")
     try:
         # Read before it is run: what has effects would have them on what it shares with a twin.
         guard = guard_of(module, tensors=("weight",))
         read = dict(guard.values)
         named = [name for name in epsilons(module) if name in read]
-        form, dtypes = find_form(module, weight, forms_of(weight, named))
+        form, dtypes = find_form(module, weight, forms_of(weight, [*named, *literals]))
         if isinstance(form, LayerForm):
             return layer_proof(module, form, dtypes, weight, guard)
         ordered = keeps_order(module, weight)
@@ -111,11 +121,11 @@ def prove(module: nn.Module) -> NormProof | Refusal:
         return Refusal(str(mismatch))
 
 
-def forms_of(weight: Tensor | None, epsilons: list[str]) -> list[Form]:
+def forms_of(weight: Tensor | None, epsilons: list[Epsilon]) -> list[Form]:
     modes = itertools.product(("llama", "gemma"), (0.0, 1.0), (True, False), epsilons)
     forms = [RmsForm(*each) for each in modes]
     if weight is None:
-        return [form for form in forms if form.mode == "gemma" and not form.offset]
+        forms = [form for form in forms if form.mode == "gemma" and not form.offset]
     return [*forms, *map(LayerForm, epsilons)]
 
 
@@ -165,7 +175,7 @@ def matching(module, forms, width, has_weight, x_dtype, weight_dtype) -> list[Fo
         set_mode(twin, training)
         own = run_own(module, twin, x)
         for form in forms:
-            found = form.reference(x, weight, getattr(module, form.epsilon))
+            found = form.reference(x, weight, epsilon_of(module, form.epsilon))
             error = largest_row_error(found, own)
             if x_dtype != weight_dtype and not rounds_alike(found, own):
                 error = float("inf")
@@ -198,7 +208,7 @@ def check_gradients(module: nn.Module, form: Form, width: int, has_weight: bool)
     generator = torch.Generator().manual_seed(3)
     weight = nn.Parameter(random((width,), generator)) if has_weight else None
     twin = twin_of(module, {"weight": weight} if has_weight else None)
-    eps = getattr(module, form.epsilon)
+    eps = epsilon_of(module, form.epsilon)
     probes = [(leading, 1.0) for leading in ((), (3,), (2, 3), (2, 3, 4), (1, LONG))]
     for leading, scale in (*probes, ((2, 3), OUTLYING)):
         assert_same(
@@ -221,7 +231,7 @@ def check_extremes(
     with torch.no_grad():
         for extreme in (x * OVERFLOWING, x + FAR):
             own = run_own(module, twin, extreme).nan_to_num()
-            found = form.reference(extreme, weight, getattr(module, form.epsilon)).nan_to_num()
+            found = form.reference(extreme, weight, epsilon_of(module, form.epsilon)).nan_to_num()
             if not relative_error(found, own) <= EXTREME_ERROR:
                 raise Mismatch("the formula, but of values of another size it makes others")
 
@@ -252,11 +262,11 @@ def rms_proof(
     module: nn.Module, norm: ProvedRmsNorm, weight: Tensor | None, guard: Guard
 ) -> NormProof:
     form, ordered = norm.form, norm.keeps_order
-    eps = getattr(module, form.epsilon)
+    eps = epsilon_of(module, form.epsilon)
     if weight is None:
 
         def run(self, x):
-            epsilon = getattr(self, form.epsilon)
+            epsilon = epsilon_of(self, form.epsilon)
             return in_order_of(x, lambda x: functional.rms_norm(x, None, epsilon))
 
         width = width_of(module, weight)
@@ -278,20 +288,21 @@ def rms_proof(
 
 
 def layer_proof(
-    module: nn.Module, form: LayerForm, dtypes: frozenset, weight: Tensor, guard: Guard
+    module: nn.Module, form: LayerForm, dtypes: frozenset, weight: Tensor | None, guard: Guard
 ) -> NormProof:
     norm = ProvedLayerNorm(
         is_autocast=is_autocast(module, weight),
         dtypes=dtypes,
-        vectors=("weight",),
+        vectors=() if weight is None else ("weight",),
         epsilon=form.epsilon,
     )
-    eps = getattr(module, form.epsilon)
+    eps = epsilon_of(module, form.epsilon)
 
     def call(x: Tensor, weight: Tensor) -> Tensor:
         return functional.layer_norm(x, weight, None, eps)
 
-    meta = norm_meta_call("layer_norm", call, (weight,), ("written out",))
+    vectors = () if weight is None else (weight,)
+    meta = norm_meta_call("layer_norm", call, vectors, ("written out",)) if vectors else None
     forward = guarded(norm.__call__, guard, norm.takes_alone)
     return NormProof("layer_norm", forward, guard, norm, meta, norm=norm)
 

@@ -16,6 +16,14 @@ from .memory_order import has_order, in_order_of
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
+# A norm's attribute, or the number that its forward has.
+Epsilon = str | float
+
+
+def epsilon_of(module: nn.Module, epsilon: Epsilon) -> float:
+    return getattr(module, epsilon) if isinstance(epsilon, str) else epsilon
+
+
 @dataclass(frozen=True)
 class RmsForm:
     """y = x / rms(x) * (offset + weight); `mode` is where it rounds, `promote` what it returns."""
@@ -23,7 +31,7 @@ class RmsForm:
     mode: str
     offset: float
     promote: bool
-    epsilon: str
+    epsilon: Epsilon
 
     def reference(self, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
         scaled = x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)
@@ -42,12 +50,12 @@ class RmsForm:
 class LayerForm:
     """y = (x - mean(x)) / std(x) * weight in float32, rounded to x's dtype at the end."""
 
-    epsilon: str
+    epsilon: Epsilon
 
-    def reference(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def reference(self, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
         centred = x.float() - x.float().mean(-1, keepdim=True)
         scaled = centred * torch.rsqrt(centred.pow(2).mean(-1, keepdim=True) + eps)
-        return (weight.float() * scaled).to(x.dtype)
+        return (scaled if weight is None else weight.float() * scaled).to(x.dtype)
 
 
 Form = RmsForm | LayerForm
@@ -96,7 +104,7 @@ class ProvedRmsNorm(ProvedNorm):
     post_norm_role = "rms_norm_add"
 
     def eps(self, module: nn.Module) -> float:
-        return getattr(module, self.form.epsilon)
+        return epsilon_of(module, self.form.epsilon)
 
     def takes(self, module: nn.Module, x: Tensor) -> bool:
         if self.has_another_dtype(x):
@@ -146,11 +154,10 @@ class ProvedRmsNorm(ProvedNorm):
 
 @dataclass(frozen=True, kw_only=True)
 class ProvedLayerNorm(ProvedNorm):
-    """One by mean and deviation. `vectors`: those of weight and bias that it has. `epsilon`: the
-    attribute."""
+    """One by mean and deviation. `vectors`: those of weight and bias that it has."""
 
     vectors: tuple[str, ...]
-    epsilon: str
+    epsilon: Epsilon
 
     sum_role = "fused_add_layer_norm"
     post_norm_role = "layer_norm_add"
@@ -159,7 +166,8 @@ class ProvedLayerNorm(ProvedNorm):
         if self.has_another_dtype(x):
             return False
         if not self.vectors:
-            return (x.dtype, x.dtype) in self.dtypes and x.shape[-1:] == module.normalized_shape
+            shape = getattr(module, "normalized_shape", x.shape[-1:])
+            return (x.dtype, x.dtype) in self.dtypes and x.shape[-1:] == shape
         vectors = [module._parameters[name] for name in self.vectors]
         alike = all((x.dtype, one.dtype) in self.dtypes for one in vectors)
         return alike and all(one.shape == x.shape[-1:] for one in vectors)
@@ -180,7 +188,7 @@ class ProvedLayerNorm(ProvedNorm):
     def options(self, module: nn.Module) -> tuple[Tensor | None, Tensor | None, float]:
         weight = module.weight if "weight" in self.vectors else None
         bias = module.bias if "bias" in self.vectors else None
-        return weight, bias, getattr(module, self.epsilon)
+        return weight, bias, epsilon_of(module, self.epsilon)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
