@@ -38,7 +38,7 @@ def in_parts(input, weight, target, late=None):
     totals = (1.0 / target.ne(IGNORED).sum()).float().repeat(3)
     if late is not None:
         totals.fill_(1.0)
-    operator("linear_reference_")(input, weight, target, score, reference, IGNORED)
+    operator("linear_reference_")(input, weight, target, score, reference, ignore_index=IGNORED)
     for again in (False, True):
         operator("scaled_exp_")(
             input, weight, reference, e, sums, maxima, wanted if again else None
