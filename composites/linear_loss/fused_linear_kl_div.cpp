@@ -6,7 +6,7 @@
 
 #include <algorithm>
 
-#include "composites/linear_loss/linear_loss.h"
+#include "composites/linear_loss/kept_tokens.h"
 #include "engine/registry.h"
 #include "ops/linear_loss/fused_linear_kl_div.h"
 
@@ -30,13 +30,14 @@ Tensor share_of(const CompositeCall& in, const Tensor& target, const LinearLayer
 
 class KlDiv final : public ChunkLoss {
  public:
-  KlDiv(const CompositeCall& in, const LinearLayer& layer, const Tensor& target, bool with_gradient)
+  KlDiv(const CompositeCall& in, const Labels& labels, const Tensor& given, const Tensor& share,
+        bool with_gradient)
       : in_(in),
-        target_(target),
-        given_(in.tensor("probabilities")),
+        labels_(labels),
+        given_(given),
         with_gradient_(with_gradient),
-        share_(share_of(in, target, layer)),
-        loss_(at::empty({layer.input.size(0)}, share_.options())) {}
+        share_(share),
+        loss_(at::empty({given.size(0)}, share.options())) {}
 
   void take_logits(const Chunk& chunk, const Tensor& logits, bool spare) override {
     static const Op& chunk_op = op_named("linear_kl_div_chunk_");
@@ -44,9 +45,10 @@ class KlDiv final : public ChunkLoss {
     in_.run(chunk_op,
             {{"logits", logits},
              {"probabilities", part(given_).to(logits.scalar_type())},
-             {"target", part(target_)},
+             {"target", part(labels_.ids)},
              {"share", share_},
              {"loss", part(loss_)},
+             {"places", labels_.places},
              {"first_row", chunk.first},
              {"with_gradient", with_gradient_}},
             spare);
@@ -57,26 +59,32 @@ class KlDiv final : public ChunkLoss {
 
  private:
   const CompositeCall& in_;
-  const Tensor& target_;
-  const Tensor given_;
+  const Labels& labels_;
+  const Tensor& given_;
   const bool with_gradient_;
-  const Tensor share_, loss_;
+  const Tensor& share_;
+  const Tensor loss_;
 };
 
 Tensors fused_linear_kl_div(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const CompositeCall in(op, values);
-  const LinearLayer layer = layer_of(in);
+  const LinearLayer whole = layer_of(in);
   const Tensor target = in.has("target") ? in.tensor("target").contiguous() : Tensor();
+  const KeptTokens kept =
+      target.defined() ? KeptTokens::of(in, target) : KeptTokens::all(whole.input.size(0));
+  const LinearLayer layer = kept.layer(whole);
+  const Labels labels = kept.labels(in, target);
+  const Tensor given = kept.rows(in.tensor("probabilities")), share = share_of(in, target, whole);
   const WantedGradients wanted = wanted_of(in, "with_gradient");
   const LossDivision division =
       divide(in.place(), layer.sizes(), {.count = layer.input.size(0)},
              {.gradient = wanted.any(), .weight_gradient = wanted.weight},
              in["chunk_tokens"].toInt(), static_cast<Accumulate>(in["accumulate"].toInt()));
-  KlDiv loss(in, layer, target, wanted.any());
-  const LayerGradients made = run_by_chunks(in, layer, {target, {}}, division, wanted, loss);
-  Tensors outputs = {loss.loss()};
-  append_gradients(outputs, made, layer.input);
-  return outputs;
+  KlDiv loss(in, labels, given, share, wanted.any());
+  const LayerGradients made = run_by_chunks(in, layer, labels, division, wanted, loss);
+  const auto options = layer.input.options();
+  return {kept.checked(loss.loss()), or_empty(kept.spread(made.input, 0), options),
+          or_empty(made.weight, options), or_empty(made.bias, options)};
 }
 
 const RegisterComposite registered("fused_linear_kl_div", fused_linear_kl_div);

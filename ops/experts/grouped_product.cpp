@@ -71,7 +71,7 @@ KernelOf plain_product() {
 
 KernelOf tile_product() {
   return {.name = "GroupedTileProduct",
-          .source = "experts/grouped_tiles.h",
+          .source = "device/sm90/grouped_tiles.h",
           .when = by_tiles,
           .spec = [](const Call& call) -> Spec {
             return {{"x", call["x"].dtype},
@@ -161,7 +161,7 @@ KernelOf plain_gradient() {
 
 KernelOf tile_gradient() {
   return {.name = "GroupedTileGradient",
-          .source = "experts/grouped_tiles.h",
+          .source = "device/sm90/grouped_tiles.h",
           .when = gradient_by_tiles,
           .spec = [](const Call& call) -> Spec {
             return {{"x", call["x"].dtype},

@@ -1,4 +1,4 @@
-// Tiles of grouped products by the matrix units of sm_90a: templates/experts/grouped_tiles.h.
+// Tiles of grouped products by the matrix units of sm_90a: templates/device/sm90/grouped_tiles.h.
 #pragma once
 
 #include <initializer_list>

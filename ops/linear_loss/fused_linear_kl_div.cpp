@@ -48,7 +48,8 @@ Op chunk_op() {
   op.internal = true;
   op.inputs = {
       written(rows("logits")), rows("probabilities"),  optional(dense("target", {Dtype::i64})),
-      dense("share"),          written(dense("loss")), integer("first_row", 0)};
+      dense("share"),          written(dense("loss")), optional(dense("places", {Dtype::i64})),
+      integer("first_row", 0)};
   for (Input& option : options()) op.inputs.push_back(std::move(option));
   op.inputs.push_back(flag("with_gradient"));
   op.check = [](const Call& call) {
@@ -64,7 +65,7 @@ Op chunk_op() {
                                              {"labels", "target"},
                                              "share",
                                              "loss",
-                                             {"fault", FaultOf{"target", "ignore_index"}},
+                                             {"fault", FaultOf{"target", "ignore_index", "places"}},
                                              {"rows", "logits.rows"},
                                              {"logits_stride", "logits.stride"},
                                              {"probabilities_stride", "probabilities.stride"},

@@ -50,6 +50,8 @@ struct PolicyStep {
   static constexpr int block_threads = on_host ? 1 : S.threads;
   static constexpr PolicyLoss loss_type = static_cast<PolicyLoss>(S.loss_type);
   static constexpr bool vespo = loss_type == PolicyLoss::vespo;
+  static constexpr bool cispo = loss_type == PolicyLoss::cispo;
+  static constexpr bool sapo = loss_type == PolicyLoss::sapo;
   using Slope = Type<S.derivative ? S.log_prob : Dtype::f64>;
 
   const Type<S.log_prob>* log_probs;
@@ -220,10 +222,10 @@ struct PolicyStep {
     const double a = sequence.advantage;
     if constexpr (vespo) {
       return {sequence.vespo_slope * of_token(at), 0, 0, sequence.vespo_slope, 0};
-    } else if constexpr (loss_type == PolicyLoss::cispo) {
+    } else if constexpr (cispo) {
       const double slope = (ratio > epsilon_high ? epsilon_high : ratio) * -a;
       return {slope * of_token(at), 0, ratio > epsilon_high && a > 0 ? 1.0 : 0.0, slope, 0};
-    } else if constexpr (loss_type == PolicyLoss::sapo) {
+    } else if constexpr (sapo) {
       const double t = a > 0 ? sapo_temperature_pos : sapo_temperature_neg;
       const double ahead = t * (ratio - 1);
       return {gate(ahead) * (a * -4 / t), 0, 0, gate(ahead) * gate(-ahead) * ratio * (a * -4), 0};

@@ -1,5 +1,5 @@
 // Tiles of grouped products as blocks of sm_90a take them, walked on the host.
-#include "experts/tile_walk.h"
+#include "device/sm90/tile_walk.h"
 
 #include <gtest/gtest.h>
 

@@ -4,8 +4,8 @@
 // blocks are a cluster: each brings half of the operand that they have in common.
 #pragma once
 #include "device/sm90/tile_ring.h"
+#include "device/sm90/tile_walk.h"
 #include "device/sm90/wgmma.h"
-#include "experts/tile_walk.h"
 
 namespace liger {
 

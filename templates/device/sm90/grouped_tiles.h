@@ -2,7 +2,7 @@
 // experts/grouped_product.h says, for two-byte elements and rows of whole 16 bytes. Each sum runs
 // over its depth in order, so the bits are those of any run.
 #pragma once
-#include "experts/tile_pipeline.h"
+#include "device/sm90/tile_pipeline.h"
 
 namespace liger {
 
