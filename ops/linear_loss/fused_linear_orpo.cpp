@@ -27,9 +27,7 @@ Op orpo() {
   };
   op.example = [](const Extent& e) {
     std::vector<Sample> samples = sequence_samples(e);
-    Sample nll_ids = samples[2];
-    nll_ids.input = "nll_ids";
-    samples.push_back(std::move(nll_ids));
+    samples.push_back({.input = "nll_ids", .none = true});
     return samples;
   };
   return op;
