@@ -101,6 +101,15 @@ def test_a_model_trains_as_before_and_is_taken_back(name, monkeypatch):
     assert all(torch.equal(again[1][key], own[1][key]) for key in own[1])
 
 
+def test_a_model_in_float64_keeps_its_rotation():
+    model, given = tiny("llama4_text")
+    model.double()
+    own = step_of(model, given)
+    patch(model)
+    found = step_of(model, given)
+    assert_same_step((torch.tensor(found[0]), found[1]), (torch.tensor(own[0]), own[1]))
+
+
 def test_of_several_functions_the_one_that_is_called_now_counts(monkeypatch):
     model, given = tiny("deepseek_v3")
     patch(model)

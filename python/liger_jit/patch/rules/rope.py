@@ -406,7 +406,7 @@ def prove_function(
     assert_same(lambda *x: original(*x, *given), lambda *x: candidate(*x, *given), inputs, (), what)
 
 
-def meta_call(module: nn.Module, function: RotaryFunction) -> MetaCall:
+def meta_call(module: nn.Module, function: RotaryFunction) -> MetaCall | None:
     heads, keys, size, rotated = sizes_of(module)
     dtype, form = compute_dtype(module), function.form
     if function.heads_at is not None:
