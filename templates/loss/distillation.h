@@ -17,6 +17,7 @@ struct DistillationRows {
   using Wide = Arithmetic<exact ? Dtype::f64 : Dtype::f32>;
   using Row = RereadRow<S, S.classes, T, !S.with_gradient>;
   using TeacherRow = RereadRow<S, S.classes, T>;
+  static constexpr bool takes_hard = SoftLoss<S>::takes_hard;
 
   T* student;
   const T* teacher;
@@ -79,7 +80,7 @@ struct DistillationRows {
       const auto gradient = [&](A a, A b, A at_label) {
         const A of_soft = soft.gradient(a, b);
         if constexpr (!S.hard) return of_soft;
-        if constexpr (SoftLoss<S>::takes_hard) return of_soft + at_label;
+        if constexpr (takes_hard) return of_soft + at_label;
         const A e = probability<exact>(a - max.first);
         return of_soft + fused(of_exponential, e, at_label);
       };

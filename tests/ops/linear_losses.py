@@ -14,8 +14,10 @@ LOSSES = [op for op in PUBLIC if {"chunk_tokens", "ignore_index", *LAYER} <= nam
 
 
 def arguments_with_bias(op, device, dtype="f32", **sizes):
-    """Of an example, and the name of its labels."""
+    """Of an example, with all that a token may have, and the name of its labels."""
     values = arguments(op, device, dtype, **sizes)
     values["bias"] = torch.randn_like(values["weight"][:, 0])
+    if "nll_ids" in values:
+        values["nll_ids"] = values["ids"].flip(-1)
     (labels,) = {"ids", "target"} & set(values)
     return values, labels
