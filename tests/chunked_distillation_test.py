@@ -131,7 +131,6 @@ def test_no_temperature_is_refused():
 def test_a_module_compiles_without_breaks(device, name):
     inputs = sequences(device)
     module = loss_class(name)(return_soft_hard_loss=True)
-    torch._dynamo.reset()
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
     assert same(result(compiled, inputs), result(module, inputs))
 

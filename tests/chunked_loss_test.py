@@ -235,6 +235,5 @@ def test_dr_grpo_needs_its_length(device):
 def test_a_module_compiles_without_breaks(device, name):
     inputs = tensors_of(name, device)
     module = loss_class(name)()
-    torch._dynamo.reset()
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
     assert same(result(compiled, inputs), result(module, inputs))

@@ -3,10 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/full.h>
 #include <ATen/ops/zeros_like.h>
-
-#include <algorithm>
 
 #include "composites/linear_loss/kept_tokens.h"
 #include "composites/linear_loss/linear_loss.h"
@@ -16,15 +13,6 @@ namespace liger::torch_bindings {
 namespace {
 
 using at::Tensor;
-
-// 1 / the tokens that count. Of none it is 1: their losses are zeros.
-Tensor share_of(const CompositeCall& in, const Tensor& target, int64_t tokens,
-                const at::TensorOptions& exact) {
-  if (!target.defined())
-    return at::full({}, 1.0 / static_cast<double>(std::max<int64_t>(tokens, 1)), exact);
-  const Tensor counts = target.ne(in["ignore_index"].toInt()).sum();
-  return counts.clamp_min(1).to(exact.dtype().toScalarType()).reciprocal();
-}
 
 class Distillation final : public ChunkLoss {
  public:
@@ -89,7 +77,7 @@ Tensors fused_linear_distillation(const Op& op, c10::ArrayRef<c10::IValue> value
   const CompositeCall in(op, values);
   const Tensor target = in.has("target") ? in.tensor("target").contiguous() : Tensor();
   const int64_t tokens = in.tensor("input").size(0);
-  const KeptTokens kept = target.defined() ? KeptTokens::of(in, target) : KeptTokens::all(tokens);
+  const KeptTokens kept = KeptTokens::of_optional(in, target, tokens);
   const LinearLayer layer = kept.layer(layer_of(in));
   const LinearLayer teacher =
       kept.layer({in.tensor("teacher_input").contiguous(), in.tensor("teacher_weight").contiguous(),
@@ -97,7 +85,7 @@ Tensors fused_linear_distillation(const Op& op, c10::ArrayRef<c10::IValue> value
   const Labels labels = kept.labels(in, target);
   const auto options = layer.input.options();
   const auto exact = exact_options(options);
-  const Tensor share = share_of(in, target, tokens, exact);
+  const Tensor share = share_of_token(in, target, tokens, exact);
   const WantedGradients wanted = wanted_of(in, "with_gradient");
   const LossDivision division = division_of(in, layer, wanted);
   Distillation loss(in, teacher, labels, share, division.chunk_tokens(), wanted.any());

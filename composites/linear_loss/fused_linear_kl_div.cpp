@@ -4,8 +4,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 
-#include <algorithm>
-
 #include "composites/linear_loss/kept_tokens.h"
 #include "engine/registry.h"
 #include "ops/linear_loss/fused_linear_kl_div.h"
@@ -15,17 +13,14 @@ namespace {
 
 using at::Tensor;
 
-// Of one token in the loss. Where none counts their losses are zeros.
+// Of one token in the loss.
 Tensor share_of(const CompositeCall& in, const Tensor& target, const LinearLayer& layer) {
   const auto exact = exact_options(layer.input.options());
   const auto reduction = static_cast<KlDivReduction>(in["reduction"].toInt());
   if (reduction == KlDivReduction::sum) return at::full({}, 1.0, exact);
   const double classes =
       reduction == KlDivReduction::mean ? static_cast<double>(layer.weight.size(0)) : 1.0;
-  const int64_t tokens = std::max<int64_t>(layer.input.size(0), 1);
-  if (!target.defined()) return at::full({}, 1.0 / (static_cast<double>(tokens) * classes), exact);
-  const Tensor counts = target.ne(in["ignore_index"].toInt()).sum().clamp_min(1);
-  return (counts.to(exact.dtype().toScalarType()) * classes).reciprocal();
+  return share_of_token(in, target, layer.input.size(0), exact, classes);
 }
 
 class KlDiv final : public ChunkLoss {
@@ -70,8 +65,7 @@ Tensors fused_linear_kl_div(const Op& op, c10::ArrayRef<c10::IValue> values) {
   const CompositeCall in(op, values);
   const LinearLayer whole = layer_of(in);
   const Tensor target = in.has("target") ? in.tensor("target").contiguous() : Tensor();
-  const KeptTokens kept =
-      target.defined() ? KeptTokens::of(in, target) : KeptTokens::all(whole.input.size(0));
+  const KeptTokens kept = KeptTokens::of_optional(in, target, whole.input.size(0));
   const LinearLayer layer = kept.layer(whole);
   const Labels labels = kept.labels(in, target);
   const Tensor given = kept.rows(in.tensor("probabilities")), share = share_of(in, target, whole);

@@ -16,6 +16,10 @@ class KeptTokens {
   // of Labels; a token of which one id is not ignored is kept.
   static KeptTokens of(const CompositeCall& in, const at::Tensor& ids,
                        const at::Tensor& second = {});
+  // The same of a loss whose labels are optional: all where there are none.
+  static KeptTokens of_optional(const CompositeCall& in, const at::Tensor& ids, int64_t tokens) {
+    return ids.defined() ? of(in, ids) : all(tokens);
+  }
 
   bool skips() const { return places_.defined(); }
   int64_t total() const { return total_; }

@@ -1,8 +1,10 @@
 #include "composites/linear_loss/linear_loss.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/sum.h>
 #include <ATen/ops/zeros.h>
@@ -173,6 +175,15 @@ LayerGradients run_by_chunks(const CompositeCall& in, const LinearLayer& layer,
 
 at::TensorOptions exact_options(const at::TensorOptions& options) {
   return options.dtype(options.dtype() == at::kDouble ? at::kDouble : at::kFloat);
+}
+
+at::Tensor share_of_token(const CompositeCall& in, const at::Tensor& target, int64_t tokens,
+                          const at::TensorOptions& exact, double each) {
+  if (!target.defined())
+    return at::full({}, 1.0 / (static_cast<double>(std::max<int64_t>(tokens, 1)) * each), exact);
+  at::Tensor counts = target.ne(in["ignore_index"].toInt()).sum().clamp_min(1);
+  counts = counts.to(exact.dtype().toScalarType());
+  return (each == 1.0 ? counts : counts * each).reciprocal();
 }
 
 at::Tensor or_empty(const at::Tensor& tensor, const at::TensorOptions& options) {

@@ -100,6 +100,11 @@ LayerGradients run_by_chunks(const CompositeCall& in, const LinearLayer& layer,
 // float32, or float64 for float64: what losses and sums are kept in.
 at::TensorOptions exact_options(const at::TensorOptions& options);
 
+// 1 / (the tokens whose label is not ignored, or all where none has one, times `each`), of at least
+// one token: where none counts losses are zeros. Nothing waits for the device.
+at::Tensor share_of_token(const CompositeCall& in, const at::Tensor& target, int64_t tokens,
+                          const at::TensorOptions& exact, double each = 1.0);
+
 // The tensor, or an empty one for an output that is not wanted.
 at::Tensor or_empty(const at::Tensor& tensor, const at::TensorOptions& options);
 

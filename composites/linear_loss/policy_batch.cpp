@@ -54,6 +54,15 @@ void run_step(const CompositeCall& in, const PolicyBatch& batch, const at::Tenso
                 {"unit", unit}});
 }
 
+// The same of all tensors that there are.
+template <class Change>
+PolicyBatch changed(PolicyBatch batch, Change change) {
+  for (at::Tensor* const each :
+       {&batch.mask, &batch.weight, &batch.advantages, &batch.ref, &batch.old, &batch.ratio})
+    if (each->defined()) *each = change(*each);
+  return batch;
+}
+
 }  // namespace
 
 PolicyBatch PolicyBatch::of(const CompositeCall& in, bool reduce) {
@@ -74,27 +83,21 @@ at::Tensor PolicyBatch::counted() const { return mask.ne(0).logical_or_(weight.n
 at::Tensor PolicyBatch::tokens_counted() const { return mask.sum().clamp_min(1); }
 
 PolicyBatch PolicyBatch::sequences(int64_t first, int64_t count) const {
-  PolicyBatch part = *this;
-  for (at::Tensor* const each :
-       {&part.mask, &part.weight, &part.advantages, &part.ref, &part.old, &part.ratio})
-    *each = rows_of(*each, first, count);
-  return part;
+  return changed(*this, [&](const at::Tensor& all) { return all.narrow(0, first, count); });
 }
 
 PolicyBatch PolicyBatch::tokens() const {
-  PolicyBatch part = *this;
-  for (at::Tensor* const each : {&part.mask, &part.weight, &part.ref, &part.old, &part.ratio})
-    if (each->defined()) *each = each->expand_as(mask).reshape({-1, 1});
-  part.advantages = advantages.unsqueeze(1).expand_as(mask).reshape(-1);
-  return part;
+  PolicyBatch batch = *this;
+  batch.advantages = advantages.unsqueeze(1);
+  batch = changed(std::move(batch), [&](const at::Tensor& all) {
+    return all.expand_as(mask).reshape({-1, 1});
+  });
+  batch.advantages = batch.advantages.view(-1);
+  return batch;
 }
 
 PolicyBatch PolicyBatch::of_kept(const KeptTokens& kept) const {
-  PolicyBatch part = *this;
-  for (at::Tensor* const each :
-       {&part.mask, &part.weight, &part.advantages, &part.ref, &part.old, &part.ratio})
-    if (each->defined()) *each = kept.numbers(*each, 0);
-  return part;
+  return changed(*this, [&](const at::Tensor& all) { return kept.numbers(all, 0); });
 }
 
 PolicyNumbers PolicyNumbers::room_for(const at::Tensor& like) {

@@ -7,8 +7,7 @@
 namespace liger {
 namespace {
 
-constexpr int64_t tile = 64;     // of PlainTile
-constexpr int stored_rows = 16;  // by one warp, of what the matrix units make
+constexpr int64_t tile = 64;  // of PlainTile
 
 int64_t places_of(const Call& call) { return call["tokens"].count(); }
 Dtype dtype_of_x(const Call& call) { return call["x"].dtype; }

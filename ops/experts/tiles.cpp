@@ -11,8 +11,7 @@ constexpr int64_t tile_columns = 256;
 constexpr int64_t depth = tile_block;
 constexpr int64_t stages = 4;
 constexpr int64_t warps_that_store = 8;
-constexpr int64_t stored_rows = 16;  // by one warp
-constexpr int64_t words = 8;         // elements of 16 bytes
+constexpr int64_t words = 8;  // elements of 16 bytes
 
 }  // namespace
 

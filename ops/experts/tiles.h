@@ -9,6 +9,8 @@ namespace liger {
 
 // Blocks of elements that the copy engine brings, of both sides.
 inline constexpr int tile_block = 64;
+// Rows of the result that one warp stores.
+inline constexpr int stored_rows = 16;
 
 // The units multiply two-byte elements; rows of all these tensors are read in words of 16 bytes, by
 // an engine that knows no others, and none that share memory. `columns`: of the result.

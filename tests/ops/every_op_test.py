@@ -137,7 +137,6 @@ def test_an_op_runs_on_the_gpu_of_its_tensors_whichever_is_current(op):
 @public_op
 def test_a_compiled_graph_without_breaks_gives_the_same_bits(device, op):
     values = arguments(op, device)
-    torch._dynamo.reset()
     compiled = torch.compile(operator(op), fullgraph=True, backend="aot_eager")
     names = differentiable_inputs(op, values)
     assert_same_bits(results(compiled, values, names), results(operator(op), values, names))
@@ -297,7 +296,6 @@ def test_inductor_compiles_a_chain_of_ops_without_breaks(device):
         return swiglu(gate.sin(), up)
 
     values = {"x": torch.randn(9, 64, device=device), "weight": torch.rand(64, device=device)}
-    torch._dynamo.reset()
     compiled = results(torch.compile(chain, fullgraph=True), values, list(values))
     for name, value in results(chain, values, list(values)).items():
         torch.testing.assert_close(compiled[name], value)
@@ -318,7 +316,6 @@ def test_the_python_functions_compile_without_breaks(device):
 
     sizes = {"x": (9, 16), "weight": (16,), "gate": (9, 16), "head": (11, 16)}
     values = {name: torch.randn(size, device=device) for name, size in sizes.items()}
-    torch._dynamo.reset()
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
     names = list(values)
     assert_same_bits(results(compiled, values, names), results(step, values, names))

@@ -217,7 +217,6 @@ def test_a_mask_may_have_any_dtype(device, dtype):
 
 def test_a_compiled_step_gives_the_same_bits(device):
     inputs = case(device)
-    torch._dynamo.reset()
     compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
     options = {"loss_type": "grpo", "importance_sampling_level": "sequence"}
     wanted = run(partial(ours, **options), inputs, WRT)

@@ -87,7 +87,6 @@ def test_names_of_liger(device):
 def test_a_compiled_product_has_no_breaks(device):
     a, weights = tensors(4, 6, 10, device)
     packed = pack_int2(weights)
-    torch._dynamo.reset()
     compiled = torch.compile(int2_matmul, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(a, packed), product(a, weights))
 

@@ -187,7 +187,6 @@ def test_a_backward_under_autocast_keeps_the_dtype_of_its_forward(device):
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_it_compiles_with_sizes_that_vary(device, dynamic):
-    torch._dynamo.reset()
     step = torch.compile(gated_mlp, fullgraph=True, backend="aot_eager", dynamic=dynamic)
     for tokens in (5, 9):
         for inputs in (tensors(torch.float32, device, (2, tokens)),):

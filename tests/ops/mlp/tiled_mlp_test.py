@@ -166,7 +166,6 @@ def test_autocast_casts_what_a_linear_layer_would(device):
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_it_compiles_with_sizes_that_vary(device, dynamic):
-    torch._dynamo.reset()
     step = torch.compile(tiled_mlp, fullgraph=True, backend="aot_eager", dynamic=dynamic)
     for tokens in (5, 9):
         inputs = tensors(torch.float32, device, (2, tokens)) | {"shards": 3}

@@ -12,6 +12,7 @@ from accuracy import (
 )
 from liger_jit import transformers as liger
 from liger_jit.functional import layer_norm, layer_norm_add
+from norm_and_sum import tensors
 from torch.nn import functional as F
 
 WRT = ("x", "residual", "weight", "bias")
@@ -23,15 +24,6 @@ def reference(x, residual, weight=None, bias=None, eps=1e-6):
 
 def check(inputs, wrt=WRT):
     return assert_as_exact_as_eager(layer_norm_add, reference, inputs, wrt)
-
-
-def tensors(rows, size, dtype, device, shift=0.0):
-    return {
-        "x": (torch.randn(rows, size, device=device) + shift).to(dtype),
-        "residual": (3 * torch.randn(rows, size, device=device)).to(dtype),
-        "weight": (1 + 0.3 * torch.randn(size, device=device)).to(dtype),
-        "bias": (0.3 * torch.randn(size, device=device)).to(dtype),
-    }
 
 
 # 7: no vector load fits; 1023, 1025: a ragged block; 4096: the usual; 20000: longer than any block.

@@ -17,12 +17,6 @@ ALONE = {name: name == "causal_mask" for name in FLAGS}
 TOKENS = 11
 
 
-@pytest.fixture(autouse=True)
-def nothing_stays_compiled():
-    yield
-    torch._dynamo.reset()
-
-
 def model_of(family="Llama", **settings):
     settings = {"attn_implementation": "sdpa", "use_cache": False} | settings
     return build(family, **settings)
