@@ -219,8 +219,10 @@ def meta_call(role: str, norm: nn.Module, proved: ProvedNorm) -> MetaCall | None
         return None
     dtype = next(iter(own.values())).dtype
     (width,) = next(iter(own.values())).shape
+    # Plain ones: `empty_like` of a sharded parameter would be sharded.
     on_meta = {
-        name: nn.Parameter(torch.empty_like(one, device="meta")) for name, one in own.items()
+        name: nn.Parameter(torch.empty(one.shape, dtype=one.dtype, device="meta"))
+        for name, one in own.items()
     }
     twin = twin_of(norm, on_meta)
 
