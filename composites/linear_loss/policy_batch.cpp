@@ -1,6 +1,7 @@
 #include "composites/linear_loss/policy_batch.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
 #include "composites/linear_loss/linear_loss.h"
@@ -101,7 +102,7 @@ PolicyBatch PolicyBatch::of_kept(const KeptTokens& kept) const {
 }
 
 PolicyNumbers PolicyNumbers::room_for(const at::Tensor& like) {
-  const auto room = [&] { return at::empty_like(like, like.options().dtype(at::kDouble)); };
+  const auto room = [&] { return at::empty(like.sizes(), like.options().dtype(at::kDouble)); };
   return {room(), room(), room()};
 }
 

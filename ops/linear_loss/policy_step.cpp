@@ -37,7 +37,8 @@ void check(const Call& call) {
 KernelOf kernel() {
   return {.name = "PolicyStep",
           .source = "linear_loss/policy_step.h",
-          .when = [](const Call& call) { return call["log_probs"].count() > 0; },
+          // Of no tokens too: their sums are zeros.
+          .when = [](const Call& call) { return sequences_of(call) > 0; },
           .spec = [](const Call& call) -> Spec {
             const Tensor& ratio = call["importance_ratio"];
             return {{"log_prob", call["log_probs"].dtype},
