@@ -114,8 +114,9 @@ def test_a_patched_step_of_each_type_is_the_step(model_type):
     assert_is_the_step(step_of(later, inputs), expected)
     assert later.liger_handle.report().counts == counts
     revert(model_type)
-    assert kinds_of_hooks(later) == before
     assert_is_exactly(step_of(later, inputs), expected)
+    # After a step of its own, as `before` is: a recorder of outputs leaves the class's forward.
+    assert kinds_of_hooks(later) == before
 
 
 @pytest.mark.parametrize("family", ALL_FAMILIES, ids=lambda family: family.model_type)

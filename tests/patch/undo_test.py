@@ -39,6 +39,20 @@ def test_unpatch_restores_everything(family):
     assert shape_of(model) == shape
 
 
+def test_a_class_forward_that_stood_in_a_module_stands_there_again():
+    """As recorders of outputs leave it in each layer."""
+    model = build()
+    for module in (*model.model.layers, model.model.norm):
+        module.forward = type(module).forward.__get__(module)
+    shape = shape_of(model)
+    for of in (model, copy.deepcopy(model)):
+        handle = patch(of)
+        assert "fused_add_rms_norm" in {row.role for row in handle.report() if row.patched}
+        handle.unpatch()
+        assert shape_of(of).keys() == shape.keys() and "forward" in vars(of.model.norm)
+    assert shape_of(model) == shape
+
+
 def test_handles_of_different_roles_are_undone_in_any_order():
     for first in (0, 1):
         model = build()

@@ -27,12 +27,14 @@ KEY = "_liger_jit"
 
 class Installed:
     """Owned by its module, and shared with the handle. `on` is the switch that the forward reads.
+    `was_bound`: the class's own forward stood in the module's `__dict__`, and stands there again
+    when this is undone.
 
     Calls on several threads may miss a few of each other in `own_calls`.
     """
 
-    def __init__(self, module: nn.Module, proof: Proof):
-        self.module, self.proof = module, proof
+    def __init__(self, module: nn.Module, proof: Proof, was_bound: bool = False):
+        self.module, self.proof, self.was_bound = module, proof, was_bound
         self.on = True
         self.own_calls = 0  # while on, how often the module's own forward was taken
         self.reason = ""  # why, the last time
@@ -43,7 +45,7 @@ class Installed:
             self.reason = reason
 
     def __deepcopy__(self, memo: dict) -> "Installed":
-        twin = Installed(copy.deepcopy(self.module, memo), self.proof)
+        twin = Installed(copy.deepcopy(self.module, memo), self.proof, self.was_bound)
         twin.on = self.on
         return twin
 
@@ -110,7 +112,9 @@ class Installation:
         found.on = False
         if is_ours(self.module, found):
             del self.module.__dict__["forward"]
-        if "forward" not in self.module.__dict__:
+            if found.was_bound:
+                self.module.__dict__["forward"] = type(self.module).forward.__get__(self.module)
+        if "forward" not in self.module.__dict__ or is_class_forward(self.module):
             del self.module.__dict__[KEY]
 
     def __deepcopy__(self, memo: dict) -> "Installation":
@@ -118,8 +122,9 @@ class Installation:
 
 
 def install(module: nn.Module, proof: Proof) -> None:
+    was_bound = is_class_forward(module)
     module.__dict__["forward"] = proof.forward.__get__(module)
-    module.__dict__[KEY] = Installed(module, proof)
+    module.__dict__[KEY] = Installed(module, proof, was_bound)
 
 
 def is_free(module: nn.Module) -> bool:
