@@ -35,13 +35,9 @@ class Chunks {
     // Too few tokens make logits: those that have a label, or another batch's.
     if (exponentials_ && in_.records())
       loss_.take_logits(chunk_at(0), at::empty({tokens, classes}, options_), true);
-    at::Tensor buffer =
-        exponentials_ ? exponentials_->buffer() : at::empty({tokens, classes}, options_);
-    for (int64_t first = 0; first < division_.units.count; first += division_.chunk) {
-      const Chunk chunk = chunk_at(first);
-      const at::Tensor logits = rows_of(buffer, 0, chunk.tokens());
-      exponentials_ ? one_of_exponentials(chunk, logits) : one(chunk, logits);
-    }
+    all_chunks(exponentials_ ? exponentials_->buffer() : at::empty({tokens, classes}, options_));
+    // Its memory serves the weight's gradient in the weight's dtype.
+    exponentials_.reset();
     finish();
     return std::move(gradients_);
   }
@@ -49,6 +45,14 @@ class Chunks {
  private:
   Chunk chunk_at(int64_t first) const {
     return {division_.units, first, std::min(division_.chunk, division_.units.count - first)};
+  }
+
+  void all_chunks(const at::Tensor& buffer) {
+    for (int64_t first = 0; first < division_.units.count; first += division_.chunk) {
+      const Chunk chunk = chunk_at(first);
+      const at::Tensor logits = rows_of(buffer, 0, chunk.tokens());
+      exponentials_ ? one_of_exponentials(chunk, logits) : one(chunk, logits);
+    }
   }
 
   void one(const Chunk& chunk, at::Tensor logits) {

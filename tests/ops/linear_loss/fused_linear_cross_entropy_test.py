@@ -14,6 +14,7 @@ from accuracy import (
     run,
     strided_forms,
 )
+from liger_jit.bench.cpu_memory import peak_bytes
 from liger_jit.functional import cross_entropy, fused_linear_cross_entropy
 from loss_reference import OPTIONS, cross_entropy_reference, labels
 
@@ -147,6 +148,19 @@ def mostly_ignored(rows, device, dtype=torch.float32):
     inputs = case(rows, 32, 129, dtype, device, bias=True)
     inputs["target"][torch.arange(rows, device=device) % 5 != 1] = -100
     return inputs, int((inputs["target"] != -100).sum())
+
+
+def test_a_chunk_of_logits_is_given_back_before_a_sum_in_float32_is_rounded():
+    tokens, hidden, classes, chunk = 1152, 512, 2048, 128
+    inputs = {
+        "input": torch.randn(tokens, hidden, dtype=torch.bfloat16, requires_grad=True),
+        "weight": torch.randn(classes, hidden, dtype=torch.bfloat16, requires_grad=True),
+        "target": torch.randint(classes, (tokens,)),
+    }
+    loss = partial(fused_linear_cross_entropy, **inputs, chunk_tokens=chunk)
+    loss()  # what is compiled and tuned is known from here on
+    dinput, weights, logits = tokens * hidden * 2, classes * hidden, chunk * classes * 2
+    assert peak_bytes(loss) < dinput + (4 + 2) * weights + logits / 2
 
 
 # The exact number, and one that the caller rounded up; 700 rows are more than one step of sizes.
