@@ -72,7 +72,8 @@ class ChunkLoss {
   // another batch may need.
   virtual void take_logits(const Chunk& chunk, const at::Tensor& logits, bool spare) = 0;
 
-  // False: take_logits() has its logits from elsewhere, and only writes their gradient.
+  // False: take_logits() has its logits from elsewhere, and only writes their gradient. Where none
+  // is wanted its `logits` are undefined.
   virtual bool wants_logits() const { return true; }
 
   // For Way::exponentials: where -log p of the chunk's tokens goes, and when it is there, what each

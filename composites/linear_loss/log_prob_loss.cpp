@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
 
+#include "composites/linear_loss/log_prob_product.h"
 #include "composites/linear_loss/scaled_exp.h"
 #include "engine/registry.h"
 #include "ops/loss/cross_entropy.h"
@@ -173,16 +174,30 @@ class InOneGo final : public ChunkLoss {
   const at::TensorOptions exact_;
 };
 
+// Logits of a chunk of which only its kernels are prepared: another batch may have too few tokens
+// for the product that writes none.
+at::Tensor spare_logits(const LinearLayer& layer, const Chunk& chunk) {
+  return at::empty({chunk.tokens(), layer.weight.size(0)}, layer.input.options());
+}
+
 class NumbersAlone final : public ChunkLoss {
  public:
-  NumbersAlone(const CompositeCall& in, const Labels& labels, const TokenNumbers& numbers,
-               const at::Tensor& statistics)
-      : in_(in), labels_(labels), numbers_(numbers), statistics_(statistics) {}
+  NumbersAlone(const CompositeCall& in, const LinearLayer& layer, const Labels& labels,
+               const TokenNumbers& numbers, const at::Tensor& statistics,
+               const std::optional<LogProbProduct>& product)
+      : in_(in),
+        layer_(layer),
+        labels_(labels),
+        numbers_(numbers),
+        statistics_(statistics),
+        product_(product) {}
+
+  bool wants_logits() const override { return !product_; }
 
   void take_logits(const Chunk& chunk, const at::Tensor& logits, bool spare) override {
-    const auto part = [&](const at::Tensor& whole) { return chunk.of_batch(whole, 0); };
-    numbers_of_logits(in_, logits, labels_.of(chunk, 0), changed(numbers_, part), part(statistics_),
-                      chunk.first, spare);
+    if (!product_) return read(chunk, logits, spare);
+    product_->numbers(chunk, part_of(chunk), chunk.of_batch(statistics_, 0));
+    if (in_.records() && chunk.first == 0) read(chunk, spare_logits(layer_, chunk), true);
   }
 
   // Their signs are turned when all are there.
@@ -192,36 +207,57 @@ class NumbersAlone final : public ChunkLoss {
   }
 
  private:
+  void read(const Chunk& chunk, const at::Tensor& logits, bool spare) const {
+    numbers_of_logits(in_, logits, labels_.of(chunk, 0), part_of(chunk),
+                      chunk.of_batch(statistics_, 0), chunk.first, spare);
+  }
+  TokenNumbers part_of(const Chunk& chunk) const {
+    return changed(numbers_, [&](const at::Tensor& whole) { return chunk.of_batch(whole, 0); });
+  }
+
   const CompositeCall& in_;
+  const LinearLayer& layer_;
   const Labels& labels_;
   const TokenNumbers& numbers_;
   const at::Tensor& statistics_;
+  const std::optional<LogProbProduct>& product_;
 };
 
 class GradientAlone final : public ChunkLoss {
  public:
-  GradientAlone(const CompositeCall& in, const Labels& labels, const at::Tensor& statistics,
-                const TokenNumbers& derivatives, const at::Tensor& logits)
+  GradientAlone(const CompositeCall& in, const LinearLayer& layer, const Labels& labels,
+                const at::Tensor& statistics, const TokenNumbers& derivatives,
+                const at::Tensor& logits, bool by_product)
       : in_(in),
+        layer_(layer),
         labels_(labels),
         statistics_(statistics),
         derivatives_(derivatives),
-        logits_(logits) {}
+        logits_(logits),
+        by_product_(by_product) {}
 
-  bool wants_logits() const override { return !logits_.defined(); }
+  bool wants_logits() const override { return !logits_.defined() && !by_product_; }
 
   void take_logits(const Chunk& chunk, const at::Tensor& logits, bool spare) override {
+    if (!by_product_) return from_logits(chunk, logits, spare);
+    log_prob_gradient_by_product(in_, layer_, labels_, chunk, statistics_, derivatives_, logits);
+    if (in_.records() && chunk.first == 0) from_logits(chunk, spare_logits(layer_, chunk), true);
+  }
+
+ private:
+  void from_logits(const Chunk& chunk, const at::Tensor& logits, bool spare) const {
     const auto part = [&](const at::Tensor& whole) { return chunk.of_batch(whole, 0); };
     gradient_of_logits(in_, logits, part(logits_), labels_.of(chunk, 0), part(statistics_),
                        changed(derivatives_, part), spare);
   }
 
- private:
   const CompositeCall& in_;
+  const LinearLayer& layer_;
   const Labels& labels_;
   const at::Tensor& statistics_;
   const TokenNumbers& derivatives_;
   const at::Tensor& logits_;
+  const bool by_product_;
 };
 
 // Of the tokens that are kept.
@@ -232,14 +268,17 @@ TokenNumbers numbers_of_kept(const CompositeCall& in, const LinearLayer& layer,
   const bool second = labels.second.defined();
   const TokenNumbers numbers =
       room_for(tokens, entropy, second, exact_options(layer.input.options()));
-  if (logits.defined()) {
+  const LossDivision division = division_of(in, layer, {.count = tokens},
+                                            entropy || second || statistics.defined(), false, {});
+  std::optional<LogProbProduct> product;
+  if (division.way == Way::logits && LogProbProduct::takes(in, layer, labels, division.chunk)) {
+    product.emplace(in, layer, labels, division.chunk, entropy, logits);
+  } else if (logits.defined()) {
     logits_into(logits, layer, layer.input);
     numbers_of_logits(in, logits, labels, numbers, statistics, 0, false);
     return numbers;
   }
-  const LossDivision division = division_of(in, layer, {.count = tokens},
-                                            entropy || second || statistics.defined(), false, {});
-  NumbersAlone loss(in, labels, numbers, statistics);
+  NumbersAlone loss(in, layer, labels, numbers, statistics, product);
   run_by_chunks(in, layer, labels, division, {}, loss);
   if (division.way == Way::exponentials) numbers.log_prob.neg_();
   return numbers;
@@ -251,7 +290,9 @@ LayerGradients gradients_of_kept(const CompositeCall& in, const LinearLayer& lay
                                  const at::Tensor& logits) {
   const LossDivision division =
       division_of(in, layer, {.count = labels.ids.size(0)}, true, false, wanted);
-  GradientAlone loss(in, labels, statistics, derivatives, logits);
+  const bool by_product =
+      !logits.defined() && LogProbProduct::takes(in, layer, labels, division.chunk_tokens());
+  GradientAlone loss(in, layer, labels, statistics, derivatives, logits, by_product);
   return run_by_chunks(in, layer, labels, division, wanted, loss);
 }
 

@@ -7,7 +7,7 @@
 
 #include "base/parts.h"
 #include "engine/registry.h"
-#include "ops/linear_loss/scaled_exp.h"
+#include "ops/linear_loss/tile_product.h"
 #include "ops/row_knobs.h"
 
 namespace liger::torch_bindings {
@@ -40,7 +40,7 @@ ScaledExp::ScaledExp(const CompositeCall& in, const LinearLayer& layer, const La
   const auto floats = layer_.input.options().dtype(at::kFloat);
   score_ = at::empty({tokens}, floats);
   reference_ = at::empty({tokens}, floats);
-  const int64_t sums = scaled_exp_sums(layer_.weight.size(0));
+  const int64_t sums = tile_numbers(layer_.weight.size(0));
   sums_ = at::empty({chunk_tokens_, sums}, floats);
   maxima_ = at::empty({chunk_tokens_, sums}, floats);
   if (with_gradient) {

@@ -9,7 +9,4 @@ namespace liger {
 // many more classes than columns of the input. For bfloat16 alone.
 bool scaled_exp_pay(const Place& place, int64_t tokens, int64_t hidden, int64_t classes);
 
-// Floats in a row of the product's sums, padding included.
-int64_t scaled_exp_sums(int64_t classes);
-
 }  // namespace liger

@@ -11,9 +11,6 @@
 
 namespace liger {
 
-constexpr float log2_of_e = 1.44269504088896341f;
-constexpr float log_of_2 = 0.693147180559945309f;
-
 struct LinearReferenceSpec {
   int hidden;
   int classes;
@@ -74,14 +71,14 @@ struct ScaledExp {
   const bf16* input;
   const bf16* weight;
   bf16* exponentials;
-  const float* reference;
-  float* sums;
-  float* maxima;
-  const long long* wanted;  // null: in any case
   long long rows;
   long long blocks;
   long long input_stride;
   long long exponentials_stride;
+  const float* reference;
+  float* sums;
+  float* maxima;
+  const long long* wanted;  // null: in any case
   long long sums_stride;
 
   struct OfTile {

@@ -12,6 +12,10 @@
 
 namespace liger {
 
+// Exponentials of a tile are powers of two: one instruction each.
+constexpr float log2_of_e = 1.44269504088896341f;
+constexpr float log_of_2 = 0.693147180559945309f;
+
 #if defined(LIGER_TMA)
 constexpr bool has_tile_engine = true;
 constexpr int tile_cluster = 2;
@@ -40,6 +44,11 @@ struct TileShare {
   int tile_column;  // of tiles
 
   LIGER_DEVICE long long row(int i) const { return first_row + 8 * i; }
+  // Of a part's columns those of this thread: value j is that of first_column() + column(j).
+  LIGER_DEVICE int first_column() const { return has_tile_engine ? thread_index() % 4 * 2 : 0; }
+  static LIGER_DEVICE constexpr int column(int j) {
+    return has_tile_engine ? j / 2 * 8 + j % 2 : j;
+  }
   // Of all threads that share a row: every one gets the combination, one of them leads.
   template <class V, class Combine>
   LIGER_DEVICE V across_row(V value, Combine combine) const {
@@ -55,6 +64,7 @@ template <TileShape Shape, int Columns, int Depth, bool Stores>
 class TileProduct {
  public:
   static constexpr int block_threads = on_host ? 1 : 384;
+  static constexpr int parts = 4;  // of a tile's columns
   static constexpr int tiles_across = (Columns + Shape.columns - 1) / Shape.columns;
   using Values = float[TileShare::rows][TileShare::columns];
 
@@ -71,7 +81,6 @@ class TileProduct {
   }
 
  private:
-  static constexpr int parts = 4;
   static constexpr int part_columns = Shape.columns / parts;
 
   // Tiles of one cluster stand below each other; clusters go down first, so that b's part is read

@@ -1,0 +1,83 @@
+#include "composites/linear_loss/log_prob_product.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+
+#include "composites/linear_loss/scaled_exp.h"
+#include "engine/registry.h"
+#include "ops/linear_loss/log_prob_product.h"
+#include "ops/linear_loss/tile_product.h"
+
+namespace liger::torch_bindings {
+
+bool LogProbProduct::takes(const CompositeCall& in, const LinearLayer& layer, const Labels& labels,
+                           int64_t tokens) {
+  const bool whole = in.find("rank") == nullptr;
+  return whole && !labels.second.defined() && !in["exact"].toBool() && ScaledExp::takes(layer) &&
+         in["softcap"].toDouble() == 0.0 &&
+         log_prob_product_pays(in.place(), std::min(tokens, layer.input.size(0)),
+                               layer.input.size(1), layer.weight.size(0));
+}
+
+LogProbProduct::LogProbProduct(const CompositeCall& in, const LinearLayer& layer,
+                               const Labels& labels, int64_t tokens, bool entropy,
+                               at::Tensor logits)
+    : in_(in), layer_(layer), labels_(labels), logits_(std::move(logits)) {
+  static const Op& scores = op_named("linear_reference_of_ids_");
+  const int64_t all = layer_.input.size(0);
+  const auto floats = layer_.input.options().dtype(at::kFloat);
+  const int64_t tiles = tile_numbers(layer_.weight.size(0));
+  maxima_ = at::empty({std::min(tokens, all), tiles}, floats);
+  sums_ = at::empty_like(maxima_);
+  if (entropy) weighted_ = at::empty_like(maxima_);
+  score_ = at::empty({all}, floats);
+  in_.run(scores, {{"input", layer_.input},
+                   {"weight", layer_.weight},
+                   {"ids", labels_.ids},
+                   {"score", score_},
+                   {"reference", at::empty({all}, floats)},
+                   {"places", labels_.places}});
+}
+
+void LogProbProduct::numbers(const Chunk& chunk, const TokenNumbers& of_chunk,
+                             const at::Tensor& statistics) const {
+  static const Op& product = op_named("log_prob_product_");
+  static const Op& tiles = op_named("log_prob_tiles_");
+  const auto part = [&](const at::Tensor& whole) { return chunk.of_batch(whole, 0); };
+  const auto of_tiles = [&](const at::Tensor& whole) { return rows_of(whole, 0, chunk.tokens()); };
+  const at::Tensor x = part(layer_.input), logits = part(logits_);
+  in_.run(product, {{"input", x},
+                    {"weight", layer_.weight},
+                    {"maxima", of_tiles(maxima_)},
+                    {"sums", of_tiles(sums_)},
+                    {"weighted", of_tiles(weighted_)},
+                    {"logits", logits}});
+  in_.run(tiles, {{"input", x},
+                  {"ids", part(labels_.ids)},
+                  {"score", part(score_)},
+                  {"logits", logits},
+                  {"maxima", of_tiles(maxima_)},
+                  {"sums", of_tiles(sums_)},
+                  {"weighted", of_tiles(weighted_)},
+                  {"log_probs", of_chunk.log_prob},
+                  {"entropy", of_chunk.entropy},
+                  {"statistics", statistics.defined() ? statistics.view(-1) : statistics},
+                  {"classes", layer_.weight.size(0)}});
+}
+
+void log_prob_gradient_by_product(const CompositeCall& in, const LinearLayer& layer,
+                                  const Labels& labels, const Chunk& chunk,
+                                  const at::Tensor& statistics, const TokenNumbers& derivatives,
+                                  const at::Tensor& dlogits) {
+  static const Op& gradient = op_named("log_prob_product_gradient_");
+  const auto part = [&](const at::Tensor& whole) { return chunk.of_batch(whole, 0); };
+  in.run(gradient, {{"input", part(layer.input)},
+                    {"weight", layer.weight},
+                    {"ids", part(labels.ids)},
+                    {"statistics", part(statistics).view(-1)},
+                    {"dlog_probs", part(derivatives.log_prob)},
+                    {"dentropy", part(derivatives.entropy)},
+                    {"dlogits", dlogits}});
+}
+
+}  // namespace liger::torch_bindings
