@@ -98,7 +98,8 @@ def test_the_picture_has_a_panel_for_each_loss(lines, tmp_path, monkeypatch):
     panels = panels_of([*lines, *new, absent])
     assert list(panels) == [*LOSSES, "fused_linear_new"]
     for of_op in panels.values():
-        assert {line["provider"] for line in of_op} == {"liger_jit", "eager"}
+        providers = {line["provider"] for line in of_op}
+        assert providers - {"liger_jit, memory min"} == {"liger_jit", "eager"}
     draw(lines, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="--memory"):

@@ -35,7 +35,7 @@ class Chunks {
     // Too few tokens make logits: those that have a label, or another batch's.
     if (exponentials_ && in_.records())
       loss_.take_logits(chunk_at(0), at::empty({tokens, classes}, options_), true);
-    const bool has_logits = loss_.wants_logits() || wanted_.any();
+    const bool has_logits = loss_.holds_logits() || wanted_.any();
     all_chunks(exponentials_ ? exponentials_->buffer()
                : has_logits  ? at::empty({tokens, classes}, options_)
                              : at::Tensor());

@@ -72,9 +72,10 @@ class ChunkLoss {
   // another batch may need.
   virtual void take_logits(const Chunk& chunk, const at::Tensor& logits, bool spare) = 0;
 
-  // False: take_logits() has its logits from elsewhere, and only writes their gradient. Where none
-  // is wanted its `logits` are undefined.
+  // False: take_logits() makes its logits itself, or has them from elsewhere.
   virtual bool wants_logits() const { return true; }
+  // False: where no gradient is wanted it needs no room for logits, and its `logits` are undefined.
+  virtual bool holds_logits() const { return true; }
 
   // For Way::exponentials: where -log p of the chunk's tokens goes, and when it is there, what each
   // token's gradient of that is multiplied with. Undefined: nothing more than `totals`.

@@ -193,6 +193,7 @@ class NumbersAlone final : public ChunkLoss {
         product_(product) {}
 
   bool wants_logits() const override { return !product_; }
+  bool holds_logits() const override { return !product_; }
 
   void take_logits(const Chunk& chunk, const at::Tensor& logits, bool spare) override {
     if (!product_) return read(chunk, logits, spare);

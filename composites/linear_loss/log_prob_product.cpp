@@ -13,23 +13,55 @@ namespace liger::torch_bindings {
 bool LogProbProduct::takes(const CompositeCall& in, const LinearLayer& layer, const Labels& labels,
                            int64_t tokens) {
   const bool whole = in.find("rank") == nullptr;
-  return whole && !labels.second.defined() && !in["exact"].toBool() && ScaledExp::takes(layer) &&
-         in["softcap"].toDouble() == 0.0 &&
+  return whole && !labels.second.defined() && !in["exact"].toBool() &&
+         in["softcap"].toDouble() == 0.0 && takes(in, layer, tokens);
+}
+
+bool LogProbProduct::takes(const CompositeCall& in, const LinearLayer& layer, int64_t tokens) {
+  return ScaledExp::takes(layer) &&
          log_prob_product_pays(in.place(), std::min(tokens, layer.input.size(0)),
                                layer.input.size(1), layer.weight.size(0));
+}
+
+TileSums::TileSums(const LinearLayer& layer, int64_t tokens, bool entropy) {
+  const int64_t tiles = tile_numbers(layer.weight.size(0));
+  maxima = at::empty({std::min(tokens, layer.input.size(0)), tiles},
+                     layer.input.options().dtype(at::kFloat));
+  sums = at::empty_like(maxima);
+  if (entropy) weighted = at::empty_like(maxima);
+}
+
+void logits_and_statistics(const CompositeCall& in, const LinearLayer& layer, const at::Tensor& x,
+                           const TileSums& tiles, const at::Tensor& logits,
+                           const at::Tensor& statistics) {
+  static const Op& product = op_named("log_prob_product_");
+  static const Op& of_tiles = op_named("log_prob_tiles_");
+  const at::Tensor maxima = rows_of(tiles.maxima, 0, x.size(0));
+  const at::Tensor sums = rows_of(tiles.sums, 0, x.size(0));
+  in.run(product, {{"input", x},
+                   {"weight", layer.weight},
+                   {"maxima", maxima},
+                   {"sums", sums},
+                   {"logits", logits}});
+  in.run(of_tiles, {{"input", x},
+                    {"ids", at::Tensor()},
+                    {"maxima", maxima},
+                    {"sums", sums},
+                    {"statistics", statistics.view(-1)},
+                    {"classes", layer.weight.size(0)}});
 }
 
 LogProbProduct::LogProbProduct(const CompositeCall& in, const LinearLayer& layer,
                                const Labels& labels, int64_t tokens, bool entropy,
                                at::Tensor logits)
-    : in_(in), layer_(layer), labels_(labels), logits_(std::move(logits)) {
+    : in_(in),
+      layer_(layer),
+      labels_(labels),
+      logits_(std::move(logits)),
+      tiles_(layer, tokens, entropy) {
   static const Op& scores = op_named("linear_reference_of_ids_");
   const int64_t all = layer_.input.size(0);
   const auto floats = layer_.input.options().dtype(at::kFloat);
-  const int64_t tiles = tile_numbers(layer_.weight.size(0));
-  maxima_ = at::empty({std::min(tokens, all), tiles}, floats);
-  sums_ = at::empty_like(maxima_);
-  if (entropy) weighted_ = at::empty_like(maxima_);
   score_ = at::empty({all}, floats);
   in_.run(scores, {{"input", layer_.input},
                    {"weight", layer_.weight},
@@ -48,17 +80,17 @@ void LogProbProduct::numbers(const Chunk& chunk, const TokenNumbers& of_chunk,
   const at::Tensor x = part(layer_.input), logits = part(logits_);
   in_.run(product, {{"input", x},
                     {"weight", layer_.weight},
-                    {"maxima", of_tiles(maxima_)},
-                    {"sums", of_tiles(sums_)},
-                    {"weighted", of_tiles(weighted_)},
+                    {"maxima", of_tiles(tiles_.maxima)},
+                    {"sums", of_tiles(tiles_.sums)},
+                    {"weighted", of_tiles(tiles_.weighted)},
                     {"logits", logits}});
   in_.run(tiles, {{"input", x},
                   {"ids", part(labels_.ids)},
                   {"score", part(score_)},
                   {"logits", logits},
-                  {"maxima", of_tiles(maxima_)},
-                  {"sums", of_tiles(sums_)},
-                  {"weighted", of_tiles(weighted_)},
+                  {"maxima", of_tiles(tiles_.maxima)},
+                  {"sums", of_tiles(tiles_.sums)},
+                  {"weighted", of_tiles(tiles_.weighted)},
                   {"log_probs", of_chunk.log_prob},
                   {"entropy", of_chunk.entropy},
                   {"statistics", statistics.defined() ? statistics.view(-1) : statistics},

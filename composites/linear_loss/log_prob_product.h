@@ -7,11 +7,21 @@
 
 namespace liger::torch_bindings {
 
+// What a product says of each tile, of as many rows as a chunk has.
+struct TileSums {
+  TileSums() = default;
+  TileSums(const LinearLayer& layer, int64_t tokens, bool entropy);
+
+  at::Tensor maxima, sums, weighted;
+};
+
 class LogProbProduct {
  public:
   // Of chunks of `tokens`.
   static bool takes(const CompositeCall& in, const LinearLayer& layer, const Labels& labels,
                     int64_t tokens);
+  // The same of any numbers that are made of logits, for the layer alone.
+  static bool takes(const CompositeCall& in, const LinearLayer& layer, int64_t tokens);
 
   // Of chunks of at most `tokens` of the layer's. `logits`: room for those of all tokens, or
   // undefined.
@@ -27,8 +37,14 @@ class LogProbProduct {
   const LinearLayer& layer_;
   const Labels& labels_;
   const at::Tensor logits_;
-  at::Tensor score_, maxima_, sums_, weighted_;
+  const TileSums tiles_;
+  at::Tensor score_;
 };
+
+// Makes the logits of these rows of a layer's input, and their statistics.
+void logits_and_statistics(const CompositeCall& in, const LinearLayer& layer, const at::Tensor& x,
+                           const TileSums& tiles, const at::Tensor& logits,
+                           const at::Tensor& statistics);
 
 // Writes the gradient of a chunk's logits, of which nobody has made any.
 void log_prob_gradient_by_product(const CompositeCall& in, const LinearLayer& layer,

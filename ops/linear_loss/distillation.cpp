@@ -5,6 +5,7 @@
 #include "base/text.h"
 #include "engine/registry.h"
 #include "ops/loss/cross_entropy.h"
+#include "ops/loss/log_probs.h"
 #include "ops/resident_rows.h"
 
 namespace liger {
@@ -48,6 +49,7 @@ Spec spec(const Call& call) {
           {"has_labels", call.has("target")},
           {"hard", call.has("hard_loss")},
           {"with_gradient", call.flag("with_gradient")},
+          {"known", call.has("statistics") && call.has("teacher_statistics")},
           {"unit", static_cast<int64_t>(unit)},
           {"held", rows.resident()}};
 }
@@ -59,6 +61,11 @@ void check(const Call& call) {
   for (const std::string_view name : {"target", "soft_loss", "hard_loss"}) {
     if (call.has(name) && call[name].count() != rows)
       call.refuse(name, "has shape " + shape_text(call[name]), fmt::format("[{}]", rows));
+  }
+  for (const std::string_view name : {"statistics", "teacher_statistics"}) {
+    if (call.has(name) && call[name].count() != rows * log_prob_statistics)
+      call.refuse(name, "has shape " + shape_text(call[name]),
+                  fmt::format("[{}, {}]", rows, log_prob_statistics));
   }
   if (call.has("hard_loss") && !call.has("target"))
     call.refuse("target", "is None", "one label a row, for the hard loss");
@@ -79,6 +86,8 @@ Op chunk_op() {
                written(dense("soft_loss")),
                optional(written(dense("hard_loss"))),
                optional(dense("places", {Dtype::i64})),
+               optional(dense("statistics")),
+               optional(dense("teacher_statistics")),
                integer("first_row", 0)};
   for (Input& option : distillation_options()) op.inputs.push_back(std::move(option));
   op.inputs.push_back(flag("with_gradient"));
@@ -93,6 +102,8 @@ Op chunk_op() {
                                              "soft_loss",
                                              "hard_loss",
                                              {"fault", FaultOf{"target", "ignore_index", "places"}},
+                                             "statistics",
+                                             "teacher_statistics",
                                              {"rows", "logits.rows"},
                                              {"student_stride", "logits.stride"},
                                              {"teacher_stride", "teacher.stride"},

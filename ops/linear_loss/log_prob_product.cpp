@@ -56,27 +56,34 @@ Op product_op() {
 Op tiles_op() {
   Op op;
   op.name = "log_prob_tiles_";
-  op.doc = "from a product's numbers of tiles the log-probability and the entropy of each row";
+  op.doc =
+      "from a product's numbers of tiles the log-probability and the entropy of each row, or "
+      "without ids its statistics alone";
   op.internal = true;
   op.inputs = {bf16_rows("input"),
-               integers("ids"),
+               optional(integers("ids")),
                optional(floats("score")),
                optional(bf16_rows("logits")),
                float_rows("maxima"),
                float_rows("sums"),
                optional(float_rows("weighted")),
-               written(floats("log_probs")),
+               optional(written(floats("log_probs"))),
                optional(written(floats("entropy"))),
                optional(written(floats("statistics"))),
                integer("classes", 1),
                real("temperature", "1.0"),
                integer("ignore_index", -100)};
-  op.check = check_temperature;
+  op.check = [](const Call& call) {
+    check_temperature(call);
+    const std::string_view made = call.has("ids") ? "log_probs" : "statistics";
+    if (!call.has(made)) call.refuse(made, "is None", "what the sums are made into");
+  };
   op.kernels = {{.name = "LogProbTiles",
                  .source = "linear_loss/log_prob_product.h",
                  .spec = [](const Call& call) -> Spec {
                    return {{"classes", call.integer("classes")},
                            {"tiles", tiles_across(call.integer("classes"))},
+                           {"has_ids", call.has("ids")},
                            {"entropy", call.has("entropy")},
                            {"keeps", call.has("statistics")},
                            {"stored", call.has("logits")}};

@@ -124,7 +124,8 @@ constexpr int cluster_of<LogProbProduct<S>> = tile_cluster;
 
 struct LogProbTilesSpec {
   int classes;
-  int tiles;  // of columns, each with its sums
+  int tiles;     // of columns, each with its sums
+  bool has_ids;  // else there are statistics alone
   bool entropy;
   bool keeps;   // statistics, for a gradient
   bool stored;  // the logits are, and the id's is read
@@ -132,7 +133,7 @@ struct LogProbTilesSpec {
   int rows;
 };
 
-// From the sums of tiles and the id's score the numbers of each row.
+// From the sums of tiles and the id's score the numbers of each row, or its statistics.
 template <LogProbTilesSpec S>
 struct LogProbTiles {
   static constexpr int block_threads = threads_of_block(S.threads, S.rows);
@@ -175,7 +176,14 @@ struct LogProbTiles {
   }
 
   LIGER_DEVICE void one_row(long long row, const LogProbSums& all, float scale) const {
-    const long long id = ids[row];
+    if constexpr (!S.has_ids) {
+      statistics[row] = {finite(all.max), all.sum, 0};
+    } else {
+      one_id(row, ids[row], all, scale);
+    }
+  }
+
+  LIGER_DEVICE void one_id(long long row, long long id, const LogProbSums& all, float scale) const {
     if (id == ignore_index || id < 0 || id >= S.classes) {
       // Whoever made the scores has told of an id that is none.
       const float value = id == ignore_index ? 0.0f : bits_as<float>(0x7fc00000u);

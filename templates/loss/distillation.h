@@ -26,6 +26,8 @@ struct DistillationRows {
   A* soft_loss;    // of each row, neither weighted nor divided
   A* hard_loss;
   InputFault fault;
+  const LogProbStatistics<A>* statistics;  // of rows that are known, at the temperature
+  const LogProbStatistics<A>* teacher_statistics;
   long long rows;
   long long student_stride;
   long long teacher_stride;
@@ -58,13 +60,19 @@ struct DistillationRows {
     const A t_of_label = S.hard ? widen(of_teacher[label]) : A(0);
     x.read();
     t.read();
-    Two<A> max;
-    if constexpr (S.cosine && !S.hard) {
+    Two<A> max, known;
+    if constexpr (S.known) {
+      const auto of_student = statistics[row];
+      const auto of_teacher = teacher_statistics[row];
+      max = {of_student.max, of_teacher.max};
+      known = {of_student.sum, of_teacher.sum};
+    }
+    if constexpr (S.known || (S.cosine && !S.hard)) {
       x.wait();
     } else {
       max = maxima(x, t);
     }
-    SoftLoss<S> soft(x, t, max, number, temperature);
+    SoftLoss<S> soft(x, t, max, known, number, temperature);
     A sum = 1;  // of exp(x - max)
     if constexpr (S.hard && (S.tempered || S.cosine)) {
       sum = x.sum(true, [&](int, const Pack<A>& a) {

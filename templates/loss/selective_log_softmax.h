@@ -12,15 +12,6 @@
 
 namespace liger {
 
-// What makes p of a row of logits again: p = exp(d) / sum with d = (cap(x) - max) / temperature.
-// Distances, so that what rows have in common costs no digits.
-template <class A>
-struct LogProbStatistics {
-  A max;   // of cap(x); 0 where all is -inf
-  A sum;   // of exp(d)
-  A mean;  // of d under p, where the entropy is wanted
-};
-
 struct LogProbRowsSpec {
   Dtype logits;
   int classes;

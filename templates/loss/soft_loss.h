@@ -19,6 +19,7 @@ struct DistillationRowsSpec {
   bool has_labels;
   bool hard;           // there is a cross entropy with the labels
   bool with_gradient;  // which overwrites the student's logits
+  bool known;          // the statistics of both rows are
   int unit;            // the gradient is multiplied by it, so that a small type holds it
   bool held;
   int threads;  // tuned
@@ -69,20 +70,13 @@ class SoftmaxDivergence {
 
   template <class Row, class TeacherRow>
   LIGER_DEVICE SoftmaxDivergence(const Row& x, const TeacherRow& t, const Two<A>& max,
-                                 double number, double temperature)
+                                 const Two<A>& known, double number, double temperature)
       : measure_(number),
         temperature_(temperature),
         divisor_(divisor_of_distances<exact, A>(temperature)),
         student_{max.first, A(0), A(0)},
         teacher_{max.second, A(0), A(0)} {
-    const auto of_student = [this](A a) { return exponential_of(a, student_); };
-    const auto of_teacher = [this](A b) { return exponential_of(b, teacher_); };
-    const Two<A> exponentials = x.two_sums(
-        false,
-        [&](int, const Pack<A>& a, const Pack<A>& b) {
-          return Two<Pack<A>>{map(of_student, a), map(of_teacher, b)};
-        },
-        t);
+    const Two<A> exponentials = S.known ? known : exponentials_of(x, t);
     take_sum(student_, exponentials.first);
     take_sum(teacher_, exponentials.second);
 
@@ -139,6 +133,18 @@ class SoftmaxDivergence {
 
   LIGER_DEVICE A distance(A x, A max) const {
     return distance_of_logit<exact, false, S.tempered>(x, max, divisor_, 0.0);
+  }
+
+  template <class Row, class TeacherRow>
+  LIGER_DEVICE Two<A> exponentials_of(const Row& x, const TeacherRow& t) const {
+    const auto of_student = [this](A a) { return exponential_of(a, student_); };
+    const auto of_teacher = [this](A b) { return exponential_of(b, teacher_); };
+    return x.two_sums(
+        false,
+        [&](int, const Pack<A>& a, const Pack<A>& b) {
+          return Two<Pack<A>>{map(of_student, a), map(of_teacher, b)};
+        },
+        t);
   }
 
   // exp of an element's distance from the largest.
@@ -201,8 +207,8 @@ class CosineDistance {
   using Wide = Arithmetic<exact ? Dtype::f64 : Dtype::f32>;
 
   template <class Row, class TeacherRow>
-  LIGER_DEVICE CosineDistance(const Row& x, const TeacherRow& t, const Two<A>&, double number,
-                              double)
+  LIGER_DEVICE CosineDistance(const Row& x, const TeacherRow& t, const Two<A>&, const Two<A>&,
+                              double number, double)
       : number_(number) {
     const auto square = [](A one) { return one * one; };
     const Two<A> squares = x.two_sums(

@@ -10,7 +10,7 @@ from .clock import Clock
 from .floors import linear_layers
 from .measure import memory
 from .peers import providers_of
-from .results import OURS
+from .results import LEAST_MEMORY, OURS
 
 KIND = "memory_by_tokens"
 # What a training step may hold above its gradients, whatever the tokens.
@@ -26,7 +26,7 @@ def memory_by_tokens(ops: list[str], peers: list[str], clock: Clock) -> Iterator
     is no linear loss."""
     for loss in linear_losses(ops):
         found = providers_of(loss.op["name"], peers, clock.device, loss.options)
-        providers = [one for one in found if one.name in (OURS, *peers)]
+        providers = [one for one in found if one.name in (OURS, LEAST_MEMORY, *peers)]
         for tokens in TOKENS[clock.device]:
             case = _with_tokens(loss, tokens, clock.device)
             for line in memory(case, providers, clock):

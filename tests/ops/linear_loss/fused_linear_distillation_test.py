@@ -18,6 +18,7 @@ from accuracy import (
 )
 from distillation_reference import IGNORED, WRT, distillation_reference, layers
 from liger_jit.functional import fused_linear_distillation, fused_linear_jsd
+from samples import operator
 
 SOFT = ["jsd", "kl", "reverse_kl", "tvd", "cosine"]
 # A product of another height is summed in another order, and differences of logarithms follow.
@@ -350,3 +351,56 @@ def test_compiles_without_a_break(device, divergence):
     eager = run(loss_of, inputs, WRT)
     for name, value in run(compiled, inputs, WRT).items():
         assert torch.equal(value, eager[name]), name
+
+
+@pytest.mark.parametrize("hard", [True, False])
+@pytest.mark.parametrize("divergence", ["jsd", "kl", "tvd"])
+def test_rows_whose_statistics_are_known_give_the_same(device, divergence, hard):
+    rows, classes, temperature = 5, 3000, 1.3
+    logits, teacher = (torch.randn(2, rows, classes, device=device) * 3).bfloat16()
+    options = {
+        "target": torch.randint(classes, (rows,), device=device),
+        "share": torch.tensor(0.25, device=device),
+        "divergence": {"jsd": 0, "kl": 0, "tvd": 1}[divergence],
+        "beta": 0.0 if divergence == "kl" else 0.5,
+        "temperature": temperature,
+        "with_gradient": True,
+    }
+
+    def made(**known):
+        soft, cross = torch.full((2, rows), 7.0, device=device)
+        dlogits = logits.clone()
+        operator("distillation_chunk_")(
+            dlogits,
+            teacher,
+            soft_loss=soft,
+            hard_loss=cross if hard else None,
+            first_row=0,
+            **options,
+            **known,
+        )
+        return dlogits.float(), soft, cross
+
+    def statistics(of):
+        top = of.float().amax(-1)
+        total = ((of.float() - top[:, None]) / temperature).exp().sum(-1)
+        return torch.stack([top, total, torch.zeros_like(top)], 1)
+
+    known = {"statistics": statistics(logits), "teacher_statistics": statistics(teacher)}
+    for mine, its in zip(made(**known), made()):
+        torch.testing.assert_close(mine, its, rtol=1e-2, atol=1e-6)
+    off = known | {"statistics": known["statistics"] + torch.tensor([0, 1e3, 0], device=device)}
+    assert relative_error(made(**off)[1], made()[1]) > 0.1
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0),
+    reason="needs a GPU of compute capability 9.0",
+)
+@pytest.mark.parametrize("divergence", ["jsd", "kl", "tvd"])
+def test_logits_that_come_with_their_statistics_are_as_exact_as_eager(divergence):
+    check(
+        layers(torch.bfloat16, "cuda", tokens=2048, hidden=256, vocabulary=32064, bias=False),
+        divergence=divergence,
+        temperature=1.5,
+    )

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from ... import functional, ops
-from ..results import OURS
+from ..results import LEAST_MEMORY, OURS
 
 PEERS = ("eager", "compile", "liger", "quack", "trl", "aten")
 NEED_A_GPU = ("liger", "quack")
@@ -33,7 +33,7 @@ def providers_of(op: str, peers: list[str], device: str, options: dict[str, Any]
     ours = getattr(functional, op, None) or getattr(ops, op)
     found = [Provider(OURS, lambda: ours)]
     if "memory" in inspect.signature(ours).parameters and "memory" not in options:
-        found.append(Provider(f"{OURS}, memory min", lambda: partial(ours, memory="min")))
+        found.append(Provider(LEAST_MEMORY, lambda: partial(ours, memory="min")))
     return found + [Provider(peer, partial(find, peer, device, op)) for peer in peers]
 
 
