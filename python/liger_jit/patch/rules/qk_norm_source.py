@@ -29,7 +29,7 @@ from types import FunctionType
 
 from ..probe import Mismatch
 from ..source.definition import compiled, innermost, rebuilt, statement_at
-from ..source.reading import first_line
+from ..source.phrases import first_line
 
 # Names that no forward has.
 WAITS = "_liger_jit_waits"

@@ -18,8 +18,19 @@ import torch
 from torch import nn
 
 from ..probe import Mismatch
+from .autocast_calls import ASKING, CASTING, asks_for_state, is_autocast, turns_off, watched
 from .compared import Function, essence, function_of, is_immutable
 from .definition import definition_of
+from .phrases import (
+    STATEMENTS,
+    TESTS,
+    asks_for_none,
+    first_line,
+    has_changing_default,
+    has_nested_calls,
+    is_activation_table,
+    is_on_another_device,
+)
 from .sizes import LIMITED, Kind, Sizes, is_rounding
 from .torchs_own import is_torchs, takes_inplace, torchs_name
 
@@ -35,24 +46,15 @@ COMPLEX = frozenset({"view_as_complex", "view_as_real"})
 # Of tensors, beside those.
 FACTS = frozenset({"dtype", "shape", "ndim", "size", "dim", "device"})
 BUILTINS = frozenset({"int", "float", "len", "tuple"})
-# Of what a branch on a module's own numbers is made.
-TESTS = (
-    ast.Attribute,
-    ast.Name,
-    ast.Constant,
-    ast.Compare,
-    ast.BoolOp,
-    ast.UnaryOp,
-    ast.Tuple,
-    ast.List,
-)
-STATEMENTS = (ast.Assign, ast.AnnAssign, ast.Return, ast.Expr, ast.If, ast.Pass, ast.Raise)
+# How many arguments a call may have whose source does not say it.
+ANY_NUMBER = 100
 
 
 @dataclass
 class Reading:
     """What was read: see the fields of `Guard` with these names. called: children by name.
-    by_width, moves: see `Sizes`. scales: a product of the forward itself, with a number."""
+    by_width, moves: see `Sizes`. scales: a product of the forward itself, with a number.
+    autocast: what it asks of autocast, or where it turns it off."""
 
     values: dict[str, object] = field(default_factory=dict)
     callables: dict[str, object] = field(default_factory=dict)
@@ -65,16 +67,22 @@ class Reading:
     by_width: str = ""
     moves: str = ""
     scales: str = ""
+    autocast: str = ""
 
 
-def read(module: nn.Module | None, forward: Callable, count: int = 1) -> Reading:
+def read(
+    module: nn.Module | None, forward: Callable, count: int = 1, autocast: bool = False
+) -> Reading:
     """Raises Mismatch that names what cannot be watched. Runs nothing of the module.
 
     forward: of the module's class, or a function of tensors if there is no module. count: how many
-    tensors each call gives it, which are then not None.
+    tensors each call gives it, which are then not None. autocast: it is tried in each state of
+    autocast, so that it may ask for that.
     """
     reading = Reading()
     _Reader(module, reading, count).function(forward, bound=module is not None, top=True)
+    if reading.autocast and not autocast:
+        raise Mismatch(f"{forward.__qualname__} depends on autocast: {reading.autocast}")
     if reading.by_width and reading.moves:
         raise Mismatch(
             f"{forward.__qualname__} needs its last dimension ({reading.by_width}), and may have "
@@ -83,20 +91,10 @@ def read(module: nn.Module | None, forward: Callable, count: int = 1) -> Reading
     return reading
 
 
-def has_changing_default(function: FunctionType) -> bool:
-    """Whether it has a default that a call may write to."""
-    defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
-    return not all(map(is_immutable, defaults))
-
-
-def has_nested_calls(one: ast.Raise) -> bool:
-    """Whether more is called than the exception's class."""
-    return len([node for node in ast.walk(one) if isinstance(node, ast.Call)]) > 1
-
-
 class _Reader:
     def __init__(self, module: nn.Module | None, reading: Reading, count: int):
         self.module, self.reading, self.count = module, reading, count
+        self.gives_parts: set[FunctionType] = set()
 
     def function(self, function: Callable, bound: bool = False, top: bool = False) -> None:
         """Reads a function's source; a bound one has the module for its first argument. `top` is
@@ -117,6 +115,8 @@ class _Reader:
         body.run()
         self.reading.by_width = self.reading.by_width or body.sizes.by_width
         self.reading.moves = self.reading.moves or body.sizes.moves
+        if body.returned == {Kind.PARTS}:
+            self.gives_parts.add(function)
 
 
 class _Body:
@@ -137,6 +137,10 @@ class _Body:
         closure = zip(function.__code__.co_freevars, function.__closure__ or ())
         self.cells = {name: cell.cell_contents for name, cell in closure}
         self.sizes = Sizes(self.refuse)
+        self.returned: set[Kind] = set()
+        if not top:  # calls inside a forward give it so many arguments as they say
+            more = (p.name for p in parameters if p.kind is p.VAR_POSITIONAL)
+            self.sizes.names |= dict.fromkeys(more, Kind.PARTS)
 
     def refuse(self, what: str) -> None:
         raise Mismatch(f"{self.function.__qualname__} {what}")
@@ -157,6 +161,8 @@ class _Body:
             return
         if isinstance(one, ast.If):
             return self.branch(one)
+        if isinstance(one, ast.With):
+            return self.without_autocast(one)
         targets = one.targets if isinstance(one, ast.Assign) else []
         if isinstance(one, ast.AnnAssign):
             targets = [one.target]
@@ -168,8 +174,32 @@ class _Body:
         kind = self.value(value)
         if isinstance(one, ast.Return):
             self.sizes.plain(value, kind)
+            self.returned.add(kind)
         for target in targets:
             self.sizes.assign(target, kind)
+
+    def without_autocast(self, one: ast.With) -> None:
+        """A block for which autocast is off, and nothing else."""
+        for item in one.items:
+            call = item.context_expr
+            context = self.context(call.func) if turns_off(item) else None
+            if not is_autocast(context):
+                self.refuse(f"has statements in a context of unknown effect: {first_line(one)}")
+            for part in (*call.args, *(named.value for named in call.keywords)):
+                self.value(part)
+            if isinstance(context, FunctionType):
+                function, names = watched(context)
+                self.reading.functions[context] = function
+                self.reading.names |= {(id(scope), n): (scope, n, v) for scope, n, v in names}
+        self.reading.autocast = first_line(one)
+        self.statements(one.body)
+
+    def context(self, function: ast.expr) -> object:
+        """What is called there, if it has a name of the file or of torch."""
+        if isinstance(function, ast.Name) and function.id not in self.locals:
+            return self.found(function.id)
+        library = self.library(getattr(function, "value", None))
+        return None if library is None else getattr(library, function.attr, None)
 
     def target(self, target: ast.expr) -> None:
         if isinstance(target, (ast.Tuple, ast.List)):
@@ -199,7 +229,12 @@ class _Body:
         return None if isinstance(one, ast.If) else self.sizes.chosen(one, kind, other)
 
     def known(self, test: ast.expr) -> bool | None:
-        """The outcome of `name is None`, of an argument that nobody or everybody passes."""
+        """The outcome of `name is None`, of an argument that nobody or everybody passes, of whether
+        torch has a function, and of whether a tensor is where no operator takes it."""
+        if isinstance(test, ast.Call) and ast.unparse(test.func) == "hasattr":
+            return self.is_in_torch(*test.args) if len(test.args) == 2 else None
+        if (other := is_on_another_device(test)) is not None:
+            return other
         if not isinstance(test, ast.Compare) or not isinstance(test.left, ast.Name):
             return None
         is_none = len(test.ops) == 1 and isinstance(test.comparators[0], ast.Constant)
@@ -210,9 +245,19 @@ class _Body:
         absent = test.left.id in self.absent
         return {ast.Is: absent, ast.IsNot: not absent}.get(type(test.ops[0]))
 
+    def is_in_torch(self, library: ast.expr, name: ast.expr) -> bool | None:
+        library, name = self.library(library), getattr(name, "value", None)
+        covered = "hasattr" in self.locals | self.function.__globals__.keys()
+        if covered or library is None or type(name) is not str:
+            return None
+        return hasattr(library, name)
+
     def test(self, test: ast.expr) -> None:
         # The dtype of a parameter is one that was tried: who replaces what reads it asks for that.
         of_dtype = {node.value for node in ast.walk(test) if self.is_dtype_of_parameter(node)}
+        if asks_for_state(asked := test.operand if isinstance(test, ast.UnaryOp) else test):
+            self.value(asked)
+            return
         for node in ast.walk(test):
             if node in of_dtype:
                 continue
@@ -408,12 +453,19 @@ class _Body:
             return self.sizes.no_sizes(given, named)
         # Of what a forward was given both sides of zero are seen by every probe. A function of
         # tensors has heads of as many dimensions as a probe had.
-        more = ("relu",) if self.takes_what_was_given(node) else ()
-        self.attribute(function, more if self.module else COMPLEX)
+        more = {"relu"} if self.takes_what_was_given(node) else set()
+        self.attribute(function, more | {*ASKING, CASTING} if self.module else COMPLEX)
         if (library := self.library(base)) is not None:
+            if function.attr in ASKING or function.attr == CASTING:
+                return self.asked_of_autocast(node, given)
             self.positions(node, getattr(library, function.attr, None))
             return self.sizes.function(node, function.attr, given, named)
         return self.sizes.operation(node, function.attr, given, named)
+
+    def asked_of_autocast(self, node: ast.Call, given: list) -> Kind:
+        """The state, or the first argument as that wants it."""
+        self.reading.autocast = first_line(node)
+        return given[0][1] if node.func.attr == CASTING else Kind.VALUE
 
     def takes_what_was_given(self, node: ast.Call) -> bool:
         """Whether the call's one argument is the forward's own, as it came."""
@@ -428,7 +480,8 @@ class _Body:
     def result(self, node: ast.Call, function: object, given: list, named: dict) -> Kind:
         inner = function.func if type(function) is partial else function
         if torchs_name(inner) is None:
-            return self.sizes.no_sizes(given, named)
+            kind = self.sizes.no_sizes(given, named)
+            return Kind.PARTS if inner in self.reader.gives_parts else kind
         if inner is not function and inner.__name__ in LIMITED:
             self.refuse(f"calls a partial {inner.__name__}")
         return self.sizes.function(node, inner.__name__, given, named)
@@ -438,7 +491,8 @@ class _Body:
         before = 0
         if type(function) is partial:
             before, function = len(function.args), function.func
-        if takes_inplace(function, before + len(node.args)):
+        spread = any(isinstance(one, ast.Starred) for one in node.args)
+        if takes_inplace(function, before + (ANY_NUMBER if spread else len(node.args))):
             self.refuse(f"works in place: {first_line(node)}")
 
     def keyword(self, one: ast.keyword) -> None:
@@ -536,21 +590,3 @@ class _Body:
             if found is not None:
                 break
         self.refuse(f"calls super().{name}")
-
-
-def is_activation_table(value: object) -> bool:
-    """Whether it is transformers' table of activations, which makes a module at each look. By name:
-    its package need not be there."""
-    kind = type(value)
-    return (kind.__module__, kind.__name__) == ("transformers.activations", "ClassInstantier")
-
-
-def asks_for_none(test: ast.expr) -> bool:
-    """`something is None`, or is not."""
-    if not isinstance(test, ast.Compare) or not isinstance(test.ops[0], (ast.Is, ast.IsNot)):
-        return False
-    return isinstance(test.comparators[0], ast.Constant) and test.comparators[0].value is None
-
-
-def first_line(node: ast.AST) -> str:
-    return ast.unparse(node).split("\n")[0][:80]
