@@ -89,12 +89,18 @@ def prove(module: nn.Module) -> NormProof | Refusal:
         return Refusal(reason)
     if torchs_name(own_class_forward(module)) == "LayerNorm.forward":
         return prove_layer_norm(module)
-    gated = prove_gated(module) if takes_gate(module) else None
+    if not takes_gate(module):
+        return prove_alone(module)
+    gated = prove_gated(module)
     if isinstance(gated, NormProof):
         return gated
+    alone = prove_alone(module)
+    return gated if isinstance(alone, Refusal) else alone
+
+
+def prove_alone(module: nn.Module) -> NormProof | Refusal:
+    """Of a call with one input."""
     if tensor_inputs(own_class_forward(module)) != 1:
-        if gated is not None:
-            return gated
         return Refusal("its forward takes more than one input")
     if isinstance(module, nn.LayerNorm):
         return prove_offset(module)

@@ -21,6 +21,7 @@ from ..probe import Mismatch
 from .autocast_calls import ASKING, CASTING, asks_for_state, is_autocast, turns_off, watched
 from .compared import Function, essence, function_of, is_immutable
 from .definition import definition_of
+from .known_tests import KnownTests
 from .phrases import (
     STATEMENTS,
     TESTS,
@@ -29,7 +30,6 @@ from .phrases import (
     has_changing_default,
     has_nested_calls,
     is_activation_table,
-    is_on_another_device,
 )
 from .sizes import LIMITED, Kind, Sizes, is_rounding
 from .torchs_own import is_torchs, takes_inplace, torchs_name
@@ -54,7 +54,8 @@ ANY_NUMBER = 100
 class Reading:
     """What was read: see the fields of `Guard` with these names. called: children by name.
     by_width, moves: see `Sizes`. scales: a product of the forward itself, with a number.
-    autocast: what it asks of autocast, or where it turns it off."""
+    autocast: what it asks of autocast, or where it turns it off. is_of_rank: it was read for
+    tensors of so many dimensions as were said, and no others."""
 
     values: dict[str, object] = field(default_factory=dict)
     callables: dict[str, object] = field(default_factory=dict)
@@ -68,19 +69,25 @@ class Reading:
     moves: str = ""
     scales: str = ""
     autocast: str = ""
+    is_of_rank: bool = False
 
 
 def read(
-    module: nn.Module | None, forward: Callable, count: int = 1, autocast: bool = False
+    module: nn.Module | None,
+    forward: Callable,
+    count: int = 1,
+    autocast: bool = False,
+    rank: int | None = None,
 ) -> Reading:
     """Raises Mismatch that names what cannot be watched. Runs nothing of the module.
 
     forward: of the module's class, or a function of tensors if there is no module. count: how many
     tensors each call gives it, which are then not None. autocast: it is tried in each state of
-    autocast, so that it may ask for that.
+    autocast, so that it may ask for that. rank: how many dimensions these have, if the forward asks
+    for that: see `Reading.is_of_rank`.
     """
     reading = Reading()
-    _Reader(module, reading, count).function(forward, bound=module is not None, top=True)
+    _Reader(module, reading, count, rank).function(forward, bound=module is not None, top=True)
     if reading.autocast and not autocast:
         raise Mismatch(f"{forward.__qualname__} depends on autocast: {reading.autocast}")
     if reading.by_width and reading.moves:
@@ -92,8 +99,8 @@ def read(
 
 
 class _Reader:
-    def __init__(self, module: nn.Module | None, reading: Reading, count: int):
-        self.module, self.reading, self.count = module, reading, count
+    def __init__(self, module: nn.Module | None, reading: Reading, count: int, rank: int | None):
+        self.module, self.reading, self.count, self.rank = module, reading, count, rank
         self.gives_parts: set[FunctionType] = set()
 
     def function(self, function: Callable, bound: bool = False, top: bool = False) -> None:
@@ -115,6 +122,7 @@ class _Reader:
         body.run()
         self.reading.by_width = self.reading.by_width or body.sizes.by_width
         self.reading.moves = self.reading.moves or body.sizes.moves
+        self.reading.is_of_rank |= body.known.is_rank_known
         if body.returned == {Kind.PARTS}:
             self.gives_parts.add(function)
 
@@ -128,12 +136,14 @@ class _Body:
         names = list(inspect.signature(function).parameters)
         self.own = names[0] if bound and names else None
         parameters = inspect.signature(function).parameters.values()
-        optional = {p.name for p in parameters if p.default is None} if top else set()
-        # Nobody passes the others: calls with more arguments go to the module's own forward.
-        self.present = optional.intersection(names[bound : bound + reader.count])
-        self.absent = optional - self.present
         self.top = top
         self.locals = {*function.__code__.co_varnames, *function.__code__.co_cellvars}
+        covered = self.locals | function.__globals__.keys()
+        given = set(names[bound : bound + reader.count]) if top else set()
+        self.known = KnownTests(definition, self.own, given, reader.rank, self.library, covered)
+        optional = {p.name for p in parameters if p.default is None} if top else set()
+        # Nobody passes the others: calls with more arguments go to the module's own forward.
+        self.known.present, self.known.absent = optional & given, optional - given
         closure = zip(function.__code__.co_freevars, function.__closure__ or ())
         self.cells = {name: cell.cell_contents for name, cell in closure}
         self.sizes = Sizes(self.refuse)
@@ -166,9 +176,10 @@ class _Body:
         targets = one.targets if isinstance(one, ast.Assign) else []
         if isinstance(one, ast.AnnAssign):
             targets = [one.target]
+        value = getattr(one, "value", None)
         for target in targets:
             self.target(target)
-        value = getattr(one, "value", None)
+            self.known.assign(target, value)
         if value is None:
             return
         kind = self.value(value)
@@ -207,16 +218,13 @@ class _Body:
                 # `*leading, last`, and no other: what a list has is not asked for one by one.
                 leads = isinstance(part, ast.Starred) and [part] == target.elts[:-1]
                 self.target(part.value if leads else part)
-        elif isinstance(target, ast.Name):
-            self.absent.discard(target.id)
-            self.present.discard(target.id)
-        else:
+        elif not isinstance(target, ast.Name):
             self.refuse(f"writes {ast.unparse(target)}")
 
     def branch(self, one: ast.If | ast.IfExp) -> Kind | None:
         """A branch on what is not there takes the one way; one on the module's numbers takes both
         into account; one on the input says that some inputs were not tried."""
-        taken = self.known(one.test)
+        taken = self.known.outcome(one.test)
         run = self.statements if isinstance(one, ast.If) else self.value
         if taken is not None:
             return run(one.body if taken else one.orelse)
@@ -228,31 +236,12 @@ class _Body:
         self.sizes.names = self.sizes.joined(names, self.sizes.names)
         return None if isinstance(one, ast.If) else self.sizes.chosen(one, kind, other)
 
-    def known(self, test: ast.expr) -> bool | None:
-        """The outcome of `name is None`, of an argument that nobody or everybody passes, of whether
-        torch has a function, and of whether a tensor is where no operator takes it."""
-        if isinstance(test, ast.Call) and ast.unparse(test.func) == "hasattr":
-            return self.is_in_torch(*test.args) if len(test.args) == 2 else None
-        if (other := is_on_another_device(test)) is not None:
-            return other
-        if not isinstance(test, ast.Compare) or not isinstance(test.left, ast.Name):
-            return None
-        is_none = len(test.ops) == 1 and isinstance(test.comparators[0], ast.Constant)
-        if not is_none or test.comparators[0].value is not None:
-            return None
-        if test.left.id not in self.absent | self.present:
-            return None
-        absent = test.left.id in self.absent
-        return {ast.Is: absent, ast.IsNot: not absent}.get(type(test.ops[0]))
-
-    def is_in_torch(self, library: ast.expr, name: ast.expr) -> bool | None:
-        library, name = self.library(library), getattr(name, "value", None)
-        covered = "hasattr" in self.locals | self.function.__globals__.keys()
-        if covered or library is None or type(name) is not str:
-            return None
-        return hasattr(library, name)
-
     def test(self, test: ast.expr) -> None:
+        if isinstance(test, ast.BoolOp) and any(map(self.is_known, test.values)):
+            for one in test.values:
+                if not self.is_known(one):
+                    self.test(one)
+            return
         # The dtype of a parameter is one that was tried: who replaces what reads it asks for that.
         of_dtype = {node.value for node in ast.walk(test) if self.is_dtype_of_parameter(node)}
         if asks_for_state(asked := test.operand if isinstance(test, ast.UnaryOp) else test):
@@ -274,6 +263,9 @@ class _Body:
             if isinstance(node, (ast.Attribute, ast.Name)) and node not in inner:
                 if not (isinstance(node, ast.Name) and node.id == self.own):
                     self.value(node)
+
+    def is_known(self, test: ast.expr) -> bool:
+        return self.known.outcome(test) is not None
 
     def is_dtype_of_parameter(self, node: ast.AST) -> bool:
         named = isinstance(node, ast.Attribute) and node.attr == "dtype"
