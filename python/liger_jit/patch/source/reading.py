@@ -31,6 +31,7 @@ from .phrases import (
     has_nested_calls,
     is_activation_table,
 )
+from .shape_lists import tensor_of
 from .sizes import LIMITED, Kind, Sizes, is_rounding
 from .torchs_own import is_torchs, takes_inplace, torchs_name
 
@@ -45,7 +46,7 @@ OPERATIONS = frozenset(
 COMPLEX = frozenset({"view_as_complex", "view_as_real"})
 # Of tensors, beside those.
 FACTS = frozenset({"dtype", "shape", "ndim", "size", "dim", "device"})
-BUILTINS = frozenset({"int", "float", "len", "tuple"})
+BUILTINS = frozenset({"enumerate", "int", "float", "len", "tuple"})
 # How many arguments a call may have whose source does not say it.
 ANY_NUMBER = 100
 
@@ -294,6 +295,8 @@ class _Body:
             return self.call(node)
         if isinstance(node, ast.IfExp):
             return self.branch(node)
+        if isinstance(node, ast.ListComp) and self.lists_sizes(node):
+            return Kind.PLACES
         parts = (
             ast.BinOp, ast.UnaryOp, ast.Tuple, ast.List, ast.Subscript, ast.Slice, ast.Starred,
         )  # fmt: skip
@@ -312,6 +315,14 @@ class _Body:
         if isinstance(node, ast.Starred):
             return self.sizes.spread(node, *kinds)
         return self.sizes.several(kinds)
+
+    def lists_sizes(self, node: ast.ListComp) -> bool:
+        """Whether it is a shape of that kind. A function of tensors has heads of as many
+        dimensions as a probe had, so that it is the same for each place."""
+        tensor = tensor_of(node, self.definition)
+        if self.module is not None or tensor is None or self.value(tensor) is not Kind.VALUE:
+            return False
+        return self.found("enumerate") is enumerate
 
     def is_scale(self, node: ast.BinOp, kinds: list[Kind]) -> bool:
         """Whether one side is a number, and may be another than 1, and the other no size."""

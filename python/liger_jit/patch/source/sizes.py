@@ -28,11 +28,12 @@ class Kind(Enum):
     LEADING = auto()  # all sizes of a tensor but the last
     GROUPS = auto()  # how many groups, of a size that the module has, the last dimension has; or of
     # which size, where the module has their number
+    PLACES = auto()  # a list of all sizes of a tensor, some of which are 1 instead, not the last
     JOINED = auto()  # so many of one size again
     MIXED = auto()  # one or another, by the branch that was taken
 
 
-SEVERAL = frozenset({Kind.SHAPE, Kind.SIZES, Kind.LEADING})
+SEVERAL = frozenset({Kind.SHAPE, Kind.SIZES, Kind.LEADING, Kind.PLACES})
 PLAIN = frozenset({Kind.VALUE, Kind.NUMBER, Kind.PARTS})
 BOUNDS = frozenset({Kind.WIDTH, Kind.HALF})
 SMOOTH = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow)
@@ -309,6 +310,8 @@ def groups_last(name: str, given: list[Argument], named: dict[str, Argument]) ->
     if name not in ("view", "reshape") or named:
         return False
     kinds = [kind for _, kind in given]
+    if kinds == [Kind.PLACES]:
+        return True
     spread = bool(given) and isinstance(given[0][0], ast.Starred) and kinds[0] is Kind.LEADING
     leading = 1 if spread else next((i for i, k in enumerate(kinds) if k is not Kind.SIZE), 0)
     if sorted(kinds[leading:], key=lambda kind: kind.value) == [Kind.NUMBER, Kind.GROUPS]:
