@@ -13,7 +13,9 @@ becomes
 
 so that nothing stands between the sum and the norm's call that could tell them from one, and what
 comes after them cannot either (`sum_uses`). A branch that stands there is taken aside
-(`branch_between`).
+(`branch_between`). A sum without a name, `self.norm(x + y)`, is seen by nobody else:
+
+    add_and_norm(self.norm, x, y)[0]
 """
 
 import ast
@@ -44,8 +46,11 @@ class Sum:
 
 
 def norms_after_sums(forward: Callable) -> tuple[str, ...]:
-    """The children that a forward calls on sums which it just made, in that order."""
-    return tuple(one.norm for one in sums_of(forward))
+    """The children that a forward calls on sums which it just made, those of sums with names
+    first."""
+    code = getattr(innermost(forward), "__code__", None)
+    named = (one.norm for one in sums_of(forward))
+    return tuple(dict.fromkeys((*named, *norms_of_unnamed(forward, code))))
 
 
 def shown_sums(forward: Callable) -> dict[str, str]:
@@ -55,6 +60,42 @@ def shown_sums(forward: Callable) -> dict[str, str]:
 
 def sums_of(forward: Callable) -> tuple[Sum, ...]:
     return sums_of_code(forward, getattr(innermost(forward), "__code__", None))
+
+
+@cache
+def norms_of_unnamed(forward: Callable, code: CodeType | None) -> tuple[str, ...]:
+    """The children that a forward calls on sums in the call itself."""
+    definition = definition_of(forward)
+    nodes = ast.walk(definition) if definition else ()
+    return tuple(norm for node in nodes if (norm := norm_of_sum(node)))
+
+
+def norm_of_sum(node: ast.AST) -> str | None:
+    """The name of the child, if this calls one on a sum."""
+    if not isinstance(node, ast.Call) or node.keywords or len(node.args) != 1:
+        return None
+    function, (total,) = node.func, node.args
+    added = isinstance(total, ast.BinOp) and isinstance(total.op, ast.Add)
+    own = isinstance(function, ast.Attribute) and ast.unparse(function.value) == "self"
+    return function.attr if added and own else None
+
+
+class Unnamed(ast.NodeTransformer):
+    """Rewrites the calls of those norms. The norm is looked up first, then the left side."""
+
+    def __init__(self, norms: tuple[str, ...]):
+        self.norms = norms
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        norm = norm_of_sum(node)
+        self.generic_visit(node)
+        if norm not in self.norms:
+            return node
+        called = ast.copy_location(ast.Name(FUNCTION, ast.Load()), node)
+        total = node.args[0]
+        both = ast.copy_location(ast.Call(called, [node.func, total.left, total.right], []), node)
+        first = ast.copy_location(ast.Constant(0), node)
+        return ast.copy_location(ast.Subscript(both, first, ast.Load()), node)
 
 
 @cache
@@ -102,7 +143,7 @@ def rewritten(
 def rewritten_definition(
     forward: Callable, norms: tuple[str, ...], before_sums: tuple[str, ...], code: CodeType | None
 ) -> ast.FunctionDef:
-    definition, bodies = divided(definition_of(forward), sum_at)
+    definition, bodies = divided(Unnamed(norms).visit(definition_of(forward)), sum_at)
     for body in bodies:
         # A sum that a norm takes is no sum of two names any more.
         fuse(body, norms)
