@@ -170,11 +170,11 @@ def why_apart(name: str, before: list[ast.stmt], after: list[ast.stmt]) -> str:
     later = before[normed[-1] + 1 :] if normed else []
     if any(divides_into_heads(one, name) for one in later):
         return (
-            f"{name} is normed before it is divided into heads, in rows of all of them, and a "
-            "rotation's kernel has one head at a time: norm and rotation are a kernel each"
+            f"{name} is normed before it is divided into heads, and a rotation's kernel norms one "
+            "head at a time: each is a kernel of its own"
         )
     if any(norm_call(one, name) for one in after):
-        return f"{name} is rotated before it is normed: norm and rotation are a kernel each"
+        return f"{name} is rotated before it is normed: each is a kernel of its own"
     return f"{name} is not what a norm gives when it is rotated"
 
 
