@@ -207,6 +207,13 @@ class Spread(Cast):
         return F.layer_norm(F.silu(*given), self.normalized_shape, self.weight, self.bias, self.eps)
 
 
+class OfPictures(Cast):
+    def forward(self, x):
+        return F.layer_norm(
+            x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps
+        ).permute(0, 3, 1, 2)
+
+
 class ByDevice(Cast):
     def forward(self, x):
         weight = 2 * self.weight if x.device.type == "cuda" else self.weight
@@ -228,6 +235,7 @@ OTHERS = {
     WithoutGradients: "in a context of unknown effect",
     Kept: "in a context of unknown effect",
     Spread: "works in place",
+    OfPictures: "does not take rows of tokens",
     ByDevice: "branches on its input",
     Scaled: "no known norm",
 }
