@@ -172,6 +172,13 @@ def cast_to_gpus(*given):
     return given
 
 
+class ByKeyword(Cast):
+    def forward(self, x):
+        given = x, self.normalized_shape, self.weight, self.bias
+        cast = torch.amp.autocast_mode._cast(value=given, device_type="cpu", dtype=torch.float32)
+        return F.layer_norm(*cast, self.eps)
+
+
 class PartlyOutside(Cast):
     """The norm itself is under autocast."""
 
@@ -230,6 +237,7 @@ OTHERS = {
     TwiceTheOffset: "no known norm",
     OfItsDevice: "no known norm",
     ToTheGpusDtype: "no known norm",
+    ByKeyword: "has as many parts as its input",
     PartlyOutside: "no known norm",
     AutocastOn: "in a context of unknown effect",
     WithoutGradients: "in a context of unknown effect",

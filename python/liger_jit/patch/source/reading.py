@@ -468,7 +468,7 @@ class _Body:
     def asked_of_autocast(self, node: ast.Call, given: list) -> Kind:
         """The state, or the first argument as that wants it."""
         self.reading.autocast = first_line(node)
-        return given[0][1] if node.func.attr == CASTING else Kind.VALUE
+        return given[0][1] if given and node.func.attr == CASTING else Kind.VALUE
 
     def takes_what_was_given(self, node: ast.Call) -> bool:
         """Whether the call's one argument is the forward's own, as it came."""
