@@ -10,11 +10,17 @@ IN_FLOAT32 = frozenset({"layer_norm", "norm", "pow", "reciprocal", "rms_norm", "
 
 
 class AutocastOfGpus(TorchFunctionMode):
-    """Does to such operations on the CPU what autocast on a GPU does to them."""
+    """Does to such operations on the CPU what autocast on a GPU does to them. with_the_cpus: only
+    where autocast is on for the CPU, which a forward may turn off."""
+
+    def __init__(self, with_the_cpus: bool = False):
+        super().__init__()
+        self.with_the_cpus = with_the_cpus
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         name = getattr(function, "__name__", "").strip("_")
-        if name in IN_FLOAT32 or name == "rpow":
+        on = not self.with_the_cpus or torch.is_autocast_enabled("cpu")
+        if on and (name in IN_FLOAT32 or name == "rpow"):
             args, kwargs = in_float32(args), in_float32(kwargs or {})
         return function(*args, **(kwargs or {}))
 

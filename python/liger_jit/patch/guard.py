@@ -157,6 +157,7 @@ def guard_of(
     called: tuple[str, ...] = (),
     found: Reading | None = None,
     count: int = 1,
+    autocast: bool = False,
 ) -> Guard:
     """The guard of a replacement for this module's own forward, as the module is now.
 
@@ -165,12 +166,13 @@ def guard_of(
         called: children that the replacement calls as modules.
         found: what the forward's source says, if it was read already.
         count: how many tensors each call gives the forward.
+        autocast: whether the replacement was tried in each state of autocast.
 
     Raises Mismatch if the forward cannot be watched: see `reading`.
     """
     own = type(module).forward
     if found is None:
-        found = read(module, own, count)
+        found = read(module, own, count, autocast)
     for name in sorted(found.tensors - set(tensors)):
         raise Mismatch(f"its forward reads the parameter {name}")
     children = []

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from family_models import step_of
 from liger_jit import functional
 from liger_jit.patch import patch
 from tiny_models import counted
 from torch import nn
 from torch.nn import functional as F
+from transformers import BertConfig, BertLMHeadModel
 
 
 class WrittenOut(nn.Module):
@@ -77,8 +79,17 @@ class NormThenSum(Layer):
         return z
 
 
+class Unnamed(Layer):
+    """As BERT's parts, which call a norm on a sum."""
+
+    def forward(self, x):
+        y = self.norm(self.attention(x) + x)
+        return self.last(y + F.dropout(self.mlp(y), p=self.dropout, training=self.training))
+
+
 # (class, its role, calls of that op)
 LAYERS = {
+    "unnamed sums": (Unnamed, "fused_add_layer_norm", 2),
     "pre-norm": (PreNorm, "fused_add_layer_norm", 1),
     "post-norm": (PostNorm, "fused_add_layer_norm", 2),
     "norm, then sum": (NormThenSum, "layer_norm_add", 2),
@@ -149,7 +160,7 @@ def test_a_layer_norm_takes_the_sum_beside_it(kind, norm, dtype, monkeypatch):
     assert torch.equal(step(model, dtype)[0], expected[0])
 
 
-@pytest.mark.parametrize("kind", ["pre-norm", "post-norm"])
+@pytest.mark.parametrize("kind", ["pre-norm", "post-norm", "unnamed sums"])
 def test_a_layer_that_drops_elements_drops_the_same(kind, monkeypatch):
     model = made(kind, "torch's", dropout=0.5)
     expected = step(model)
@@ -218,3 +229,39 @@ def test_weights_of_another_dtype_are_the_layers_own(monkeypatch):
     with counted(monkeypatch) as calls:
         assert_same(step(model, torch.bfloat16), expected, torch.bfloat16)
     assert calls["fused_add_layer_norm"] == 0
+
+
+def test_a_norm_of_an_unnamed_sum_that_is_hooked_is_called(monkeypatch):
+    model = made("unnamed sums", "torch's")
+    patch(model)
+    seen = []
+    model.layer.norm.register_forward_hook(lambda norm, given, result: seen.append(given[0].shape))
+    with counted(monkeypatch) as calls:
+        step(model)
+    assert seen == [(2, 5, 16)]
+    assert calls["fused_add_layer_norm"] == calls["layer_norm"] == 1
+
+
+def test_bert_trains_as_before_and_is_taken_back(monkeypatch):
+    torch.manual_seed(6)
+    config = BertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+        vocab_size=97, is_decoder=True, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    model = BertLMHeadModel(config).train()
+    ids = torch.randint(3, 90, (2, 9))
+    given = {"input_ids": ids, "labels": ids}
+    own = step_of(model, given)
+    handle = patch(model)
+    assert handle.report().counts["fused_add_layer_norm"] == (4, 4), str(handle.report())
+    with counted(monkeypatch) as calls:
+        found = step_of(model, given)
+    assert calls["fused_add_layer_norm"] == 4
+    torch.testing.assert_close(found[0], own[0], rtol=2e-5, atol=0.0)
+    for name, gradient in own[1].items():
+        # A key's bias moves all of a query's scores alike.
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+    handle.unpatch()
+    again = step_of(model, given)
+    assert again[0] == own[0]
+    assert all(torch.equal(again[1][name], own[1][name]) for name in own[1])

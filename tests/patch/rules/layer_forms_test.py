@@ -7,7 +7,7 @@ import functools
 import pytest
 import torch
 from liger_jit.patch import patch
-from liger_jit.patch.rules.add_norm_source import fuse, sums_in
+from liger_jit.patch.rules.add_norm_source import Unnamed, fuse, sums_in
 from tiny_models import assert_same_step, batch, build, counted, loss_and_gradients
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -49,6 +49,33 @@ def test_a_sum_and_the_norm_after_it_become_one_call(before, after):
     body = statements(before)
     fuse(body, tuple(one.norm for one in sums_in(body)))
     assert "\n".join(map(ast.unparse, body)) == after
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("x = self.norm(r + x)", "x = _liger_jit_add_and_norm(self.norm, r, x)[0]"),
+        (
+            "return r + self.norm(a(x) + b(x) + c(x))",
+            "return r + _liger_jit_add_and_norm(self.norm, a(x) + b(x), c(x))[0]",
+        ),
+        (
+            "if x: y = self.norm(r + self.two(x + r))",
+            "if x:\n    y = _liger_jit_add_and_norm(self.norm, r, "
+            "_liger_jit_add_and_norm(self.two, x, r)[0])[0]",
+        ),
+        ("x = self.norm(r - x)", None),
+        ("x = self.norm(r + x, 1)", None),
+        ("x = self.norm(x=r + x)", None),
+        ("x = other.norm(r + x)", None),
+        ("x = self.other(r + x)", None),
+        ("x = self.norm.one(r + x)", None),
+        ("x = self.norm(*r + x)", None),
+    ],
+)
+def test_a_norm_of_a_sum_becomes_one_call(before, after):
+    tree = Unnamed(("norm", "two")).visit(ast.parse(before))
+    assert ast.unparse(tree) == (after or before)
 
 
 @pytest.mark.parametrize(

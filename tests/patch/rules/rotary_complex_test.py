@@ -6,18 +6,22 @@ from family_models import step_of, tiny
 from liger_jit.patch import patch
 from liger_jit.patch.installed import installed_in
 from liger_jit.patch.probe import Mismatch
-from liger_jit.patch.rules.rotary_complex import dimension_of_heads, rotary_by_factors
+from liger_jit.patch.rules.rotary_complex import Factors, factors_of, rotary_by_factors
 from tiny_models import assert_same_step, counted, error, shape_of
 from transformers.models.deepseek_v2 import modeling_deepseek_v2
 from transformers.models.deepseek_v3 import modeling_deepseek_v3
 from transformers.models.llama4 import modeling_llama4
 
-HEADS_AT = {modeling_llama4: 2, modeling_deepseek_v2: 1}
+TAKEN = {
+    modeling_llama4.apply_rotary_emb: Factors(2),
+    modeling_deepseek_v2.apply_rotary_emb: Factors(1),
+    modeling_llama4.vision_apply_rotary_emb: Factors(2, is_shared=True),
+}
 MODELS = ("llama4_text", "deepseek_v2", "deepseek_v3")
 
 
-def name_of(file):
-    return file.__name__.rpartition("modeling_")[2]
+def name_of(function):
+    return f"{function.__module__.rpartition('modeling_')[2]}.{function.__name__}"
 
 
 def heads(heads_at, dtype=torch.float32, gradient=True):
@@ -32,14 +36,14 @@ def step(function, q, k, freqs):
     return [*results, *torch.autograd.grad(total, (q, k))]
 
 
-@pytest.mark.parametrize("file", HEADS_AT, ids=name_of)
+@pytest.mark.parametrize("original", TAKEN, ids=name_of)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_replacement_is_the_function(file, dtype, monkeypatch):
-    original, heads_at = file.apply_rotary_emb, HEADS_AT[file]
-    assert dimension_of_heads(original, 16, (2, 96)) == heads_at
-    q, k, freqs = heads(heads_at, dtype)
+def test_the_replacement_is_the_function(original, dtype, monkeypatch):
+    taken = TAKEN[original]
+    assert factors_of(original, 16, (2, 96)) == taken
+    q, k, freqs = heads(taken.heads_at, dtype)
     with counted(monkeypatch) as calls:
-        found = step(rotary_by_factors(original, heads_at), q, k, freqs)
+        found = step(rotary_by_factors(original, taken), q, k, freqs)
     assert calls["complex_rope"] == 1
     expected = step(original, q, k, freqs)
     assert [y.stride() for y in found[:2]] == [y.stride() for y in expected[:2]]
@@ -50,7 +54,7 @@ def test_the_replacement_is_the_function(file, dtype, monkeypatch):
 
 def test_what_no_operator_takes_goes_to_the_function_itself(monkeypatch):
     original = modeling_llama4.apply_rotary_emb
-    replacement = rotary_by_factors(original, 2)
+    replacement = rotary_by_factors(original, Factors(2))
     q, k, freqs = heads(2)
     with counted(monkeypatch) as calls:
         replacement(q, k, freqs.to(torch.complex128))
@@ -59,6 +63,95 @@ def test_what_no_operator_takes_goes_to_the_function_itself(monkeypatch):
         replacement(q, k, freqs[:, :1].clone())
         replacement(q.double(), k.double(), freqs)
     assert not calls["complex_rope"]
+
+
+@pytest.mark.parametrize("shape", [(7, 1, 8), (7, 8), (1, 1, 7, 8), (1, 7, 8)])
+def test_factors_of_all_sequences_may_have_any_dimensions(shape, monkeypatch):
+    original = modeling_llama4.vision_apply_rotary_emb
+    replacement = rotary_by_factors(original, Factors(2, is_shared=True))
+    q, k, freqs = heads(2)
+    freqs = freqs.reshape(shape)
+    with counted(monkeypatch) as calls:
+        found = replacement(q, k, freqs_ci=freqs)
+    assert calls["complex_rope"] == 1
+    for mine, own in zip(found, original(q, k, freqs), strict=True):
+        assert error(mine, own) <= 1e-6
+
+
+def test_factors_that_are_not_rows_go_to_the_function_itself(monkeypatch):
+    original = modeling_llama4.vision_apply_rotary_emb
+    replacement = rotary_by_factors(original, Factors(2, is_shared=True))
+    q, k, freqs = heads(2)
+    with counted(monkeypatch) as calls:
+        for other in (freqs.reshape(8, 7), freqs.reshape(56)):  # of the elements alone
+            for mine, own in zip(replacement(q, k, other), original(q, k, other), strict=True):
+                assert torch.equal(mine, own)
+        with pytest.raises(TypeError, match="freqs_cos"):
+            replacement(q, k, freqs_cos=freqs)
+        with pytest.raises(RuntimeError):
+            replacement(q, k, freqs[:, :6])
+    assert not calls["complex_rope"]
+
+
+def of_turned_places(query, key, freqs_ci):
+    return turned(query, freqs_ci), turned(key, freqs_ci)
+
+
+def turned(x, freqs):
+    """Its factors are of another dimension than the last."""
+    heads = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
+    rank = heads.ndim
+    shape = [size if i == 1 or i == 0 else 1 for i, size in enumerate(heads.shape)]
+    return torch.view_as_real(heads * freqs.view(*shape)).flatten(3).type_as(x) * rank
+
+
+def of_chosen_sizes(query, key, freqs_ci):
+    shape = [size if size > 2 else 1 for i, size in enumerate(query.shape)]
+    return query * freqs_ci.view(*shape), key * freqs_ci.view(*shape)
+
+
+@pytest.mark.parametrize("another", [of_turned_places, of_chosen_sizes])
+def test_a_list_of_sizes_that_a_probe_may_not_see_is_refused(another, monkeypatch):
+    monkeypatch.setattr(modeling_llama4, "vision_apply_rotary_emb", another)
+    rows = patch(vision()).report()
+    reason = next(row.status for row in rows if row.role == "rotary")
+    assert "has a part that a probe may not see the whole of: [size if" in reason
+
+
+def vision():
+    torch.manual_seed(2)
+    settings = modeling_llama4.Llama4VisionConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
+        image_size=8, patch_size=2, vision_output_dim=32, projector_input_dim=32,
+        projector_output_dim=32, attn_implementation="eager",
+    )  # fmt: skip
+    model = modeling_llama4.Llama4VisionModel(settings).train()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    return model
+
+
+def step_of_pictures(model):
+    pixels = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(7))
+    model.zero_grad()
+    value = model(pixels).last_hidden_state.square().sum()
+    value.backward()
+    return value.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def test_a_tower_trains_as_before_and_is_taken_back(monkeypatch):
+    model = vision()
+    own = step_of_pictures(model)
+    handle = patch(model)
+    assert handle.report().counts["rope"] == (2, 2), str(handle.report())
+    with counted(monkeypatch) as calls:
+        found = step_of_pictures(model)
+    assert calls["complex_rope"] == 2
+    assert_same_step(found, own)
+    handle.unpatch()
+    again = step_of_pictures(model)
+    assert all(torch.equal(again[1][name], own[1][name]) for name in own[1])
 
 
 def conjugate(xq, xk, freqs_cis):
@@ -77,7 +170,7 @@ def in_16_bits(xq, xk, freqs_cis):
 @pytest.mark.parametrize("another", [conjugate, of_q_alone, in_16_bits])
 def test_another_formula_is_not_taken_for_it(another, monkeypatch):
     with pytest.raises(Mismatch, match="rotating 16"):
-        dimension_of_heads(another, 16, ())
+        factors_of(another, 16, ())
     monkeypatch.setattr(modeling_llama4, "apply_rotary_emb", another)
     model, _ = tiny("llama4_text")
     rows = patch(model).report()

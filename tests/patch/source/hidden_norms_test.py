@@ -89,9 +89,9 @@ class Called(Norm):
         return self.limited(x, 1e6)
 
 
-class Gated(Norm):
-    def forward(self, x, gate=None):
-        return self.formula(x) * F.silu(gate.to(x.dtype))
+class Scaled(Norm):
+    def forward(self, x, scale=None):
+        return self.formula(x) * F.silu(scale.to(x.dtype))
 
 
 class Into(Norm):
@@ -107,7 +107,7 @@ class Into(Norm):
         (Reassigned, "branches on its input"),
         (Checking, "branches on a call"),
         (Into, "calls with out=y"),
-        (Gated, "does not run without gate"),
+        (Scaled, "does not run without scale"),
         (Private, "reads __gain"),
         (Comparing, "x < 1000000.0"),
         (Choosing, "x.shape[1] > 100"),

@@ -12,7 +12,10 @@ becomes
     del normed
 
 so that nothing stands between the sum and the norm's call that could tell them from one, and what
-comes after them cannot either (`sum_uses`).
+comes after them cannot either (`sum_uses`). A branch that stands there is taken aside
+(`branch_between`). A sum without a name, `self.norm(x + y)`, is seen by nobody else:
+
+    add_and_norm(self.norm, x, y)[0]
 """
 
 import ast
@@ -22,7 +25,8 @@ from functools import cache
 from types import CodeType, FunctionType
 
 from ..source.definition import definition_of, innermost, rebuilt, statement_at
-from . import norm_add_source
+from . import branch_between, norm_add_source
+from .branch_between import divided
 from .sum_uses import shown
 
 # Names that no forward has.
@@ -42,8 +46,11 @@ class Sum:
 
 
 def norms_after_sums(forward: Callable) -> tuple[str, ...]:
-    """The children that a forward calls on sums which it just made, in that order."""
-    return tuple(one.norm for one in sums_of(forward))
+    """The children that a forward calls on sums which it just made, those of sums with names
+    first."""
+    code = getattr(innermost(forward), "__code__", None)
+    named = (one.norm for one in sums_of(forward))
+    return tuple(dict.fromkeys((*named, *norms_of_unnamed(forward, code))))
 
 
 def shown_sums(forward: Callable) -> dict[str, str]:
@@ -56,10 +63,62 @@ def sums_of(forward: Callable) -> tuple[Sum, ...]:
 
 
 @cache
+def norms_of_unnamed(forward: Callable, code: CodeType | None) -> tuple[str, ...]:
+    """The children that a forward calls on sums in the call itself."""
+    definition = definition_of(forward)
+    nodes = ast.walk(definition) if definition else ()
+    return tuple(norm for node in nodes if (norm := norm_of_sum(node)))
+
+
+def norm_of_sum(node: ast.AST) -> str | None:
+    """The name of the child, if this calls one on a sum."""
+    if not isinstance(node, ast.Call) or node.keywords or len(node.args) != 1:
+        return None
+    function, (total,) = node.func, node.args
+    added = isinstance(total, ast.BinOp) and isinstance(total.op, ast.Add)
+    own = isinstance(function, ast.Attribute) and ast.unparse(function.value) == "self"
+    return function.attr if added and own else None
+
+
+class Unnamed(ast.NodeTransformer):
+    """Rewrites the calls of those norms. The norm is looked up first, then the left side."""
+
+    def __init__(self, norms: tuple[str, ...]):
+        self.norms = norms
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        norm = norm_of_sum(node)
+        self.generic_visit(node)
+        if norm not in self.norms:
+            return node
+        called = ast.copy_location(ast.Name(FUNCTION, ast.Load()), node)
+        total = node.args[0]
+        both = ast.copy_location(ast.Call(called, [node.func, total.left, total.right], []), node)
+        first = ast.copy_location(ast.Constant(0), node)
+        return ast.copy_location(ast.Subscript(both, first, ast.Load()), node)
+
+
+@cache
 def sums_of_code(forward: Callable, code: CodeType | None) -> tuple[Sum, ...]:
     """`code` is the forward's, which may be replaced in place."""
     definition = definition_of(forward)
-    return tuple(sums_in(definition.body)) if definition else ()
+    if definition is None:
+        return ()
+    whole = [*definition.body]
+    _, bodies = divided(definition, sum_at)
+    found = [one for body in bodies for one in sums_in(body, whole)]
+    return tuple({one.norm: one for one in reversed(found)}[norm] for norm in norms_in(found))
+
+
+def norms_in(sums: list[Sum]) -> list[str]:
+    """Their norms, each once."""
+    return list(dict.fromkeys(one.norm for one in sums))
+
+
+def passed_by(forward: Callable) -> tuple[str | None, list[ast.stmt]]:
+    """The argument without which a forward passes a branch by that stands between a sum and its
+    norm, and the statements that it then runs."""
+    return branch_between.passed_by(definition_of(forward), sum_at)
 
 
 def rewritten(
@@ -84,10 +143,11 @@ def rewritten(
 def rewritten_definition(
     forward: Callable, norms: tuple[str, ...], before_sums: tuple[str, ...], code: CodeType | None
 ) -> ast.FunctionDef:
-    definition = definition_of(forward)
-    # A sum that a norm takes is no sum of two names any more.
-    fuse(definition.body, norms)
-    norm_add_source.fuse(definition.body, before_sums)
+    definition, bodies = divided(Unnamed(norms).visit(definition_of(forward)), sum_at)
+    for body in bodies:
+        # A sum that a norm takes is no sum of two names any more.
+        fuse(body, norms)
+        norm_add_source.fuse(body, before_sums)
     return definition
 
 
@@ -117,11 +177,12 @@ class Replaced(ast.NodeTransformer):
         return self.new if node is self.old else self.generic_visit(node)
 
 
-def sums_in(body: list[ast.stmt]) -> list[Sum]:
-    return [found for made in range(len(body)) if (found := sum_at(body, made))]
+def sums_in(body: list[ast.stmt], whole: list[ast.stmt] | None = None) -> list[Sum]:
+    """Of the statements of a forward, or of those that are the last it runs of the `whole`."""
+    return [found for made in range(len(body)) if (found := sum_at(body, made, whole))]
 
 
-def sum_at(body: list[ast.stmt], made: int) -> Sum | None:
+def sum_at(body: list[ast.stmt], made: int, whole: list[ast.stmt] | None = None) -> Sum | None:
     """The sum that `body[made]` makes, if a norm takes it before anything else does."""
     total = target_of(body[made])
     value = getattr(body[made], "value", None)
@@ -141,7 +202,7 @@ def sum_at(body: list[ast.stmt], made: int) -> Sum | None:
     if not isinstance(function, ast.Attribute) or ast.unparse(function.value) != "self":
         return None
     names = {total, *map(target_of, body[made + 1 : used])}
-    return Sum(made, used, function.attr, shown(body, used, names, call))
+    return Sum(made, used, function.attr, shown(body, used, names, call, whole or body))
 
 
 def target_of(statement: ast.stmt) -> str | None:

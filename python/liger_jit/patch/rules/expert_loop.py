@@ -12,7 +12,7 @@ from types import FunctionType
 
 from ..probe import Mismatch
 from ..source.definition import sure_definition
-from ..source.reading import first_line
+from ..source.phrases import first_line
 
 WEIGHTS = ("gate_up_proj", "down_proj")
 BIASES = ("gate_up_proj_bias", "down_proj_bias")

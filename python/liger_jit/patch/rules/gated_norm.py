@@ -29,10 +29,13 @@ from ..probe import (
     twin_of,
 )
 from ..rule import Refusal, own_class_forward
-from .memory_order import has_rows
+from ..source.reading import read
+from .memory_order import has_rows, is_in_order
 from .proved_norm import DTYPES, NormProof
 
 ROLE = "gated_rms_norm"
+# Of the tensors of a forward that asks for it: sequences of a batch.
+RANK = 3
 # What rounds elsewhere differs by more.
 SAME_ROUNDING = 1e-5
 ACTIVATIONS = {"silu": F.silu, "sigmoid": torch.sigmoid}
@@ -42,16 +45,19 @@ Dtypes = tuple[torch.dtype, torch.dtype, torch.dtype]
 @dataclass(frozen=True)
 class GatedForm:
     """See `functional.gated_rms_norm`. epsilon, group: names of attributes; group is None where a
-    row is normalised as a whole."""
+    row is normalised as a whole, and is_count says that it has the number of groups."""
 
     activation: str
     gate_first: bool
     mode: str
     epsilon: str
     group: str | None
+    is_count: bool = False
 
     def options(self, module: nn.Module) -> tuple[str, bool, int | None, str]:
         size = None if self.group is None else getattr(module, self.group)
+        if self.is_count:
+            size = module._parameters["weight"].shape[0] // size
         return self.activation, self.gate_first, size, self.mode
 
     def run(self, module: nn.Module, x: Tensor, gate: Tensor) -> Tensor:
@@ -83,9 +89,10 @@ def prove_gated(module: nn.Module) -> NormProof | Refusal:
         return Refusal("a gated norm without a weight, or with a bias")
     try:
         # Read before it is run, as other norms are.
-        guard = guard_of(module, tensors=("weight",), count=2)
+        found = read(module, type(module).forward, count=2, rank=RANK)
+        guard = guard_of(module, tensors=("weight",), found=found)
         form = find_form(module, weight.shape[0], forms_of(dict(guard.values), weight.shape[0]))
-        check_gradients(module, form, weight.shape[0])
+        check_gradients(module, form, weight.shape[0], found.is_of_rank)
         check_autocast(module, weight.shape[0])
         tried = dtypes_of(module, form, weight.shape[0])
     except Mismatch as mismatch:
@@ -96,10 +103,12 @@ def prove_gated(module: nn.Module) -> NormProof | Refusal:
         own = self._parameters["weight"]
         if x.shape != gate.shape or x.shape[-1:] != own.shape or gate.device != x.device:
             return False
-        if not x.is_contiguous() or not has_rows(gate):
+        if found.is_of_rank and x.dim() != RANK:
             return False
-        found = x.dtype, gate.dtype, own.dtype
-        return found in tried or set(found) == {torch.float64}
+        if not is_in_order(x) or not has_rows(gate):
+            return False
+        dtypes = x.dtype, gate.dtype, own.dtype
+        return dtypes in tried or set(dtypes) == {torch.float64}
 
     forward = guarded(form.run, guard, takes, count=2)
     return NormProof(ROLE, forward, guard, form.run, meta_call(module, form, weight))
@@ -109,10 +118,11 @@ def forms_of(read: dict[str, object], width: int) -> list[GatedForm]:
     """All that the attributes which the forward reads allow."""
     epsilons = [name for name, value in read.items() if type(value) is float and value > 0]
     groups = [name for name, value in read.items() if type(value) is int and divides(value, width)]
+    groupings = [(None, False), *itertools.product(groups, (False, True))]
     return [
-        GatedForm(*each)
-        for each in itertools.product(
-            ACTIVATIONS, (True, False), ("llama", "none"), epsilons, (None, *groups)
+        GatedForm(*each, *grouping)
+        for *each, grouping in itertools.product(
+            ACTIVATIONS, (True, False), ("llama", "none"), epsilons, groupings
         )
     ]
 
@@ -175,12 +185,14 @@ def dtypes_of(module: nn.Module, form: GatedForm, width: int) -> frozenset[Dtype
     return frozenset(each for each in tried if error_of(module, form, width, each) <= SAME_ROUNDING)
 
 
-def check_gradients(module: nn.Module, form: GatedForm, width: int) -> None:
-    """On inputs of each number of dimensions, of many rows, and of large values."""
+def check_gradients(module: nn.Module, form: GatedForm, width: int, is_of_rank: bool) -> None:
+    """On inputs of each number of dimensions that it takes, of many rows, and of large values."""
     generator = torch.Generator().manual_seed(3)
     twin = twin_with(module, width, torch.float32)
     probes = [(leading, 1.0) for leading in ((3,), (2, 3), (2, 3, 4), (1, LONG))]
     for leading, scale in (*probes, ((2, 3), OUTLYING)):
+        if is_of_rank and len(leading) + 1 != RANK:
+            continue
         inputs = [random((*leading, width), generator) * scale for _ in range(2)]
         assert_same(
             lambda x, gate: run_gated(module, twin, x, gate),

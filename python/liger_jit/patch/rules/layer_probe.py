@@ -17,7 +17,7 @@ from ..probe import Mismatch, StandIn, random, twin_of
 from ..rule import Proof, own_class_forward
 from ..source.definition import definition_of, innermost
 from ..source.effects import read_effects
-from .add_norm_source import outputs_of
+from .add_norm_source import outputs_of, passed_by
 
 PROBE_TOKENS = 3
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -66,7 +66,10 @@ class LayerProbe:
     """
 
     def __init__(self, module: nn.Module, proofs: dict, device: torch.device, dtype: torch.dtype):
-        read_effects(module, innermost(own_class_forward(module)), module._modules)
+        own = own_class_forward(module)
+        # A branch that is passed by without this argument is not run.
+        self.left_out, body = passed_by(own)
+        read_effects(module, innermost(own), module._modules, body)
         self.module = module
         self.proofs = {
             name: proof if isinstance(proof, Proof) else None for name, proof in proofs.items()
@@ -126,6 +129,7 @@ class LayerProbe:
         named = [one for one in named if one.kind not in VARIADIC]
         needed = {one.name: None for one in named if one.default is one.empty}
         optional = {one.name: self.like_x for one in named if one.default in (one.empty, None)}
+        optional.pop(self.left_out, None)
         for arguments in (needed, optional):
             for outputs in several:
                 yield outputs, arguments

@@ -21,6 +21,14 @@ def has_order(x: Tensor) -> bool:
     return has_rows(x) and all(x.stride(i) or x.shape[i] == 1 for i in range(x.dim()))
 
 
+def is_in_order(x: Tensor) -> bool:
+    """Whether eager arithmetic on it gives what is contiguous: it is, or is a part of what is."""
+    if x.is_contiguous():
+        return True
+    strides = [stride for stride, size in zip(x.stride(), x.shape) if size > 1]
+    return has_order(x) and strides == sorted(strides, reverse=True)
+
+
 def in_order_of(x: Tensor, operator: Callable[[Tensor], Tensor]) -> Tensor:
     """`operator(x)`, a map of rows, with its dims in the order in memory of those of x."""
     if x.is_contiguous():

@@ -38,6 +38,7 @@ from ..source.torchs_own import torchs_name
 from .gated_norm import ROLE as GATED
 from .gated_norm import prove_gated, takes_gate
 from .memory_order import has_order, in_order_of
+from .offset_layer_norm import find_offset
 from .proved_norm import (
     DTYPES,
     Epsilon,
@@ -88,13 +89,21 @@ def prove(module: nn.Module) -> NormProof | Refusal:
         return Refusal(reason)
     if torchs_name(own_class_forward(module)) == "LayerNorm.forward":
         return prove_layer_norm(module)
-    gated = prove_gated(module) if takes_gate(module) else None
+    if not takes_gate(module):
+        return prove_alone(module)
+    gated = prove_gated(module)
     if isinstance(gated, NormProof):
         return gated
+    alone = prove_alone(module)
+    return gated if isinstance(alone, Refusal) else alone
+
+
+def prove_alone(module: nn.Module) -> NormProof | Refusal:
+    """Of a call with one input."""
     if tensor_inputs(own_class_forward(module)) != 1:
-        if gated is not None:
-            return gated
         return Refusal("its forward takes more than one input")
+    if isinstance(module, nn.LayerNorm):
+        return prove_offset(module)
     if module._parameters.get("bias") is not None:
         return Refusal("a bias, and not torch's LayerNorm")
     literals = literal_epsilons(own_class_forward(module))
@@ -303,6 +312,23 @@ def layer_proof(
 
     vectors = () if weight is None else (weight,)
     meta = norm_meta_call("layer_norm", call, vectors, ("written out",)) if vectors else None
+    forward = guarded(norm.__call__, guard, norm.takes_alone)
+    return NormProof("layer_norm", forward, guard, norm, meta, norm=norm)
+
+
+def prove_offset(module: nn.LayerNorm) -> NormProof | Refusal:
+    """One of torch's with a forward of its own."""
+    try:
+        norm, guard = find_offset(module, epsilons(module))
+    except Mismatch as mismatch:
+        return Refusal(str(mismatch))
+    eps = epsilon_of(module, norm.epsilon)
+
+    def call(x: Tensor, *vectors: Tensor) -> Tensor:
+        return functional.layer_norm(x, *vectors, eps=eps)
+
+    vectors = tuple(getattr(module, name) for name in norm.vectors)
+    meta = norm_meta_call("layer_norm", call, vectors, ())
     forward = guarded(norm.__call__, guard, norm.takes_alone)
     return NormProof("layer_norm", forward, guard, norm, meta, norm=norm)
 

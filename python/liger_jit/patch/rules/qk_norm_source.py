@@ -29,7 +29,7 @@ from types import FunctionType
 
 from ..probe import Mismatch
 from ..source.definition import compiled, innermost, rebuilt, statement_at
-from ..source.reading import first_line
+from ..source.phrases import first_line
 
 # Names that no forward has.
 WAITS = "_liger_jit_waits"
@@ -99,7 +99,7 @@ def rewrite(own: ast.FunctionDef, rotary: str) -> Rewritten:
         last = max((i for i in range(end) if name in names_in(body[i])), default=None)
         call = None if last is None else norm_call(body[last], name)
         if call is None:
-            raise Mismatch(f"{name} is not what a norm gives when it is rotated")
+            raise Mismatch(why_apart(name, body[:end], body[end + 1 :]))
         calls[name] = (last, call)
     first = min(last for last, _ in calls.values())
     inside = [body[end].test, *body[end].body[:-1]] if isinstance(body[end], ast.If) else []
@@ -162,6 +162,28 @@ def norm_call(statement: ast.stmt, name: str) -> ast.Call | None:
         return None
     plain = len(call.args) == 1 and not call.keywords and not isinstance(call.args[0], ast.Starred)
     return call if plain and ast.unparse(call.func.value) == "self" else None
+
+
+def why_apart(name: str, before: list[ast.stmt], after: list[ast.stmt]) -> str:
+    """Why the norm of what is rotated by that name is not in the rotation's kernel."""
+    normed = [i for i, one in enumerate(before) if norm_call(one, name)]
+    later = before[normed[-1] + 1 :] if normed else []
+    if any(divides_into_heads(one, name) for one in later):
+        return (
+            f"{name} is normed before it is divided into heads, and a rotation's kernel norms one "
+            "head at a time: each is a kernel of its own"
+        )
+    if any(norm_call(one, name) for one in after):
+        return f"{name} is rotated before it is normed: each is a kernel of its own"
+    return f"{name} is not what a norm gives when it is rotated"
+
+
+def divides_into_heads(statement: ast.stmt, name: str) -> bool:
+    """`name = name.view(...)`, with more after it or not."""
+    if not isinstance(statement, ast.Assign) or ast.unparse(statement.targets[0]) != name:
+        return False
+    calls = (node.func for node in ast.walk(statement.value) if isinstance(node, ast.Call))
+    return any(ast.unparse(one) in (f"{name}.view", f"{name}.reshape") for one in calls)
 
 
 def write_in(statement: ast.AST) -> str | None:

@@ -80,14 +80,14 @@ def group(module: nn.Module) -> Hashable:
 class RotaryFunction:
     """The rotary function of a file, by this name. pair: whether it takes q and k. form: what it
     was proved to compute. rows: whether it is one of heads of one sequence (`rotary_rows`).
-    heads_at: of one by complex factors, the dimension of the heads (`rotary_complex`)."""
+    factors: of one by complex factors, how it takes them (`rotary_complex`)."""
 
     name: str
     original: Callable
     pair: bool
     form: RotaryForm = USUAL
     rows: bool = False
-    heads_at: int | None = None
+    factors: rotary_complex.Factors | None = None
 
     @property
     def is_complex(self) -> bool:
@@ -97,14 +97,14 @@ class RotaryFunction:
     def is_usual(self) -> bool:
         """Whether it is what larger operators have as well."""
         positioned = parameter_names(self.original) == POSITIONED
-        return self.form == USUAL and not (self.rows or positioned) and self.heads_at is None
+        return self.form == USUAL and not (self.rows or positioned) and self.factors is None
 
     @property
     def replacement(self) -> Callable:
         if self.rows:
             return rotary_rows.rotary_of_rows(self.original)
-        if self.heads_at is not None:
-            return rotary_complex.rotary_by_factors(self.original, self.heads_at)
+        if self.factors is not None:
+            return rotary_complex.rotary_by_factors(self.original, self.factors)
         return rotary_function(self.original, self.pair, self.form)
 
 
@@ -134,8 +134,8 @@ def prove_formula(place: int, module: nn.Module) -> RotaryFunction | Refusal:
             rotary_rows.check_formula(function.original, size, OTHER_SIZES)
             return function
         if function.is_complex:
-            found = rotary_complex.dimension_of_heads(function.original, size, OTHER_SIZES)
-            return replace(function, heads_at=found)
+            found = rotary_complex.factors_of(function.original, size, OTHER_SIZES)
+            return replace(function, factors=found)
     except Mismatch as mismatch:
         return Refusal(f"{function.name}: {mismatch}")
     reasons = []
@@ -180,9 +180,8 @@ def confirm_operator(
     try:
         if function.rows:
             rotary_rows.check(function.original, candidate, size, *where)
-        elif function.heads_at is not None:
-            original, heads_at = function.original, function.heads_at
-            rotary_complex.check(original, candidate, heads_at, size, *where)
+        elif function.factors is not None:
+            rotary_complex.check(function.original, candidate, function.factors, size, *where)
         else:
             prove_function(function, candidate, size, rotated, *where, (heads, keys))
     except Mismatch as mismatch:
@@ -409,8 +408,8 @@ def prove_function(
 def meta_call(module: nn.Module, function: RotaryFunction) -> MetaCall | None:
     heads, keys, size, rotated = sizes_of(module)
     dtype, form = compute_dtype(module), function.form
-    if function.heads_at is not None:
-        return rotary_complex.meta_call((heads, keys, size), dtype, function.heads_at)
+    if function.factors is not None:
+        return rotary_complex.meta_call((heads, keys, size), dtype, function.factors)
 
     def run(batch: int, tokens: int) -> None:
         def empty(*shape):

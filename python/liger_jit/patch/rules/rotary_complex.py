@@ -1,10 +1,13 @@
 """Rotary functions by complex factors, as Llama 4 and DeepSeek-V2 have them: f(q, k, freqs).
 
 Neighbours are a complex number each, which is multiplied in float32 with the factor of its place.
-Where the heads are is the function's own: it puts a dimension for them into the factors.
+Where the heads are is the function's own: it puts a dimension for them into the factors, or brings
+factors of whatever dimensions into the shape that it wants, for all sequences alike.
 """
 
+import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -20,13 +23,32 @@ from .memory_order import has_rows
 HALVES = (torch.bfloat16, torch.float16)
 
 
+@dataclass(frozen=True)
+class Factors:
+    """How a function takes them. heads_at: the dimension of its heads. is_shared: it has those of
+    one sequence for all, and only their last dimension is sure."""
+
+    heads_at: int
+    is_shared: bool = False
+
+    def take(self, freqs: Tensor, batch: int, tokens: int, half: int) -> bool:
+        if not self.is_shared:
+            return freqs.shape in ((1, tokens, half), (batch, tokens, half))
+        sizes = freqs.shape
+        return sizes[-1:] == (half,) and freqs.numel() == tokens * half and freqs.is_contiguous()
+
+    def of_tokens(self, freqs: Tensor) -> Tensor:
+        """As [1 or batch, tokens, half]."""
+        return freqs.reshape(1, -1, freqs.shape[-1]) if self.is_shared else freqs
+
+
 def is_complex(parameters: tuple[str, ...]) -> bool:
     """Whether a function of these parameters may be one: its third tensor is called so."""
     return len(parameters) == 3 and parameters[2].startswith("freqs")
 
 
-def formula(q: Tensor, k: Tensor, freqs: Tensor, heads_at: int) -> tuple[Tensor, Tensor]:
-    factors = freqs.unsqueeze(heads_at)
+def formula(q: Tensor, k: Tensor, freqs: Tensor, taken: Factors) -> tuple[Tensor, Tensor]:
+    factors = taken.of_tokens(freqs).unsqueeze(taken.heads_at)
 
     def rotate(x: Tensor) -> Tensor:
         one, other = x.float()[..., 0::2], x.float()[..., 1::2]
@@ -38,8 +60,9 @@ def formula(q: Tensor, k: Tensor, freqs: Tensor, heads_at: int) -> tuple[Tensor,
 
 
 @cache
-def rotary_by_factors(original: Callable, heads_at: int) -> Callable:
+def rotary_by_factors(original: Callable, taken: Factors) -> Callable:
     """Our function with the original's signature, which is called for what no operator takes."""
+    heads_at, name = taken.heads_at, list(inspect.signature(original).parameters)[2]
 
     def takes(q: Tensor, k: Tensor, freqs: Tensor) -> bool:
         if is_watched() or any(x.dim() != 4 or not is_usable(x) or not has_rows(x) for x in (q, k)):
@@ -50,7 +73,7 @@ def rotary_by_factors(original: Callable, heads_at: int) -> Callable:
         if q.dtype != k.dtype or q.dtype == torch.float64 or freqs.dtype != torch.complex64:
             return False
         batch, tokens, width = q.shape[0], q.shape[3 - heads_at], q.shape[3]
-        if freqs.shape not in ((1, tokens, width // 2), (batch, tokens, width // 2)):
+        if not taken.take(freqs, batch, tokens, width // 2):
             return False
         if freqs.device != q.device or type(freqs) is not Tensor:
             return False
@@ -59,65 +82,74 @@ def rotary_by_factors(original: Callable, heads_at: int) -> Callable:
         # Results of one node have a history together, and the operators give factors no gradient.
         return q.requires_grad == k.requires_grad and not freqs.requires_grad
 
-    def apply(q, k, freqs):
-        if not takes(q, k, freqs):
-            return original(q, k, freqs)
+    def apply(*heads, **named):
+        # By another name, or without one of the three, it is the original that says what is wrong.
+        given = (*heads, named[name]) if named.keys() == {name} else heads
+        if len(given) != 3 or (named and given is heads) or not takes(*given):
+            return original(*heads, **named)
+        q, k, freqs = given
         # Eager arithmetic leaves the results as q and k lie, by rows.
-        return functional.complex_rope(q, k, freqs, heads_at)
+        return functional.complex_rope(q, k, taken.of_tokens(freqs), heads_at)
 
     return apply
 
 
-def dimension_of_heads(original: Callable, size: int, other_sizes: tuple[int, ...]) -> int:
-    """Where the function's heads are; `Mismatch` unless it is the formula for heads of all sizes
-    and dtypes there."""
-    freqs = torch.ones(1, 5, 1, dtype=torch.complex64, device="cpu")
-    x = torch.zeros(1, 5, 3, 2, device="cpu")
-    try:
-        original(x, x, freqs)
-        heads_at = 2
-    except Exception:  # such factors do not go with heads there
-        heads_at = 1
-    check_formula(original, heads_at, size, other_sizes)
-    return heads_at
+def factors_of(original: Callable, size: int, other_sizes: tuple[int, ...]) -> Factors:
+    """How the function takes them; `Mismatch` unless it is the formula for heads of all sizes and
+    dtypes there."""
+
+    def runs(sequences: int) -> bool:
+        freqs = torch.ones(sequences, 5, 1, dtype=torch.complex64, device="cpu")
+        x = torch.zeros(sequences, 5, 3, 2, device="cpu")
+        try:
+            original(x, x, freqs)
+        except Exception:  # such factors do not go with heads there, or with so many sequences
+            return False
+        return True
+
+    taken = Factors(heads_at=2, is_shared=not runs(2)) if runs(1) else Factors(heads_at=1)
+    check_formula(original, taken, size, other_sizes)
+    return taken
 
 
 def check_formula(
-    original: Callable, heads_at: int, size: int, other_sizes: tuple[int, ...]
+    original: Callable, taken: Factors, size: int, other_sizes: tuple[int, ...]
 ) -> None:
     def candidate(q: Tensor, k: Tensor, freqs: Tensor) -> tuple[Tensor, Tensor]:
-        return formula(q, k, freqs, heads_at)
+        return formula(q, k, freqs, taken)
 
     for dtype in (torch.float32, *HALVES):
-        for sequences in (1, 2):
-            check(original, candidate, heads_at, size, "cpu", dtype, sequences=sequences)
-    check(original, candidate, heads_at, size, tokens=1)
-    check(original, candidate, heads_at, size, tokens=37, scale=OUTLYING)
-    check(original, candidate, heads_at, size, tokens=LONG)
+        for is_last in (False, True):
+            check(original, candidate, taken, size, "cpu", dtype, is_last=is_last)
+    check(original, candidate, taken, size, tokens=1)
+    check(original, candidate, taken, size, tokens=37, scale=OUTLYING)
+    check(original, candidate, taken, size, tokens=LONG)
     for other in other_sizes:
-        check(original, candidate, heads_at, other)
+        check(original, candidate, taken, other)
 
 
 def check(
     original: Callable,
     candidate: Callable,
-    heads_at: int,
+    taken: Factors,
     size: int,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     tokens: int = 5,
     scale: float = 1.0,
-    sequences: int = 2,
+    is_last: bool = True,
 ) -> None:
-    """`Mismatch` unless both rotate alike. sequences: of the factors, for two of heads."""
+    """`Mismatch` unless both rotate alike. is_last: of the two shapes of factors that it takes for
+    two sequences."""
     generator = torch.Generator().manual_seed(17)
+    several = (tokens, 1) if taken.is_shared else (2, tokens)
     # No angles: the operator reads both parts of each factor.
-    parts = random((sequences, tokens, size // 2, 2), generator).to(device)
-    freqs = torch.view_as_complex(parts)
+    leading = several if is_last else (1, tokens)
+    freqs = torch.view_as_complex(random((*leading, size // 2, 2), generator).to(device))
     inputs = [
         (random((2, tokens, heads, size), generator) * scale).to(device, dtype) for heads in (3, 1)
     ]
-    inputs = [x.transpose(1, 3 - heads_at) for x in inputs]
+    inputs = [x.transpose(1, 3 - taken.heads_at) for x in inputs]
     try:
         original(*inputs, freqs)
     except Exception as error:
@@ -126,12 +158,13 @@ def check(
     assert_same(own, mine, inputs, (), f"rotating {size} in {dtype}")
 
 
-def meta_call(sizes: tuple[int, int, int], dtype: torch.dtype, heads_at: int) -> MetaCall | None:
+def meta_call(sizes: tuple[int, int, int], dtype: torch.dtype, taken: Factors) -> MetaCall | None:
     """sizes: query heads, key heads, and that of a head. None for float64, which goes to the
     function itself: factors have float32."""
     if dtype == torch.float64:
         return None
     *counts, size = sizes
+    heads_at = taken.heads_at
 
     def run(batch: int, tokens: int) -> None:
         def empty(*shape):

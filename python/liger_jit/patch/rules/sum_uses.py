@@ -17,11 +17,13 @@ FRAMES = ("locals", "vars", "dir", "eval", "exec")
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.GeneratorExp)
 
 
-def shown(body: list[ast.stmt], used: int, names: set[str], call: ast.Call) -> str:
+def shown(
+    body: list[ast.stmt], used: int, names: set[str], call: ast.Call, whole: list[ast.stmt]
+) -> str:
     """The text of what could tell, or "". The sum has those names before `body[used]`, in which
-    `call` is that of its norm."""
+    `call` is that of its norm. whole: all statements of the forward."""
     ever = names | aliases_in(body[used:], names)
-    for node in (node for statement in body for node in ast.walk(statement)):
+    for node in (node for statement in whole for node in ast.walk(statement)):
         if is_out_of_sight(node, ever):
             return text_of(node)
     names = set(names)

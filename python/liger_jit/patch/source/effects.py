@@ -20,7 +20,8 @@ from torch.nn import functional
 from ..probe import Mismatch
 from .compared import is_immutable
 from .definition import NO_SOURCE, definition_of, innermost
-from .reading import LIBRARIES, first_line, has_changing_default, has_nested_calls
+from .phrases import first_line, has_changing_default, has_nested_calls
+from .reading import LIBRARIES
 from .torchs_own import CALL, takes_inplace, torchs_name
 
 STATEMENTS = (

@@ -18,8 +18,20 @@ import torch
 from torch import nn
 
 from ..probe import Mismatch
+from .autocast_calls import ASKING, CASTING, asks_for_state, is_autocast, turns_off, watched
 from .compared import Function, essence, function_of, is_immutable
 from .definition import definition_of
+from .known_tests import KnownTests
+from .phrases import (
+    STATEMENTS,
+    TESTS,
+    asks_for_none,
+    first_line,
+    has_changing_default,
+    has_nested_calls,
+    is_activation_table,
+)
+from .shape_lists import tensor_of
 from .sizes import LIMITED, Kind, Sizes, is_rounding
 from .torchs_own import is_torchs, takes_inplace, torchs_name
 
@@ -34,25 +46,17 @@ OPERATIONS = frozenset(
 COMPLEX = frozenset({"view_as_complex", "view_as_real"})
 # Of tensors, beside those.
 FACTS = frozenset({"dtype", "shape", "ndim", "size", "dim", "device"})
-BUILTINS = frozenset({"int", "float", "len", "tuple"})
-# Of what a branch on a module's own numbers is made.
-TESTS = (
-    ast.Attribute,
-    ast.Name,
-    ast.Constant,
-    ast.Compare,
-    ast.BoolOp,
-    ast.UnaryOp,
-    ast.Tuple,
-    ast.List,
-)
-STATEMENTS = (ast.Assign, ast.AnnAssign, ast.Return, ast.Expr, ast.If, ast.Pass, ast.Raise)
+BUILTINS = frozenset({"enumerate", "int", "float", "len", "tuple"})
+# How many arguments a call may have whose source does not say it.
+ANY_NUMBER = 100
 
 
 @dataclass
 class Reading:
     """What was read: see the fields of `Guard` with these names. called: children by name.
-    by_width, moves: see `Sizes`. scales: a product of the forward itself, with a number."""
+    by_width, moves: see `Sizes`. scales: a product of the forward itself, with a number.
+    autocast: what it asks of autocast, or where it turns it off. is_of_rank: it was read for
+    tensors of so many dimensions as were said, and no others."""
 
     values: dict[str, object] = field(default_factory=dict)
     callables: dict[str, object] = field(default_factory=dict)
@@ -65,16 +69,28 @@ class Reading:
     by_width: str = ""
     moves: str = ""
     scales: str = ""
+    autocast: str = ""
+    is_of_rank: bool = False
 
 
-def read(module: nn.Module | None, forward: Callable, count: int = 1) -> Reading:
+def read(
+    module: nn.Module | None,
+    forward: Callable,
+    count: int = 1,
+    autocast: bool = False,
+    rank: int | None = None,
+) -> Reading:
     """Raises Mismatch that names what cannot be watched. Runs nothing of the module.
 
     forward: of the module's class, or a function of tensors if there is no module. count: how many
-    tensors each call gives it, which are then not None.
+    tensors each call gives it, which are then not None. autocast: it is tried in each state of
+    autocast, so that it may ask for that. rank: how many dimensions these have, if the forward asks
+    for that: see `Reading.is_of_rank`.
     """
     reading = Reading()
-    _Reader(module, reading, count).function(forward, bound=module is not None, top=True)
+    _Reader(module, reading, count, rank).function(forward, bound=module is not None, top=True)
+    if reading.autocast and not autocast:
+        raise Mismatch(f"{forward.__qualname__} depends on autocast: {reading.autocast}")
     if reading.by_width and reading.moves:
         raise Mismatch(
             f"{forward.__qualname__} needs its last dimension ({reading.by_width}), and may have "
@@ -83,20 +99,10 @@ def read(module: nn.Module | None, forward: Callable, count: int = 1) -> Reading
     return reading
 
 
-def has_changing_default(function: FunctionType) -> bool:
-    """Whether it has a default that a call may write to."""
-    defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
-    return not all(map(is_immutable, defaults))
-
-
-def has_nested_calls(one: ast.Raise) -> bool:
-    """Whether more is called than the exception's class."""
-    return len([node for node in ast.walk(one) if isinstance(node, ast.Call)]) > 1
-
-
 class _Reader:
-    def __init__(self, module: nn.Module | None, reading: Reading, count: int):
-        self.module, self.reading, self.count = module, reading, count
+    def __init__(self, module: nn.Module | None, reading: Reading, count: int, rank: int | None):
+        self.module, self.reading, self.count, self.rank = module, reading, count, rank
+        self.gives_parts: set[FunctionType] = set()
 
     def function(self, function: Callable, bound: bool = False, top: bool = False) -> None:
         """Reads a function's source; a bound one has the module for its first argument. `top` is
@@ -117,6 +123,9 @@ class _Reader:
         body.run()
         self.reading.by_width = self.reading.by_width or body.sizes.by_width
         self.reading.moves = self.reading.moves or body.sizes.moves
+        self.reading.is_of_rank |= body.known.is_rank_known
+        if body.returned == {Kind.PARTS}:
+            self.gives_parts.add(function)
 
 
 class _Body:
@@ -128,15 +137,21 @@ class _Body:
         names = list(inspect.signature(function).parameters)
         self.own = names[0] if bound and names else None
         parameters = inspect.signature(function).parameters.values()
-        optional = {p.name for p in parameters if p.default is None} if top else set()
-        # Nobody passes the others: calls with more arguments go to the module's own forward.
-        self.present = optional.intersection(names[bound : bound + reader.count])
-        self.absent = optional - self.present
         self.top = top
         self.locals = {*function.__code__.co_varnames, *function.__code__.co_cellvars}
+        covered = self.locals | function.__globals__.keys()
+        given = set(names[bound : bound + reader.count]) if top else set()
+        self.known = KnownTests(definition, self.own, given, reader.rank, self.library, covered)
+        optional = {p.name for p in parameters if p.default is None} if top else set()
+        # Nobody passes the others: calls with more arguments go to the module's own forward.
+        self.known.present, self.known.absent = optional & given, optional - given
         closure = zip(function.__code__.co_freevars, function.__closure__ or ())
         self.cells = {name: cell.cell_contents for name, cell in closure}
         self.sizes = Sizes(self.refuse)
+        self.returned: set[Kind] = set()
+        if not top:  # calls inside a forward give it so many arguments as they say
+            more = (p.name for p in parameters if p.kind is p.VAR_POSITIONAL)
+            self.sizes.names |= dict.fromkeys(more, Kind.PARTS)
 
     def refuse(self, what: str) -> None:
         raise Mismatch(f"{self.function.__qualname__} {what}")
@@ -157,19 +172,46 @@ class _Body:
             return
         if isinstance(one, ast.If):
             return self.branch(one)
+        if isinstance(one, ast.With):
+            return self.without_autocast(one)
         targets = one.targets if isinstance(one, ast.Assign) else []
         if isinstance(one, ast.AnnAssign):
             targets = [one.target]
+        value = getattr(one, "value", None)
         for target in targets:
             self.target(target)
-        value = getattr(one, "value", None)
+            self.known.assign(target, value)
         if value is None:
             return
         kind = self.value(value)
         if isinstance(one, ast.Return):
             self.sizes.plain(value, kind)
+            self.returned.add(kind)
         for target in targets:
             self.sizes.assign(target, kind)
+
+    def without_autocast(self, one: ast.With) -> None:
+        """A block for which autocast is off, and nothing else."""
+        for item in one.items:
+            call = item.context_expr
+            context = self.context(call.func) if turns_off(item) else None
+            if not is_autocast(context):
+                self.refuse(f"has statements in a context of unknown effect: {first_line(one)}")
+            for part in (*call.args, *(named.value for named in call.keywords)):
+                self.value(part)
+            if isinstance(context, FunctionType):
+                function, names = watched(context)
+                self.reading.functions[context] = function
+                self.reading.names |= {(id(scope), n): (scope, n, v) for scope, n, v in names}
+        self.reading.autocast = first_line(one)
+        self.statements(one.body)
+
+    def context(self, function: ast.expr) -> object:
+        """What is called there, if it has a name of the file or of torch."""
+        if isinstance(function, ast.Name) and function.id not in self.locals:
+            return self.found(function.id)
+        library = self.library(getattr(function, "value", None))
+        return None if library is None else getattr(library, function.attr, None)
 
     def target(self, target: ast.expr) -> None:
         if isinstance(target, (ast.Tuple, ast.List)):
@@ -177,16 +219,13 @@ class _Body:
                 # `*leading, last`, and no other: what a list has is not asked for one by one.
                 leads = isinstance(part, ast.Starred) and [part] == target.elts[:-1]
                 self.target(part.value if leads else part)
-        elif isinstance(target, ast.Name):
-            self.absent.discard(target.id)
-            self.present.discard(target.id)
-        else:
+        elif not isinstance(target, ast.Name):
             self.refuse(f"writes {ast.unparse(target)}")
 
     def branch(self, one: ast.If | ast.IfExp) -> Kind | None:
         """A branch on what is not there takes the one way; one on the module's numbers takes both
         into account; one on the input says that some inputs were not tried."""
-        taken = self.known(one.test)
+        taken = self.known.outcome(one.test)
         run = self.statements if isinstance(one, ast.If) else self.value
         if taken is not None:
             return run(one.body if taken else one.orelse)
@@ -198,21 +237,17 @@ class _Body:
         self.sizes.names = self.sizes.joined(names, self.sizes.names)
         return None if isinstance(one, ast.If) else self.sizes.chosen(one, kind, other)
 
-    def known(self, test: ast.expr) -> bool | None:
-        """The outcome of `name is None`, of an argument that nobody or everybody passes."""
-        if not isinstance(test, ast.Compare) or not isinstance(test.left, ast.Name):
-            return None
-        is_none = len(test.ops) == 1 and isinstance(test.comparators[0], ast.Constant)
-        if not is_none or test.comparators[0].value is not None:
-            return None
-        if test.left.id not in self.absent | self.present:
-            return None
-        absent = test.left.id in self.absent
-        return {ast.Is: absent, ast.IsNot: not absent}.get(type(test.ops[0]))
-
     def test(self, test: ast.expr) -> None:
+        if isinstance(test, ast.BoolOp) and any(map(self.is_known, test.values)):
+            for one in test.values:
+                if not self.is_known(one):
+                    self.test(one)
+            return
         # The dtype of a parameter is one that was tried: who replaces what reads it asks for that.
         of_dtype = {node.value for node in ast.walk(test) if self.is_dtype_of_parameter(node)}
+        if asks_for_state(asked := test.operand if isinstance(test, ast.UnaryOp) else test):
+            self.value(asked)
+            return
         for node in ast.walk(test):
             if node in of_dtype:
                 continue
@@ -229,6 +264,9 @@ class _Body:
             if isinstance(node, (ast.Attribute, ast.Name)) and node not in inner:
                 if not (isinstance(node, ast.Name) and node.id == self.own):
                     self.value(node)
+
+    def is_known(self, test: ast.expr) -> bool:
+        return self.known.outcome(test) is not None
 
     def is_dtype_of_parameter(self, node: ast.AST) -> bool:
         named = isinstance(node, ast.Attribute) and node.attr == "dtype"
@@ -257,6 +295,8 @@ class _Body:
             return self.call(node)
         if isinstance(node, ast.IfExp):
             return self.branch(node)
+        if isinstance(node, ast.ListComp) and self.lists_sizes(node):
+            return Kind.PLACES
         parts = (
             ast.BinOp, ast.UnaryOp, ast.Tuple, ast.List, ast.Subscript, ast.Slice, ast.Starred,
         )  # fmt: skip
@@ -275,6 +315,14 @@ class _Body:
         if isinstance(node, ast.Starred):
             return self.sizes.spread(node, *kinds)
         return self.sizes.several(kinds)
+
+    def lists_sizes(self, node: ast.ListComp) -> bool:
+        """Whether it is a shape of that kind. A function of tensors has heads of as many
+        dimensions as a probe had, so that it is the same for each place."""
+        tensor = tensor_of(node, self.definition)
+        if self.module is not None or tensor is None or self.value(tensor) is not Kind.VALUE:
+            return False
+        return self.found("enumerate") is enumerate
 
     def is_scale(self, node: ast.BinOp, kinds: list[Kind]) -> bool:
         """Whether one side is a number, and may be another than 1, and the other no size."""
@@ -408,12 +456,19 @@ class _Body:
             return self.sizes.no_sizes(given, named)
         # Of what a forward was given both sides of zero are seen by every probe. A function of
         # tensors has heads of as many dimensions as a probe had.
-        more = ("relu",) if self.takes_what_was_given(node) else ()
-        self.attribute(function, more if self.module else COMPLEX)
+        more = {"relu"} if self.takes_what_was_given(node) else set()
+        self.attribute(function, more | {*ASKING, CASTING} if self.module else COMPLEX)
         if (library := self.library(base)) is not None:
+            if function.attr in ASKING or function.attr == CASTING:
+                return self.asked_of_autocast(node, given)
             self.positions(node, getattr(library, function.attr, None))
             return self.sizes.function(node, function.attr, given, named)
         return self.sizes.operation(node, function.attr, given, named)
+
+    def asked_of_autocast(self, node: ast.Call, given: list) -> Kind:
+        """The state, or the first argument as that wants it."""
+        self.reading.autocast = first_line(node)
+        return given[0][1] if given and node.func.attr == CASTING else Kind.VALUE
 
     def takes_what_was_given(self, node: ast.Call) -> bool:
         """Whether the call's one argument is the forward's own, as it came."""
@@ -428,7 +483,8 @@ class _Body:
     def result(self, node: ast.Call, function: object, given: list, named: dict) -> Kind:
         inner = function.func if type(function) is partial else function
         if torchs_name(inner) is None:
-            return self.sizes.no_sizes(given, named)
+            kind = self.sizes.no_sizes(given, named)
+            return Kind.PARTS if inner in self.reader.gives_parts else kind
         if inner is not function and inner.__name__ in LIMITED:
             self.refuse(f"calls a partial {inner.__name__}")
         return self.sizes.function(node, inner.__name__, given, named)
@@ -438,7 +494,8 @@ class _Body:
         before = 0
         if type(function) is partial:
             before, function = len(function.args), function.func
-        if takes_inplace(function, before + len(node.args)):
+        spread = any(isinstance(one, ast.Starred) for one in node.args)
+        if takes_inplace(function, before + (ANY_NUMBER if spread else len(node.args))):
             self.refuse(f"works in place: {first_line(node)}")
 
     def keyword(self, one: ast.keyword) -> None:
@@ -536,21 +593,3 @@ class _Body:
             if found is not None:
                 break
         self.refuse(f"calls super().{name}")
-
-
-def is_activation_table(value: object) -> bool:
-    """Whether it is transformers' table of activations, which makes a module at each look. By name:
-    its package need not be there."""
-    kind = type(value)
-    return (kind.__module__, kind.__name__) == ("transformers.activations", "ClassInstantier")
-
-
-def asks_for_none(test: ast.expr) -> bool:
-    """`something is None`, or is not."""
-    if not isinstance(test, ast.Compare) or not isinstance(test.ops[0], (ast.Is, ast.IsNot)):
-        return False
-    return isinstance(test.comparators[0], ast.Constant) and test.comparators[0].value is None
-
-
-def first_line(node: ast.AST) -> str:
-    return ast.unparse(node).split("\n")[0][:80]

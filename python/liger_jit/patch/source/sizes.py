@@ -26,12 +26,14 @@ class Kind(Enum):
     WIDTH = auto()  # the size of a last dimension
     HALF = auto()  # half of it
     LEADING = auto()  # all sizes of a tensor but the last
-    GROUPS = auto()  # how many groups, of a size that the module has, the last dimension has
+    GROUPS = auto()  # how many groups, of a size that the module has, the last dimension has; or of
+    # which size, where the module has their number
+    PLACES = auto()  # a list of all sizes of a tensor, some of which are 1 instead, not the last
     JOINED = auto()  # so many of one size again
     MIXED = auto()  # one or another, by the branch that was taken
 
 
-SEVERAL = frozenset({Kind.SHAPE, Kind.SIZES, Kind.LEADING})
+SEVERAL = frozenset({Kind.SHAPE, Kind.SIZES, Kind.LEADING, Kind.PLACES})
 PLAIN = frozenset({Kind.VALUE, Kind.NUMBER, Kind.PARTS})
 BOUNDS = frozenset({Kind.WIDTH, Kind.HALF})
 SMOOTH = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow)
@@ -189,7 +191,7 @@ class Sizes:
             return Kind.SIZE
         if name == "tuple" and kind in SEVERAL:
             return kind
-        if name == "int" and kind in (Kind.SIZE, Kind.WIDTH, Kind.HALF, Kind.NUMBER):
+        if name == "int" and kind in (Kind.SIZE, Kind.WIDTH, Kind.HALF, Kind.GROUPS, Kind.NUMBER):
             return kind
         if name == "float" and kind in (Kind.WIDTH, Kind.NUMBER):
             return kind
@@ -303,13 +305,21 @@ def joins_neighbours(node: ast.Call) -> bool:
 
 
 def groups_last(name: str, given: list[Argument], named: dict[str, Argument]) -> bool:
-    """`x.view(*leading, groups, size)`, and back, or pairs of neighbours: all sizes but the last
-    stay, so that one alone is taken apart, or put together again."""
-    if name not in ("view", "reshape") or named or not given or given[0][1] is not Kind.LEADING:
+    """`x.view(*leading, groups, size)`, and back, or pairs of neighbours: all elements of a last
+    dimension stay together, so that it alone is taken apart, or put together again."""
+    if name not in ("view", "reshape") or named:
         return False
-    kinds = [kind for _, kind in given[1:]]
-    pairs = [constant(one) for one, _ in given[1:]] == [-1, 2]
-    return pairs or kinds in ([Kind.GROUPS, Kind.NUMBER], [Kind.JOINED])
+    kinds = [kind for _, kind in given]
+    if kinds == [Kind.PLACES]:
+        return True
+    spread = bool(given) and isinstance(given[0][0], ast.Starred) and kinds[0] is Kind.LEADING
+    leading = 1 if spread else next((i for i, k in enumerate(kinds) if k is not Kind.SIZE), 0)
+    if sorted(kinds[leading:], key=lambda kind: kind.value) == [Kind.NUMBER, Kind.GROUPS]:
+        number = next(one for one, kind in given if kind is Kind.NUMBER)
+        return spread or isinstance(number, ast.Attribute)  # and no -1, which takes what is left
+    pairs = [constant(one) for one, _ in given[leading:]] == [-1, 2]
+    joined = kinds[leading:] in ([Kind.JOINED], [Kind.WIDTH])
+    return leading > 0 and (joined or (pairs and spread))
 
 
 def is_ellipsis(node: ast.expr) -> bool:
