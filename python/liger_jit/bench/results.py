@@ -15,6 +15,7 @@ import torch
 from .. import __version__
 
 OURS = "liger_jit"
+OURS_COMPILED = f"{OURS}, compile"  # a patched model that is compiled
 LEAST_MEMORY = f"{OURS}, memory min"  # where an op has that choice
 # Of this file in a checkout; anywhere else there is no .git in it.
 ROOT = Path(__file__).resolve().parents[3]

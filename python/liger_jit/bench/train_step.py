@@ -6,22 +6,26 @@ import tempfile
 from collections.abc import Iterator
 
 from .fresh_run import RunFailed, fresh_run
+from .models import BATCHES
 from .peers import Absent, load
-from .results import OURS, short
+from .results import OURS, OURS_COMPILED, short
 
 # Sequences, tokens in each, timed steps, and seconds between the first and these: variants compile
 # in the background and are then timed.
 SIZES = {"cuda": (4, 2048, 10, 4.0), "cpu": (2, 32, 4, 0.0)}
-PROVIDERS = (OURS, "eager", "compile", "liger")
+PROVIDERS = (OURS, OURS_COMPILED, "eager", "compile", "liger")
 
 
 def train_steps(models: list[str], peers: list[str], device: str) -> Iterator[dict]:
-    """One line for each model and provider."""
+    """One line for each model and provider; ours under torch.compile too where that is a peer."""
     batch, tokens, steps, warm_up_s = SIZES[device]
+    ours = (OURS, OURS_COMPILED) if "compile" in peers else (OURS,)
     for model in models:
-        for provider in (OURS, *peers):
+        for provider in (*ours, *peers):
             line = {"kind": "train_step", "model": model, "provider": provider}
             line |= {"dtype": "bf16", "batch": batch, "tokens": tokens}
+            if device == "cuda":
+                line |= BATCHES.get(model, {})
             try:
                 job = {"device": device, "steps": steps, "warm_up_s": warm_up_s}
                 line |= _both_runs({**line, **job})
@@ -36,7 +40,7 @@ def _both_runs(job: dict) -> dict:
     provider, device = job["provider"], job["device"]
     if provider not in PROVIDERS:
         raise Absent(f"{provider} patches no models")
-    if provider != OURS:
+    if provider not in (OURS, OURS_COMPILED):
         load(provider, device)
     with tempfile.TemporaryDirectory(prefix="liger_jit_bench_") as folder:
         empty = fresh_run("training_run", job, folder)
