@@ -111,7 +111,9 @@ def _op(line: dict) -> str:
 
 
 def _model(line: dict) -> str:
-    return line["model"]
+    if not line.get("checkpointing"):
+        return line["model"]
+    return f"{line['model']}, {line['batch']} × {line['tokens']}, checkpointed"
 
 
 def _step(line: dict) -> str:

@@ -41,6 +41,19 @@ class Distillation final : public ChunkLoss {
   bool wants_logits() const override { return !statistics_.defined(); }
 
   void take_logits(const Chunk& chunk, const Tensor& logits, bool spare) override {
+    take(chunk, logits, spare);
+    // Its memory serves the weight's gradient in the weight's dtype.
+    if (chunk.first + chunk.count == chunk.batch.count) teacher_logits_.reset();
+  }
+
+  // When all chunks were there.
+  Tensor soft_loss() const { return soft_.sum() * share_; }
+  Tensor hard_loss() const {
+    return hard_.defined() ? hard_.sum() * share_ : at::zeros_like(share_);
+  }
+
+ private:
+  void take(const Chunk& chunk, const Tensor& logits, bool spare) const {
     Tensor of_teacher = rows_of(teacher_logits_, 0, chunk.tokens());
     const Tensor x = chunk.of_batch(teacher_.input, 0);
     if (!statistics_.defined()) {
@@ -56,13 +69,6 @@ class Distillation final : public ChunkLoss {
     if (in_.records() && chunk.first == 0) rows(chunk, logits, of_teacher, {}, {}, true);
   }
 
-  // When all chunks were there.
-  Tensor soft_loss() const { return soft_.sum() * share_; }
-  Tensor hard_loss() const {
-    return hard_.defined() ? hard_.sum() * share_ : at::zeros_like(share_);
-  }
-
- private:
   void rows(const Chunk& chunk, const Tensor& logits, const Tensor& of_teacher,
             const Tensor& statistics, const Tensor& teacher_statistics, bool spare) const {
     static const Op& chunk_op = op_named("distillation_chunk_");
@@ -88,7 +94,8 @@ class Distillation final : public ChunkLoss {
   const Labels& labels_;
   const Tensor& share_;
   const bool with_gradient_;
-  const Tensor teacher_logits_, soft_;
+  Tensor teacher_logits_;  // of a chunk
+  const Tensor soft_;
   Tensor hard_;
   TileSums tiles_;
   Tensor statistics_;  // of the chunk's rows; undefined: logits are made by a library's product
