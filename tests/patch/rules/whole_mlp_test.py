@@ -142,6 +142,23 @@ def test_a_projection_that_is_not_plain_is_called_as_a_module(change, after, mon
     assert_same_step(found, expected)
 
 
+@pytest.mark.parametrize("name", ["gate_proj", "up_proj", "down_proj"])
+def test_a_projection_that_is_a_function_is_called(name, monkeypatch):
+    def change(mlp):
+        projection = mlp.get_submodule(name)
+        delattr(mlp, name)
+        setattr(mlp, name, lambda x: projection(x) * 2)
+
+    model, reference = build(), build()
+    patch(model)
+    for one in (model, reference):
+        change(mlps(one)[1])
+    expected = loss_and_gradients(reference)
+    found, whole, apart = calls_of(model, monkeypatch)
+    assert (whole, apart) == (1, 1)
+    assert_same_step(found, expected)
+
+
 @pytest.mark.parametrize("name", ["gate_proj", "down_proj"])
 def test_a_sparse_weight_is_its_projections(name):
     model = build()
