@@ -364,7 +364,7 @@ def _take(logits, index):
         missing = logits.dim() - (len(parts) - 1)
         parts = (*parts[: dots[0]], *[slice(None)] * missing, *parts[dots[0] + 1 :])
     if len(parts) == logits.dim():
-        if parts[-1] != slice(None):
+        if not _is_whole(parts[-1]):
             return NotImplemented
         parts = parts[:-1]
     form = logits._lazy.form[index]
@@ -376,9 +376,14 @@ def _take_rows(logits, source: Source, parts: tuple):
     kinds = (torch.bool, torch.int64)
     if isinstance(rows, LazyLogits) or rows.dtype not in kinds or not 0 < rows.dim() < logits.dim():
         return NotImplemented
-    if len(rest) >= logits.dim() or any(part != slice(None) for part in rest):
+    if len(rest) >= logits.dim() or not all(map(_is_whole, rest)):
         return NotImplemented
     return LazyLogits._of(source.copied(source.states[rows]))
+
+
+def _is_whole(part) -> bool:
+    """Whether an index takes all of its dimension. Arrays and tensors are not to be compared."""
+    return type(part) is slice and part.start is part.stop is part.step is None
 
 
 def _is_alias(one: Tensor, other: Tensor) -> bool:
