@@ -4,6 +4,7 @@ import pytest
 import torch
 from liger_jit import functional
 from liger_jit.patch import patch
+from liger_jit.transformers import LigerMLP
 from tiny_models import (
     FAMILIES,
     LowRank,
@@ -172,6 +173,31 @@ def test_a_sparse_weight_is_its_projections(name):
         found = model(ids).logits
         handle.unpatch()
         assert torch.allclose(found, model(ids).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["to_sparse", "to_sparse_csr"])
+@pytest.mark.parametrize("kind", ["gated", "LigerMLP"])
+def test_a_sparse_input_is_its_projections(layout, kind):
+    model = build()
+    mlp = mlps(model)[0] if kind == "gated" else LigerMLP(model.config)
+    x = torch.randn(6, 32)
+    with torch.no_grad():
+        expected = mlp(x)
+        patch(model)
+        assert torch.allclose(mlp(getattr(x, layout)()), expected, atol=1e-6)
+
+
+def test_an_input_of_a_layout_that_nobody_takes_has_the_modules_own_error():
+    model, reference = build(), build()
+    patch(model)
+    x = torch.randn(6, 32).to_mkldnn()
+    for path in ("mlp", "input_layernorm"):
+        errors = []
+        for one in (model, reference):
+            with pytest.raises(RuntimeError) as caught:
+                one.model.layers[0].get_submodule(path)(x)
+            errors.append(str(caught.value))
+        assert errors[0] == errors[1]
 
 
 @pytest.mark.parametrize(
