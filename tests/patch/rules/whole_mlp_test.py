@@ -175,6 +175,24 @@ def test_a_sparse_weight_is_its_projections(name):
         assert torch.allclose(found, model(ids).logits, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", FEW)
+def test_projections_of_no_width_are_called(family):
+    """As a pruned MLP has them."""
+
+    def prune(mlp):
+        for projection in mlp.children():
+            if projection is mlp.down_proj:
+                projection.weight = nn.Parameter(projection.weight.detach()[:, :0])
+            elif isinstance(projection, nn.Linear):
+                projection.weight = nn.Parameter(projection.weight.detach()[:0])
+
+    model, reference = build(family), build(family)
+    patch(model)
+    for one in (model, reference):
+        prune(mlps(one)[0])
+    assert_same_step(loss_and_gradients(model), loss_and_gradients(reference))
+
+
 @pytest.mark.parametrize("layout", ["to_sparse", "to_sparse_csr"])
 @pytest.mark.parametrize("kind", ["gated", "LigerMLP"])
 def test_a_sparse_input_is_its_projections(layout, kind):

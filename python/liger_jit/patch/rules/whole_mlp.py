@@ -33,6 +33,7 @@ def is_plain(projection: Callable) -> bool:
         and parameters.get("bias", own) is None  # else it may be a buffer
         and type(weight) in (nn.Parameter, Tensor)
         and weight.layout is torch.strided
+        and weight.numel() > 0
         and "weight" not in own
         and "bias" not in own
         and "forward" not in own
