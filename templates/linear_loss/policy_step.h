@@ -182,12 +182,14 @@ struct PolicyStep {
     };
     if constexpr (S.has_ratio && S.ratio_of_sequence) log_w += of_importance(row);
     if constexpr (S.has_ratio && !S.ratio_of_sequence)
-      log_w += over_tokens<double>(row, of_importance);
+      log_w += over_tokens<double>(
+          row, [&](long long at) { return mask[at] != 0 ? of_importance(at) : 0.0; });
+    if (log_w != log_w) return log_w;
     log_w = clamped(log_w, least_log, most_log);
     const double k = a >= 0 ? vespo_k_pos : vespo_k_neg;
     const double rate = a >= 0 ? vespo_lambda_pos : vespo_lambda_neg;
     const double phi = exp_of(k * log_w - (rate < 1e-4 ? 1e-4 : rate) * growth_of(log_w));
-    return phi - phi == 0 ? phi * -a : 0.0 * -a;  // what is infinite or no number is 0
+    return phi - phi == 0 ? phi * -a : 0.0 * -a;  // what is infinite is 0
   }
 
   LIGER_DEVICE Numbers made(long long at, const Sequence& sequence) const {

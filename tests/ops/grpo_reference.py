@@ -20,17 +20,23 @@ def by_sign(positive, yes, no, like):
 
 
 def gamma_weight(log_ratio, mask, advantages, importance_ratio, options):
-    """VESPO's phi(w) = w^k exp(lambda (1 - w)) of the ratio w of a whole sequence: [B, 1]."""
+    """VESPO's phi(w) = w^k exp(lambda (1 - w)) of the ratio w of a whole sequence: [B, 1].
+
+    A corrected token that the mask leaves out counts nothing, as TRL gives it a ratio of one.
+    """
     least = math.log(1e-8)
     log_w = (log_ratio.clamp(-20, 20) * mask).sum(-1, keepdim=True)
     if importance_ratio is not None:
-        log_w = log_w + importance_ratio.log().clamp(least, 20).sum(-1, keepdim=True)
+        correction = importance_ratio.log().clamp(least, 20)
+        if correction.shape == mask.shape:
+            correction = correction.where(mask != 0, 0.0)
+        log_w = log_w + correction.sum(-1, keepdim=True)
     log_w = log_w.clamp(least, 20)
     good = advantages >= 0
     k = by_sign(good, options["vespo_k_pos"], options["vespo_k_neg"], log_w)
     rate = by_sign(good, options["vespo_lambda_pos"], options["vespo_lambda_neg"], log_w)
     rate = rate.clamp(min=1e-4)
-    return (rate + k * log_w - rate * log_w.exp()).exp().nan_to_num(0.0, 0.0, 0.0)
+    return (rate + k * log_w - rate * log_w.exp()).exp().nan_to_num(torch.nan, 0.0, 0.0)
 
 
 def policy_terms(log_probs, mask, advantages, ref=None, old=None, importance_ratio=None, **options):

@@ -108,6 +108,18 @@ def test_a_whole_mlp_calls_a_projection_that_is_more_than_its_weight(device):
         torch.testing.assert_close(hooked, mlp(x))
 
 
+@pytest.mark.parametrize("name", ["gate_proj", "up_proj", "down_proj"])
+def test_a_projection_may_be_any_function(device, name):
+    x = torch.randn(4, 32, device=device)
+    for mlp in (liger.LigerMLP(CONFIG), liger.LigerTiledSwiGLUMLP(CONFIG, 2)):
+        mlp = mlp.to(device)
+        wanted = mlp(x)
+        projection = mlp.get_submodule(name)
+        delattr(mlp, name)
+        setattr(mlp, name, lambda x, projection=projection: projection(x))
+        torch.testing.assert_close(mlp(x), wanted)
+
+
 def test_the_mixtral_expert_is_gated_by_its_first_projection(device):
     expert = liger.LigerBlockSparseTop2MLP(CONFIG).to(device)
     x = torch.randn(3, 32, device=device)

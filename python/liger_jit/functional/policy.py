@@ -79,7 +79,8 @@ def policy_loss(
     Args:
         log_probs: [B, T], float32 or float64.
         token_mask: [B, T], of any dtype, zero where a token counts nothing. Such a token may hold
-            anything and has no gradient.
+            anything, in importance_ratio too, and has no gradient; but for "luspo" with ratios of
+            tokens. A NaN where a token counts makes the loss NaN.
         advantages: [B].
         ref_log_probs, old_log_probs: [B, T], of the reference and of the policy that sampled; None:
             log_probs itself, held constant.

@@ -44,9 +44,9 @@ def is_plain(tensor: Tensor | None) -> bool:
 
 
 def is_usable(x: Tensor) -> bool:
-    """Whether the operators take this input: its kind, dtype and device, and that they can keep it
-    for a backward."""
-    if type(x) is not Tensor and not is_plain(x):
+    """Whether the operators take this input: its kind, layout, dtype and device, that its rows have
+    elements, and that they can keep it for a backward."""
+    if not is_plain(x) or x.dim() == 0 or x.shape[-1] == 0:
         return False
     if x.dtype not in DTYPES and (x.dtype is not torch.float64 or x.is_cuda):
         return False

@@ -60,8 +60,11 @@ def installed_in(module: nn.Module) -> Installed | None:
     return None if installed is None or installed.module is not module else installed
 
 
-def standing(module: nn.Module) -> Proof | None:
-    """The proof of its replacement, if calling the module is calling that and nothing else."""
+def standing(module: Callable) -> Proof | None:
+    """The proof of its replacement, if calling the module is calling that and nothing else. What
+    stands where a module stood may be any callable."""
+    if not isinstance(module, nn.Module):
+        return None
     installed = installed_in(module)
     if installed is None or not installed.on or not is_ours(module, installed):
         return None

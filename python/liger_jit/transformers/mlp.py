@@ -4,6 +4,7 @@ The node takes the projections' weights. Where a projection is more than its wei
 hook, a bias, a quantised or sharded weight) it is called as a module, and the gate alone is fused.
 """
 
+import torch
 from torch import Tensor, nn
 
 from ..functional import gated_mlp
@@ -14,7 +15,8 @@ from .swiglu import LigerFalconH1SwiGLUMLP, LigerSwiGLUMLP
 def plain_weights(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
     """The weights of gate_proj, up_proj and down_proj, if they are all that these do."""
     layers = module.gate_proj, module.up_proj, module.down_proj
-    if type(x) is not Tensor or not all(map(is_plain, layers)):
+    dense = type(x) is Tensor and x.layout is torch.strided
+    if not dense or not all(map(is_plain, layers)):
         return None
     return layers[0].weight, layers[1].weight, layers[2].weight
 

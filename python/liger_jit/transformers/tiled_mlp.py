@@ -16,7 +16,8 @@ from .swiglu import projections, refuse_other_activations
 
 
 class _TiledMLP(nn.Module):
-    """What the two have in common; `_activation` and `_gated` tell them apart."""
+    """What the two have in common; `_activation`, None where one node has none for it, and `_gated`
+    tell them apart."""
 
     def __init__(self, config, num_shards=None):
         super().__init__()
@@ -32,9 +33,9 @@ class _TiledMLP(nn.Module):
         projections(self)
 
     def forward(self, x):
-        weights = plain_weights(self, x)
-        if weights is not None:
-            return tiled_mlp(x, *weights, self._activation, shards=self.num_shards)
+        weights, activation = plain_weights(self, x), self._activation
+        if weights is not None and activation is not None:
+            return tiled_mlp(x, *weights, activation, shards=self.num_shards)
         rows = x.reshape(-1, x.shape[-1])
         shards = self.num_shards or -(-rows.shape[0] // rows.shape[1])
         parts = [
@@ -69,7 +70,10 @@ class LigerTiledGEGLUMLP(_TiledMLP):
     def __init__(self, config, num_shards=None):
         super().__init__(config, num_shards)
         self.approximate = gelu_form(self, config)
-        self._activation = "gelu_tanh" if self.approximate == "tanh" else "gelu"
+
+    @property
+    def _activation(self):
+        return {"tanh": "gelu_tanh", "none": "gelu"}.get(self.approximate)
 
     def _gated(self, gate, up):
         return geglu(gate, up, self.approximate)

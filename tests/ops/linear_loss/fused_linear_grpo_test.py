@@ -170,15 +170,18 @@ def test_what_is_frozen_changes_no_other_gradient(device, wrt):
         torch.testing.assert_close(value, of_all[name])
 
 
-@pytest.mark.parametrize("level", ["token", "sequence"])
-def test_what_the_mask_leaves_out_may_hold_anything(device, level):
+@pytest.mark.parametrize(
+    ("loss_type", "level"), [("grpo", "token"), ("grpo", "sequence"), ("vespo", "token")]
+)
+def test_what_the_mask_leaves_out_may_hold_anything(device, loss_type, level):
     inputs = case(device)
+    inputs["importance_ratio"] = torch.rand(inputs["ids"].shape, device=device) + 0.5
     out = ~inputs["mask"]
     wild = {name: value.clone() for name, value in inputs.items()}
     wild["ids"][out] = 10**9
-    for name in ["ref_log_probs", "old_log_probs"]:
+    for name in ["ref_log_probs", "old_log_probs", "importance_ratio"]:
         wild[name][out] = float("nan")
-    options = {"loss_type": "grpo", "importance_sampling_level": level}
+    options = {"loss_type": loss_type, "importance_sampling_level": level}
     wanted = run(partial(ours, **options), inputs, WRT)
     for name, value in run(partial(ours, **options), wild, WRT).items():
         assert torch.equal(value, wanted[name]), name

@@ -124,13 +124,18 @@ def test_num_items_replaces_the_number_of_tokens(device, loss_type):
         check(inputs, loss_type=loss_type, beta=0.1, num_items=num_items)
 
 
-@pytest.mark.parametrize("level", ["token", "sequence"])
-def test_what_the_mask_leaves_out_may_hold_anything(device, level):
+# "luspo" counts padding, and some losses know no ratios of sequences.
+MASKED = [(kind, "token") for kind in LOSS_TYPES if kind != "luspo"] + [("grpo", "sequence")]
+
+
+@pytest.mark.parametrize(("loss_type", "level"), MASKED)
+def test_what_the_mask_leaves_out_may_hold_anything(device, loss_type, level):
     inputs = case(device)
+    inputs["importance_ratio"] = torch.rand(inputs["mask"].shape, device=device) + 0.5
     wild = {name: value.clone() for name, value in inputs.items()}
-    for name in ["log_probs", "ref_log_probs", "old_log_probs"]:
+    for name in ["log_probs", "ref_log_probs", "old_log_probs", "importance_ratio"]:
         wild[name][~inputs["mask"]] = float("nan")
-    options = {"loss_type": "grpo", "beta": 0.1, "importance_sampling_level": level}
+    options = {"loss_type": loss_type, "beta": 0.1, "importance_sampling_level": level}
     results = []
     for each in [inputs, wild]:
         leaf = each["log_probs"].requires_grad_()
@@ -139,6 +144,15 @@ def test_what_the_mask_leaves_out_may_hold_anything(device, level):
         assert (leaf.grad[~inputs["mask"]] == 0).all()
         results.append([*(one.detach() for one in made), leaf.grad])
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize("name", ["old_log_probs", "importance_ratio"])
+def test_a_token_that_counts_and_is_no_number_makes_the_loss_none(device, name, loss_type):
+    inputs = case(device)
+    inputs["importance_ratio"] = torch.ones(inputs["mask"].shape, device=device)
+    inputs[name][inputs["mask"]] = float("nan")
+    assert ours(**inputs, loss_type=loss_type, beta=0.0)[0].isnan()
 
 
 def test_a_batch_without_a_token_has_no_loss_and_no_gradient(device):

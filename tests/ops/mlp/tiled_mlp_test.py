@@ -205,6 +205,20 @@ def test_modules_that_are_called_by_shards_give_the_same(device, num_shards, kin
             )
 
 
+@pytest.mark.parametrize("approximate", ["tanh", "none", "sigmoid"])
+def test_the_form_of_gelu_is_read_at_each_forward(device, approximate):
+    config = SimpleNamespace(hidden_size=16, intermediate_size=24)
+    tiled, whole = (
+        kind(config).to(device) for kind in (liger.LigerTiledGEGLUMLP, liger.LigerGEGLUMLP)
+    )
+    whole.load_state_dict(tiled.state_dict())
+    x = 3 * torch.randn(5, 16, device=device)
+    tiled.approximate = whole.approximate = approximate
+    torch.testing.assert_close(tiled(x), whole(x), rtol=1e-5, atol=1e-6)
+    tiled.approximate = "erf"
+    assert_refused(lambda: tiled(x), "geglu", "approximate", "erf")
+
+
 def test_hooks_of_parameters_see_a_gradient_once(device):
     mlp = liger.LigerTiledSwiGLUMLP(CONFIG, 4).to(device)
     seen = []

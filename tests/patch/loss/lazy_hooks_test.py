@@ -35,11 +35,11 @@ def kept(logits):
     logits.retain_grad()
 
 
-def gradient_of_the_head(hook, before, patched):
+def gradient_of_the_head(hook, before, patched, **flags):
     model = build(num_hidden_layers=1)
     model.__class__, model.before, model.hook = Hooked, before, hook
     if patched:
-        patch(model)
+        patch(model, **flags)
     inputs = {name: batch()[name] for name in ("input_ids", "labels")}
     model(**inputs)["loss"].backward()
     return model.lm_head.weight.grad
@@ -55,6 +55,16 @@ def test_a_hook_before_the_loss_runs(hook):
 def test_a_hook_after_the_loss_is_refused(hook):
     with pytest.raises(RuntimeError, match="skip_logits=False"):
         gradient_of_the_head(hook, False, patched=True)
+
+
+@pytest.mark.parametrize("hook", [scaled, several, kept])
+def test_a_refusal_says_what_helps_where_the_head_made_logits(hook):
+    flags = {"fused_linear_cross_entropy": False, "cross_entropy": True}
+    with pytest.raises(RuntimeError, match="past this tensor.*cross_entropy=False"):
+        gradient_of_the_head(hook, False, patched=True, **flags)
+    flags["cross_entropy"] = False
+    expected = gradient_of_the_head(hook, False, patched=False)
+    assert error(gradient_of_the_head(hook, False, patched=True, **flags), expected) <= 1e-4
 
 
 def test_looking_at_logits_after_the_loss_is_no_hook():

@@ -1,5 +1,6 @@
 """Lazy logits under every kind of tail: folded where they can be, real where they cannot."""
 
+import numpy
 import pytest
 import torch
 from liger_jit.patch.loss.call import LossCall
@@ -57,6 +58,9 @@ FUSED = {
     "smoothed": lambda logits: F.cross_entropy(
         logits.view(10, 9), LABELS.view(-1), label_smoothing=0.2
     ),
+    "smoothed by less than nothing": lambda logits: F.cross_entropy(
+        logits.view(10, 9), LABELS.view(-1), label_smoothing=-0.5
+    ),
     "class weights": lambda logits: F.cross_entropy(
         logits.view(10, 9), LABELS.view(-1), torch.linspace(0.5, 2, 9)
     ),
@@ -70,6 +74,12 @@ REAL = {
     "written": written,
     "transposed": lambda logits: F.cross_entropy(logits.transpose(1, 2), LABELS),
     "probabilities": lambda logits: F.cross_entropy(logits.view(10, 9), torch.full((10, 9), 1 / 9)),
+    "an array for the vocabulary": lambda logits: logits[
+        torch.arange(2), :, numpy.array([3, 4])
+    ].mean(),
+    "arrays for the rest": lambda logits: logits[
+        torch.arange(2), numpy.array([3, 4]), numpy.array([0, 8])
+    ].mean(),
     "two tanh": lambda logits: rows(softcap(softcap(logits))),
     "vocabulary slice": lambda logits: rows(logits[..., :9]),
     "all in one row": lambda logits: F.cross_entropy(logits.flatten(), LABELS[0, 0]),

@@ -90,6 +90,19 @@ def test_a_norm_that_is_more_than_ours_is_called_as_a_module(change, monkeypatch
     assert_same_step(found, expected)
 
 
+def test_a_norm_that_is_a_builtin_function_is_called(monkeypatch):
+    model, reference = build("Qwen3"), build("Qwen3")
+    patch(model)
+    for one in (model, reference):
+        layer = one.model.layers[1]
+        del layer.post_attention_layernorm, layer.self_attn.k_norm
+        layer.post_attention_layernorm = layer.self_attn.k_norm = torch.tanh
+    expected = loss_and_gradients(reference)
+    found, count = sums(model, monkeypatch)
+    assert count == 1
+    assert_same_step(found, expected)
+
+
 def test_sums_of_two_dtypes_are_added_by_torch(monkeypatch):
     model = build()
     with torch.autocast("cpu", torch.bfloat16):

@@ -67,6 +67,15 @@ def test_each_activation_is_found(act, dtype, monkeypatch):
         assert error(one, own) <= (2e-5 if dtype is torch.float32 else 4e-2)
 
 
+@pytest.mark.parametrize("act", ["gelu_new", "relu2"])
+def test_an_mlp_without_width_gives_its_bias(act):
+    mlp = Mlp(act)
+    assert row(mlp).patched
+    mlp.fc1, mlp.fc2 = nn.Linear(16, 0), nn.Linear(0, 16)
+    y = mlp(torch.randn(2, 5, 16))
+    assert torch.equal(y, mlp.fc2.bias.expand(2, 5, 16))
+
+
 @pytest.mark.parametrize(
     ("mlp", "why"),
     [

@@ -191,6 +191,74 @@ def test_keywords_and_a_dtype_that_was_not_proved(mixtral):
     assert any(row.own_calls for row in rows_of(handle, model))
 
 
+def no_tokens(experts, x, indices, weights):
+    return x[:0], indices[:0], weights[:0]
+
+
+def no_experts_of_a_token(experts, x, indices, weights):
+    return x, indices[:, :0], weights[:, :0]
+
+
+def weights_of_float64(experts, x, indices, weights):
+    return x, indices, weights.double()
+
+
+def an_expert_counted_from_the_last(experts, x, indices, weights):
+    indices[2, 0] = -1
+    return x, indices, weights
+
+
+def a_down_projection_of_another_dtype(experts, x, indices, weights):
+    experts.down_proj = nn.Parameter(experts.down_proj.detach().bfloat16())
+    return x, indices, weights
+
+
+def experts_without_width(experts, x, indices, weights):
+    experts.gate_up_proj = nn.Parameter(experts.gate_up_proj.detach()[:, :0])
+    experts.down_proj = nn.Parameter(experts.down_proj.detach()[:, :, :0])
+    return x, indices, weights
+
+
+CALLS = (
+    no_tokens,
+    no_experts_of_a_token,
+    weights_of_float64,
+    an_expert_counted_from_the_last,
+    a_down_projection_of_another_dtype,
+    experts_without_width,
+)
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])
+def test_what_the_operator_does_not_take_is_the_modules_own(mixtral, call, implementation):
+    model, _ = mixtral
+    model.set_experts_implementation(implementation)
+    patched = copy.deepcopy(model)
+    handle = patch(patched)
+    found, expected = outcome(patched, call), outcome(model, call)
+    assert any(row.own_calls for row in rows_of(handle, patched))
+    # Products of groups leave rows unwritten there, whose gradients hold what the memory held.
+    if (call, implementation) != (an_expert_counted_from_the_last, "grouped_mm"):
+        assert found == expected
+
+
+def outcome(model, call):
+    """What the call gives, as text: values and gradients, or the error."""
+    (experts, *_) = experts_of(model).values()
+    x, indices, weights = call(experts, *one_call(experts))
+    leaves = [x.requires_grad_(), weights.requires_grad_(), *experts.parameters()]
+    try:
+        y = experts(x, indices, weights)
+        if y.requires_grad:
+            y.square().sum().backward()
+    except Exception as error:
+        return str(error)
+    return str(
+        [y.tolist(), *(leaf.grad if leaf.grad is None else leaf.grad.tolist() for leaf in leaves)]
+    )
+
+
 def test_bfloat16_is_as_exact_as_eager(mixtral):
     model, inputs = mixtral
     exact = step_of(model, inputs)[1]
@@ -231,6 +299,22 @@ def test_it_compiles_without_breaks(mixtral):
     inputs = one_call(experts)
     compiled = torch.compile(experts, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(*inputs), experts(*inputs))
+
+
+def test_it_compiles_for_a_number_of_tokens_that_a_trace_does_not_know(mixtral, monkeypatch):
+    model, _ = mixtral
+    patch(model)
+    experts = next(iter(experts_of(model).values()))
+    x, indices, weights = one_call(experts)
+
+    def of_some(chosen):
+        rows = chosen.nonzero().flatten()
+        return experts(x[rows], indices[rows], weights[rows])
+
+    monkeypatch.setattr(torch._dynamo.config, "capture_dynamic_output_shape_ops", True)
+    compiled = torch.compile(of_some, fullgraph=True, backend="aot_eager")
+    chosen = torch.arange(7) % 3
+    assert torch.equal(compiled(chosen), of_some(chosen))
 
 
 @pytest.mark.parametrize("model_type", ["mixtral", "gpt_oss"])

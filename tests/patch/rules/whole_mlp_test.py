@@ -4,6 +4,7 @@ import pytest
 import torch
 from liger_jit import functional
 from liger_jit.patch import patch
+from liger_jit.transformers import LigerMLP
 from tiny_models import (
     FAMILIES,
     LowRank,
@@ -142,6 +143,23 @@ def test_a_projection_that_is_not_plain_is_called_as_a_module(change, after, mon
     assert_same_step(found, expected)
 
 
+@pytest.mark.parametrize("name", ["gate_proj", "up_proj", "down_proj"])
+def test_a_projection_that_is_a_function_is_called(name, monkeypatch):
+    def change(mlp):
+        projection = mlp.get_submodule(name)
+        delattr(mlp, name)
+        setattr(mlp, name, lambda x: projection(x) * 2)
+
+    model, reference = build(), build()
+    patch(model)
+    for one in (model, reference):
+        change(mlps(one)[1])
+    expected = loss_and_gradients(reference)
+    found, whole, apart = calls_of(model, monkeypatch)
+    assert (whole, apart) == (1, 1)
+    assert_same_step(found, expected)
+
+
 @pytest.mark.parametrize("name", ["gate_proj", "down_proj"])
 def test_a_sparse_weight_is_its_projections(name):
     model = build()
@@ -155,6 +173,49 @@ def test_a_sparse_weight_is_its_projections(name):
         found = model(ids).logits
         handle.unpatch()
         assert torch.allclose(found, model(ids).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FEW)
+def test_projections_of_no_width_are_called(family):
+    """As a pruned MLP has them."""
+
+    def prune(mlp):
+        for projection in mlp.children():
+            if projection is mlp.down_proj:
+                projection.weight = nn.Parameter(projection.weight.detach()[:, :0])
+            elif isinstance(projection, nn.Linear):
+                projection.weight = nn.Parameter(projection.weight.detach()[:0])
+
+    model, reference = build(family), build(family)
+    patch(model)
+    for one in (model, reference):
+        prune(mlps(one)[0])
+    assert_same_step(loss_and_gradients(model), loss_and_gradients(reference))
+
+
+@pytest.mark.parametrize("layout", ["to_sparse", "to_sparse_csr"])
+@pytest.mark.parametrize("kind", ["gated", "LigerMLP"])
+def test_a_sparse_input_is_its_projections(layout, kind):
+    model = build()
+    mlp = mlps(model)[0] if kind == "gated" else LigerMLP(model.config)
+    x = torch.randn(6, 32)
+    with torch.no_grad():
+        expected = mlp(x)
+        patch(model)
+        assert torch.allclose(mlp(getattr(x, layout)()), expected, atol=1e-6)
+
+
+def test_an_input_of_a_layout_that_nobody_takes_has_the_modules_own_error():
+    model, reference = build(), build()
+    patch(model)
+    x = torch.randn(6, 32).to_mkldnn()
+    for path in ("mlp", "input_layernorm"):
+        errors = []
+        for one in (model, reference):
+            with pytest.raises(RuntimeError) as caught:
+                one.model.layers[0].get_submodule(path)(x)
+            errors.append(str(caught.value))
+        assert errors[0] == errors[1]
 
 
 @pytest.mark.parametrize(

@@ -364,7 +364,7 @@ def _take(logits, index):
         missing = logits.dim() - (len(parts) - 1)
         parts = (*parts[: dots[0]], *[slice(None)] * missing, *parts[dots[0] + 1 :])
     if len(parts) == logits.dim():
-        if parts[-1] != slice(None):
+        if not _is_whole(parts[-1]):
             return NotImplemented
         parts = parts[:-1]
     form = logits._lazy.form[index]
@@ -376,9 +376,14 @@ def _take_rows(logits, source: Source, parts: tuple):
     kinds = (torch.bool, torch.int64)
     if isinstance(rows, LazyLogits) or rows.dtype not in kinds or not 0 < rows.dim() < logits.dim():
         return NotImplemented
-    if len(rest) >= logits.dim() or any(part != slice(None) for part in rest):
+    if len(rest) >= logits.dim() or not all(map(_is_whole, rest)):
         return NotImplemented
     return LazyLogits._of(source.copied(source.states[rows]))
+
+
+def _is_whole(part) -> bool:
+    """Whether an index takes all of its dimension. Arrays and tensors are not to be compared."""
+    return type(part) is slice and part.start is part.stop is part.step is None
 
 
 def _is_alias(one: Tensor, other: Tensor) -> bool:
@@ -441,7 +446,7 @@ def _cross_entropy(
             ce_weight=weight,
             ignore_index=ignore_index,
             reduction=reduction,
-            label_smoothing=label_smoothing,
+            label_smoothing=label_smoothing if label_smoothing > 0 else 0.0,  # as torch has it
             softcap=softcap,
         )
     source.call.fused = True
@@ -450,24 +455,31 @@ def _cross_entropy(
     return loss.to(torch.float32 if casts else input.dtype)
 
 
-NO_GRADIENT = (
-    "liger_jit: the gradient of logits is asked for, but this step's loss comes from the hidden "
-    "states and never had logits. Call the model with skip_logits=False for this step."
-)
+def _no_gradient(source: Source) -> RuntimeError:
+    why = (
+        "is that of the head's result, past this tensor. Patch the model with cross_entropy=False."
+        if source.weight is None
+        else "comes from the hidden states and never had logits. Call the model with "
+        "skip_logits=False for this step."
+    )
+    return RuntimeError(
+        f"liger_jit: the gradient of logits is asked for, but this step's loss {why}"
+    )
 
 
 def _gradient(outputs, inputs, *rest, **options):
     """torch.autograd.grad. A loss made from states has no logits in its graph."""
     leaves = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
-    if all(_open(leaf) is None for leaf in leaves):
-        return NotImplemented
-    raise RuntimeError(NO_GRADIENT)
+    for source in map(_open, leaves):
+        if source is not None:
+            raise _no_gradient(source)
+    return NotImplemented
 
 
 def _hook(logits, *rest, **options):
     """On the gradient of logits: after a loss was made from their states there will be none."""
     if isinstance(logits, LazyLogits) and logits._lazy.source.call.fused:
-        raise RuntimeError(NO_GRADIENT)
+        raise _no_gradient(logits._lazy.source)
     return NotImplemented
 
 

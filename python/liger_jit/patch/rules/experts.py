@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from ... import functional
 from ...meta_calls import MetaCall
 from ..autocasting import autocast_dtype
-from ..guard import Guard, guard_of, is_hooked, parts_of
+from ..guard import DTYPES, Guard, guard_of, is_hooked, parts_of
 from ..installed import guarded
+from ..modes import DISPATCH_MODES
 from ..probe import (
     Mismatch,
     assert_same,
@@ -188,24 +189,53 @@ def is_multiplied_fast(module: nn.Module, x: Tensor, dtype: torch.dtype) -> bool
 
 def takes(module: nn.Module, x: Tensor, indices: Tensor, weights: Tensor) -> bool:
     """Whether the config still asks for an implementation that computes this, in x's dtype, and the
-    operator is quick at it."""
+    operator takes it and is quick at it."""
     implementation = implementation_of(module)
     if implementation not in IMPLEMENTATIONS:
         return False
     autocast = autocast_dtype(x.device)
     if autocast is not None and autocast != x.dtype and implementation != IMPLEMENTATIONS[0]:
         return False  # these multiply in the weights' dtype
-    if autocast is None and x.dtype != module._parameters[WEIGHTS[0]].dtype:
+    parameters = [module._parameters[name] for name in parameters_of(module)]
+    if autocast is None and any(one.dtype != x.dtype for one in parameters):
+        return False
+    if not have_one_arithmetic([x, weights, *parameters]) or any(0 in p.shape for p in parameters):
         return False
     if not is_multiplied_fast(module, x, autocast or x.dtype):
         return False
+    # Where no expert is called nothing has a gradient, which is not one of zeros.
     return (
         indices.shape == weights.shape
         and x.dim() == indices.dim() == 2
         and x.shape[0] == indices.shape[0]
+        and may_have_elements(indices)
         and indices.dtype in (torch.int64, torch.int32)
-        and weights.is_floating_point()
+        and not are_counted_from_the_last(indices)
     )
+
+
+def have_one_arithmetic(tensors: list[Tensor]) -> bool:
+    """Whether an operator takes these dtypes together: float64 with nothing else."""
+    dtypes = {one.dtype for one in tensors}
+    return dtypes == {torch.float64} or dtypes <= set(DTYPES)
+
+
+def may_have_elements(indices: Tensor) -> bool:
+    """Whether there are some, or nobody knows their number yet, as a trace may not."""
+    if torch.compiler.is_compiling():
+        from torch.fx.experimental.symbolic_shapes import guard_or_true
+
+        return guard_or_true(indices.numel() > 0)
+    return indices.numel() > 0
+
+
+def are_counted_from_the_last(indices: Tensor) -> bool:
+    """Whether one is negative, where that is seen at once: on the CPU, and in no trace."""
+    if not indices.is_cpu or type(indices) is not Tensor or torch.compiler.is_compiling():
+        return False
+    if DISPATCH_MODES() or torch._C._are_functorch_transforms_active():
+        return False
+    return bool(indices.amin() < 0)
 
 
 def experts_run(gate: ExpertGate) -> Callable:

@@ -20,18 +20,20 @@ PROBE_TOKENS, PROBE_HIDDEN = 3, 8
 A_LINEAR = nn.Linear(1, 1, bias=False, device="meta")
 
 
-def is_plain(projection: nn.Module) -> bool:
-    """x @ weight.T and nothing else, on an ordinary tensor."""
+def is_plain(projection: Callable) -> bool:
+    """x @ weight.T and nothing else, on an ordinary tensor. Any callable may stand there."""
+    if type(projection) is not nn.Linear:
+        return False
     own = projection.__dict__
     parameters = own["_parameters"]  # reading an attribute takes a microsecond
     weight = parameters.get("weight")
     return (
-        type(projection) is nn.Linear
-        and nn.Linear.forward is LINEAR_FORWARD
+        nn.Linear.forward is LINEAR_FORWARD
         and LINEAR_FORWARD.__code__ is LINEAR_FORWARD_CODE
         and parameters.get("bias", own) is None  # else it may be a buffer
         and type(weight) in (nn.Parameter, Tensor)
         and weight.layout is torch.strided
+        and weight.numel() > 0
         and "weight" not in own
         and "bias" not in own
         and "forward" not in own
