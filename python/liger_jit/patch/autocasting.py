@@ -39,9 +39,16 @@ def in_float32(given: object) -> object:
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """Of a matrix product under autocast; None where it is off."""
     kind = device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+    if not _has_autocast(kind) or not torch.is_autocast_enabled(kind):
         return None
     return torch.get_autocast_dtype(kind)
+
+
+def _has_autocast(kind: str) -> bool:
+    # Not every release of torch can ask that in a graph.
+    if torch.compiler.is_compiling():
+        return kind in ("cpu", "cuda", "xpu", "mps")
+    return torch.amp.is_autocast_available(kind)
 
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager:
