@@ -167,6 +167,16 @@ def test_real_logits_are_bitwise_those_of_the_head():
         assert torch.equal(tail(lazy(states, weight)) + 0, tail(F.linear(states, weight)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_a_cast_to_eight_bits_rounds(dtype):
+    states, weight, _ = tensors()
+
+    def loss(logits):
+        return F.cross_entropy(logits.to(dtype).float().view(10, 9), LABELS.view(10))
+
+    assert torch.equal(loss(lazy(states, weight)), loss(F.linear(states, weight)))
+
+
 def test_what_is_done_without_gradients_has_none():
     logits = lazy(*tensors())
     with torch.no_grad():

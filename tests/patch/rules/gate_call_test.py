@@ -209,3 +209,43 @@ def test_a_model_trains_as_before_and_is_taken_back(make, monkeypatch):
     assert shape_of(model) == before
     again = step_of(model, given)
     assert all(torch.equal(again[1][key], own[1][key]) for key in own[1])
+
+
+class Writing(Mlp):
+    """What the activation is multiplied with writes to its input."""
+
+    def forward(self, x):
+        gate = self.gate_proj(x)
+        return self.down_proj(self.dropout(self.act_fn(gate) * gate.mul_(2)))
+
+
+class WritingElsewhere(Mlp):
+    def forward(self, x):
+        gate = self.gate_proj(x)
+        return self.down_proj(self.dropout(self.act_fn(gate) * self.up(gate, x)))
+
+    def up(self, gate, x):
+        gate += 1
+        return self.up_proj(x)
+
+
+class OfTheGate(Mlp):
+    """A child may write to it."""
+
+    def __init__(self):
+        super().__init__()
+        self.up_proj = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        gate = self.gate_proj(x)
+        return self.down_proj(self.dropout(self.act_fn(gate) * self.up_proj(gate)))
+
+
+@pytest.mark.parametrize("kind", [Writing, WritingElsewhere, OfTheGate])
+def test_a_factor_that_may_write_to_the_gate_comes_after_the_activation(kind):
+    mlp = kind().eval()
+    x = torch.randn(2, 5, 16)
+    with torch.no_grad():
+        expected = mlp(x)
+        assert not any(row.patched for row in rows(mlp))
+        assert torch.equal(mlp(x), expected)

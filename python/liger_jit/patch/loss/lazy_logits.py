@@ -289,8 +289,13 @@ def _then(name: str, value=None) -> Callable:
     return fold
 
 
+# Casts that a loss is computed without: what they round, it computes more exactly. To fewer bits a
+# user rounds on purpose.
+WRITTEN_DOWN = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+
+
 def _cast(logits, dtype: torch.dtype):
-    if _open(logits) is None or not dtype.is_floating_point:
+    if _open(logits) is None or dtype not in WRITTEN_DOWN:
         return NotImplemented
     return logits if dtype == logits.dtype else _then("cast", dtype)(logits)
 

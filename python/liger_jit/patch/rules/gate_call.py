@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..guard import is_hooked, is_usable
 from ..modes import is_watched
-from ..probe import assert_same, random, run_own, twin_of
+from ..probe import Mismatch, assert_same, random, run_own, twin_of
 from ..rule import own_class_forward
 from ..source.definition import definition_of, rebuilt, sure_definition
 from .activation_call import PROBED, calls_in
@@ -54,6 +54,8 @@ def with_gate(module: nn.Module, child: str, operator: Gate) -> FunctionType:
     definition = copy.deepcopy(sure_definition(own))
     product, (call,) = product_in(definition, child), calls_in(definition, {child})
     gate_first = product.left is call
+    if gate_first and not _leaves_alone(call.args[0], product.right, module):
+        raise Mismatch("what it multiplies the activation with may write to the activation's input")
     # What is evaluated, in the order in which it was, but for the activation.
     factors = [call.args[0], product.right] if gate_first else [product.left, call.args[0]]
     name = ast.Name(FUNCTION, ast.Load())
@@ -62,6 +64,31 @@ def with_gate(module: nn.Module, child: str, operator: Gate) -> FunctionType:
         ast.copy_location(node, product)
     definition = Replaced(product, new).visit(definition)
     return rebuilt(definition, own, {FUNCTION: through(operator, gate_first)})
+
+
+def _leaves_alone(gate: ast.expr, up: ast.expr, module: nn.Module) -> bool:
+    """Whether `up`, which the module evaluates after the activation and we before it, writes to
+    nothing that the activation reads: it calls none but children, and none with a name of that."""
+    calls = [node for node in ast.walk(gate) if isinstance(node, ast.Call)]
+    read = set() if calls else _names(gate)
+    for node in ast.walk(up):
+        if not isinstance(node, PLAIN + (ast.Call, ast.expr_context, ast.operator, ast.unaryop)):
+            return False
+        if isinstance(node, ast.Call):
+            child = node.func.attr if isinstance(node.func, ast.Attribute) else None
+            if child not in module._modules or node.keywords:
+                return False
+            if any(read & _names(one) for one in node.args):
+                return False
+    return True
+
+
+# Expressions that write to nothing.
+PLAIN = (ast.Name, ast.Attribute, ast.Constant, ast.Subscript, ast.BinOp, ast.UnaryOp, ast.Slice)
+
+
+def _names(node: ast.expr) -> set[str]:
+    return {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
 
 
 class Replaced(ast.NodeTransformer):
