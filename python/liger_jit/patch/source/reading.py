@@ -33,7 +33,7 @@ from .phrases import (
 )
 from .shape_lists import tensor_of
 from .sizes import LIMITED, Kind, Sizes, is_rounding
-from .torchs_own import is_torchs, takes_inplace, torchs_name
+from .torchs_own import is_constant, is_torchs, takes_inplace, torchs_name
 
 LIBRARIES = ("torch", "math")
 # What a formula of a norm, a gate or a rotation is made of: smooth, and the same for each element.
@@ -367,11 +367,11 @@ class _Body:
         library = self.library(base)
         if library is not None:
             value = getattr(library, node.attr, None)
-            if is_immutable(value) and value is not None:
+            if is_constant(value, node.attr):
                 return self.number(ast.unparse(node), value)
             if node.attr not in OPERATIONS and node.attr not in more:
                 self.refuse(f"uses {ast.unparse(node)}")
-            if not is_immutable(value) and not isinstance(value, type):
+            if not isinstance(value, type):
                 self.torchs(value, node)
             return Kind.VALUE
         if node.attr not in FACTS and node.attr not in OPERATIONS:
