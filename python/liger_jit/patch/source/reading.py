@@ -55,8 +55,8 @@ ANY_NUMBER = 100
 class Reading:
     """What was read: see the fields of `Guard` with these names. called: children by name.
     by_width, moves: see `Sizes`. scales: a product of the forward itself, with a number.
-    autocast: what it asks of autocast, or where it turns it off. is_of_rank: it was read for
-    tensors of so many dimensions as were said, and no others."""
+    autocast: what it asks of autocast, or where it turns it off. asks_mode: whether it asks if it
+    is in training. is_of_rank: it was read for tensors of so many dimensions as were said alone."""
 
     values: dict[str, object] = field(default_factory=dict)
     callables: dict[str, object] = field(default_factory=dict)
@@ -70,6 +70,7 @@ class Reading:
     moves: str = ""
     scales: str = ""
     autocast: str = ""
+    asks_mode: bool = False
     is_of_rank: bool = False
 
 
@@ -91,6 +92,8 @@ def read(
     _Reader(module, reading, count, rank).function(forward, bound=module is not None, top=True)
     if reading.autocast and not autocast:
         raise Mismatch(f"{forward.__qualname__} depends on autocast: {reading.autocast}")
+    if reading.asks_mode:
+        raise Mismatch(f"{forward.__qualname__} asks whether it is in training")
     if reading.by_width and reading.moves:
         raise Mismatch(
             f"{forward.__qualname__} needs its last dimension ({reading.by_width}), and may have "
@@ -402,6 +405,7 @@ class _Body:
     def own_attribute(self, name: str) -> Kind:
         module, reading = self.module, self.reading
         if name == "training":
+            reading.asks_mode = True
             return Kind.NUMBER
         if name.startswith("__"):
             self.refuse(f"reads {name}, which has another name in its class")
