@@ -3,6 +3,7 @@
 import functools
 import math
 import os
+import re
 import subprocess
 import sys
 import types
@@ -14,6 +15,7 @@ from liger_jit.patch.source.torchs_own import is_torchs, taken, torchs_name
 from tiny_models import assert_same_step, build, loss_and_gradients
 from torch import nn
 from torch.nn import functional as F
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 
 def test_by_what_name_torch_defines_a_function():
@@ -222,3 +224,54 @@ def test_what_was_replaced_before_the_import_is_not_taken_for_torchs(what, reaso
     )
     assert done.returncode == 0, done.stderr
     assert reason in done.stdout
+
+
+class BySetting(LlamaRMSNorm):
+    def forward(self, x):
+        return super().forward(x) * torch.liger_jit_test_scale
+
+
+class ByProfiler(LlamaRMSNorm):
+    def forward(self, x):
+        return super().forward(2 * x if torch.autograd.profiler._is_profiler_enabled else x)
+
+
+class ByWhatIsThere(LlamaRMSNorm):
+    def forward(self, x):
+        y = super().forward(x)
+        if hasattr(torch, "liger_jit_test_flag"):
+            return 2 * y
+        return y
+
+
+class ByNameOfADtype(LlamaRMSNorm):
+    def forward(self, x):
+        return super().forward(x.to(torch.liger_jit_test_dtype)).to(x.dtype)
+
+
+class ByNumber(LlamaRMSNorm):
+    def forward(self, x):
+        return super().forward(x) * torch.pi / math.pi
+
+
+class ByConstants(LlamaRMSNorm):
+    def forward(self, x):
+        return super().forward(x.to(torch.float)).to(x.dtype) * (math.pi / torch.pi)
+
+
+def status_of(kind):
+    norm = kind(16)
+    return next(row.status for row in patch(nn.Sequential(norm)).report() if row.path == "0")
+
+
+@pytest.mark.parametrize("kind", [BySetting, ByProfiler, ByWhatIsThere, ByNameOfADtype])
+def test_what_is_kept_in_a_library_and_is_no_constant_is_refused(monkeypatch, kind):
+    monkeypatch.setattr(torch, "liger_jit_test_scale", 1.0, raising=False)
+    monkeypatch.setattr(torch, "liger_jit_test_dtype", torch.float32, raising=False)
+    assert re.search("uses torch|branches on a call", status_of(kind))
+
+
+def test_a_constant_is_one_by_its_own_name_and_value(monkeypatch):
+    assert status_of(ByConstants) == "patched"
+    monkeypatch.setattr(torch, "pi", 3.0)
+    assert "uses torch.pi" in status_of(ByNumber)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 from .phrases import is_on_another_device
+from .torchs_own import is_torchs
 
 # Of tensors: the result has as many dimensions.
 OF_ELEMENTS = frozenset(
@@ -89,10 +90,11 @@ class KnownTests:
         return {ast.Is: absent, ast.IsNot: not absent}.get(type(test.ops[0]))
 
     def is_in_torch(self, library: ast.expr, name: ast.expr) -> bool | None:
+        """Of a function of torch's own, which nobody takes away."""
         library, name = self.library(library), getattr(name, "value", None)
         if "hasattr" in self.covered or library is None or type(name) is not str:
             return None
-        return hasattr(library, name)
+        return True if is_torchs(getattr(library, name, None), name) else None
 
     def has_rank(self, value: ast.expr) -> bool:
         """Whether it is made of a tensor of that rank, element by element. What it is calculated

@@ -33,7 +33,7 @@ from .phrases import (
 )
 from .shape_lists import tensor_of
 from .sizes import LIMITED, Kind, Sizes, is_rounding
-from .torchs_own import is_torchs, takes_inplace, torchs_name
+from .torchs_own import is_constant, is_torchs, takes_inplace, torchs_name
 
 LIBRARIES = ("torch", "math")
 # What a formula of a norm, a gate or a rotation is made of: smooth, and the same for each element.
@@ -55,8 +55,8 @@ ANY_NUMBER = 100
 class Reading:
     """What was read: see the fields of `Guard` with these names. called: children by name.
     by_width, moves: see `Sizes`. scales: a product of the forward itself, with a number.
-    autocast: what it asks of autocast, or where it turns it off. is_of_rank: it was read for
-    tensors of so many dimensions as were said, and no others."""
+    autocast: what it asks of autocast, or where it turns it off. asks_mode: whether it asks if it
+    is in training. is_of_rank: it was read for tensors of so many dimensions as were said alone."""
 
     values: dict[str, object] = field(default_factory=dict)
     callables: dict[str, object] = field(default_factory=dict)
@@ -70,6 +70,7 @@ class Reading:
     moves: str = ""
     scales: str = ""
     autocast: str = ""
+    asks_mode: bool = False
     is_of_rank: bool = False
 
 
@@ -91,6 +92,8 @@ def read(
     _Reader(module, reading, count, rank).function(forward, bound=module is not None, top=True)
     if reading.autocast and not autocast:
         raise Mismatch(f"{forward.__qualname__} depends on autocast: {reading.autocast}")
+    if reading.asks_mode:
+        raise Mismatch(f"{forward.__qualname__} asks whether it is in training")
     if reading.by_width and reading.moves:
         raise Mismatch(
             f"{forward.__qualname__} needs its last dimension ({reading.by_width}), and may have "
@@ -367,11 +370,11 @@ class _Body:
         library = self.library(base)
         if library is not None:
             value = getattr(library, node.attr, None)
-            if is_immutable(value) and value is not None:
+            if is_constant(value, node.attr):
                 return self.number(ast.unparse(node), value)
             if node.attr not in OPERATIONS and node.attr not in more:
                 self.refuse(f"uses {ast.unparse(node)}")
-            if not is_immutable(value) and not isinstance(value, type):
+            if not isinstance(value, type):
                 self.torchs(value, node)
             return Kind.VALUE
         if node.attr not in FACTS and node.attr not in OPERATIONS:
@@ -402,6 +405,7 @@ class _Body:
     def own_attribute(self, name: str) -> Kind:
         module, reading = self.module, self.reading
         if name == "training":
+            reading.asks_mode = True
             return Kind.NUMBER
         if name.startswith("__"):
             self.refuse(f"reads {name}, which has another name in its class")

@@ -5,6 +5,7 @@ their places before this package was imported, so none is taken for torch's by w
 """
 
 import inspect
+import math
 import os
 from collections.abc import Callable
 from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, ModuleType
@@ -15,6 +16,9 @@ from torch.nn import functional as F
 
 HOME = os.path.dirname(torch.__file__) + os.sep
 ROOTS = ("torch", "math")
+# What their attributes of these names are, and stay.
+NUMBERS = {"pi": math.pi, "e": math.e, "tau": math.tau, "inf": math.inf, "nan": math.nan}
+ALIASES = {"float": torch.float32, "double": torch.float64, "half": torch.float16}
 
 
 def name_in(home: str, function: FunctionType) -> str | None:
@@ -59,6 +63,14 @@ def takes_inplace(function: object, positional: int) -> bool:
 def is_torchs(function: object, name: str) -> bool:
     """Whether torch defines this function, and by that name, of whatever class."""
     return (torchs_name(function) or "").rpartition(".")[2] == name
+
+
+def is_constant(value: object, name: str) -> bool:
+    """Whether a library's attribute of that name is a number of mathematics or a dtype of torch,
+    by a name of its own. All else that is kept there is somebody's setting, or torch's."""
+    if isinstance(value, torch.dtype):
+        return str(value) == f"torch.{name}" or ALIASES.get(name) is value
+    return name in NUMBERS and value is NUMBERS[name]
 
 
 def taken(function: object, name: str) -> Callable | None:
