@@ -147,13 +147,15 @@ def find_form(
     own = width_of(module, weight)
     widths = (64, 96, 1024) if own is None else (own,)
     found = set()
-    for dtypes in sorted(itertools.product(DTYPES, DTYPES), key=lambda pair: pair[0] != pair[1]):
+    needed = [(dtype, dtype) for dtype in DTYPES]
+    mixed = itertools.permutations(DTYPES, 2)
+    for dtypes in (*needed, *mixed, (torch.float64, torch.float64)):
         try:
             left = forms
             for width in widths:
                 left = matching(module, left, width, weight is not None, *dtypes)
         except Mismatch:
-            if dtypes[0] == dtypes[1]:
+            if dtypes in needed:
                 raise
             continue
         forms = left
@@ -281,7 +283,7 @@ def rms_proof(
         width = width_of(module, weight)
 
         def takes(self, x):
-            tried = x.dtype in DTYPES or x.dtype == torch.float64
+            tried = (x.dtype, x.dtype) in norm.dtypes
             tried = tried and not norm.has_another_dtype(x)
             tried = tried and (width is None or x.shape[-1:] == (width,))
             return tried and (x.is_contiguous() or (ordered and has_order(x)))
@@ -301,7 +303,8 @@ def layer_proof(
 ) -> NormProof:
     norm = ProvedLayerNorm(
         is_autocast=is_autocast(module, weight),
-        dtypes=dtypes,
+        # The operator computes in float64 there, and the form in float32.
+        dtypes=dtypes - {(torch.float64, torch.float64)},
         vectors=() if weight is None else ("weight",),
         epsilon=form.epsilon,
     )
