@@ -9,6 +9,42 @@
 #include "ops/linear_loss/tile_product.h"
 
 namespace liger::torch_bindings {
+namespace {
+
+struct Scores {
+  at::Tensor ids, of_ids;  // [rows]; undefined: the statistics alone are wanted
+};
+
+// Of these rows of the layer's input, what is defined of the logits, the numbers and the
+// statistics.
+void make(const CompositeCall& in, const LinearLayer& layer, const at::Tensor& x,
+          const TileSums& tiles, const at::Tensor& logits, const Scores& scores,
+          const TokenNumbers& numbers, const at::Tensor& statistics) {
+  static const Op& product = op_named("log_prob_product_");
+  static const Op& of_tiles = op_named("log_prob_tiles_");
+  const at::Tensor maxima = rows_of(tiles.maxima, 0, x.size(0));
+  const at::Tensor sums = rows_of(tiles.sums, 0, x.size(0));
+  const at::Tensor weighted = rows_of(tiles.weighted, 0, x.size(0));
+  in.run(product, {{"input", x},
+                   {"weight", layer.weight},
+                   {"maxima", maxima},
+                   {"sums", sums},
+                   {"weighted", weighted},
+                   {"logits", logits}});
+  in.run(of_tiles, {{"input", x},
+                    {"ids", scores.ids},
+                    {"score", scores.of_ids},
+                    {"logits", scores.ids.defined() ? logits : at::Tensor()},
+                    {"maxima", maxima},
+                    {"sums", sums},
+                    {"weighted", weighted},
+                    {"log_probs", numbers.log_prob},
+                    {"entropy", numbers.entropy},
+                    {"statistics", statistics.defined() ? statistics.view(-1) : statistics},
+                    {"classes", layer.weight.size(0)}});
+}
+
+}  // namespace
 
 bool LogProbProduct::takes(const CompositeCall& in, const LinearLayer& layer, const Labels& labels,
                            int64_t tokens) {
@@ -34,21 +70,7 @@ TileSums::TileSums(const LinearLayer& layer, int64_t tokens, bool entropy) {
 void logits_and_statistics(const CompositeCall& in, const LinearLayer& layer, const at::Tensor& x,
                            const TileSums& tiles, const at::Tensor& logits,
                            const at::Tensor& statistics) {
-  static const Op& product = op_named("log_prob_product_");
-  static const Op& of_tiles = op_named("log_prob_tiles_");
-  const at::Tensor maxima = rows_of(tiles.maxima, 0, x.size(0));
-  const at::Tensor sums = rows_of(tiles.sums, 0, x.size(0));
-  in.run(product, {{"input", x},
-                   {"weight", layer.weight},
-                   {"maxima", maxima},
-                   {"sums", sums},
-                   {"logits", logits}});
-  in.run(of_tiles, {{"input", x},
-                    {"ids", at::Tensor()},
-                    {"maxima", maxima},
-                    {"sums", sums},
-                    {"statistics", statistics.view(-1)},
-                    {"classes", layer.weight.size(0)}});
+  make(in, layer, x, tiles, logits, {}, {}, statistics);
 }
 
 LogProbProduct::LogProbProduct(const CompositeCall& in, const LinearLayer& layer,
@@ -73,28 +95,9 @@ LogProbProduct::LogProbProduct(const CompositeCall& in, const LinearLayer& layer
 
 void LogProbProduct::numbers(const Chunk& chunk, const TokenNumbers& of_chunk,
                              const at::Tensor& statistics) const {
-  static const Op& product = op_named("log_prob_product_");
-  static const Op& tiles = op_named("log_prob_tiles_");
   const auto part = [&](const at::Tensor& whole) { return chunk.of_batch(whole, 0); };
-  const auto of_tiles = [&](const at::Tensor& whole) { return rows_of(whole, 0, chunk.tokens()); };
-  const at::Tensor x = part(layer_.input), logits = part(logits_);
-  in_.run(product, {{"input", x},
-                    {"weight", layer_.weight},
-                    {"maxima", of_tiles(tiles_.maxima)},
-                    {"sums", of_tiles(tiles_.sums)},
-                    {"weighted", of_tiles(tiles_.weighted)},
-                    {"logits", logits}});
-  in_.run(tiles, {{"input", x},
-                  {"ids", part(labels_.ids)},
-                  {"score", part(score_)},
-                  {"logits", logits},
-                  {"maxima", of_tiles(tiles_.maxima)},
-                  {"sums", of_tiles(tiles_.sums)},
-                  {"weighted", of_tiles(tiles_.weighted)},
-                  {"log_probs", of_chunk.log_prob},
-                  {"entropy", of_chunk.entropy},
-                  {"statistics", statistics.defined() ? statistics.view(-1) : statistics},
-                  {"classes", layer_.weight.size(0)}});
+  make(in_, layer_, part(layer_.input), tiles_, part(logits_), {part(labels_.ids), part(score_)},
+       of_chunk, statistics);
 }
 
 void log_prob_gradient_by_product(const CompositeCall& in, const LinearLayer& layer,

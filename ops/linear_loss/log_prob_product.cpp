@@ -4,7 +4,6 @@
 #include "engine/registry.h"
 #include "ops/linear_loss/tile_product.h"
 #include "ops/loss/log_probs.h"
-#include "ops/row_knobs.h"
 
 namespace liger {
 

@@ -1,7 +1,6 @@
 // Parts of the fused linear cross entropy that reads no logits: templates/linear_loss/scaled_exp.h.
 #include "ops/linear_loss/scaled_exp.h"
 
-#include "base/parts.h"
 #include "engine/registry.h"
 #include "ops/linear_loss/tile_product.h"
 #include "ops/row_knobs.h"

@@ -17,6 +17,8 @@ constexpr int64_t stored_columns = 64;  // 128 bytes
 constexpr int64_t warps_that_store = 8;
 constexpr int64_t block_threads = 384;
 
+bool has_tile_engine(const Place& place) { return place.capability == 90; }
+
 int64_t product_blocks(const Call& call) {
   const int64_t down = parts(call["input"].rows(), tile_rows);
   const int64_t tiles = down * tiles_across(call["weight"].sizes[0]);
@@ -38,8 +40,6 @@ Input of_dtype(Input input, Dtype dtype) {
 }
 
 }  // namespace
-
-bool has_tile_engine(const Place& place) { return place.capability == 90; }
 
 bool tile_product_pays(const Place& place, int64_t tokens, int64_t hidden, int64_t classes) {
   // A cluster multiplies all of its rows, whether there are as many tokens or not.

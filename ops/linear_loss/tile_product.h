@@ -6,10 +6,8 @@
 
 namespace liger {
 
-// On sm_90a, where the device has an engine that copies tiles; elsewhere by plain sums.
-bool has_tile_engine(const Place& place);
-
-// Where it does, and the sizes keep it busy.
+// Where the device has an engine that copies tiles (elsewhere there are plain sums), and the sizes
+// keep it busy.
 bool tile_product_pays(const Place& place, int64_t tokens, int64_t hidden, int64_t classes);
 
 // Tiles of columns, each with numbers of its own of every row.
