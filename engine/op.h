@@ -207,6 +207,8 @@ struct BenchCase {
   std::vector<std::pair<std::string, std::variant<std::string, double>>> options = {};
   std::vector<std::string> frozen = {};  // inputs whose gradient nobody asks for
   double ignored_first = 0;              // the first labels of each sequence count nothing
+  // How many times as often as the others the lower half of an integer tensor's values comes.
+  double skew = 1;
 };
 
 struct Op {

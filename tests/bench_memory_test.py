@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from liger_jit.bench.cases import declared
+from liger_jit.bench.clock import Clock
 from liger_jit.bench.cpu_memory import peak_bytes
 from liger_jit.bench.memory import TOKENS, linear_losses
 from liger_jit.bench.page import page
@@ -78,6 +79,13 @@ def test_peaks_on_the_cpu_are_of_what_was_held_at_once():
         return second + second
 
     assert peak_bytes(work) == pytest.approx(4 * 2**20, rel=0.01)
+
+
+def test_what_is_kept_is_held_beside_the_outputs():
+    x = torch.ones(2**18, requires_grad=True)
+    kept = Clock("cpu", quick=True).kept_mib(lambda: ((x.exp() + 1).exp(),))
+    # Each exp keeps what it gives, and one of these is an output.
+    assert kept == pytest.approx(1.0, rel=0.01)
 
 
 def test_the_page_draws_all_of_them(lines):

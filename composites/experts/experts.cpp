@@ -81,11 +81,12 @@ class Backward {
     const at::Tensor x = in_.tensor("x");
     const at::Tensor dgate_up = through_middle();
     at::Tensor dx, dgate_up_weight, dgate_up_bias, ddown_bias;
-    if (wanted_[2]) dgate_up_weight = products_.weight_gradient({dgate_up}, products_.of_tokens(x));
+    // Its rows are given back before the largest gradient is made.
     if (wanted_[0]) {
       const at::Tensor rows = products_.inputs({dgate_up}, in_.tensor("gate_up_weight"));
       dx = combined(in_, rows, groups_.places, {}, {});
     }
+    if (wanted_[2]) dgate_up_weight = products_.weight_gradient({dgate_up}, products_.of_tokens(x));
     if (wanted_[4]) dgate_up_bias = summed(dgate_up, {});
     if (wanted_[5]) ddown_bias = summed(in_.tensor("dy"), in_.tensor("weights"));
     Tensors results = {dx, dweights_, dgate_up_weight, ddown_weight_, dgate_up_bias, ddown_bias};

@@ -11,11 +11,15 @@ namespace {
 
 bool is_of_16_bytes(int64_t bytes) { return bytes % 16 == 0; }
 
+bool begins_at_16_bytes(const at::Tensor& tensor) {
+  return is_of_16_bytes(reinterpret_cast<intptr_t>(tensor.const_data_ptr()));
+}
+
 // torch needs rows of whole 16 bytes, whichever way a matrix is turned, that begin at such places.
 bool is_aligned(const at::Tensor& weight, bool has_memory) {
   const int64_t bytes = weight.element_size();
   return is_of_16_bytes(weight.size(1) * bytes) && is_of_16_bytes(weight.size(2) * bytes) &&
-         (!has_memory || is_of_16_bytes(reinterpret_cast<intptr_t>(weight.const_data_ptr())));
+         (!has_memory || begins_at_16_bytes(weight));
 }
 
 // f(expert, first place, how many), for each expert.
@@ -31,21 +35,24 @@ void each_group(const at::Tensor& ends, F&& f) {
 
 }  // namespace
 
-// From compute capability 9 on torch's product of bfloat16 takes groups that only the device knows;
+// Our product has a body for the matrix units of compute capability 9.0 alone, and gathers rows as
+// it reads them. From there on torch's product of bfloat16 takes groups that only the device knows;
 // for all else it asks the device where they end, and waits.
 GroupedProducts::Way GroupedProducts::way() const {
   if (in_.place().backend == Backend::cpu) return Way::by_loop;
   const int major = in_.place().capability / 10;
   const bool aligned = is_aligned(in_.tensor("gate_up_weight"), !in_.records()) &&
                        is_aligned(in_.tensor("down_weight"), !in_.records());
-  const bool torchs = in_.place().backend == Backend::cuda && (major == 9 || major == 10) &&
+  const bool torchs = in_.place().backend == Backend::cuda && major == 10 &&
                       in_.tensor("x").scalar_type() == at::kBFloat16 && aligned;
   return torchs ? Way::by_torch : Way::by_template;
 }
 
 GroupedRows GroupedProducts::of_tokens(const at::Tensor& x) const {
   static const Op& gather = op_named("embedding");
-  if (way() == Way::by_template) return {x, true};
+  // Rows that begin elsewhere the matrix units cannot read; gathered, they begin where they should.
+  const bool is_misplaced = !in_.records() && x.element_size() == 2 && !begins_at_16_bytes(x);
+  if (way() == Way::by_template && !is_misplaced) return {x, true};
   return {in_.run(gather, {{"weight", x}, {"indices", tokens_}, {"padding_idx", -1}})[0], false};
 }
 

@@ -1,5 +1,6 @@
-// Matrix products of rows that are grouped by expert: torch's where it has them without a wait for
-// the device, a loop over the experts on the CPU, where the host knows the groups, else our own.
+// Matrix products of rows that are grouped by expert: our own on GPUs, but for torch's where those
+// have matrix units and ours have not; a loop over the experts on the CPU, where the host knows the
+// groups.
 #pragma once
 
 #include "torch_bindings/composite_call.h"

@@ -125,6 +125,7 @@ std::string describe_ops() {
         std::visit([&](const auto& known) { row["options"][option] = known; }, value);
       row["frozen"] = one.frozen;
       row["ignored_first"] = one.ignored_first;
+      row["skew"] = one.skew;
       cases.push_back(std::move(row));
     }
     json sizes = json::array();

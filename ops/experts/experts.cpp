@@ -137,11 +137,14 @@ Op forward_op() {
   op.autocast_inputs = {"x", "gate_up_weight", "down_weight", "gate_up_bias", "down_bias"};
   op.example = samples;
   op.sizes = expert_sizes();
-  op.bench = {
-      {"T8192-E128-k8-H2048-I768",
-       {{"rows", 8192}, {"num_experts", 128}, {"slots", 8}, {"inner", 2048}, {"size", 768}}},
-      {"T8192-E8-k2-H4096-I14336",
-       {{"rows", 8192}, {"num_experts", 8}, {"slots", 2}, {"inner", 4096}, {"size", 14336}}}};
+  const Extent many = {
+      {"rows", 8192}, {"num_experts", 128}, {"slots", 8}, {"inner", 2048}, {"size", 768}};
+  const Extent few = {
+      {"rows", 8192}, {"num_experts", 8}, {"slots", 2}, {"inner", 4096}, {"size", 14336}};
+  op.bench = {{"T8192-E128-k8-H2048-I768", many},
+              {.name = "T8192-E128-k8-H2048-I768, skewed 10 : 1", .extent = many, .skew = 10},
+              {"T8192-E8-k2-H4096-I14336", few},
+              {.name = "T8192-E8-k2-H4096-I14336, skewed 10 : 1", .extent = few, .skew = 10}};
   return op;
 }
 

@@ -29,7 +29,8 @@ Op routed() {
                .extent = {{"rows", 64}, {"size", 32}, {"experts", 128}},
                .options = {{"scoring", "sigmoid"}, {"scale", 2.5}},
                .frozen = {"weight"},
-               .ignored_first = 0.25}};
+               .ignored_first = 0.25,
+               .skew = 10}};
   return op;
 }
 
@@ -71,7 +72,7 @@ TEST(Extents, cases_and_sizes_of_every_op_are_told) {
             json::parse(R"({"name": "many-experts", "dtype": "bf16", "rows": 64, "size": 32,
                             "inner": 64, "experts": 128, "chosen": 2,
                             "options": {"scoring": "sigmoid", "scale": 2.5},
-                            "frozen": ["weight"], "ignored_first": 0.25})"));
+                            "frozen": ["weight"], "ignored_first": 0.25, "skew": 10})"));
   EXPECT_EQ(op["cases"][0]["experts"], 8);
   EXPECT_EQ(op["cases"][0]["options"], json::object());
   EXPECT_TRUE(op["cases"][0]["frozen"].empty());

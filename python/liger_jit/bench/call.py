@@ -32,6 +32,10 @@ class Call:
         with torch.no_grad():
             self.function(**self.values)
 
+    def forward_of_both(self) -> tuple[Tensor, ...]:
+        """Outputs that have a graph."""
+        return tensors_of(self.function(**self.values))
+
     def both(self) -> tuple[Tensor, ...]:
         """Outputs and gradients, where there are any."""
         outputs = tensors_of(self.function(**self.values))

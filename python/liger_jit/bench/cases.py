@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -42,6 +43,7 @@ class Case:
     ignored_first: float = 0.0  # of each sequence's labels, the first ones
     options: dict[str, Any] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
+    skew: float = 1.0  # how often the lower half of integers comes, beside the upper one
 
     @property
     def rows(self) -> int:
@@ -75,6 +77,11 @@ class Case:
             labels = torch.randint(one["below"], shape, device=device)
             labels[..., : int(self.ignored_first * shape[-1])] = IGNORE_INDEX
             return labels.masked_fill(torch.rand(shape, device=device) < self.ignored, IGNORE_INDEX)
+        if not dtype.is_floating_point and self.skew != 1:
+            odds = torch.ones(one["below"], device=device)
+            odds[: one["below"] // 2] = self.skew
+            drawn = odds.multinomial(math.prod(shape), replacement=True)
+            return drawn.view(shape).to(dtype)
         if not dtype.is_floating_point:
             return torch.randint(one["below"], shape, device=device, dtype=dtype)
         if one["heads_second"]:
@@ -175,6 +182,7 @@ def declared(names: list[str]) -> list[Case]:
                 ignored_first=case["ignored_first"],
                 options=case["options"],
                 frozen=tuple(case["frozen"]),
+                skew=case["skew"],
             )
             found.append(plain)
             if op["composite"] and "target" in plain.values("meta") and not plain.options:

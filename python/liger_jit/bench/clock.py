@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from .cpu_memory import peak_bytes
+from .cpu_memory import peak_and_held_bytes
 
 Work = Callable[[], object]
 
@@ -73,12 +73,23 @@ class Clock:
         """How far torch's memory rises above what is held now."""
         work()
         if self.device == "cpu":
-            return peak_bytes(work) / 2**20
+            return peak_and_held_bytes(work)[0] / 2**20
         self._synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         work()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+    def kept_mib(self, work: Callable[[], tuple[torch.Tensor, ...]]) -> float:
+        """What torch's memory holds more than before beside the outputs while those live."""
+        outputs = sum(output.nbytes for output in work())
+        if self.device == "cpu":
+            return (peak_and_held_bytes(work)[1] - outputs) / 2**20
+        before = torch.cuda.memory_allocated()
+        returned = work()
+        held = torch.cuda.memory_allocated() - before
+        del returned
+        return (held - outputs) / 2**20
 
     def copy_bytes_per_ms(self) -> float:
         """Bytes read and written by a copy far larger than any cache."""

@@ -11,6 +11,11 @@ from torch.profiler import ProfilerActivity, profile
 
 def peak_bytes(work: Callable[[], object]) -> int:
     """How far it rises above what was held before."""
+    return peak_and_held_bytes(work)[0]
+
+
+def peak_and_held_bytes(work: Callable[[], object]) -> tuple[int, int]:
+    """How far it rises above what was held before, and what more is held when the call returns."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # else each recording is told on stderr
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         kept = work()  # till the recording ends: what the call returns belongs to it
@@ -20,7 +25,7 @@ def peak_bytes(work: Callable[[], object]) -> int:
     for _, change in sorted(_changes(tree)):
         held += change
         peak = max(peak, held)
-    return peak
+    return peak, held
 
 
 def _changes(events: list) -> Iterator[tuple[int, int]]:

@@ -50,6 +50,7 @@ def _times(case: Case, providers, clock: Clock, bytes_per_ms: float) -> Iterator
             "forward_backward_ms": clock.device_ms(call.both),
             "forward_peak_mib": clock.peak_mib(call.forward),
             "forward_backward_peak_mib": clock.peak_mib(call.both),
+            "kept_mib": clock.kept_mib(call.forward_of_both),
             "error": reference.error(function) if reference else None,
         }
 

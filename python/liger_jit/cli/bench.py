@@ -1,9 +1,10 @@
 """Times ops beside other libraries over the cases that they declare, or whole steps of training.
 
 For each case and provider: device time of forward and forward + backward, peak memory above the
-inputs, error against float64, host time of a small call, and the floor: the bytes that must move
-over the copy bandwidth measured in the same run, or the matrix products. What cannot be measured
-is listed with the reason. Exit code 1 if liger_jit failed, or if --check finds it slower.
+inputs, what the backward keeps, error against float64, host time of a small call, and the floor:
+the bytes that must move over the copy bandwidth measured in the same run, or the matrix products.
+What cannot be measured is listed with the reason. Exit code 1 if liger_jit failed, or if --check
+finds it slower.
 
 examples:
   liger-jit bench

@@ -199,6 +199,23 @@ def test_it_keeps_gate_and_up_and_nothing_else(device):
     assert own == [(inputs["indices"].numel(), 80)]
 
 
+def test_its_backward_holds_no_rows_of_pairs_beside_the_weights_gradients(device):
+    if device != "cuda" or torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("where products gather rows themselves")
+    rows, hidden, width, slots = 256, 1024, 512, 4
+    inputs = tensors(torch.bfloat16, device, rows, slots, hidden, width, hidden)
+    leaves = [inputs[name].requires_grad_() for name in WRT]
+    y = experts(**inputs)
+    dy = torch.ones_like(y)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    gradients = torch.autograd.grad(y, leaves, dy)
+    pairs_mib = rows * slots * hidden * 2 / 2**20
+    wanted_mib = sum(gradient.nbytes for gradient in gradients) / 2**20
+    risen_mib = (torch.cuda.max_memory_allocated() - before) / 2**20
+    assert risen_mib < wanted_mib + pairs_mib / 2
+
+
 @pytest.mark.parametrize("trained", [*((name,) for name in (*WRT, *BIASES)), WRT[:2], WRT[2:]])
 def test_frozen_parts_do_not_change_the_other_gradients(device, trained):
     inputs = tensors(torch.float32, device, biased=True)

@@ -166,25 +166,29 @@ def implementation_of(module: nn.Module) -> str | None:
     return getattr(module.__dict__.get("config"), "_experts_implementation", None)
 
 
-# Of the GPUs on which modules were proved, whether torch has a grouped product there that does not
-# ask the GPU where its groups end. A trace reads this, and asks no driver.
-_grouped: dict[int, bool] = {}
+# Of the GPUs on which modules were proved, the dtypes whose grouped products have matrix units and
+# do not ask the GPU where their groups end. A trace reads this, and asks no driver.
+_grouped: dict[int, tuple[torch.dtype, ...]] = {}
 
 
 def has_grouped_product(device: torch.device) -> bool:
-    major = torch.cuda.get_device_capability(device)[0]
-    _grouped[device.index] = torch.version.hip is None and major in (9, 10)
-    return _grouped[device.index]
+    capability = torch.cuda.get_device_capability(device)
+    dtypes: tuple[torch.dtype, ...] = ()
+    if torch.version.hip is None and capability == (9, 0):  # the operator's own
+        dtypes = (torch.bfloat16, torch.float16)
+    elif torch.version.hip is None and capability[0] == 10:  # torch's
+        dtypes = (torch.bfloat16,)
+    _grouped[device.index] = dtypes
+    return bool(dtypes)
 
 
 def is_multiplied_fast(module: nn.Module, x: Tensor, dtype: torch.dtype) -> bool:
-    """Whether the products have matrix units: the operator's own for other calls have none, and are
-    slower than the module's."""
+    """Whether the products have matrix units: those of other calls are slower than the module's."""
     if x.device.type != "cuda":
         return True
     sizes = [size for name in WEIGHTS for size in module._parameters[name].shape[1:]]
-    fits = dtype == torch.bfloat16 and all(size % 8 == 0 for size in sizes)
-    return fits and _grouped.get(x.device.index, False)
+    fits = all(size % 8 == 0 for size in sizes)
+    return fits and dtype in _grouped.get(x.device.index, ())
 
 
 def takes(module: nn.Module, x: Tensor, indices: Tensor, weights: Tensor) -> bool:
