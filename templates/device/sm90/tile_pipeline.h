@@ -112,7 +112,7 @@ class TilePipeline {
     for (GroupedTile tile; walk.next(tile);) {
       const int row = tile.row + group * wgmma_rows;
       if (row >= tile.end_row) {
-        pass_by(ring, pipeline, tile);
+        pass_by(ring, pipeline, group, tile);
       } else if (tile.depth >= tile.end_depth) {
         clear(row + warp * warp_rows, tile, y);
       } else {
@@ -130,13 +130,25 @@ class TilePipeline {
     if (thread < pair) ring.emptied(stage).arrive_in(thread);
   }
 
-  // The other group's rows are the tile's last, or the other block's.
-  static LIGER_DEVICE void pass_by(const Ring& ring, Pipeline& pipeline, const GroupedTile& tile) {
+  // The other group's rows are the tile's last, or the other block's. One thread waits and
+  // releases: no product holds the group together, and a thread that came late would find its phase
+  // passed.
+  static LIGER_DEVICE void pass_by(const Ring& ring, Pipeline& pipeline, int group,
+                                   const GroupedTile& tile) {
+    const bool leads = thread_index() % group_threads == 0;
     for (int depth = tile.depth; depth < tile.end_depth; depth += Shape.depth) {
-      ring.filled(pipeline.stage).wait(pipeline.parity);
-      release(ring, pipeline.stage);
+      if (leads) {
+        ring.filled(pipeline.stage).wait(pipeline.parity);
+        for (int block = 0; block < pair; ++block) ring.emptied(pipeline.stage).arrive_in(block);
+      }
       pipeline.next();
     }
+    __syncwarp();
+    barrier_of_group(group);
+  }
+
+  static LIGER_DEVICE void barrier_of_group(int group) {
+    asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "n"(group_threads) : "memory");
   }
 
   static LIGER_DEVICE void sum_products(const Ring& ring, Pipeline& pipeline, int group,

@@ -61,6 +61,35 @@ def test_weight_gradients(device, gathers, sizes):
             assert_close(found[expert], a[begin:end].t() @ b[begin:end], dtype)
 
 
+def test_products_in_a_queue_end_with_the_same_bits(device):
+    """Of experts whose last tiles have work for one half of a block."""
+    experts, inner, columns, times = (96, 1024, 512, 200) if device == "cuda" else (3, 40, 24, 2)
+    counts = torch.randint(1, 128, (experts,))
+    ends = counts.cumsum(0).int().to(device)
+    places = int(counts.sum())
+    tokens = torch.randint(90, (places,), device=device, dtype=torch.int32)
+    x, rows = (torch.randn(n, inner, device=device).bfloat16() for n in (90, places))
+    weight = torch.randn(experts, columns, inner, device=device).bfloat16()
+
+    def both():
+        y = native().grouped_product(x, weight, tokens, ends, True, False)
+        dx = native().grouped_product(y, weight, tokens, ends, False, True)
+        of_gathered = native().grouped_weight_gradient(y, x, tokens, ends, False, True)
+        return (
+            y,
+            dx,
+            of_gathered,
+            native().grouped_weight_gradient(y, rows, tokens, ends, *[False] * 2),
+        )
+
+    first = both()
+    differ = [torch.zeros((), device=device) for _ in first]
+    for _ in range(times):
+        for count, one, other in zip(differ, first, both(), strict=True):
+            count += (one != other).sum()
+    assert [int(count) for count in differ] == [0] * 4
+
+
 @pytest.mark.parametrize("width", [1, 12, 129])
 def test_sums_of_rows(device, width):
     for dtype in dtypes_of(device):
