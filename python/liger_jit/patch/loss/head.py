@@ -23,6 +23,7 @@ from ..entered import Entered, call_of, place
 from ..guard import is_hooked
 from ..handle import InstanceValue
 from ..installed import replaced_by
+from ..lookup import answers_for
 from ..modes import is_watched
 from ..probe import compute_dtype
 from ..recomputed import checkpoint_here
@@ -140,6 +141,7 @@ class LossHead:
         return (
             type(self.head) is self.head_class
             and self.head_class.forward is self.head_forward
+            and not any(answers_for(self.head_class, name) for name in self.head._parameters)
             and replaced_linear() is None
             and replaced_cross_entropy() is None
             and not is_watched()
@@ -252,7 +254,7 @@ def find(model: nn.Module, fused: bool) -> LossHead | Refusal:
         head = None
     if head is None:
         return Refusal("the model has no output head")
-    if type(head).forward is not nn.Linear.forward:
+    if getattr(type(head), "forward", None) is not nn.Linear.forward:
         return Refusal(f"the head is {type(head).__name__}, not a plain nn.Linear")
     if reason := replaced_linear() or replaced_call() or replaced_cross_entropy():
         return Refusal(reason)
@@ -273,16 +275,6 @@ def find(model: nn.Module, fused: bool) -> LossHead | Refusal:
         return Refusal("the model's forward takes no labels")
     reason = replaced_by(head)
     return Refusal(reason) if reason else LossHead(model, head, fused)
-
-
-def answers_for(kind: type, name: str) -> bool:
-    """Whether a module's class may give another thing than the parameter of that name: by an
-    attribute of its own, or a lookup of its own."""
-    return (
-        hasattr(kind, name)
-        or kind.__getattr__ is not nn.Module.__getattr__
-        or kind.__getattribute__ is not nn.Module.__getattribute__
-    )
 
 
 NOT_HELD = object()
