@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..guard import Guard, guard_of_child, guard_of_rewritten, is_hooked, is_usable
 from ..modes import is_watched
-from ..probe import LONG, OUTLYING, assert_same, random, run_own, twin_of
+from ..probe import LONG, OUTLYING, TINY, assert_same, random, run_own, twin_of
 from ..rule import own_class_forward
 from ..source.definition import definition_of, rebuilt, sure_definition
 
@@ -87,10 +87,11 @@ def through(operator: Callable[[Tensor], Tensor]) -> Callable[[nn.Module, Tensor
 
 
 def check_formula(child: nn.Module, formula: Callable[[Tensor], Tensor]) -> None:
-    """`Mismatch` unless the child computes it, in all dtypes, and for large values too."""
+    """`Mismatch` unless the child computes it, in all dtypes, and for large and small values."""
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         compare(child, formula, torch.device("cpu"), dtype)
-    compare(child, formula, torch.device("cpu"), torch.float32, OUTLYING)
+    for scale in (OUTLYING, TINY):
+        compare(child, formula, torch.device("cpu"), torch.float32, scale)
 
 
 def compare(
