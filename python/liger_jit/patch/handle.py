@@ -108,6 +108,7 @@ class InstanceValue:
             return
         before = self.before
         while isinstance(before, Covered) and before.taken_back is not None:
+            before.taken_back.covered = False  # it comes out now as well
             before = before.taken_back.before
         if before is _Absent:
             del self.owner.__dict__[self.name]

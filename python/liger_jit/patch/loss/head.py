@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..autocasting import autocast_dtype
 from ..entered import Entered, call_of, place
 from ..guard import is_hooked
-from ..handle import InstanceValue
+from ..handle import Covered, InstanceValue
 from ..installed import replaced_by
 from ..lookup import answers_for
 from ..modes import is_watched
@@ -346,7 +346,7 @@ def product_dtype(states: Tensor, weight: Tensor) -> torch.dtype:
     return autocast_dtype(states.device) or weight.dtype
 
 
-class AroundForward(StandIn):
+class AroundForward(StandIn, Covered):
     """In place of the model's forward: the same one, entered before and left after."""
 
     def __init__(self, loss_head: LossHead):
