@@ -54,6 +54,11 @@ def is_usable(x: Tensor) -> bool:
         return False
     if not (x.is_cuda or x.is_cpu or x.is_meta) or x.is_nested:
         return False
+    return is_kept(x)
+
+
+def is_kept(x: Tensor) -> bool:
+    """Whether an operator that others have gradients from can keep x for its backward."""
     return x.requires_grad or not is_for_inference_alone(x)
 
 
