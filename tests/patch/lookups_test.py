@@ -107,6 +107,18 @@ def test_what_a_class_answers_counts(when, model_type, kind, name, answer, monke
     assert_same_gradients(found, step_of(reference, inputs))
 
 
+def test_experts_ask_the_config_that_their_class_answers_with(monkeypatch):
+    model, inputs = tiny("qwen3_moe")
+    own, other = model.config, copy.deepcopy(model.config)
+    other._experts_implementation = "another"
+    experts = modules_of(model, "Qwen3MoeExperts")
+    handle = patch(model)
+    monkeypatch.setattr(type(experts[0]), "config", property(lambda module: other), raising=False)
+    with pytest.raises(Exception, match="another"):
+        step_of(model, inputs)
+    assert own is not other and {row.own_calls for row in handle.report()} >= {1}
+
+
 def test_a_head_that_is_a_function_is_left_alone_and_nothing_else():
     model, inputs = tiny("llama")
     expected = step_of(model, inputs)
@@ -114,9 +126,9 @@ def test_a_head_that_is_a_function_is_left_alone_and_nothing_else():
     model.get_output_embeddings = lambda: lambda states: head(states)
     report = patch(model).report()
     assert_same_gradients(step_of(model, inputs), expected)
-    refused = [row for row in report if not row.patched]
-    assert [row.status for row in refused] == ["the head is function, not a plain nn.Linear"]
-    assert len(report) > 5
+    *others, of_head = report
+    assert of_head.status == "the head is function, not a plain nn.Linear"
+    assert sum(row.patched for row in others) > 5
 
 
 def test_what_an_activation_became_since_the_forward_began_is_called():

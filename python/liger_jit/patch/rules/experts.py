@@ -162,7 +162,7 @@ def is_own(module: nn.Module, name: str) -> bool:
 
 
 def implementation_of(module: nn.Module) -> str | None:
-    return getattr(module.__dict__.get("config"), "_experts_implementation", None)
+    return getattr(getattr(module, "config", None), "_experts_implementation", None)
 
 
 # Of the GPUs on which modules were proved, whether torch has a grouped product there that does not
