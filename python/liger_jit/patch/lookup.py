@@ -4,6 +4,7 @@ A replacement reads parameters, and asks about children, where a module holds th
 module's own reads attributes, and its class may answer these with anything.
 """
 
+import torch
 from torch import nn
 
 from .source.torchs_own import taken
@@ -15,11 +16,10 @@ GETATTRIBUTE = object.__getattribute__
 
 def looks_up_itself(kind: type) -> bool:
     """Whether modules of this class find their attributes in another way than torch's."""
-    return (
-        kind.__getattr__ is not GETATTR
-        or GETATTR.__code__ is not GETATTR_CODE
-        or kind.__getattribute__ is not GETATTRIBUTE
-    )
+    if kind.__getattr__ is not GETATTR or GETATTR.__code__ is not GETATTR_CODE:
+        return True
+    # Not every torch.compile knows this function again; it traces no lookup but torch's.
+    return not torch.compiler.is_compiling() and kind.__getattribute__ is not GETATTRIBUTE
 
 
 def answers_for(kind: type, name: str) -> bool:
