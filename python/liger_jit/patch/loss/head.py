@@ -23,7 +23,7 @@ from ..entered import Entered, call_of, place
 from ..guard import is_hooked
 from ..handle import Covered, InstanceValue
 from ..installed import replaced_by
-from ..lookup import answers_for, looks_up_itself
+from ..lookup import answers_for
 from ..modes import is_watched
 from ..probe import compute_dtype
 from ..recomputed import checkpoint_here
@@ -141,7 +141,8 @@ class LossHead:
         return (
             type(self.head) is self.head_class
             and self.head_class.forward is self.head_forward
-            and not looks_up_itself(self.head_class)
+            and not answers_for(self.head_class, "weight")
+            and not answers_for(self.head_class, "bias")
             and replaced_linear() is None
             and replaced_cross_entropy() is None
             and not is_watched()
