@@ -27,7 +27,7 @@ class TwoPasses {
         wanted_(wanted),
         makes_(wanted.gradients),
         tiles_(division.tiles),
-        wide_sum_(division.weight_sum == SumOf::wide),
+        wide_sum_(division.wide_sum),
         labels_(labels),
         input_(layer.input),
         weight_(layer.weight),

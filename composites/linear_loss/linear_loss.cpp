@@ -12,7 +12,6 @@
 #include <algorithm>
 
 #include "composites/linear_loss/scaled_exp.h"
-#include "composites/linear_loss/weight_sum.h"
 
 namespace liger::torch_bindings {
 namespace {
@@ -21,12 +20,7 @@ class Chunks {
  public:
   Chunks(const CompositeCall& in, const LinearLayer& layer, const Labels& labels,
          const LossDivision& division, const WantedGradients& wanted, ChunkLoss& loss)
-      : in_(in),
-        layer_(layer),
-        division_(division),
-        wanted_(wanted),
-        loss_(loss),
-        weight_sum_(in, layer.weight, division.weight_sum) {
+      : in_(in), layer_(layer), division_(division), wanted_(wanted), loss_(loss) {
     options_ = layer_.input.options();
     exact_ = exact_options(options_);
     if (division_.way == Way::exponentials) {
@@ -101,15 +95,23 @@ class Chunks {
   }
 
   void add_to_weight(const Chunk& chunk, const at::Tensor& dlogits, const at::Tensor& x) {
-    const bool is_last = chunk.first + chunk.count == division_.units.count;
-    weight_sum_.add(dlogits, x, chunk.first == 0, is_last);
+    const bool is_first = chunk.first == 0;
+    if (is_first) {
+      const auto dtype = division_.wide_sum ? exact_.dtype() : options_.dtype();
+      gradients_.weight = at::empty(layer_.weight.sizes(), options_.dtype(dtype));
+    }
+    add_product(gradients_.weight, dlogits.t(), x, is_first);
   }
 
   void finish() {
-    if (wanted_.weight) gradients_.weight = weight_sum_.result();
+    const bool none = division_.units.all() == 0;
+    if (wanted_.weight) {
+      gradients_.weight = none ? at::zeros(layer_.weight.sizes(), options_)
+                               : gradients_.weight.to(options_.dtype());
+    }
     if (wanted_.bias) {
-      gradients_.bias = division_.units.all() == 0 ? at::zeros({layer_.weight.size(0)}, options_)
-                                                   : gradients_.bias.to(options_.dtype());
+      gradients_.bias = none ? at::zeros({layer_.weight.size(0)}, options_)
+                             : gradients_.bias.to(options_.dtype());
     }
   }
 
@@ -118,7 +120,6 @@ class Chunks {
   const LossDivision& division_;
   const WantedGradients& wanted_;
   ChunkLoss& loss_;
-  WeightSum weight_sum_;
   LayerGradients gradients_;
   at::TensorOptions options_, exact_;
   std::optional<ScaledExp> exponentials_;
@@ -127,11 +128,7 @@ class Chunks {
 }  // namespace
 
 LinearLossSizes LinearLayer::sizes() const {
-  return {.tokens = input.size(0),
-          .hidden = input.size(1),
-          .classes = weight.size(0),
-          .element_bytes = static_cast<int64_t>(input.element_size()),
-          .bf16 = input.scalar_type() == at::kBFloat16};
+  return {input.size(0), input.size(1), weight.size(0), static_cast<int64_t>(input.element_size())};
 }
 
 LinearLayer layer_of(const CompositeCall& in) {

@@ -8,7 +8,6 @@ namespace {
 
 constexpr int64_t mebibyte = int64_t{1} << 20;
 constexpr int64_t most_chunks_in_16_bits = 8;
-constexpr int64_t split_tile_bytes = 32 * mebibyte;
 
 int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 
@@ -122,27 +121,11 @@ std::optional<VocabularyTiles> two_passes_of(const LinearLossSizes& sizes, int64
   return {};
 }
 
-SumOf weight_sum_of(const LinearLossSizes& sizes, int64_t asked_chunk, Accumulate asked) {
-  if (asked == Accumulate::float32) return SumOf::wide;
-  if (asked == Accumulate::weight_dtype || asked_chunk == chunk_least_memory) return SumOf::weights;
+bool accumulates_wide(const LinearLossSizes& sizes, int64_t asked_chunk, Accumulate asked) {
+  if (asked != Accumulate::automatic) return asked == Accumulate::float32;
+  if (asked_chunk == chunk_least_memory) return false;
   const int64_t chunk = chunk_tokens_of(sizes, asked_chunk);
-  if ((sizes.tokens + chunk - 1) / chunk <= most_chunks_in_16_bits) return SumOf::weights;
-  return sizes.bf16 && sizes.hidden % 8 == 0 ? SumOf::split : SumOf::wide;
-}
-
-int64_t tokens_beside_split_sum(const LinearLossSizes& sizes, int64_t tokens) {
-  constexpr int64_t others = 16 * mebibyte;  // rows of a chunk, and numbers of all tokens
-  const int64_t low_bytes = sizes.classes * sizes.hidden;
-  const int64_t row_bytes = sizes.classes * sizes.element_bytes * sizes.logits;
-  const int64_t room = (640 * mebibyte - low_bytes - split_tile_bytes - others) / row_bytes;
-  return std::min(tokens, equal_chunks(sizes.tokens, std::max<int64_t>(room, 1024)));
-}
-
-int64_t classes_of_split_tile(int64_t classes, int64_t hidden) {
-  constexpr int64_t tile = 128;
-  const int64_t of_bytes = split_tile_bytes / (4 * hidden);
-  const int64_t most = std::max(std::min(of_bytes, classes / 4) / tile * tile, tile);
-  return std::min(classes, most);
+  return (sizes.tokens + chunk - 1) / chunk > most_chunks_in_16_bits;
 }
 
 }  // namespace liger

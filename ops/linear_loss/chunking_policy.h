@@ -12,7 +12,6 @@ struct LinearLossSizes {
   int64_t classes;
   int64_t element_bytes;  // of logits and weight
   int64_t logits = 1;     // rows of them that a token has at once: with a teacher's, two
-  bool bf16 = false;      // the dtype of all of them
 };
 
 // What `chunk_tokens` asks for when it is no number of tokens.
@@ -50,23 +49,8 @@ std::optional<VocabularyTiles> two_passes_of(const LinearLossSizes& sizes, int64
 // What `accumulate` asks for.
 enum class Accumulate : int64_t { automatic = 0, weight_dtype = 1, float32 = 2 };
 
-// What the weight's gradient is added up in.
-enum class SumOf {
-  weights,  // the weight's dtype
-  wide,     // float32, float64 for float64
-  split,    // 24 bits: templates/linear_loss/split_sum.h
-};
-
-// Each 16-bit sum rounds once more: up to eight chunks that is about the rounding of the result
-// itself, beyond it grows, and the sum is split, or wide where it cannot be.
-SumOf weight_sum_of(const LinearLossSizes& sizes, int64_t asked_chunk, Accumulate asked);
-
-// A chunk's tokens that leave room for the lower bits of a split sum and a tile of its products in
-// 640 MiB; 1024 at least, and no more than `tokens`.
-int64_t tokens_beside_split_sum(const LinearLossSizes& sizes, int64_t tokens);
-
-// Classes whose products in float32 are added to a split sum at once: of 32 MiB, which a cache
-// holds, and of a quarter of them all.
-int64_t classes_of_split_tile(int64_t classes, int64_t hidden);
+// True if the weight's gradient is added up in float32. Each 16-bit sum rounds once more: up to
+// eight chunks that is about the rounding of the result itself, beyond it grows.
+bool accumulates_wide(const LinearLossSizes& sizes, int64_t asked_chunk, Accumulate asked);
 
 }  // namespace liger

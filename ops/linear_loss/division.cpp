@@ -37,16 +37,9 @@ int64_t units_of_chunk(const Units& units, int64_t tokens) {
 LossDivision divide(const Place& place, const LinearLossSizes& sizes, const Units& units,
                     const LossTraits& traits, int64_t asked_chunk, Accumulate accumulate) {
   const Units tokens{.count = units.all()};
-  int64_t chunk = chunk_tokens_of(sizes, asked_chunk);
-  if (asked_chunk == chunk_automatic && traits.weight_gradient &&
-      weight_sum_of(sizes, asked_chunk, accumulate) == SumOf::split) {
-    chunk = tokens_beside_split_sum(sizes, chunk);
-  }
-  LossDivision result{.way = Way::logits,
-                      .units = tokens,
-                      .chunk = chunk,
-                      .weight_sum = SumOf::weights,
-                      .tiles = {}};
+  const int64_t chunk = chunk_tokens_of(sizes, asked_chunk);
+  LossDivision result{
+      .way = Way::logits, .units = tokens, .chunk = chunk, .wide_sum = false, .tiles = {}};
   if (traits.tiles && traits.weight_gradient) {
     if (const auto tiles = two_passes_of(sizes, asked_chunk)) {
       result.way = Way::classes;
@@ -67,7 +60,7 @@ LossDivision divide(const Place& place, const LinearLossSizes& sizes, const Unit
     result.way = Way::exponentials;
   }
   const int64_t sums = asked_chunk == chunk_least_memory ? asked_chunk : result.chunk_tokens();
-  result.weight_sum = weight_sum_of(sizes, sums, accumulate);
+  result.wide_sum = accumulates_wide(sizes, sums, accumulate);
   return result;
 }
 

@@ -30,7 +30,7 @@ struct LossDivision {
   Way way;
   Units units;            // that chunks are made of
   int64_t chunk;          // how many units
-  SumOf weight_sum;       // what the weight's gradient is added up in
+  bool wide_sum;          // the weight's gradient is added up in wider numbers than the weight
   VocabularyTiles tiles;  // of `classes`
 
   int64_t chunk_tokens() const { return chunk * units.of_unit(); }

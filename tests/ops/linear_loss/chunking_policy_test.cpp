@@ -123,16 +123,11 @@ TEST(ChunkingPolicy, tiles_have_few_widths_and_groups_are_even) {
 TEST(ChunkingPolicy, many_chunks_are_added_up_in_float32_unless_memory_matters_more) {
   const LinearLossSizes few{16384, 1024, 151936, 2};
   const LinearLossSizes many{1 << 18, 1024, 151936, 2};
-  EXPECT_EQ(weight_sum_of(few, chunk_automatic, Accumulate::automatic), SumOf::weights);
-  EXPECT_EQ(weight_sum_of(many, chunk_automatic, Accumulate::automatic), SumOf::wide);
-  EXPECT_EQ(weight_sum_of(many, chunk_automatic, Accumulate::weight_dtype), SumOf::weights);
-  EXPECT_EQ(weight_sum_of(many, chunk_least_memory, Accumulate::automatic), SumOf::weights);
-  EXPECT_EQ(weight_sum_of(few, chunk_automatic, Accumulate::float32), SumOf::wide);
-  LinearLossSizes of_bf16 = many;
-  of_bf16.bf16 = true;
-  EXPECT_EQ(weight_sum_of(of_bf16, chunk_automatic, Accumulate::automatic), SumOf::split);
-  of_bf16.hidden += 1;
-  EXPECT_EQ(weight_sum_of(of_bf16, chunk_automatic, Accumulate::automatic), SumOf::wide);
+  EXPECT_FALSE(accumulates_wide(few, chunk_automatic, Accumulate::automatic));
+  EXPECT_TRUE(accumulates_wide(many, chunk_automatic, Accumulate::automatic));
+  EXPECT_FALSE(accumulates_wide(many, chunk_automatic, Accumulate::weight_dtype));
+  EXPECT_FALSE(accumulates_wide(many, chunk_least_memory, Accumulate::automatic));
+  EXPECT_TRUE(accumulates_wide(few, chunk_automatic, Accumulate::float32));
 }
 
 }  // namespace
