@@ -121,11 +121,21 @@ struct Gradients final : Node {
     return capture_on_device_of(*any) == capture;
   }
 
-  // Then, whether saved tensor `i`, unpacked into `tensor` alone, is this node's alone: no hook
-  // packed it, and nobody else holds it or a view of it.
+  // Then, whether saved tensor `i`, unpacked into `tensor` alone, is this node's alone: nobody else
+  // holds it or a view of it. What a hook gave back, as checkpoints do, may be memory of somebody
+  // whom torch does not count, an array say; no such storage can be resized.
   bool is_own(size_t i, const at::Tensor& tensor) const {
-    return !saved[i].has_hooks() && !traced(tensor) && tensor.use_count() == 2 &&
-           tensor.storage().use_count() == 1;
+    if (traced(tensor) || !tensor.has_storage()) return false;
+    const at::Storage& storage = tensor.storage();
+    if (storage.use_count() != 1) return false;
+    if (!saved[i].has_hooks()) return tensor.use_count() == 2;
+    return storage.resizable() && (tensor.use_count() == 1 || is_pythons_shadow(tensor));
+  }
+
+  // Whether the other holder is an object of Python that only the tensor itself keeps alive.
+  static bool is_pythons_shadow(const at::Tensor& tensor) {
+    return tensor.use_count() == 2 &&
+           tensor.unsafeGetTensorImpl()->pyobj_slot()->has_unique_reference();
   }
 
   // Whether all that a last backward writes may be written. `kept`: as in call_backward.

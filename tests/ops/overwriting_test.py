@@ -46,6 +46,39 @@ def test_what_a_hook_packed_is_not_written(device, op):
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.parametrize("op", PUBLIC)
+def test_an_array_that_a_hook_keeps_is_not_written(op):
+    wanted = gradients(op, "cpu", dtype="f32")
+    torch.manual_seed(3)
+    values, leaves = leaves_of(op, "cpu", dtype="f32")
+    packed = []
+
+    def pack(tensor):
+        packed.append((tensor.detach().clone().numpy(), tensor.detach().clone()))
+        return packed[-1][0]
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, torch.from_numpy):
+        outputs = operator(op)(**values)
+    found = torch.autograd.grad(total_of(outputs), leaves)
+    assert packed
+    for array, before in packed:
+        assert torch.equal(torch.from_numpy(array), before)
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("op", PUBLIC)
+def test_what_a_hook_gave_away_may_be_written_and_gradients_are_the_same(device, op):
+    wanted = gradients(op, device)
+    torch.manual_seed(3)
+    values, leaves = leaves_of(op, device)
+    with torch.autograd.graph.saved_tensors_hooks(torch.clone, torch.clone):
+        outputs = operator(op)(**values)
+    found = torch.autograd.grad(total_of(outputs), leaves)
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert torch.equal(mine, theirs)
+
+
 @pytest.mark.parametrize("held", ["the tensor", "a view"])
 @pytest.mark.parametrize("op", PUBLIC)
 def test_outputs_that_the_caller_holds_are_not_written(device, op, held):

@@ -8,6 +8,7 @@ import torch.nn.functional as torch_functional
 from accuracy import assert_as_exact_as_eager, assert_refused, dtypes_of, run, strided_forms
 from liger_jit.functional import gated_mlp
 from torch.nn.functional import linear
+from liger_jit.bench.cpu_memory import peak_bytes
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 WRT = ("x", "gate_weight", "up_weight", "down_weight")
@@ -248,6 +249,20 @@ def test_a_checkpoint_runs_no_product_again_that_it_does_not_need(device, form):
         assert products_of(step) == forward + forward + backward
     for gradients in found:
         assert all(map(torch.equal, gradients, wanted))
+
+
+def test_a_checkpoints_backward_writes_over_gate_and_up():
+    rows, width = 1024, 512
+    inputs = tensors(torch.float32, "cpu", (rows,), hidden=16, width=width, out=16)
+    leaves = {name: value.requires_grad_() for name, value in inputs.items()}
+
+    def step():
+        y = checkpoint(partial(gated_mlp, **leaves), use_reentrant=False)
+        return torch.autograd.grad(y.sum(), list(leaves.values()))
+
+    step()  # compiles
+    # Gate, up and the product's gradient; not gradients of gate and up beside them.
+    assert peak_bytes(step) < 3.5 * rows * width * 4
 
 
 def test_what_a_node_is_made_of_is_the_op(device):
