@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 import pickle
 
 import pytest
@@ -66,6 +67,33 @@ def test_handles_of_different_roles_are_undone_in_any_order():
         handles[first].unpatch()
         handles[1 - first].unpatch()
         assert shape_of(model) == shape
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations(range(3))])
+def test_handles_of_several_heads_are_undone_in_any_order(order):
+    model = build()
+    step, shape = loss_and_gradients(model), shape_of(model)
+    own, handles, forwards = model.lm_head, [], []
+    for _ in range(3):
+        model.set_output_embeddings(copy.deepcopy(own))
+        handles.append(patch(model))
+        forwards.append(model.forward)
+    for again in (False, True):
+        for index in order:
+            handles[index].unpatch()
+            assert_same_step(loss_and_gradients(model), step)
+        model.set_output_embeddings(own)
+        assert shape_of(model) == shape
+        if again:
+            break
+        # What was taken out from under another is put in again, alone and with the others.
+        for handle, forward in reversed([*zip(handles, forwards, strict=True)]):
+            with handle:
+                handle.apply()
+                assert model.forward is forward
+            assert shape_of(model) == shape
+        for handle in handles:
+            handle.apply()
 
 
 def test_a_second_patch_finds_everything_patched():

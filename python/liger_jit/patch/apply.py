@@ -56,12 +56,14 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     and that a training forward calls on its logits (compile the whole model, or call it with
     skip_logits=False); a write in place into a norm's input after the norm,
     which keeps that very tensor for its backward, where torch's norm keeps a copy in float32 of a
-    16-bit one, and nothing of one without a gradient; a checkpoint without reentry around modules
+    16-bit one, and nothing of one without a gradient; one into the weights of a routing after the
+    experts, whose loop keeps a copy; a checkpoint without reentry around modules
     that run their own forwards in only one of its two runs, as under a hook or a mode that is taken
     away before the backward: the second run must keep the tensors that the first kept, torch tells
     nobody which run is on, and a choice that was remembered would pass by what is hooked by then.
 
-    What differs and does not raise: under torch.compile, a hook that the model puts on its logits
+    What differs and does not raise: with num_items_in_batch=0 the gradient of a head's weight is
+    infinite where torch's is NaN; under torch.compile, a hook that the model puts on its logits
     after the loss, which never runs, and attention that has no mask where it has none without
     torch.compile (a hook on it sees None); a training step's logits are of a subclass of `Tensor`
     until something computes them, so `type(logits) is Tensor` is False; what is written between

@@ -23,6 +23,7 @@ from torch.nn.modules.module import (
     _global_forward_pre_hooks,
 )
 
+from .lookup import answers_for, looks_up_itself
 from .probe import Mismatch, Silent
 from .source.compared import Function, essence, function_of, is_same
 from .source.reading import Reading, read
@@ -32,6 +33,7 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # Tensors that are not ordinary ones, and that the operators know all the same, by name: their
 # packages take long to import.
 KNOWN_KINDS = ("DTensor", "FakeTensor", "FunctionalTensor")
+LOOKS_UP_ITSELF = "its class looks its attributes up itself"
 
 
 def is_plain(tensor: Tensor | None) -> bool:
@@ -52,6 +54,11 @@ def is_usable(x: Tensor) -> bool:
         return False
     if not (x.is_cuda or x.is_cpu or x.is_meta) or x.is_nested:
         return False
+    return is_kept(x)
+
+
+def is_kept(x: Tensor) -> bool:
+    """Whether an operator that others have gradients from can keep x for its backward."""
     return x.requires_grad or not is_for_inference_alone(x)
 
 
@@ -111,6 +118,8 @@ class Guard:
         kind = type(module)
         if kind.forward is not self.forward:
             return "its class has another forward"
+        if (self.tensors or self.children or self.methods) and looks_up_itself(kind):
+            return LOOKS_UP_ITSELF
         for function, code, defaults in self.codes:
             if function.__code__ is not code or not is_same(function.__defaults__, defaults):
                 return f"{function.__qualname__} is another"
@@ -133,7 +142,7 @@ class Guard:
             # Not an attribute of another kind: reading a parametrised weight may change it.
             if name in module.__dict__ or not is_plain(module._parameters.get(name)):
                 return f"{name} is no plain parameter"
-            if getattr(kind, name, None) is not None:
+            if hasattr(kind, name):
                 return f"its class has another {name}"
         for name, guard in self.children:
             child = module._modules.get(name)
@@ -175,14 +184,9 @@ def guard_of(
         found = read(module, own, count, autocast)
     for name in sorted(found.tensors - set(tensors)):
         raise Mismatch(f"its forward reads the parameter {name}")
-    children = []
-    for name in sorted(found.called - set(called)):
-        child = module._modules[name]
-        if reason := replaced_call():
-            raise Mismatch(reason)
-        if child is None or "forward" in child.__dict__ or is_hooked(child):
-            raise Mismatch(f"{name} has hooks or a forward of its own")
-        children.append((name, guard_of(child)))
+    watched = sorted(found.called - set(called))
+    if (found.tensors or watched or found.methods) and looks_up_itself(type(module)):
+        raise Mismatch(LOOKS_UP_ITSELF)
     return Guard(
         own,
         *parts_of(found.functions.values()),
@@ -191,9 +195,21 @@ def guard_of(
         tuple(found.methods.items()),
         tuple(found.names.values()),
         tuple(sorted(found.tensors)),
-        tuple(children),
+        tuple((name, guard_of_child(module, name)) for name in watched),
         tuple(found.made),
     )
+
+
+def guard_of_child(module: nn.Module, name: str) -> Guard:
+    """Of a child whose work a replacement does. Raises Mismatch if that cannot be watched."""
+    child = module._modules[name]
+    if reason := replaced_call():
+        raise Mismatch(reason)
+    if answers_for(type(module), name):
+        raise Mismatch(f"its class may give another {name} than it holds")
+    if child is None or "forward" in child.__dict__ or is_hooked(child):
+        raise Mismatch(f"{name} has hooks or a forward of its own")
+    return guard_of(child)
 
 
 def guard_of_rewritten(

@@ -74,7 +74,7 @@ class Covered:
     """Base of a value of ours that another patch may put its own over. `taken_back` is the change
     that should have taken it out by now: who takes the other out puts back what was before it."""
 
-    taken_back: "InstanceValue | None" = None
+    taken_back = None  # not annotated: a forward of ours shows the annotations of the model's own
 
 
 @dataclass
@@ -108,6 +108,7 @@ class InstanceValue:
             return
         before = self.before
         while isinstance(before, Covered) and before.taken_back is not None:
+            before.taken_back.covered = False  # it comes out now as well
             before = before.taken_back.before
         if before is _Absent:
             del self.owner.__dict__[self.name]

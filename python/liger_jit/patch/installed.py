@@ -15,7 +15,7 @@ from types import FunctionType, MethodType
 import torch
 from torch import Tensor, nn
 
-from .guard import Guard, is_hooked, is_plain, is_usable, parts_of
+from .guard import Guard, is_hooked, is_kept, is_plain, is_usable, parts_of
 from .modes import WATCHED, is_watched
 from .rule import Proof
 from .source.compared import function_of
@@ -152,7 +152,8 @@ def guarded(
     count: int = 1,
 ) -> FunctionType:
     """`run(module, *tensors)` as a forward, for calls with `count` tensors that it `takes`, and
-    nothing else. All must be of a kind that the operators take, the first of a dtype as well.
+    nothing else. All must be of a kind that the operators take and keep, the first of a dtype as
+    well.
 
     All other calls, and those after the switch is off or the guard is broken, are the class's own.
     """
@@ -168,7 +169,7 @@ def guarded(
             given = (*inputs, *(named[name] for name in names[len(inputs) :]))
         if len(given) != count or (named and given is inputs):
             reason = more
-        elif not is_usable(given[0]) or not all(map(is_plain, given[1:])):
+        elif not is_usable(given[0]) or not all(is_plain(x) and is_kept(x) for x in given[1:]):
             reason = "its input is of a kind that no operator takes"
         elif is_watched():
             reason = WATCHED

@@ -30,6 +30,8 @@ GRADIENT_FACTOR = 2.0
 LONG = 130
 # How large the values of one probe are, so that what sets in at some outlier shows.
 OUTLYING = 1e6
+# How small those of another are, so that what is added to them shows beside them.
+TINY = 1e-12
 
 
 T = TypeVar("T")
@@ -95,12 +97,6 @@ class StandIn(nn.Module):
     def __init__(self):
         super().__init__()
         silenced(self)
-
-
-def set_mode(twin: nn.Module, training: bool) -> None:
-    """Of a twin and its children, which are twins and stand-ins."""
-    for module in twin.modules():
-        module.training = training
 
 
 def run_own(module: nn.Module, twin: nn.Module, x: Tensor) -> Tensor:

@@ -341,6 +341,19 @@ def test_what_is_changed_after_the_patch_counts(monkeypatch):
     assert seen == ["SiLUActivation", "Gated"]
 
 
+@pytest.mark.parametrize("kind", [Gated, RoundedOnce, GateFirst, OfSequences])
+def test_a_gate_of_an_inference_mode_is_none_that_a_node_keeps(kind):
+    norm, (x, gate) = kind(), inputs()
+    with torch.inference_mode():
+        gate = gate * 2
+    expected = torch.autograd.grad(norm(x, gate).sum(), [x, norm.weight])
+    handle = patch(nn.Sequential(norm))
+    found = torch.autograd.grad(norm(x, gate).sum(), [x, norm.weight])
+    assert all(map(torch.equal, found, expected))
+    (found, *_) = handle.report()
+    assert found.patched and found.own_calls == 1
+
+
 def test_what_the_operator_does_not_take_runs_the_modules_own_forward():
     norm = Gated()
     assert row(norm).patched

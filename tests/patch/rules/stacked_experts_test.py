@@ -82,6 +82,18 @@ def test_models_train_as_unpatched(model_type, implementation):
     assert not any(row.own_calls for row in rows_of(handle, model)), str(handle.report())
 
 
+def test_a_routing_of_an_inference_mode_is_none_that_a_node_keeps():
+    model, inputs = tiny("qwen3_moe")
+    for layer in model.model.layers:
+        layer.mlp.gate.forward = torch.inference_mode()(layer.mlp.gate.forward)
+    expected = step_of(model, inputs)
+    handle = patch(model)
+    rows = rows_of(handle, model)
+    assert all(row.patched for row in rows), str(handle.report())
+    assert_same(step_of(model, inputs), expected)
+    assert {row.own_calls for row in rows_of(handle, model)} == {1}
+
+
 @pytest.mark.parametrize("model_type", LEFT_ALONE)
 def test_what_is_no_such_module_is_left_alone_and_trains(model_type):
     model, inputs = tiny(model_type)

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from ..autocasting import autocast_dtype
 from ..entered import Entered, call_of, place
 from ..guard import is_hooked
-from ..handle import InstanceValue
+from ..handle import Covered, InstanceValue
 from ..installed import replaced_by
+from ..lookup import answers_for
 from ..modes import is_watched
 from ..probe import compute_dtype
 from ..recomputed import checkpoint_here
@@ -140,6 +141,8 @@ class LossHead:
         return (
             type(self.head) is self.head_class
             and self.head_class.forward is self.head_forward
+            and not answers_for(self.head_class, "weight")
+            and not answers_for(self.head_class, "bias")
             and replaced_linear() is None
             and replaced_cross_entropy() is None
             and not is_watched()
@@ -252,7 +255,7 @@ def find(model: nn.Module, fused: bool) -> LossHead | Refusal:
         head = None
     if head is None:
         return Refusal("the model has no output head")
-    if type(head).forward is not nn.Linear.forward:
+    if getattr(type(head), "forward", None) is not nn.Linear.forward:
         return Refusal(f"the head is {type(head).__name__}, not a plain nn.Linear")
     if reason := replaced_linear() or replaced_call() or replaced_cross_entropy():
         return Refusal(reason)
@@ -273,16 +276,6 @@ def find(model: nn.Module, fused: bool) -> LossHead | Refusal:
         return Refusal("the model's forward takes no labels")
     reason = replaced_by(head)
     return Refusal(reason) if reason else LossHead(model, head, fused)
-
-
-def answers_for(kind: type, name: str) -> bool:
-    """Whether a module's class may give another thing than the parameter of that name: by an
-    attribute of its own, or a lookup of its own."""
-    return (
-        hasattr(kind, name)
-        or kind.__getattr__ is not nn.Module.__getattr__
-        or kind.__getattribute__ is not nn.Module.__getattribute__
-    )
 
 
 NOT_HELD = object()
@@ -354,7 +347,7 @@ def product_dtype(states: Tensor, weight: Tensor) -> torch.dtype:
     return autocast_dtype(states.device) or weight.dtype
 
 
-class AroundForward(StandIn):
+class AroundForward(StandIn, Covered):
     """In place of the model's forward: the same one, entered before and left after."""
 
     def __init__(self, loss_head: LossHead):

@@ -14,9 +14,9 @@ from types import FunctionType
 import torch
 from torch import Tensor, nn
 
-from ..guard import Guard, guard_of, guard_of_rewritten, is_hooked, is_usable
+from ..guard import Guard, guard_of_child, guard_of_rewritten, is_hooked, is_usable
 from ..modes import is_watched
-from ..probe import LONG, OUTLYING, Mismatch, assert_same, random, run_own, twin_of
+from ..probe import LONG, OUTLYING, TINY, assert_same, random, run_own, twin_of
 from ..rule import own_class_forward
 from ..source.definition import definition_of, rebuilt, sure_definition
 
@@ -59,11 +59,8 @@ def called_once(module: nn.Module, names: set[str]) -> str | None:
 
 def guard_of_call(module: nn.Module, child: str) -> Guard:
     """Raises Mismatch if the child cannot be watched. Runs nothing of it."""
-    activation = module._modules[child]
-    if "forward" in activation.__dict__ or is_hooked(activation):
-        raise Mismatch(f"{child} has hooks or a forward of its own")
-    own = own_class_forward(module)
-    return replace(guard_of_rewritten(own), children=((child, guard_of(activation)),))
+    guard = guard_of_rewritten(own_class_forward(module))
+    return replace(guard, children=((child, guard_of_child(module, child)),))
 
 
 def with_call(module: nn.Module, child: str, operator: Callable[[Tensor], Tensor]) -> FunctionType:
@@ -80,7 +77,9 @@ def with_call(module: nn.Module, child: str, operator: Callable[[Tensor], Tensor
 def through(operator: Callable[[Tensor], Tensor]) -> Callable[[nn.Module, Tensor], Tensor]:
     def activate(child: nn.Module, x: Tensor) -> Tensor:
         # What came over the child since the forward began is seen as well.
-        if is_watched() or is_hooked(child) or not is_usable(x) or not x.is_contiguous():
+        if not isinstance(child, nn.Module) or is_hooked(child) or is_watched():
+            return child(x)
+        if not is_usable(x) or not x.is_contiguous():
             return child(x)
         return operator(x)
 
@@ -88,10 +87,11 @@ def through(operator: Callable[[Tensor], Tensor]) -> Callable[[nn.Module, Tensor
 
 
 def check_formula(child: nn.Module, formula: Callable[[Tensor], Tensor]) -> None:
-    """`Mismatch` unless the child computes it, in all dtypes, and for large values too."""
+    """`Mismatch` unless the child computes it, in all dtypes, and for large and small values."""
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         compare(child, formula, torch.device("cpu"), dtype)
-    compare(child, formula, torch.device("cpu"), torch.float32, OUTLYING)
+    for scale in (OUTLYING, TINY):
+        compare(child, formula, torch.device("cpu"), torch.float32, scale)
 
 
 def compare(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..probe import OUTLYING, Mismatch, random, relative_error, twin_of
+from ..probe import OUTLYING, TINY, Mismatch, random, relative_error, twin_of
 
 # Attributes that hold the bound of gate and up, and the factor in gpt-oss's sigmoid.
 LIMITS = ("limit", "swiglu_limit")
@@ -71,7 +71,7 @@ def gate_of(module: nn.Module) -> ExpertGate:
         try:
             alike = [
                 relative_error(type(module)._apply_gate(twin, x), gate(x)) <= TOLERANCE
-                for x in (few, many, many * 50, few * OUTLYING)
+                for x in (few, many, many * 50, few * OUTLYING, few * TINY)
             ]
         except Exception as error:
             raise Mismatch(f"its gate failed in the probe: {error}") from error

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from ... import functional
 from ...meta_calls import MetaCall
 from ..autocasting import autocast_dtype
-from ..guard import DTYPES, Guard, guard_of, is_hooked, parts_of
+from ..guard import DTYPES, Guard, guard_of_child, parts_of
 from ..installed import guarded
+from ..lookup import answers_for
 from ..modes import DISPATCH_MODES
 from ..probe import (
     Mismatch,
@@ -98,12 +99,6 @@ def experts_guard(module: nn.Module) -> Guard:
     values = [(name, getattr(module, name, None)) for name in sorted(read) if is_own(module, name)]
     if not all(is_immutable(value) for _, value in values):
         raise Mismatch("it reads attributes that are no numbers")
-    children = []
-    for name in sorted(words & module._modules.keys()):
-        child = module._modules[name]
-        if child is None or "forward" in child.__dict__ or is_hooked(child):
-            raise Mismatch(f"{name} has hooks or a forward of its own")
-        children.append((name, guard_of(child)))
     return Guard(
         own,
         *parts_of(map(function_of, (own, loop, gate))),
@@ -118,7 +113,9 @@ def experts_guard(module: nn.Module) -> Guard:
             ),
         ),
         tensors=parameters_of(module),
-        children=tuple(children),
+        children=tuple(
+            (name, guard_of_child(module, name)) for name in sorted(words & module._modules.keys())
+        ),
     )
 
 
@@ -132,6 +129,8 @@ def check_layout(module: nn.Module) -> None:
     for name in parameters_of(module):
         if module._parameters.get(name) is None:
             raise Mismatch(f"it has no parameter {name}")
+        if answers_for(type(module), name):
+            raise Mismatch(f"its class may give another {name} than it holds")
 
 
 def flag_of(module: nn.Module, name: str) -> bool:
@@ -163,7 +162,7 @@ def is_own(module: nn.Module, name: str) -> bool:
 
 
 def implementation_of(module: nn.Module) -> str | None:
-    return getattr(module.__dict__.get("config"), "_experts_implementation", None)
+    return getattr(getattr(module, "config", None), "_experts_implementation", None)
 
 
 # Of the GPUs on which modules were proved, the dtypes whose grouped products have matrix units and

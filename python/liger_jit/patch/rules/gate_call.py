@@ -105,7 +105,8 @@ def through(operator: Gate, gate_first: bool) -> Callable[[nn.Module, Tensor, Te
     def gated(child: nn.Module, first: Tensor, second: Tensor) -> Tensor:
         gate, up = (first, second) if gate_first else (second, first)
         # What came over the child since the forward began is seen as well.
-        if not is_watched() and not is_hooked(child) and are_alike(gate, up):
+        own = isinstance(child, nn.Module) and not is_hooked(child)
+        if own and not is_watched() and are_alike(gate, up):
             return operator(gate, up)
         return child(gate) * up if gate_first else up * child(gate)
 

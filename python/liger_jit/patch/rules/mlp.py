@@ -191,7 +191,7 @@ def find_gate(
     module: nn.Module, names: tuple[str, ...]
 ) -> tuple[Gate | None, bool, tuple[str, ...]]:
     """(gate, whether up comes first in one weight, names in the order in which they are called):
-    the gate whose formula is the module's own in float32, in both modes of the module."""
+    the gate whose formula is the module's own."""
     for gate in GATES:
         for up_first in (False, True) if len(names) == 2 else (False,):
             try:

@@ -22,6 +22,7 @@ from ..probe import (
     LONG,
     OUTLYING,
     OUTPUT_ERROR,
+    TINY,
     Mismatch,
     assert_same,
     compute_dtype,
@@ -29,7 +30,6 @@ from ..probe import (
     random,
     relative_error,
     run_own,
-    set_mode,
     tensor_inputs,
     twin_of,
 )
@@ -53,6 +53,13 @@ from .proved_norm import (
 
 LARGEST_EPSILON = 1e-2
 MOST_TIPPED = 0.1
+# (leading dimensions, size of the values, of the weights).
+PROBES = (
+    *((leading, 1.0, 1.0) for leading in ((), (3,), (2, 3), (2, 3, 4), (1, LONG))),
+    ((2, 3), OUTLYING, 1.0),
+    ((2, 3), TINY, 1.0),
+    ((2, 3), 1.0, TINY),
+)
 # Values whose squares float32 does not hold, a mean that is far from zero, and how much of it
 # rounding takes.
 OVERFLOWING, FAR, EXTREME_ERROR = 1e20, 100.0, 2e-4
@@ -180,22 +187,21 @@ def matching(module, forms, width, has_weight, x_dtype, weight_dtype) -> list[Fo
     # All sizes differ, so that a mean over another dimension shows.
     rows = torch.logspace(-4, 3, 8, device="cpu").reshape(2, 4, 1)
     x = (random((2, 4, width), generator) * rows).to(x_dtype)
+    own = run_own(module, twin_with(module, weight), x)
     errors = {}
-    for training in (True, False):
-        twin = twin_of(module, {"weight": nn.Parameter(weight)} if has_weight else None)
-        set_mode(twin, training)
-        own = run_own(module, twin, x)
-        for form in forms:
-            found = form.reference(x, weight, epsilon_of(module, form.epsilon))
-            error = largest_row_error(found, own)
-            if x_dtype != weight_dtype and not rounds_alike(found, own):
-                error = float("inf")
-            errors[form] = max(error, errors.get(form, 0.0))
+    for form in forms:
+        found = form.reference(x, weight, epsilon_of(module, form.epsilon))
+        alike = x_dtype == weight_dtype or rounds_alike(found, own)
+        errors[form] = largest_row_error(found, own) if alike else float("inf")
     allowed = max(OUTPUT_ERROR[x_dtype], OUTPUT_ERROR[weight_dtype])
     best = min(errors.values(), default=float("inf"))
     if not best <= allowed:
         raise Mismatch(f"no known norm computes what it does (closest differs by {best:.1e})")
     return [form for form, error in errors.items() if error <= max(best, 1e-6)]
+
+
+def twin_with(module: nn.Module, weight: Tensor | None) -> nn.Module:
+    return twin_of(module, None if weight is None else {"weight": nn.Parameter(weight)})
 
 
 def rounds_alike(found: Tensor, own: Tensor) -> bool:
@@ -215,21 +221,21 @@ def largest_row_error(found: Tensor, own: Tensor) -> float:
 
 
 def check_gradients(module: nn.Module, form: Form, width: int, has_weight: bool) -> None:
-    """On inputs of each number of dimensions, of many rows, and of large values."""
+    """On inputs of each number of dimensions, of many rows, and of large and small values."""
     generator = torch.Generator().manual_seed(3)
-    weight = nn.Parameter(random((width,), generator)) if has_weight else None
-    twin = twin_of(module, {"weight": weight} if has_weight else None)
+    usual = random((width,), generator) if has_weight else None
     eps = epsilon_of(module, form.epsilon)
-    probes = [(leading, 1.0) for leading in ((), (3,), (2, 3), (2, 3, 4), (1, LONG))]
-    for leading, scale in (*probes, ((2, 3), OUTLYING)):
+    for leading, scale, of_weight in PROBES:
+        twin = twin_with(module, usual * of_weight if has_weight else None)
+        weight = twin._parameters["weight"] if has_weight else None
         assert_same(
-            lambda x: run_own(module, twin, x),
-            lambda x: form.reference(x, weight, eps),
+            lambda x, twin=twin: run_own(module, twin, x),
+            lambda x, weight=weight: form.reference(x, weight, eps),
             [random((*leading, width), generator) * scale],
             [weight] if has_weight else [],
             "the formula",
         )
-    check_extremes(module, twin, form, weight, width)
+    check_extremes(module, twin_with(module, usual), form, usual, width)
 
 
 def check_extremes(
@@ -251,17 +257,17 @@ def keeps_order(module: nn.Module, weight: Tensor | None) -> bool:
     """Whether its result lies in memory as a permuted input does, as that of arithmetic."""
     generator = torch.Generator().manual_seed(9)
     width = width_of(module, weight) or 64
-    own = None if weight is None else {"weight": nn.Parameter(random((width,), generator))}
+    own = None if weight is None else random((width,), generator)
     x = random((4, 3, 2, width), generator).permute(2, 0, 1, 3)
-    return run_own(module, twin_of(module, own), x).stride() == x.stride()
+    return run_own(module, twin_with(module, own), x).stride() == x.stride()
 
 
 def is_autocast(module: nn.Module, weight: Tensor | None) -> bool:
     """Whether autocast on a GPU gives the norm of a tensor of 16 bits another dtype."""
     width = width_of(module, weight) or 64
     for dtype in (torch.bfloat16, torch.float32):  # of the weight
-        own = None if weight is None else {"weight": nn.Parameter(torch.ones(width, dtype=dtype))}
-        twin, x = twin_of(module, own), torch.ones(2, width, dtype=torch.bfloat16)
+        own = None if weight is None else torch.ones(width, dtype=dtype)
+        twin, x = twin_with(module, own), torch.ones(2, width, dtype=torch.bfloat16)
         plain = run_own(module, twin, x).dtype
         with AutocastOfGpus():
             if run_own(module, twin, x).dtype != plain:

@@ -21,7 +21,7 @@ from ..autocasting import autocast_dtype
 from ..guard import Guard, guard_of_rewritten, is_hooked, is_usable
 from ..installed import switched
 from ..modes import is_watched
-from ..probe import LONG, OUTLYING, Mismatch, assert_same, compute_dtype, live_device, random
+from ..probe import LONG, OUTLYING, TINY, Mismatch, assert_same, compute_dtype, live_device, random
 from ..rule import CompoundRule, Parts, Proof, Refusal, Rule, own_class_forward
 from ..source.definition import innermost, rebuilt, sure_definition
 from ..source.reading import read
@@ -163,6 +163,7 @@ def check_form(function: RotaryFunction, size: int) -> None:
         for more in (
             {"tokens": 1},
             {"tokens": 37, "scale": OUTLYING},
+            {"scale": TINY},
             {"tokens": LONG, "sequences": 1},
         ):
             prove_function(function, formula, *widths, **more)

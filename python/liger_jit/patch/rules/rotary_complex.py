@@ -17,7 +17,7 @@ from ... import functional
 from ...meta_calls import MetaCall
 from ..guard import is_usable
 from ..modes import is_watched
-from ..probe import LONG, OUTLYING, Mismatch, assert_same, random
+from ..probe import LONG, OUTLYING, TINY, Mismatch, assert_same, random
 from .memory_order import has_rows
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -123,6 +123,7 @@ def check_formula(
             check(original, candidate, taken, size, "cpu", dtype, is_last=is_last)
     check(original, candidate, taken, size, tokens=1)
     check(original, candidate, taken, size, tokens=37, scale=OUTLYING)
+    check(original, candidate, taken, size, scale=TINY)
     check(original, candidate, taken, size, tokens=LONG)
     for other in other_sizes:
         check(original, candidate, taken, other)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ... import functional
 from ..guard import is_usable
 from ..modes import is_watched
-from ..probe import LONG, OUTLYING, Mismatch, assert_same, random
+from ..probe import LONG, OUTLYING, TINY, Mismatch, assert_same, random
 from .memory_order import has_rows
 
 PARAMETERS = ("q", "k", "cos", "sin")
@@ -65,6 +65,7 @@ def check_formula(original: Callable, size: int, other_sizes: tuple[int, ...]) -
             check(original, formula, size, "cpu", dtype, of_tables)
     check(original, formula, size, tokens=1)
     check(original, formula, size, tokens=37, scale=OUTLYING)
+    check(original, formula, size, scale=TINY)
     check(original, formula, size, tokens=LONG)
     for other in other_sizes:
         check(original, formula, other)
