@@ -16,6 +16,7 @@ from .handle import Handle, Row, remember
 from .installed import Installation, replaced_by
 from .loss import head as loss_head
 from .loss import skip_logits
+from .loss.change import LossChange
 from .probe import quietly
 from .rule import Proof, Refusal, Rule
 from .rules.add_norm import ADD_NORM
@@ -119,7 +120,7 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
         rows += [Row(one.path, type(one.module).__name__, *each) for each in told]
     if head is not None:
         rows.append(row_of_loss(model, head, FUSED in asked))
-        changes += [] if isinstance(head, Refusal) else head.changes()
+        changes += [] if isinstance(head, Refusal) else [LossChange(head)]
     if not isinstance(head, loss_head.LossHead):
         changes += skip_logits.changes(model)
     handle = Handle(model, rows, changes, calls_of(found, answers, head))
