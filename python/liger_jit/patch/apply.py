@@ -66,7 +66,9 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     What differs and does not raise: with num_items_in_batch=0 the gradient of a head's weight is
     infinite where torch's is NaN; under torch.compile, a hook that the model puts on its logits
     after the loss, which never runs, and attention that has no mask where it has none without
-    torch.compile (a hook on it sees None); a training step's logits are of a subclass of `Tensor`
+    torch.compile (a hook on it sees None), and the items by number of an output without logits,
+    which are one less, where without torch.compile the second is None; a training step's logits are
+    of a subclass of `Tensor`
     until something computes them, so `type(logits) is Tensor` is False; what is written between
     head and loss in ways that torch does not count (`weight.data.copy_`, numpy memory) counts for
     the loss; of torch's functions that somebody replaces after the patch, only those of linear

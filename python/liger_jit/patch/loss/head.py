@@ -34,6 +34,7 @@ from .causal_loss import is_causal_loss, labels_of_causal_loss, own_loss
 from .label_count import LabelCount
 from .lazy_logits import LazyLogits, are_computed, are_of_the_head, lazy_logits, real_logits
 from .lazy_source import Source
+from .place_of_logits import with_place_of_logits
 
 # Of the tensors that a head may have; a set, as one lookup is all that a call pays.
 PLAIN = frozenset({nn.Parameter, Tensor})
@@ -393,6 +394,8 @@ def finished(output, call: LossCall):
         output[name] = value
         if value is None and is_dataclass(output):  # such a field is no item
             OrderedDict.__delitem__(output, name)
+    if output.get("logits") is None and is_dataclass(output):
+        output.__class__ = with_place_of_logits(type(output))
     return output
 
 
