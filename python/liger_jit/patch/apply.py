@@ -16,6 +16,7 @@ from .handle import Handle, Row, remember
 from .installed import Installation, replaced_by
 from .loss import head as loss_head
 from .loss import skip_logits
+from .loss.change import LossChange
 from .probe import quietly
 from .rule import Proof, Refusal, Rule
 from .rules.add_norm import ADD_NORM
@@ -65,7 +66,9 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     What differs and does not raise: with num_items_in_batch=0 the gradient of a head's weight is
     infinite where torch's is NaN; under torch.compile, a hook that the model puts on its logits
     after the loss, which never runs, and attention that has no mask where it has none without
-    torch.compile (a hook on it sees None); a training step's logits are of a subclass of `Tensor`
+    torch.compile (a hook on it sees None), and the items by number of an output without logits,
+    which are one less, where without torch.compile the second is None; a training step's logits are
+    of a subclass of `Tensor`
     until something computes them, so `type(logits) is Tensor` is False; what is written between
     head and loss in ways that torch does not count (`weight.data.copy_`, numpy memory) counts for
     the loss; of torch's functions that somebody replaces after the patch, only those of linear
@@ -119,7 +122,7 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
         rows += [Row(one.path, type(one.module).__name__, *each) for each in told]
     if head is not None:
         rows.append(row_of_loss(model, head, FUSED in asked))
-        changes += [] if isinstance(head, Refusal) else head.changes()
+        changes += [] if isinstance(head, Refusal) else [LossChange(head)]
     if not isinstance(head, loss_head.LossHead):
         changes += skip_logits.changes(model)
     handle = Handle(model, rows, changes, calls_of(found, answers, head))

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..meta_calls import MetaCall, replay_of
 from .installed import installed_in
-from .stand_in import StandIn
+from .stand_in import Covered, StandIn
 from .verify import Verification, compare
 
 # What the last patch found for each live model. Its handle would keep the model alive.
@@ -70,13 +70,6 @@ class Report(list):
         return "\n".join([*lines, "", *counts])
 
 
-class Covered:
-    """Base of a value of ours that another patch may put its own over. `taken_back` is the change
-    that should have taken it out by now: who takes the other out puts back what was before it."""
-
-    taken_back = None  # not annotated: a forward of ours shows the annotations of the model's own
-
-
 @dataclass
 class InstanceValue:
     """An entry of an object's __dict__ and what it was before."""
@@ -87,21 +80,38 @@ class InstanceValue:
     before: object = _Absent
 
     covered: bool = False  # something was over ours when it should have come out
+    came_out: bool = False  # `before` is what was left there then
+    kept_out: bool = False  # another value was put there since
+
+    @property
+    def now(self) -> object:
+        return self.owner.__dict__.get(self.name, _Absent)
+
+    def is_in(self) -> bool:
+        """What was put over ours goes on calling it."""
+        return self.now is self.value or (self.covered and self.now is not self.before)
+
+    def is_free(self) -> bool:
+        """Whether nobody put anything there since ours came out, or ours will call it."""
+        return not self.came_out or self.now is self.before or isinstance(self.value, StandIn)
 
     def apply(self) -> None:
-        now = self.owner.__dict__.get(self.name, _Absent)
         if isinstance(self.value, Covered):
             self.value.taken_back = None
-        if now is self.value or (self.covered and now is not self.before):
-            return  # what is over ours goes on calling it
-        self.before, self.covered = now, False
+        self.kept_out = not self.is_in() and not self.is_free()
+        if self.kept_out or self.is_in():
+            return
+        self.before, self.covered = self.now, False
         if isinstance(self.value, StandIn):
-            self.value.trainers = None if now is _Absent else now
+            self.value.trainers = None if self.before is _Absent else self.before
         self.owner.__dict__[self.name] = self.value
 
     def undo(self) -> None:
+        if self.kept_out:
+            return
+        self.came_out = True
         # If something was put over ours since, taking ours out would take that out as well.
-        if self.owner.__dict__.get(self.name, _Absent) is not self.value:
+        if self.now is not self.value:
             self.covered = True
             if isinstance(self.value, Covered):
                 self.value.taken_back = self
@@ -110,6 +120,7 @@ class InstanceValue:
         while isinstance(before, Covered) and before.taken_back is not None:
             before.taken_back.covered = False  # it comes out now as well
             before = before.taken_back.before
+        self.before = before
         if before is _Absent:
             del self.owner.__dict__[self.name]
         else:
@@ -127,20 +138,25 @@ class Handle:
         self._applied = False
 
     def report(self) -> Report:
-        """A row for each module that a rule looked at, with what its guard has counted so far."""
-        return Report(map(self._counted, self._rows))
+        """A row for each module that a rule looked at, with what its guard has counted so far, and
+        why a replacement stayed out that was applied again."""
+        changes = {id(one.module): one for one in self._changes if hasattr(one, "module")}
+        return Report(self._counted(row, changes) for row in self._rows)
 
     def add_rows(self, rows: list[Row]) -> None:
         """For the report, of what concerns no single module."""
         self._rows += rows
 
-    def _counted(self, row: Row) -> Row:
+    def _counted(self, row: Row, changes: dict) -> Row:
         if self.model is None or not row.patched:
             return row
         try:
             module = self.model.get_submodule(row.path)
         except AttributeError:  # the user took it out of the model
             return row
+        change = changes.get(id(module)) if self._applied else None
+        if change is not None and (reason := change.reason_out()):
+            return replace(row, status=reason)
         found = installed_in(module)
         return replace(row, own_calls=found.own_calls, why=found.reason) if found else row
 
@@ -149,7 +165,8 @@ class Handle:
         return self._applied
 
     def apply(self) -> None:
-        """Puts the replacements in. If one fails, the model is as it was and the error goes on."""
+        """Puts the replacements in, but where somebody put another forward or loss function since
+        they came out. If one fails, the model is as it was and the error goes on."""
         if self._applied:
             return
         done = []

@@ -107,6 +107,12 @@ class Installation:
         elif found is not None and found.proof is self.proof:
             found.on = True
 
+    def reason_out(self) -> str | None:
+        """Why the last `apply` left it out; None if it did not."""
+        found = self.installed
+        is_in = found is not None and found.proof is self.proof and found.on
+        return None if is_in else replaced_by(self.module)
+
     def undo(self) -> None:
         """The module is as it was; what was put over the forward goes on, over the module's own."""
         found = self.installed

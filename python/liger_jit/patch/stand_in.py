@@ -25,6 +25,13 @@ def class_forward(module: nn.Module) -> Callable:
 THE_ONE_IN_IT = operator.itemgetter(0)
 
 
+class Covered:
+    """Base of a value of ours that another patch may put its own over. `taken_back` is the change
+    that should have taken it out by now: who takes the other out puts back what was before it."""
+
+    taken_back = None  # not annotated: a forward of ours shows the annotations of the model's own
+
+
 class LikeMethod:
     """What is read of a forward is that of `own`, the one it stands for, which subclasses give."""
 
@@ -79,7 +86,7 @@ class StandIn(LikeMethod):
         return THE_ONE_IN_IT, ((self.trainers,),)
 
 
-class HeadForward(LikeMethod):
+class HeadForward(LikeMethod, Covered):
     """In place of the forward of a model's head. A copy of the head without its model has its
     class's."""
 

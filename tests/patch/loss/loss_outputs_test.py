@@ -13,7 +13,9 @@ import torch
 from liger_jit.patch import patch
 from tiny_models import batch, build
 from torch.nn import functional as F
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from transformers import LlamaForCausalLM
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 
 class Named(NamedTuple):
@@ -98,6 +100,33 @@ def test_an_output_that_the_forward_keeps_is_not_written():
     patch(model)
     assert model(**batch()).logits is None
     torch.testing.assert_close(kept[-1].logits, expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"use_cache": False, "output_hidden_states": True}])
+@pytest.mark.parametrize("asked", [{}, {"return_token_accuracy": True}])
+def test_what_comes_after_logits_stays_in_its_place(options, asked):
+    model = build()
+    expected = model(**batch(), **options)
+    patch(model)
+    output = model(**batch(), **options, **asked)
+    loss, logits, third = output[:3]
+    assert loss is output.loss and logits is None and output[1] is None
+    assert type(third) is type(expected[2]) and third is output[2]
+    assert "logits" not in output and len(output.to_tuple()) == len(expected) + len(asked)
+    assert [*output.keys()][:2] == ["loss", [*expected.keys()][2]]
+    values, form = tree_flatten(output)
+    assert tree_unflatten(values, form)[1] is None
+    kept = model(**batch(), **options, skip_logits=False)
+    assert kept[1] is kept.logits and type(kept) is type(expected)
+
+
+def test_an_output_without_logits_is_saved_as_its_class():
+    model = build()
+    patch(model)
+    output = model(**batch(), use_cache=False)
+    loaded = pickle.loads(pickle.dumps(output))
+    assert type(loaded) is CausalLMOutputWithPast and isinstance(output, CausalLMOutputWithPast)
+    assert torch.equal(loaded.loss, output.loss)
 
 
 def own_loss(reduction="mean", dtype=torch.int64):

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from ..autocasting import autocast_dtype
 from ..entered import Entered, call_of, place
 from ..guard import is_hooked
-from ..handle import Covered, InstanceValue
 from ..installed import replaced_by
 from ..lookup import answers_for
 from ..modes import is_watched
@@ -29,12 +28,13 @@ from ..probe import compute_dtype
 from ..recomputed import checkpoint_here
 from ..rule import SHARDED_AWAY, MetaCall, Refusal, is_sharded
 from ..source.torchs_own import replaced_call, replaced_cross_entropy, replaced_linear
-from ..stand_in import HeadForward, LossFunction, StandIn
+from ..stand_in import Covered, HeadForward, StandIn
 from .call import OPTIONS, LossCall, next_token_loss
 from .causal_loss import is_causal_loss, labels_of_causal_loss, own_loss
 from .label_count import LabelCount
 from .lazy_logits import LazyLogits, are_computed, are_of_the_head, lazy_logits, real_logits
 from .lazy_source import Source
+from .place_of_logits import with_place_of_logits
 
 # Of the tensors that a head may have; a set, as one lookup is all that a call pays.
 PLAIN = frozenset({nn.Parameter, Tensor})
@@ -57,9 +57,13 @@ class LossHead:
         self.own_loss = own_loss(self.original_loss)
         # transformers looks the function up by the model's loss type, unless one was set.
         self.by_type = self.causal and "_loss_function" not in model.__dict__
-        self.labels_position = labels_position(model)
-        self.options = options_of_ours(model)
+        self.read_arguments()
         self.links = links_between(model, head)
+
+    def read_arguments(self) -> None:
+        """Of the model's forward, which somebody may have put on the instance."""
+        self.labels_position = labels_position(self.model)
+        self.options = options_of_ours(self.model)
 
     def begin(self, args: tuple, kwargs: dict) -> tuple[LossCall | None, tuple, dict]:
         """Takes our options out of the keywords of a forward, and looks for labels.
@@ -225,21 +229,6 @@ class LossHead:
         own = self.own_loss is not None and self.own_loss.stands()
         return one and own and replaced_cross_entropy() is None and not is_watched()
 
-    def changes(self) -> list:
-        own = [
-            self,
-            InstanceValue(self.head, "forward", HeadForward(self)),
-            InstanceValue(self.model, "forward", AroundForward(self)),
-        ]
-        loss = [InstanceValue(self.model, "_loss_function", LossFunction(self))] * self.causal
-        return own + loss
-
-    def apply(self) -> None:
-        self.applied = True
-
-    def undo(self) -> None:
-        self.applied = False
-
 
 def shaped(loss: Tensor, options: dict) -> Tensor:
     """With the dimensions of the tensor that transformers would divide it by."""
@@ -259,8 +248,8 @@ def find(model: nn.Module, fused: bool) -> LossHead | Refusal:
         return Refusal(f"the head is {type(head).__name__}, not a plain nn.Linear")
     if reason := replaced_linear() or replaced_call() or replaced_cross_entropy():
         return Refusal(reason)
-    if type(head.__dict__.get("forward")) is HeadForward:
-        return Refusal("already patched")
+    if reason := replaced_forward(head):
+        return Refusal(reason)
     for name in ("weight", "bias"):
         if name in head._parameters and answers_for(type(head), name):
             return Refusal(f"the head's class has a {name} of its own")
@@ -274,8 +263,16 @@ def find(model: nn.Module, fused: bool) -> LossHead | Refusal:
         return Refusal("the head is spread over ranks (tensor parallel)")
     if labels_position(model) is None:
         return Refusal("the model's forward takes no labels")
-    reason = replaced_by(head)
-    return Refusal(reason) if reason else LossHead(model, head, fused)
+    return LossHead(model, head, fused)
+
+
+def replaced_forward(head: nn.Module) -> str | None:
+    """Why no loss head can have this one now. One that is off, as a patch that was taken back may
+    have left it, is none."""
+    forward = head.__dict__.get("forward")
+    if type(forward) is not HeadForward:
+        return replaced_by(head)
+    return "already patched" if forward.loss_head.applied else None
 
 
 NOT_HELD = object()
@@ -397,6 +394,8 @@ def finished(output, call: LossCall):
         output[name] = value
         if value is None and is_dataclass(output):  # such a field is no item
             OrderedDict.__delitem__(output, name)
+    if output.get("logits") is None and is_dataclass(output):
+        output.__class__ = with_place_of_logits(type(output))
     return output
 
 

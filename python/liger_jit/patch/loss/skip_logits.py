@@ -6,8 +6,8 @@ nothing to skip.
 
 from torch import nn
 
-from ..handle import Covered, InstanceValue
-from ..stand_in import HeadForward, StandIn
+from ..handle import InstanceValue
+from ..stand_in import Covered, HeadForward, StandIn
 from .head import AroundForward, labels_position, options_of_ours
 
 

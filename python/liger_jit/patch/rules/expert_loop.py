@@ -1,9 +1,10 @@
 """What a loop over experts, and a gate of theirs, may be made of.
 
 Neither can be read to its end as other forwards are, because both pick what they compute by values
-of the routing. So each must be made of the statements, the names and the small numbers of such
-functions and of no others: then there is no branch, bound or part of a tensor that a probe of a few
-tokens would not meet.
+of the routing. So a loop must be that of `FORMS`, but for its names: it leaves out experts without
+tokens and nothing else, and what it computes of an expert's tokens has no number, comparison or
+part of a tensor in it. A gate must be made of the parts, the names and the small numbers of such
+functions. Then there is no branch, bound or part that a probe of a few tokens would not meet.
 """
 
 import ast
@@ -13,7 +14,9 @@ from types import FunctionType
 from ..probe import Mismatch
 from ..source.definition import sure_definition
 from ..source.phrases import first_line
+from .expert_gate import LIMITS
 
+LOOP, GATE = "its loop over experts", "its gate"
 WEIGHTS = ("gate_up_proj", "down_proj")
 BIASES = ("gate_up_proj_bias", "down_proj_bias")
 NAMES_OF_BOTH = "torch nn functional F chunk act_fn to dtype".split()
@@ -29,31 +32,155 @@ PARTS_OF_GATE = (
     ast.Subscript, ast.Slice, ast.Constant, ast.BinOp, ast.UnaryOp, ast.Mult, ast.Add, ast.USub,
     ast.Load, ast.Store,
 )  # fmt: skip
-PARTS_OF_LOOP = (
-    *(one for one in PARTS_OF_GATE if one is not ast.Slice),
-    ast.MatMult, ast.With, ast.withitem, ast.For, ast.Expr,
-)  # fmt: skip
 NUMBERS = (None, 0, 1, 2)
+
+# A loop's statements, each in the ways in which it may stand there. Arithmetic on the tokens of an
+# expert comes before its result is added.
+FORMS = {
+    "start": (
+        "final = torch.zeros_like(states)",
+        "final = torch.zeros_like(states, dtype=states.dtype, device=states.device)",
+    ),
+    "routing": (
+        """with torch.no_grad():
+            mask = functional.one_hot(indices, num_classes=classes).permute(2, 1, 0)
+            hit = torch.greater(mask.sum(dim=(-1, -2)), 0).nonzero()""",
+        """with torch.no_grad():
+            mask = functional.one_hot(indices, num_classes=classes)
+            mask = mask.permute(2, 1, 0)
+            hit = torch.greater(mask.sum(dim=(-1, -2)), 0).nonzero()""",
+    ),
+    # for expert in hit:
+    "first": ("expert = expert[0]",),
+    "skip": (
+        """if expert == self.num_experts:
+            continue""",
+    ),
+    "tokens": ("slots, tokens = torch.where(mask[expert])",),
+    "add": ("final.index_add_(0, tokens, part)",),
+    "end": ("return final",),
+}
+OVER = (ast.Name("expert"), ast.Name("hit"))
+# What those names stand for: local ones, each for one thing, and these.
+LOCAL = frozenset("states indices weights final mask hit expert slots tokens".split())
+SPELLINGS = {
+    "functional": ("torch.nn.functional", "nn.functional", "F"),
+    "classes": ("self.num_experts", "self.num_experts + 1"),
+}
+GLOBAL = frozenset({"self", "torch", "nn", "F"})
+# What a part is, beside a name for one.
+PARTS = (
+    "states[tokens]",
+    "weights[tokens, slots, None]",
+    *(f"self.{name}[expert]" for name in (*WEIGHTS, *BIASES)),
+    "functional.linear(part, part)",
+    "functional.linear(part, part, part)",
+    "part @ part",
+    "part * part",
+    "part + part",
+    "part.chunk(2, dim=-1)",
+    "part.chunk(2, -1)",
+    "part.to(states.dtype)",
+    "part.to(final.dtype)",
+    "self.act_fn(part)",
+    "self._apply_gate(part)",
+)
+PARSED = {
+    form: ast.parse(form).body[0]
+    for form in (*PARTS, *(form for forms in FORMS.values() for form in forms))
+}
 
 
 def names_of_loop(loop: Callable) -> frozenset[str]:
     """The names in a class's loop over its experts; Mismatch if it is made of anything else."""
     definition = source_of(loop)
-    # Of what an expert without tokens is left out by, and nothing else.
-    skips = [one for one in ast.walk(definition) if isinstance(one, ast.If)]
-    for one in skips:
-        if not is_skip_of_absent(one):
-            refuse("its loop over experts", first_line(one))
-    within = {id(node) for one in skips for node in ast.walk(one)}
-    check_parts(definition, PARTS_OF_LOOP, "its loop over experts", within)
-    return names_in(loop, NAMES_OF_LOOP, "its loop over experts")
+    given = definition.args
+    arguments = [one.arg for one in ast.walk(given) if isinstance(one, ast.arg)]
+    if len(given.args) != 4 or len(arguments) != 4 or arguments[0] != "self":
+        refuse(LOOP, ast.unparse(given))
+    _Loop(arguments[1:]).check(statements_of(definition))
+    return names_in(loop, NAMES_OF_LOOP, LOOP)
+
+
+class _Loop:
+    """names: local ones by those of `FORMS`. parts: those of an expert's tokens."""
+
+    def __init__(self, given: list[str]):
+        self.names = dict(zip(("states", "indices", "weights"), given, strict=True))
+        self.parts: set[str] = set()
+
+    def check(self, body: list[ast.stmt]) -> None:
+        if [type(one) for one in body] != [ast.Assign, ast.With, ast.For, ast.Return]:
+            refuse(LOOP, "other statements than one that starts, a routing, a loop and a return")
+        start, routing, loop, end = body
+        self.expect("start", start)
+        self.expect("routing", routing)
+        over = all(map(self.is_like, OVER, (loop.target, loop.iter)))
+        if not over or loop.orelse or len(loop.body) < 4:
+            refuse(LOOP, first_line(loop))
+        first, skip, tokens, *made, add = loop.body
+        self.expect("first", first)
+        self.expect("skip", skip)
+        self.expect("tokens", tokens)
+        for one in made:
+            self.make(one)
+        self.expect("add", add)
+        self.expect("end", end)
+
+    def expect(self, kind: str, one: ast.stmt) -> None:
+        before = self.names
+        for form in FORMS[kind]:
+            self.names = dict(before)
+            if self.is_like(PARSED[form], one) and self.are_apart():
+                return
+        refuse(LOOP, first_line(one))
+
+    def are_apart(self) -> bool:
+        found = list(self.names.values())
+        return len(set(found)) == len(found) and not GLOBAL.intersection(found)
+
+    def make(self, one: ast.stmt) -> None:
+        """A name, or several, for a part."""
+        targets = one.targets if isinstance(one, ast.Assign) else []
+        if len(targets) != 1 or not self.is_part(one.value):
+            refuse(LOOP, first_line(one))
+        names = targets[0].elts if isinstance(targets[0], ast.Tuple) else targets
+        taken = GLOBAL.union(self.names.values())
+        if not all(isinstance(name, ast.Name) and name.id not in taken for name in names):
+            refuse(LOOP, first_line(one))
+        self.parts |= {name.id for name in names}
+
+    def is_part(self, node: object) -> bool:
+        if isinstance(node, ast.Name):
+            return node.id in self.parts
+        return any(self.is_like(PARSED[form].value, node) for form in PARTS)
+
+    def is_like(self, form: object, node: object) -> bool:
+        """Whether a part of the source is of a form, name by name."""
+        if isinstance(form, list):
+            alike = isinstance(node, list) and len(form) == len(node)
+            return alike and all(map(self.is_like, form, node))
+        if isinstance(form, ast.Name) and form.id in LOCAL:
+            return isinstance(node, ast.Name) and self.stands_for(form.id, node.id)
+        if isinstance(form, ast.Name) and form.id in SPELLINGS:
+            return isinstance(node, ast.expr) and ast.unparse(node) in SPELLINGS[form.id]
+        if isinstance(form, ast.Name) and form.id == "part":
+            return self.is_part(node)
+        if type(form) is not type(node):
+            return False
+        if not isinstance(form, ast.AST):
+            return form == node
+        return all(self.is_like(getattr(form, one), getattr(node, one)) for one in form._fields)
+
+    def stands_for(self, name: str, found: str) -> bool:
+        return self.names.setdefault(name, found) == found
 
 
 def names_of_gate(gate: Callable) -> frozenset[str]:
     """The names in its `_apply_gate`; Mismatch if it is made of anything but smooth arithmetic and
     clamps."""
-    check_parts(source_of(gate), PARTS_OF_GATE, "its gate", set())
-    return names_in(gate, NAMES_OF_GATE, "its gate")
+    check_parts(source_of(gate))
+    return names_in(gate, NAMES_OF_GATE, GATE)
 
 
 def source_of(function: Callable) -> ast.FunctionDef:
@@ -62,34 +189,30 @@ def source_of(function: Callable) -> ast.FunctionDef:
     return sure_definition(function)
 
 
-def check_parts(definition: ast.FunctionDef, parts: tuple, what: str, checked: set[int]) -> None:
-    body = definition.body[1:] if ast.get_docstring(definition) else definition.body
-    for node in (node for statement in body for node in ast.walk(statement)):
-        if id(node) in checked:
-            continue
-        if not isinstance(node, parts):
-            refuse(what, first_line(node) if isinstance(node, (ast.stmt, ast.expr)) else str(node))
+def statements_of(definition: ast.FunctionDef) -> list[ast.stmt]:
+    return definition.body[1:] if ast.get_docstring(definition) else definition.body
+
+
+def check_parts(gate: ast.FunctionDef) -> None:
+    for node in (node for one in statements_of(gate) for node in ast.walk(one)):
+        if not isinstance(node, PARTS_OF_GATE):
+            refuse(GATE, first_line(node) if isinstance(node, (ast.stmt, ast.expr)) else str(node))
         if isinstance(node, ast.Constant) and node.value not in (*NUMBERS, Ellipsis):
-            refuse(what, first_line(node))
-        written = node.targets if isinstance(node, ast.Assign) else []
-        for target in written:
+            refuse(GATE, first_line(node))
+        for target in node.targets if isinstance(node, ast.Assign) else []:
             if not all(
                 isinstance(one, (ast.Name, ast.Tuple, ast.Store)) for one in ast.walk(target)
             ):
-                refuse(what, first_line(node))
+                refuse(GATE, first_line(node))
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "clamp":
+            if not all(map(is_bound, [*node.args, *(one.value for one in node.keywords)])):
+                refuse(GATE, first_line(node))
 
 
-def is_skip_of_absent(one: ast.If) -> bool:
-    """`if expert == self.num_experts: continue`, for the index that stands for no expert."""
-    if one.orelse or [type(statement) for statement in one.body] != [ast.Continue]:
-        return False
-    test = one.test
-    return (
-        isinstance(test, ast.Compare)
-        and isinstance(test.left, ast.Name)
-        and [type(op) for op in test.ops] == [ast.Eq]
-        and ast.unparse(test.comparators[0]) == "self.num_experts"
-    )
+def is_bound(node: ast.expr) -> bool:
+    """One of the module's limits, or none."""
+    limits = [f"self.{name}" for name in LIMITS]
+    return ast.unparse(node) in ("None", *limits, *(f"-{limit}" for limit in limits))
 
 
 def names_in(function: FunctionType, known: frozenset[str], what: str) -> frozenset[str]:

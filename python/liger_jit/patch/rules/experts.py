@@ -294,11 +294,15 @@ def check(module: nn.Module, candidate: Callable, device: torch.device, dtype: t
     slots = min(PROBE_SLOTS, experts)
     scores = torch.rand(PROBE_TOKENS, experts, generator=generator)
     spread = scores.topk(slots, dim=-1).indices
-    # All on the last experts as well, so that the others have no token.
-    for indices in (spread, torch.arange(experts - slots, experts).expand_as(spread)):
+    # All on the last experts as well, so that the others have no token; and one on the first
+    # expert, two on the second, three on the third.
+    last = torch.arange(experts - slots, experts).expand_as(spread)
+    few = torch.arange(slots).repeat_interleave(torch.arange(slots) + 1)[:, None]
+    for indices in (spread, last, few):
         indices = indices.contiguous().to(device)
-        x = random((PROBE_TOKENS, PROBE_HIDDEN), generator, dtype).to(device)
-        weights = torch.rand(PROBE_TOKENS, slots, generator=generator).to(device, dtype)
+        x = random((len(indices), PROBE_HIDDEN), generator, dtype).to(device)
+        # A model's own may be scaled, or have any sign.
+        weights = (torch.rand(indices.shape, generator=generator) * 4 - 2).to(device, dtype)
 
         def own(x, weights, indices=indices):
             try:

@@ -65,7 +65,8 @@ class KnownTests:
             self.ranks.add(target.id)
 
     def outcome(self, test: ast.expr) -> bool | None:
-        """None if it is not known."""
+        """None if it is not known. What runs before it is decided is another question: see
+        `unknown_in`."""
         if isinstance(test, ast.BoolOp):
             every = isinstance(test.op, ast.And)
             outcomes = [self.outcome(one) for one in test.values]
@@ -76,9 +77,12 @@ class KnownTests:
             return self.is_in_torch(*test.args) if len(test.args) == 2 else None
         if not isinstance(test, ast.Compare) or len(test.ops) != 1:
             return None
-        if (other := is_on_another_device(test)) is not None:
+        # A local that has a device is a tensor: the rest of what a reading lets names stand for are
+        # numbers, and tuples.
+        if (other := is_on_another_device(test, self.locals - self.absent)) is not None:
             return other
-        value = getattr(test.comparators[0], "value", self)
+        compared = test.comparators[0]
+        value = compared.value if isinstance(compared, ast.Constant) else self
         if self.is_rank(test.left) and type(value) is int:
             alike = {ast.Eq: True, ast.NotEq: False}.get(type(test.ops[0]))
             self.is_rank_known = True
@@ -88,6 +92,17 @@ class KnownTests:
             return None
         absent = name in self.absent
         return {ast.Is: absent, ast.IsNot: not absent}.get(type(test.ops[0]))
+
+    def unknown_in(self, test: ast.expr) -> list[ast.expr]:
+        """The parts of a test that run, one after the other, and whose outcomes are not known."""
+        if not isinstance(test, ast.BoolOp):
+            return [] if self.outcome(test) is not None else [test]
+        every, parts = isinstance(test.op, ast.And), []
+        for one in test.values:
+            parts += self.unknown_in(one)
+            if self.outcome(one) is (not every):  # what follows does not run
+                break
+        return parts
 
     def is_in_torch(self, library: ast.expr, name: ast.expr) -> bool | None:
         """Of a function of torch's own, which nobody takes away."""

@@ -1,6 +1,7 @@
 """What small parts of a source, and what they name, are."""
 
 import ast
+from collections.abc import Container
 from types import FunctionType
 
 from .compared import is_immutable
@@ -43,21 +44,29 @@ def is_activation_table(value: object) -> bool:
 
 def asks_for_none(test: ast.expr) -> bool:
     """`something is None`, or is not."""
-    if not isinstance(test, ast.Compare) or not isinstance(test.ops[0], (ast.Is, ast.IsNot)):
+    if not isinstance(test, ast.Compare) or len(test.ops) != 1:
+        return False
+    if not isinstance(test.ops[0], (ast.Is, ast.IsNot)):
         return False
     return isinstance(test.comparators[0], ast.Constant) and test.comparators[0].value is None
 
 
-def is_on_another_device(test: ast.expr) -> bool | None:
+def is_on_another_device(test: ast.Compare, tensors: Container[str]) -> bool | None:
     """The outcome of `x.device.type == "mps"`, or of the contrary, for a kind of device on which
-    nothing is replaced; None for any other test."""
-    if not isinstance(test, ast.Compare) or len(test.ops) != 1:
-        return None
+    nothing is replaced and one of these tensors; None for any other test of one comparison."""
     kind = getattr(test.comparators[0], "value", None)
     if type(kind) is not str or kind in DEVICES or type(test.ops[0]) not in (ast.Eq, ast.NotEq):
         return None
-    asks = ast.unparse(test.left).endswith(".device.type")
+    tensor = test.left.value.value if is_named(test.left, "device", "type") else None
+    asks = isinstance(tensor, ast.Name) and tensor.id in tensors
     return isinstance(test.ops[0], ast.NotEq) if asks else None
+
+
+def is_named(node: ast.expr, outer: str, inner: str) -> bool:
+    """`something.outer.inner`."""
+    within = getattr(node, "value", None)
+    ends = isinstance(node, ast.Attribute) and node.attr == inner
+    return ends and isinstance(within, ast.Attribute) and within.attr == outer
 
 
 def first_line(node: ast.AST) -> str:

@@ -230,9 +230,10 @@ class _Body:
         into account; one on the input says that some inputs were not tried."""
         taken = self.known.outcome(one.test)
         run = self.statements if isinstance(one, ast.If) else self.value
+        for part in self.known.unknown_in(one.test):
+            self.test(part)
         if taken is not None:
             return run(one.body if taken else one.orelse)
-        self.test(one.test)
         before = dict(self.sizes.names)
         kind, names = run(one.body), self.sizes.names
         self.sizes.names = before
@@ -241,11 +242,6 @@ class _Body:
         return None if isinstance(one, ast.If) else self.sizes.chosen(one, kind, other)
 
     def test(self, test: ast.expr) -> None:
-        if isinstance(test, ast.BoolOp) and any(map(self.is_known, test.values)):
-            for one in test.values:
-                if not self.is_known(one):
-                    self.test(one)
-            return
         # The dtype of a parameter is one that was tried: who replaces what reads it asks for that.
         of_dtype = {node.value for node in ast.walk(test) if self.is_dtype_of_parameter(node)}
         if asks_for_state(asked := test.operand if isinstance(test, ast.UnaryOp) else test):
@@ -267,9 +263,6 @@ class _Body:
             if isinstance(node, (ast.Attribute, ast.Name)) and node not in inner:
                 if not (isinstance(node, ast.Name) and node.id == self.own):
                     self.value(node)
-
-    def is_known(self, test: ast.expr) -> bool:
-        return self.known.outcome(test) is not None
 
     def is_dtype_of_parameter(self, node: ast.AST) -> bool:
         named = isinstance(node, ast.Attribute) and node.attr == "dtype"
