@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as torch_functional
 from accuracy import assert_as_exact_as_eager, assert_refused, dtypes_of, run, strided_forms
+from liger_jit.bench.cpu_memory import peak_bytes
 from liger_jit.functional import gated_mlp
 from torch.nn.functional import linear
-from liger_jit.bench.cpu_memory import peak_bytes
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 WRT = ("x", "gate_weight", "up_weight", "down_weight")
