@@ -122,14 +122,16 @@ struct Gradients final : Node {
   }
 
   // Then, whether saved tensor `i`, unpacked into `tensor` alone, is this node's alone: nobody else
-  // holds it or a view of it. What a hook gave back, as checkpoints do, may be memory of somebody
-  // whom torch does not count, an array say; no such storage can be resized.
+  // holds it or a view of it. What a hook gave back, as checkpoints do, may lie anyhow, be of an
+  // inference, or be memory of somebody whom torch does not count, an array say; no such storage
+  // can be resized.
   bool is_own(size_t i, const at::Tensor& tensor) const {
     if (traced(tensor) || !tensor.has_storage()) return false;
     const at::Storage& storage = tensor.storage();
     if (storage.use_count() != 1) return false;
     if (!saved[i].has_hooks()) return tensor.use_count() == 2;
-    return storage.resizable() && (tensor.use_count() == 1 || is_pythons_shadow(tensor));
+    return storage.resizable() && tensor.is_contiguous() && !tensor.is_inference() &&
+           (tensor.use_count() == 1 || is_pythons_shadow(tensor));
   }
 
   // Whether the other holder is an object of Python that only the tensor itself keeps alive.

@@ -79,6 +79,31 @@ def test_what_a_hook_gave_away_may_be_written_and_gradients_are_the_same(device,
         assert torch.equal(mine, theirs)
 
 
+def of_an_inference(tensor):
+    with torch.inference_mode():
+        return tensor.clone()
+
+
+def with_gaps(tensor):
+    strides = [7 * stride for stride in tensor.stride()]
+    return torch.empty_strided(
+        tensor.shape, strides, device=tensor.device, dtype=tensor.dtype
+    ).copy_(tensor)
+
+
+@pytest.mark.parametrize("unpack", [of_an_inference, with_gaps])
+@pytest.mark.parametrize("op", PUBLIC)
+def test_what_cannot_be_overwritten_is_not(device, op, unpack):
+    wanted = gradients(op, device)
+    torch.manual_seed(3)
+    values, leaves = leaves_of(op, device)
+    with torch.autograd.graph.saved_tensors_hooks(torch.clone, unpack):
+        outputs = operator(op)(**values)
+    found = torch.autograd.grad(total_of(outputs), leaves)
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert torch.equal(mine, theirs)
+
+
 @pytest.mark.parametrize("held", ["the tensor", "a view"])
 @pytest.mark.parametrize("op", PUBLIC)
 def test_outputs_that_the_caller_holds_are_not_written(device, op, held):

@@ -119,6 +119,29 @@ def test_experts_ask_the_config_that_their_class_answers_with(monkeypatch):
     assert own is not other and {row.own_calls for row in handle.report()} >= {1}
 
 
+class Gathered(dict):
+    """Parameters that are made when they are asked for, as DeepSpeed's are of their parts."""
+
+    def __getitem__(self, name):
+        found = super().__getitem__(name)
+        return found * 1.5 if name == "weight" else found
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_head_has_the_weight_that_its_own_dict_of_parameters_gives(when):
+    model, inputs = tiny("llama")
+    expected, patched = copy.deepcopy(model), copy.deepcopy(model)
+    expected.lm_head._parameters = Gathered(expected.lm_head._parameters)
+    if when == "after":
+        patch(patched)
+    patched.lm_head._parameters = Gathered(patched.lm_head._parameters)
+    if when == "before":
+        patch(patched)
+    loss = step_of(expected, inputs)[0]
+    assert step_of(patched, inputs)[0] == pytest.approx(loss, rel=1e-5)
+    assert step_of(model, inputs)[0] != pytest.approx(loss, rel=1e-3)
+
+
 def test_a_head_that_is_a_function_is_left_alone_and_nothing_else():
     model, inputs = tiny("llama")
     expected = step_of(model, inputs)

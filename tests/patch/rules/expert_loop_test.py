@@ -158,6 +158,31 @@ def test_a_loop_that_is_another_in_one_place_is_refused(change, tmp_path):
         names_of_loop(loop_of(LOOP.replace(before, after), tmp_path))
 
 
+class NotTorchs:
+    """By torch's names, functions that are torch's for the sizes of a probe alone."""
+
+    functional = property(lambda self: self)
+    one_hot = staticmethod(nn.functional.one_hot)
+
+    @staticmethod
+    def linear(x, weight):
+        return nn.functional.linear(x, weight if weight.shape[0] % 16 else weight.half().float())
+
+
+def test_what_bears_the_names_of_torchs_libraries_must_be_these(tmp_path, monkeypatch):
+    loop = loop_of(LOOP, tmp_path)
+    monkeypatch.setitem(loop.__globals__, "nn", NotTorchs())
+    with pytest.raises(Mismatch, match="nn that is not torch's"):
+        names_of_loop(loop)
+
+
+def test_torchs_functions_must_be_torchs(tmp_path, monkeypatch):
+    loop = loop_of(LOOP, tmp_path)
+    monkeypatch.setattr(nn.functional, "linear", NotTorchs.linear)
+    with pytest.raises(Mismatch, match="linear"):
+        names_of_loop(loop)
+
+
 def gate_with_a_part(self, gate_up):
     gate, up = gate_up.chunk(2, dim=-1)
     gate[..., :1] = 0

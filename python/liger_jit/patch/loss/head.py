@@ -282,7 +282,8 @@ def held(module: nn.Module, name: str) -> object:
     """A tensor that a module holds, or NOT_HELD: to read one that is made when it is read, as a
     parametrised one is, may change it."""
     held_by = module.__dict__ if name in module.__dict__ else module._parameters
-    return held_by.get(name, NOT_HELD)
+    # Not by get(): sharded modules have a dict of their own, which gathers what it is asked for.
+    return held_by[name] if name in held_by else NOT_HELD
 
 
 def path_of(model: nn.Module, head: nn.Module | None) -> str:

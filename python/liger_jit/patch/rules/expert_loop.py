@@ -11,9 +11,13 @@ import ast
 from collections.abc import Callable
 from types import FunctionType
 
+import torch
+from torch.nn import functional
+
 from ..probe import Mismatch
 from ..source.definition import sure_definition
 from ..source.phrases import first_line
+from ..source.torchs_own import is_torchs
 from .expert_gate import LIMITS
 
 LOOP, GATE = "its loop over experts", "its gate"
@@ -33,6 +37,9 @@ PARTS_OF_GATE = (
     ast.Load, ast.Store,
 )  # fmt: skip
 NUMBERS = (None, 0, 1, 2)
+# What global names stand for, and which functions of these are called.
+LIBRARIES = {"torch": torch, "nn": torch.nn, "functional": functional, "F": functional}
+FUNCTIONS = frozenset("zeros_like one_hot greater where linear clamp sigmoid silu gelu".split())
 
 # A loop's statements, each in the ways in which it may stand there. Arithmetic on the tokens of an
 # expert comes before its result is added.
@@ -222,6 +229,14 @@ def names_in(function: FunctionType, known: frozenset[str], what: str) -> frozen
     names = frozenset((*code.co_names, *code.co_freevars, *nested))
     if strange := sorted(names - known):
         raise Mismatch(f"{what} has names that a probe may not see: {strange}")
+    scope = function.__globals__
+    for name in sorted(names & scope.keys()):
+        if scope[name] is not LIBRARIES.get(name):
+            raise Mismatch(f"{what} calls something {name} that is not torch's")
+    for name in sorted(names & FUNCTIONS):
+        for library in (torch, functional):
+            if not is_torchs(getattr(library, name, None), name) and hasattr(library, name):
+                raise Mismatch(f"{what} calls {name}, and torch's is another function now")
     return names
 
 
