@@ -1,11 +1,13 @@
 """Models that another library has changed, or that are trained for something else than tokens: what
 is not proved is refused with a sentence, and a step is the one without the patch."""
 
+import copy
 from types import MethodType, SimpleNamespace
 
 import pytest
 import torch
 import transformers
+from family_models import tiny
 from liger_jit.patch import patch
 from tiny_models import (
     SETTINGS,
@@ -510,3 +512,24 @@ def test_a_model_may_be_patched_in_inference_mode_and_trained_after(patched_in, 
         assert_same_step(loss_and_gradients(model), expected)
     assert calls[LOSS] == 1
     assert modeling_qwen3.Qwen3RMSNorm.forward is type(model.model.norm).forward
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+def test_a_model_that_accelerate_compiles_region_by_region_is_the_model(model_type):
+    """It is another one, with the `__dict__` of this one and children that are compiled."""
+    from accelerate.utils import compile_regions
+
+    model, inputs = tiny(model_type)
+    patched = copy.deepcopy(model)
+    patch(patched)
+    steps = []
+    for one in (model, patched):
+        torch._dynamo.reset()
+        output = compile_regions(one, backend="eager")(**inputs)
+        output.loss.backward()
+        steps.append((output, [p.grad for p in one.parameters() if p.grad is not None]))
+    (expected, wanted), (found, gradients) = steps
+    torch.testing.assert_close(found.loss, expected.loss, rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-5)
+    for gradient, exact in zip(gradients, wanted, strict=True):
+        assert error(gradient, exact) < 1e-4

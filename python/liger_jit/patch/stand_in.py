@@ -75,6 +75,22 @@ class StandIn(LikeMethod):
         model = self.__self__
         return type(model).forward(model, *args, **kwargs)
 
+    def is_bound_to_another(self, args: tuple) -> bool:
+        """Whether somebody copied the model's `__dict__` into another model of its class, and bound
+        what is a method there to it, as accelerate does to compile a model region by region."""
+        return bool(args) and args[0] is not self.__self__ and type(args[0]) is type(self.__self__)
+
+    def as_anothers(self, module: nn.Module, *args, **kwargs):
+        """Of that model its own forward, or the trainer's."""
+        if self.trainers is None:
+            return type(module).forward(module, *args, **kwargs)
+        function = getattr(self.trainers, "__func__", None)
+        return (
+            self.trainers(*args, **kwargs)
+            if function is None
+            else function(module, *args, **kwargs)
+        )
+
     def __deepcopy__(self, memo: dict) -> "StandIn":
         memo[id(self)] = twin = object.__new__(type(self))
         twin.__dict__.update(copy.deepcopy(self.__dict__, memo))

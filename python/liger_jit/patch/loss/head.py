@@ -353,6 +353,8 @@ class AroundForward(StandIn, Covered):
         self.loss_head = loss_head
 
     def __call__(self, *args, **kwargs):
+        if self.is_bound_to_another(args):
+            return self.as_anothers(*args, **kwargs)
         loss_head, args = self.loss_head, self.without_module(args)
         if not loss_head.applied:
             return self.original(*args, **kwargs)
