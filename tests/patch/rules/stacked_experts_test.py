@@ -179,6 +179,22 @@ def test_what_changes_after_the_patch_counts(mixtral, change):
     handle.unpatch()
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_another_linear_function_of_torchs_counts(mixtral, when, monkeypatch):
+    model, _ = mixtral
+    model.set_experts_implementation("eager")
+    experts = next(iter(experts_of(model).values()))
+    linear, inputs = nn.functional.linear, one_call(experts)
+    replace = ("linear", lambda x, weight, bias=None: linear(x, weight, bias) * 1.5)
+    if when == "after":
+        patch(model)
+    monkeypatch.setattr(nn.functional, *replace)
+    if when == "before":
+        patch(model)
+    found = experts(*inputs)
+    assert torch.equal(found, type(experts).forward(experts, *inputs))
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_was_changed_before_the_patch_counts(mixtral, change):
     model, _ = mixtral

@@ -30,6 +30,7 @@ from ..probe import (
 )
 from ..rule import Proof, Refusal, Rule, group_of, own_class_forward
 from ..source.compared import function_of, is_immutable
+from ..source.torchs_own import replaced_linear
 from .expert_gate import ExpertGate, gate_of
 from .expert_loop import BIASES, WEIGHTS, names_of_gate, names_of_loop
 
@@ -195,6 +196,8 @@ def takes(module: nn.Module, x: Tensor, indices: Tensor, weights: Tensor) -> boo
     operator takes it and is quick at it."""
     implementation = implementation_of(module)
     if implementation not in IMPLEMENTATIONS:
+        return False
+    if implementation == IMPLEMENTATIONS[0] and replaced_linear() is not None:
         return False
     autocast = autocast_dtype(x.device)
     if autocast is not None and autocast != x.dtype and implementation != IMPLEMENTATIONS[0]:
