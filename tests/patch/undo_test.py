@@ -54,6 +54,32 @@ def test_a_class_forward_that_stood_in_a_module_stands_there_again():
     assert shape_of(model) == shape
 
 
+BORROWED = ["post_attention_layernorm", "input_layernorm", "mlp", "self_attn.q_norm"]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("path", BORROWED)
+def test_a_forward_that_a_module_has_from_another_is_that_ones(path, when):
+    model = build("Qwen3", num_hidden_layers=2)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(torch.rand_like(weight) + 0.5)
+    patched = copy.deepcopy(model)
+    handle = patch(patched) if when == "after" else None
+    for one in (model, patched):
+        layers = one.model.layers
+        layers[0].get_submodule(path).forward = layers[1].get_submodule(path).forward
+    handle = handle or patch(patched)
+    own = copy.deepcopy(build("Qwen3", num_hidden_layers=2))
+    own.load_state_dict(model.state_dict())
+    expected = loss_and_gradients(model)
+    assert not torch.equal(loss_and_gradients(own)[0], expected[0])
+    for _ in range(2):
+        assert_same_step(loss_and_gradients(patched), expected)
+        handle.unpatch()
+    assert "forward" in vars(patched.model.layers[0].get_submodule(path))
+
+
 def test_handles_of_different_roles_are_undone_in_any_order():
     for first in (0, 1):
         model = build()

@@ -76,7 +76,9 @@ def standing(module: Callable) -> Proof | None:
 def is_ours(module: nn.Module, installed: Installed) -> bool:
     """Whether the forward in the module's __dict__ is the one that was installed."""
     forward = module.__dict__.get("forward")
-    return isinstance(forward, MethodType) and forward.__func__ is installed.proof.forward
+    if not isinstance(forward, MethodType) or forward.__self__ is not module:
+        return False  # another's, borrowed, computes with that one's weights
+    return forward.__func__ is installed.proof.forward
 
 
 def replaced_by(module: nn.Module) -> str | None:
@@ -147,8 +149,11 @@ def is_free(module: nn.Module) -> bool:
 
 def is_class_forward(module: nn.Module) -> bool:
     """Whether the forward in its __dict__ is its class's own, bound, as unpickling writes it."""
-    function = getattr(module.__dict__.get("forward"), "__func__", None)
-    return function is not None and function is type(module).forward
+    forward = module.__dict__.get("forward")
+    function = getattr(forward, "__func__", None)
+    if function is None or getattr(forward, "__self__", None) is not module:
+        return False
+    return function is type(module).forward
 
 
 def guarded(
