@@ -40,11 +40,10 @@ void each_group(const at::Tensor& ends, F&& f) {
 // for all else it asks the device where they end, and waits.
 GroupedProducts::Way GroupedProducts::way() const {
   if (in_.place().backend == Backend::cpu) return Way::by_loop;
-  const int major = in_.place().capability / 10;
-  const bool aligned = is_aligned(in_.tensor("gate_up_weight"), !in_.records()) &&
-                       is_aligned(in_.tensor("down_weight"), !in_.records());
-  const bool torchs = in_.place().backend == Backend::cuda && major == 10 &&
-                      in_.tensor("x").scalar_type() == at::kBFloat16 && aligned;
+  const bool torchs = in_.place().backend == Backend::cuda && in_.place().capability / 10 == 10 &&
+                      in_.tensor("x").scalar_type() == at::kBFloat16 &&
+                      is_aligned(in_.tensor("gate_up_weight"), !in_.records()) &&
+                      is_aligned(in_.tensor("down_weight"), !in_.records());
   return torchs ? Way::by_torch : Way::by_template;
 }
 

@@ -24,59 +24,55 @@ def gradients(op, device, seed=3, **sizes):
     return torch.autograd.grad(total_of(operator(op)(**values)), leaves)
 
 
+def gradients_with_hooks(pack, unpack, op, device, **sizes):
+    """Of what `gradients` are of."""
+    torch.manual_seed(3)
+    values, leaves = leaves_of(op, device, **sizes)
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        outputs = operator(op)(**values)
+    return torch.autograd.grad(total_of(outputs), leaves)
+
+
+def assert_equal(found, wanted):
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert torch.equal(mine, theirs)
+
+
 @pytest.mark.parametrize("op", PUBLIC)
 def test_what_a_hook_packed_is_not_written(device, op):
-    wanted = gradients(op, device)
-    torch.manual_seed(3)
-    values, leaves = leaves_of(op, device)
     packed = []
 
     def pack(tensor):
         packed.append((tensor, tensor.clone(), tensor._version))
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        outputs = operator(op)(**values)
-    found = torch.autograd.grad(total_of(outputs), leaves)
+    found = gradients_with_hooks(pack, lambda tensor: tensor, op, device)
     assert packed
     for tensor, before, version in packed:
         assert torch.equal(tensor, before)
         assert tensor._version == version
-    for mine, theirs in zip(found, wanted, strict=True):
-        assert torch.equal(mine, theirs)
+    assert_equal(found, gradients(op, device))
 
 
 @pytest.mark.parametrize("op", PUBLIC)
 def test_an_array_that_a_hook_keeps_is_not_written(op):
-    wanted = gradients(op, "cpu", dtype="f32")
-    torch.manual_seed(3)
-    values, leaves = leaves_of(op, "cpu", dtype="f32")
     packed = []
 
     def pack(tensor):
         packed.append((tensor.detach().clone().numpy(), tensor.detach().clone()))
         return packed[-1][0]
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, torch.from_numpy):
-        outputs = operator(op)(**values)
-    found = torch.autograd.grad(total_of(outputs), leaves)
+    found = gradients_with_hooks(pack, torch.from_numpy, op, "cpu", dtype="f32")
     assert packed
     for array, before in packed:
         assert torch.equal(torch.from_numpy(array), before)
-    for mine, theirs in zip(found, wanted, strict=True):
-        assert torch.equal(mine, theirs)
+    assert_equal(found, gradients(op, "cpu", dtype="f32"))
 
 
 @pytest.mark.parametrize("op", PUBLIC)
 def test_what_a_hook_gave_away_may_be_written_and_gradients_are_the_same(device, op):
-    wanted = gradients(op, device)
-    torch.manual_seed(3)
-    values, leaves = leaves_of(op, device)
-    with torch.autograd.graph.saved_tensors_hooks(torch.clone, torch.clone):
-        outputs = operator(op)(**values)
-    found = torch.autograd.grad(total_of(outputs), leaves)
-    for mine, theirs in zip(found, wanted, strict=True):
-        assert torch.equal(mine, theirs)
+    found = gradients_with_hooks(torch.clone, torch.clone, op, device)
+    assert_equal(found, gradients(op, device))
 
 
 def of_an_inference(tensor):
@@ -94,14 +90,8 @@ def with_gaps(tensor):
 @pytest.mark.parametrize("unpack", [of_an_inference, with_gaps])
 @pytest.mark.parametrize("op", PUBLIC)
 def test_what_cannot_be_overwritten_is_not(device, op, unpack):
-    wanted = gradients(op, device)
-    torch.manual_seed(3)
-    values, leaves = leaves_of(op, device)
-    with torch.autograd.graph.saved_tensors_hooks(torch.clone, unpack):
-        outputs = operator(op)(**values)
-    found = torch.autograd.grad(total_of(outputs), leaves)
-    for mine, theirs in zip(found, wanted, strict=True):
-        assert torch.equal(mine, theirs)
+    found = gradients_with_hooks(torch.clone, unpack, op, device)
+    assert_equal(found, gradients(op, device))
 
 
 @pytest.mark.parametrize("held", ["the tensor", "a view"])
@@ -121,8 +111,7 @@ def test_outputs_that_the_caller_holds_are_not_written(device, op, held):
     for tensor, (value, version) in zip(holding, before, strict=True):
         assert torch.equal(tensor, value)
         assert tensor._version == version
-    for mine, theirs in zip(found, wanted, strict=True):
-        assert torch.equal(mine, theirs)
+    assert_equal(found, wanted)
 
 
 LOSSES = ["cross_entropy", "fused_linear_cross_entropy"]
@@ -169,8 +158,7 @@ def test_a_backward_captured_without_its_forward_is_right_in_each_replay(cuda, o
     forward.replay()
     for _ in range(3):
         backward.replay()
-        for mine, theirs in zip(found, wanted, strict=True):
-            assert torch.equal(mine, theirs)
+        assert_equal(found, wanted)
 
 
 @pytest.mark.parametrize("op", LOSSES)
@@ -185,5 +173,4 @@ def test_a_step_captured_as_a_whole_needs_no_second_gradient(cuda, op):
     assert [one.data_ptr() for one in found] == made
     for _ in range(3):
         graph.replay()
-        for mine, theirs in zip(found, wanted, strict=True):
-            assert torch.equal(mine, theirs)
+        assert_equal(found, wanted)

@@ -64,14 +64,12 @@ def test_a_forward_that_a_module_has_from_another_is_that_ones(path, when):
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(torch.rand_like(weight) + 0.5)
-    patched = copy.deepcopy(model)
+    own, patched = copy.deepcopy(model), copy.deepcopy(model)
     handle = patch(patched) if when == "after" else None
     for one in (model, patched):
         layers = one.model.layers
         layers[0].get_submodule(path).forward = layers[1].get_submodule(path).forward
     handle = handle or patch(patched)
-    own = copy.deepcopy(build("Qwen3", num_hidden_layers=2))
-    own.load_state_dict(model.state_dict())
     expected = loss_and_gradients(model)
     assert not torch.equal(loss_and_gradients(own)[0], expected[0])
     for _ in range(2):

@@ -38,7 +38,7 @@ class Call:
 
     def both(self) -> tuple[Tensor, ...]:
         """Outputs and gradients, where there are any."""
-        outputs = tensors_of(self.function(**self.values))
+        outputs = self.forward_of_both()
         if not self.wanted:
             return tuple(outputs)
         differentiable = [output for output in outputs if output.requires_grad]

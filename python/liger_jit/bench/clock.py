@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from .cpu_memory import peak_and_held_bytes
+from .cpu_memory import peak_and_held_bytes, peak_bytes
 
 Work = Callable[[], object]
 
@@ -73,7 +73,7 @@ class Clock:
         """How far torch's memory rises above what is held now."""
         work()
         if self.device == "cpu":
-            return peak_and_held_bytes(work)[0] / 2**20
+            return peak_bytes(work) / 2**20
         self._synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

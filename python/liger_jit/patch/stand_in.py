@@ -75,6 +75,15 @@ class StandIn(LikeMethod):
         model = self.__self__
         return type(model).forward(model, *args, **kwargs)
 
+    def __call__(self, *args, **kwargs):
+        if self.is_bound_to_another(args):
+            return self.as_anothers(*args, **kwargs)
+        return self.run(*self.without_module(args), **kwargs)
+
+    def run(self, *args, **kwargs):
+        """What a call of the model's forward does: subclasses do more."""
+        return self.original(*args, **kwargs)
+
     def is_bound_to_another(self, args: tuple) -> bool:
         """Whether somebody copied the model's `__dict__` into another model of its class, and bound
         what is a method there to it, as accelerate does to compile a model region by region."""
@@ -84,12 +93,9 @@ class StandIn(LikeMethod):
         """Of that model its own forward, or the trainer's."""
         if self.trainers is None:
             return type(module).forward(module, *args, **kwargs)
-        function = getattr(self.trainers, "__func__", None)
-        return (
-            self.trainers(*args, **kwargs)
-            if function is None
-            else function(module, *args, **kwargs)
-        )
+        if not hasattr(self.trainers, "__func__"):
+            return self.trainers(*args, **kwargs)
+        return self.trainers.__func__(module, *args, **kwargs)
 
     def __deepcopy__(self, memo: dict) -> "StandIn":
         memo[id(self)] = twin = object.__new__(type(self))

@@ -1,6 +1,7 @@
 """Loops over experts: what they may be made of, so that a few tokens of a probe see all of it."""
 
 import copy
+import inspect
 from types import SimpleNamespace
 
 import pytest
@@ -28,11 +29,12 @@ def with_a_capacity(self, hidden_states, top_k_index, top_k_weights):
             continue
         top_k_pos, token_idx = torch.where(expert_mask[expert_idx])
         top_k_pos, token_idx = top_k_pos[:64], token_idx[:64]
-        current_state = hidden_states[token_idx]
-        gate, up = nn.functional.linear(current_state, self.gate_up_proj[expert_idx]).chunk(2, -1)
-        current = nn.functional.linear(self.act_fn(gate) * up, self.down_proj[expert_idx])
-        current = current * top_k_weights[token_idx, top_k_pos, None]
-        final_hidden_states.index_add_(0, token_idx, current.to(final_hidden_states.dtype))
+        state = hidden_states[token_idx]
+        gate, up = nn.functional.linear(state, self.gate_up_proj[expert_idx]).chunk(2, dim=-1)
+        state = nn.functional.linear(self.act_fn(gate) * up, self.down_proj[expert_idx])
+        weights = top_k_weights[token_idx, top_k_pos, None]
+        state = state * weights
+        final_hidden_states.index_add_(0, token_idx, state.to(final_hidden_states.dtype))
     return final_hidden_states
 
 
@@ -80,26 +82,10 @@ def test_what_a_probe_may_not_see_is_refused(loop):
         names_of_loop(loop)
 
 
-LOOP = """
-def forward(self, hidden_states, top_k_index, top_k_weights):
-    final_hidden_states = torch.zeros_like(hidden_states)
-    with torch.no_grad():
-        expert_mask = nn.functional.one_hot(top_k_index, num_classes=self.num_experts + 1)
-        expert_mask = expert_mask.permute(2, 1, 0)
-        expert_hit = torch.greater(expert_mask.sum(dim=(-1, -2)), 0).nonzero()
-    for expert_idx in expert_hit:
-        expert_idx = expert_idx[0]
-        if expert_idx == self.num_experts:
-            continue
-        top_k_pos, token_idx = torch.where(expert_mask[expert_idx])
-        state = hidden_states[token_idx]
-        gate, up = nn.functional.linear(state, self.gate_up_proj[expert_idx]).chunk(2, dim=-1)
-        state = nn.functional.linear(self.act_fn(gate) * up, self.down_proj[expert_idx])
-        weights = top_k_weights[token_idx, top_k_pos, None]
-        state = state * weights
-        final_hidden_states.index_add_(0, token_idx, state.to(final_hidden_states.dtype))
-    return final_hidden_states
-"""
+CAPACITY = "        top_k_pos, token_idx = top_k_pos[:64], token_idx[:64]\n"
+LOOP = (
+    inspect.getsource(with_a_capacity).replace(CAPACITY, "").replace("with_a_capacity", "forward")
+)
 SKIP = "if expert_idx == self.num_experts:"
 COUNT = f"count = expert_mask[expert_idx].sum()\n        {SKIP}".replace(
     "if expert_idx", "if count"

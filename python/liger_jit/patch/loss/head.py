@@ -352,10 +352,8 @@ class AroundForward(StandIn, Covered):
         super().__init__(loss_head.model)
         self.loss_head = loss_head
 
-    def __call__(self, *args, **kwargs):
-        if self.is_bound_to_another(args):
-            return self.as_anothers(*args, **kwargs)
-        loss_head, args = self.loss_head, self.without_module(args)
+    def run(self, *args, **kwargs):
+        loss_head = self.loss_head
         if not loss_head.applied:
             return self.original(*args, **kwargs)
         call, args, kwargs = loss_head.begin(args, kwargs)

@@ -16,9 +16,7 @@ class WithoutSkipLogits(StandIn, Covered):
 
     def __call__(self, *args, **kwargs):
         kwargs.pop("skip_logits", None)
-        if self.is_bound_to_another(args):
-            return self.as_anothers(*args, **kwargs)
-        return self.original(*self.without_module(args), **kwargs)
+        return super().__call__(*args, **kwargs)
 
 
 def changes(model: nn.Module) -> list[InstanceValue]:

@@ -19,9 +19,6 @@ from ..autocasting import AutocastOfGpus
 from ..guard import guard_of
 from ..installed import guarded
 from ..probe import (
-    LONG,
-    OUTLYING,
-    TINY,
     Mismatch,
     assert_same,
     random,
@@ -31,18 +28,11 @@ from ..probe import (
 from ..rule import Refusal, own_class_forward
 from ..source.reading import read
 from .memory_order import has_rows, is_in_order
-from .proved_norm import DTYPES, NormProof
+from .proved_norm import DTYPES, PROBES, NormProof
 
 ROLE = "gated_rms_norm"
 # Of the tensors of a forward that asks for it: sequences of a batch.
 RANK = 3
-# (leading dimensions, size of the values, of the weights).
-PROBES = (
-    *((leading, 1.0, 1.0) for leading in ((3,), (2, 3), (2, 3, 4), (1, LONG))),
-    ((2, 3), OUTLYING, 1.0),
-    ((2, 3), TINY, 1.0),
-    ((2, 3), 1.0, TINY),
-)
 # What rounds elsewhere differs by more.
 SAME_ROUNDING = 1e-5
 ACTIVATIONS = {"silu": F.silu, "sigmoid": torch.sigmoid}
@@ -192,8 +182,8 @@ def check_gradients(module: nn.Module, form: GatedForm, width: int, is_of_rank: 
     """On inputs of each number of dimensions that it takes, of many rows, and of large and small
     values."""
     generator = torch.Generator().manual_seed(3)
-    for leading, scale, of_weight in PROBES:
-        if is_of_rank and len(leading) + 1 != RANK:
+    for leading, scale, of_weight, _ in PROBES:
+        if not leading or (is_of_rank and len(leading) + 1 != RANK):
             continue
         twin = twin_with(module, width, torch.float32, of_weight)
         inputs = [random((*leading, width), generator) * scale for _ in range(2)]

@@ -19,10 +19,7 @@ from ..autocasting import AutocastOfGpus
 from ..guard import Guard, guard_of
 from ..installed import guarded
 from ..probe import (
-    LONG,
-    OUTLYING,
     OUTPUT_ERROR,
-    TINY,
     Mismatch,
     assert_same,
     compute_dtype,
@@ -41,6 +38,7 @@ from .memory_order import has_order, in_order_of
 from .offset_layer_norm import find_offset
 from .proved_norm import (
     DTYPES,
+    PROBES,
     Epsilon,
     Form,
     LayerForm,
@@ -53,13 +51,6 @@ from .proved_norm import (
 
 LARGEST_EPSILON = 1e-2
 MOST_TIPPED = 0.1
-# (leading dimensions, size of the values, of the weights).
-PROBES = (
-    *((leading, 1.0, 1.0) for leading in ((), (3,), (2, 3), (2, 3, 4), (1, LONG))),
-    ((2, 3), OUTLYING, 1.0),
-    ((2, 3), TINY, 1.0),
-    ((2, 3), 1.0, TINY),
-)
 # Values whose squares float32 does not hold, a mean that is far from zero, and how much of it
 # rounding takes.
 OVERFLOWING, FAR, EXTREME_ERROR = 1e20, 100.0, 2e-4
@@ -225,7 +216,7 @@ def check_gradients(module: nn.Module, form: Form, width: int, has_weight: bool)
     generator = torch.Generator().manual_seed(3)
     usual = random((width,), generator) if has_weight else None
     eps = epsilon_of(module, form.epsilon)
-    for leading, scale, of_weight in PROBES:
+    for leading, scale, of_weight, _ in PROBES:
         twin = twin_with(module, usual * of_weight if has_weight else None)
         weight = twin._parameters["weight"] if has_weight else None
         assert_same(

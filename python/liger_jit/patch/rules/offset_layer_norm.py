@@ -17,10 +17,7 @@ from ... import functional
 from ..autocasting import AutocastOfGpus, without_autocast
 from ..guard import Guard, guard_of
 from ..probe import (
-    LONG,
-    OUTLYING,
     OUTPUT_ERROR,
-    TINY,
     Mismatch,
     assert_same,
     random,
@@ -29,17 +26,10 @@ from ..probe import (
     twin_of,
 )
 from ..source.reading import read
-from .proved_norm import DTYPES, Epsilon, ProvedLayerNorm
+from .proved_norm import DTYPES, PROBES, Epsilon, ProvedLayerNorm
 
 OFFSETS = (0.0, 1.0)
 VECTORS = ("weight", "bias")
-# (leading dimensions, size of the values, of the weights, of the biases).
-PROBES = (
-    *((leading, 1.0, 1.0, 1.0) for leading in ((), (3,), (2, 3), (2, 3, 4), (1, LONG))),
-    ((2, 3), OUTLYING, 1.0, 1.0),
-    ((2, 3), TINY, 1.0, TINY),
-    ((2, 3), 1.0, TINY, TINY),
-)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,18 @@ from torch import Tensor, nn
 from ... import functional
 from ..autocasting import autocast_dtype
 from ..installed import standing
+from ..probe import LONG, OUTLYING, TINY
 from ..rule import Proof
 from .memory_order import has_order, in_order_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
+# What gradients are compared on: (leading dimensions, size of the values, the weights, the biases).
+PROBES = (
+    *((leading, 1.0, 1.0, 1.0) for leading in ((), (3,), (2, 3), (2, 3, 4), (1, LONG))),
+    ((2, 3), OUTLYING, 1.0, 1.0),
+    ((2, 3), TINY, 1.0, TINY),
+    ((2, 3), 1.0, TINY, TINY),
+)
 
 # A norm's attribute, or the number that its forward has.
 Epsilon = str | float
