@@ -46,8 +46,8 @@ class _TiledMLP(nn.Module):
 
 
 def _checkpointed(function, x):
-    """checkpoint(function, x), past which errors go: torch's of before 2.15 leave their hooks on all
-    later forwards of the thread where an error goes through them and somebody holds it."""
+    """checkpoint(function, x), past which errors go: torch's of before 2.15 leave their hooks on
+    all later forwards of the thread where an error goes through them and somebody holds it."""
     if torch.compiler.is_compiling():
         return checkpoint(function, x, use_reentrant=False)
     trouble = []
