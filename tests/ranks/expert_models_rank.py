@@ -49,7 +49,8 @@ def trained(rank, device, spread, patched):
         optimizer.zero_grad()
         losses.append(loss.item())
     rows = [row for row in handle.report() if "Experts" in row.module] if handle else []
-    return {"dtype": str(dtype), "losses": losses, "own": sum(row.own_calls for row in rows), "rows": len(rows)}
+    own = sum(row.own_calls for row in rows)
+    return {"dtype": str(dtype), "losses": losses, "own": own, "rows": len(rows)}
 
 
 def run(rank, folder, device):
