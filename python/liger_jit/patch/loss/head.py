@@ -93,32 +93,32 @@ class LossHead:
             call.labels = LabelCount.begin(labels if shifted is None else shifted)
         return call, args, kwargs
 
-    def forward(self, *inputs, **named) -> Tensor:
-        """The head's forward: lazy logits where there is a loss to fuse, else its own."""
+    def forward(self, own: Callable, /, *inputs, **named) -> Tensor:
+        """The head's forward: lazy logits where there is a loss to fuse, else its `own`."""
         call = call_of(self)
         if call is not None and torch.compiler.is_compiling():
-            return self.traced_forward(call, *inputs, **named)
+            return self.traced_forward(call, own, *inputs, **named)
         if call is None or not self.stands() or checkpoint_here() is not call.checkpoint:
-            return type(self.head).forward(self.head, *inputs, **named)
+            return own(*inputs, **named)
         states = inputs[0] if inputs else next(iter(named.values()))
         weight, bias = held(self.head, "weight"), held(self.head, "bias")
         if not (type(states) is Tensor and self.stays_whole(weight, bias)):
-            return type(self.head).forward(self.head, *inputs, **named)
+            return own(*inputs, **named)
         if not self.fused:
-            logits = type(self.head).forward(self.head, states)
+            logits = own(states)
             return lazy_logits(Source(logits, None, None, logits.dtype, (), call))
         # Views: whether a parameter is trained is settled here, as a product would settle it.
         head = (weight.view_as(weight), None if bias is None else bias.view_as(bias))
         return lazy_logits(Source(states, *head, product_dtype(states, weight), (), call))
 
-    def traced_forward(self, call: LossCall, *inputs, **named) -> Tensor:
+    def traced_forward(self, call: LossCall, own: Callable, /, *inputs, **named) -> Tensor:
         """Under torch.compile, which cannot trace a lazy tensor: real logits, and a note of what
         they came from. If the loss gets these very logits, it takes the states, and nothing is left
         that uses the product, so no compiled graph has it."""
         from .traced_logits import made
 
         states = inputs[0] if inputs else next(iter(named.values()))
-        logits = type(self.head).forward(self.head, *inputs, **named)
+        logits = own(*inputs, **named)
         weight, bias = held(self.head, "weight"), held(self.head, "bias")
         if self.fused and self.is_as_found() and self.stays_whole(weight, bias):
             made(logits, states, weight, bias)
