@@ -7,7 +7,6 @@ sees that they are what the head made. So no code between the two, whoever wrote
 ever gets anything but logits.
 """
 
-import copy
 import functools
 import inspect
 import sys
@@ -34,7 +33,7 @@ from .causal_loss import is_causal_loss, labels_of_causal_loss, own_loss
 from .label_count import LabelCount
 from .lazy_logits import LazyLogits, are_computed, are_of_the_head, lazy_logits, real_logits
 from .lazy_source import Source
-from .place_of_logits import with_place_of_logits
+from .place_of_logits import copy_of, with_place_of_logits
 
 # Of the tensors that a head may have; a set, as one lookup is all that a call pays.
 PLAIN = frozenset({nn.Parameter, Tensor})
@@ -388,7 +387,7 @@ def finished(output, call: LossCall):
     }
     if not changed and not extra:
         return output
-    output = copy.copy(output)
+    output = copy_of(output)
     if extra and is_dataclass(output):
         output.__class__ = with_token_fields(type(output))
     for name, value in (changed | extra).items():
@@ -422,7 +421,11 @@ def finished_while_traced(output: dict, extra: dict, call: LossCall) -> dict:
         if is_dataclass(output):  # what was set on a field later may be no item
             values |= {field.name: getattr(output, field.name) for field in fields(output)}
         values.pop("logits", None)
+        given = fields(output) if is_dataclass(output) else ()
+        late = {field.name: values.pop(field.name) for field in given if not field.init}
         output = type(output)(**values)
+        for name, value in late.items():
+            setattr(output, name, value)
     for name, value in extra.items():
         setattr(output, name, value)
     return output
