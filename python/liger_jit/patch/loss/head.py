@@ -425,7 +425,8 @@ def finished_while_traced(output: dict, extra: dict, call: LossCall) -> dict:
         late = {field.name: values.pop(field.name) for field in given if not field.init}
         output = type(output)(**values)
         for name, value in late.items():
-            setattr(output, name, value)
+            if value is not None:
+                output[name] = value
     for name, value in extra.items():
         setattr(output, name, value)
     return output
