@@ -6,8 +6,8 @@ from family_models import step_of, tiny
 from liger_jit.patch import patch
 from liger_jit.patch.installed import installed_in
 from liger_jit.patch.probe import Mismatch
-from liger_jit.patch.rules.rotary_complex import Factors, factors_of
 from liger_jit.patch.rules.rope import RotaryFunction
+from liger_jit.patch.rules.rotary_complex import Factors, factors_of
 from tiny_models import assert_same_step, counted, error, shape_of
 from transformers.models.deepseek_v2 import modeling_deepseek_v2
 from transformers.models.deepseek_v3 import modeling_deepseek_v3
