@@ -451,7 +451,7 @@ KernelOf vectors() {
                 return spec;
               },
           .candidates = [](const Call& call) -> std::vector<Knobs> {
-            return {{{"threads", call.on_host() ? 1 : 512}}};
+            return {{{"threads", call.on_host() ? 1 : 1024}}};
           },
           .blocks = [](const Call& call, const Knobs&) { return outputs_of(call) + 3; },
           .arguments = {"dlogits",

@@ -218,32 +218,33 @@ struct MhcVectors {
   LIGER_DEVICE void operator()(long long block) const {
     if (block < outputs) {
       const int output = static_cast<int>(block);
-      const A sum = over_tokens(1, [&](long long i) { return dlogits[i * outputs + output]; });
+      const A sum = over_tokens<1>([&](long long i) { return dlogits[i * outputs + output]; });
       if (thread_index() == 0) db[output] = narrow<Type<S.b>>(sum);
     } else if (block == outputs) {
-      alpha(dalpha_pre, 0, N);
+      alpha<N>(dalpha_pre, 0);
     } else if (block == outputs + 1) {
-      alpha(dalpha_post, N, N);
+      alpha<N>(dalpha_post, N);
     } else {
-      alpha(dalpha_res, 2 * N, N * N);
+      alpha<N * N>(dalpha_res, 2 * N);
     }
   }
 
  private:
-  LIGER_DEVICE void alpha(Type<S.alpha>* to, int first, int count) const {
-    const A sum = over_tokens(count, [&](long long i) {
-      const long long at = i / count * outputs + first + i % count;
+  template <int Count>
+  LIGER_DEVICE void alpha(Type<S.alpha>* to, int first) const {
+    const A sum = over_tokens<Count>([&](long long i) {
+      const long long at = i / Count * outputs + first + i % Count;
       return dlogits[at] * mix[at];
     });
     if (thread_index() == 0) *to = narrow<Type<S.alpha>>(sum);
   }
 
   // Eight sums a thread, so that as many loads are on their way.
-  template <class F>
-  LIGER_DEVICE A over_tokens(int count, F&& f) const {
+  template <int Count, class F>
+  LIGER_DEVICE A over_tokens(F&& f) const {
     constexpr int strands = 8;
     A sums[strands] = {};
-    const long long all = tokens * count;
+    const long long all = tokens * Count;
     for (long long base = thread_index(); base < all; base += block_threads * strands) {
       LIGER_UNROLL for (int i = 0; i < strands; ++i) {
         const long long at = base + i * block_threads;

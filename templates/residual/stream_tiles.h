@@ -221,22 +221,15 @@ struct StreamGradientTiles {
     const long long begin = of_walk * walk;
     const long long end = begin + walk < tokens ? begin + walk : tokens;
     float sums[sets][2][tiles][4] = {};
+    Words mixed[2][sets];
+    if constexpr (S.want_dx && S.has_mixture) {
+      load_tile(dx_in + column, dx_in_stride, begin + lane / 4, end, mixed);
+    }
     LIGER_UNROLL_BY(1) for (long long base = begin; base < end; base += tile_tokens) {
       const long long token[2] = {base + lane / 4, base + lane / 4 + 8};
       const bool inside[2] = {token[0] < end, token[1] < end};
       Words states[2][sets];
-      Words mixed[2][sets];
-      LIGER_UNROLL for (int half = 0; half < 2; ++half) {
-        const long long of = inside[half] ? token[half] : end - 1;
-        LIGER_UNROLL for (int set = 0; set < sets; ++set) {
-          states[half][set] = load_raw<16>(x + of * x_token_stride + stream * x_stride + column +
-                                           set * columns_of_lanes);
-          if constexpr (S.want_dx && S.has_mixture) {
-            mixed[half][set] =
-                load_raw<16>(dx_in + of * dx_in_stride + column + set * columns_of_lanes);
-          }
-        }
-      }
+      load_tile(x + stream * x_stride + column, x_token_stride, token[0], end, states);
       // The gradients of products of these tokens, [part][tile][half]; zeros past the end.
       unsigned int slopes[dz_parts][most_tiles][2];
       LIGER_UNROLL for (int half = 0; half < 2; ++half) {
@@ -256,10 +249,25 @@ struct StreamGradientTiles {
       }
       if constexpr (S.want_dx) {
         make_dx(weights, states, mixed, slopes, token, inside, stream, column, lane);
+        // On its way while the products of this tile are made.
+        if constexpr (S.has_mixture) {
+          load_tile(dx_in + column, dx_in_stride, token[0] + tile_tokens, end, mixed);
+        }
       }
       if constexpr (S.want_dphi) add_products(sums, states, slopes);
     }
     if constexpr (S.want_dphi) put_sums(sums, task, of_walk, lane);
+  }
+
+  // Of `token` and the one eight later; of the last one where these are past the end.
+  static LIGER_DEVICE void load_tile(const Type<S.x>* from, long long stride, long long token,
+                                     long long end, Words (&to)[2][sets]) {
+    LIGER_UNROLL for (int half = 0; half < 2; ++half) {
+      const long long of = token + half * 8 < end ? token + half * 8 : end - 1;
+      LIGER_UNROLL for (int set = 0; set < sets; ++set) {
+        to[half][set] = load_raw<16>(from + of * stride + set * columns_of_lanes);
+      }
+    }
   }
 
   LIGER_DEVICE void make_dx(const Weights& weights, const Words (&states)[2][sets],

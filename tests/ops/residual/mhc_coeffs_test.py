@@ -87,7 +87,7 @@ def test_factors_of_every_size_are_as_exact_as_eager(device, hc, c):
     check(mhc_coeffs, reference_coeffs, tensors(5, hc, c, torch.bfloat16, device), wrt)
 
 
-# Sizes of which a GPU's matrix units take the products; phi is a sum of one, two or three of theirs.
+# Of these sizes matrix units take the products; phi is a sum of one, two or three of their numbers.
 @pytest.mark.parametrize("phi", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize(("hc", "c"), [(1, 256), (2, 512), (3, 256), (4, 768)])
 @pytest.mark.parametrize("tokens", [1, 37, 300])
