@@ -324,6 +324,14 @@ def test_a_deep_copy_has_a_switch_of_its_own(monkeypatch):
     assert calls["fused_add_rms_norm"] == 2
 
 
+def test_a_model_with_another_head_than_it_was_patched_with_is_copied():
+    model = build()
+    patch(model)
+    model.lm_head = torch.nn.Linear(32, model.lm_head.out_features, bias=False)
+    twin = copy.deepcopy(model)
+    assert_same_step(loss_and_gradients(twin), loss_and_gradients(model))
+
+
 @contextmanager
 def watching(register):
     seen = []

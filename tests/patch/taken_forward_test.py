@@ -4,7 +4,7 @@ forward the module's class gets later."""
 import copy
 import threading
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 
 import pytest
 import torch
@@ -148,6 +148,32 @@ def test_what_a_covering_forward_called_before_it_calls_ever_after(path):
         found = [loss_and_gradients(model)]
         with class_forward(module, change):
             found.append(loss_and_gradients(model))
+        return found
+
+    model, other = build(), build()
+    expected = steps(model)
+    patch(other)
+    for one, found in zip(steps(other), expected, strict=True):
+        assert_same_step(found, one)
+
+
+@pytest.mark.parametrize("path", PARTS)
+def test_so_it_does_where_the_new_forward_decorates_the_old_one(path):
+    def steps(model):
+        module = model.get_submodule(path)
+        kind, own = type(module), type(module).forward
+
+        @wraps(own)
+        def decorated(self, *args, **kwargs):
+            return scaled(own(self, *args, **kwargs))
+
+        cover(module)
+        found = [loss_and_gradients(model)]
+        kind.forward = decorated
+        try:
+            found.append(loss_and_gradients(model))
+        finally:
+            kind.forward = own
         return found
 
     model, other = build(), build()

@@ -274,10 +274,12 @@ def switched(rewritten: FunctionType, guard: Guard) -> FunctionType:
         installed = held.get(KEY)
         if installed is None or installed.module is not self or not installed.on:
             return own_forward(forward, guard, self, *inputs, **named)
-        if held.get("forward") is not installed.bound:
+        is_in_place = held.get("forward") is installed.bound
+        if not is_in_place:
             installed.called()
         run, reason = rewritten, guard.broken(self)
-        if reason is not None and type(self).forward is not guard.forward:
+        is_of_now = is_in_place or installed.taken.own(self) is type(self).forward
+        if reason is not None and is_of_now and type(self).forward is not guard.forward:
             # What is compiled is not traced through this, and finds what a call before it made.
             if type(self).forward not in again and not torch.compiler.is_compiling():
                 again[type(self).forward] = decorated_again(type(self).forward, rewritten, guard)

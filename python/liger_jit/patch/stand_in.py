@@ -148,7 +148,11 @@ class HeadForward(LikeMethod, Covered):
 
     def __deepcopy__(self, memo: dict):
         if id(self.loss_head.model) in memo:
-            return HeadForward(copy.deepcopy(self.loss_head, memo))
+            memo[id(self)] = twin = object.__new__(HeadForward)
+            # Of a head that is no longer the model's the loss head may be half copied by now.
+            twin.taken = Taken(type(self.loss_head.head).forward)
+            twin.loss_head = copy.deepcopy(self.loss_head, memo)
+            return twin
         return class_forward(copy.deepcopy(self.loss_head.head, memo))
 
     def __reduce__(self):
