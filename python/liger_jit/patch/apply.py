@@ -82,7 +82,7 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     next call on; heads of which a part is rotated stay in the order in memory in which they came,
     and are not made contiguous; who takes `module.forward` of a patched module and then gives its
     class another forward, with no call of the module between, or calls what was taken from
-    elsewhere than its place, has the class's new forward, where without the patch that is the old one.
+    elsewhere than its place, has the class's new forward, and without the patch the old one.
 
     A patched module and its forward refer to each other. So after `del model` its weights are freed
     when Python's cyclic collector runs (`gc.collect()`), or at once if `unpatch()` came before.
