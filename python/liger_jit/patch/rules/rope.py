@@ -20,7 +20,7 @@ from ...meta_calls import MetaCall
 from ..autocasting import autocast_dtype
 from ..guard import Guard, guard_of_rewritten, is_hooked, is_usable
 from ..installed import installed_in, switched
-from ..modes import is_watched
+from ..modes import WATCHED, is_watched
 from ..probe import LONG, OUTLYING, TINY, Mismatch, assert_same, compute_dtype, live_device, random
 from ..rule import CompoundRule, Parts, Proof, Refusal, Rule, own_class_forward
 from ..source.definition import innermost, rebuilt, sure_definition
@@ -330,7 +330,7 @@ def or_own_of_module(original: Callable, taken: Callable) -> Callable:
         if found is not None:
             return found
         if (installed := installed_in(module)) is not None:
-            installed.stand_back(reason)
+            installed.stand_back(WATCHED if is_watched() else reason)
         return original(*inputs, **named)
 
     return apply
