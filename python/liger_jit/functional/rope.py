@@ -191,8 +191,8 @@ def full_qk_norm_rope(
     queries, and of its keys.
 
     Args:
-        q, k, cos, sin, unsqueeze_dim: as in `rope`; k is not optional. A token's heads have together
-            up to 16384 elements.
+        q, k, cos, sin, unsqueeze_dim: as in `rope`; k is not optional. The heads of a token
+            have together up to 16384 elements.
         weight_q, weight_k: [Hq * D] and [Hk * D], of one dtype.
         eps, offset, casting_mode: as in `rms_norm`, for both.
 

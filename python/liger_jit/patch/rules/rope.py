@@ -353,10 +353,7 @@ def rotary_function(original: Callable, pair: bool, form: RotaryForm, wide: bool
             return False
         if watched is not None and (type(watched) is not kind or is_hooked(watched)):
             return False
-        # With cos in another dtype eager arithmetic promotes, which autocast then takes back, or
-        # the function itself.
-        alike = x.dtype == cos.dtype or autocast_dtype(x.device) is not None
-        if not alike and not (wide and cos.dtype == torch.float32 and x.dtype in HALVES):
+        if not keep_dtype(cos, x, wide):
             return False
         return are_angles(cos, sin, x.shape[0], x.shape[3 - unsqueeze_dim])
 
@@ -402,6 +399,15 @@ def takes_part(original: Callable, pair: bool, form: RotaryForm) -> bool:
     except Exception:
         return False
     return True
+
+
+def keep_dtype(cos: Tensor, x: Tensor, wide: bool) -> bool:
+    """Whether x has its dtype after such tables turned it. wide: as of `RotaryFunction`."""
+    # With cos in another dtype eager arithmetic promotes, which autocast then takes back, or the
+    # function itself.
+    if x.dtype == cos.dtype or autocast_dtype(x.device) is not None:
+        return True
+    return wide and cos.dtype == torch.float32 and x.dtype in HALVES
 
 
 def are_angles(cos: Tensor, sin: Tensor, batch: int, tokens: int) -> bool:
