@@ -326,7 +326,8 @@ class _FunctionEffects:
 
 
 class Asked(ast.NodeTransformer):
-    """Puts what a module has in the place of `self.name`. failed: whether it asks for more."""
+    """Puts what a module has in the place of `self.name`, and what its settings have in that of
+    `self.settings.name`. failed: whether it asks for more."""
 
     def __init__(self, own: str | None, module: nn.Module | None):
         self.own, self.module, self.failed = own, module, False
@@ -336,18 +337,23 @@ class Asked(ast.NodeTransformer):
         return node
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
-        if self.own is None or ast.unparse(node.value) != self.own:
+        path = ast.unparse(node).split(".")
+        if self.own is None or path[0] != self.own or len(path) > 3:
             return self.visit_Name(node)
-        module, name = self.module, node.attr
-        for place in (module._parameters, module._buffers, module._modules, vars(module)):
-            if name in place:
-                value = place[name]
-                break
-        else:
-            value = inspect.getattr_static(type(module), name, self)
+        value = self.of_module(path[1])
+        if len(path) == 3:
+            plain = hasattr(value, "__dict__") and not isinstance(value, (nn.Module, Tensor, type))
+            value = vars(value).get(path[2], self) if plain else self
         if type(value) not in (int, float, str, bool, type(None)):
             return self.visit_Name(node)
         return ast.copy_location(ast.Constant(value), node)
+
+    def of_module(self, name: str) -> object:
+        module = self.module
+        for place in (module._parameters, module._buffers, module._modules, vars(module)):
+            if name in place:
+                return place[name]
+        return inspect.getattr_static(type(module), name, self)
 
 
 def writes(name: str) -> bool:
