@@ -281,7 +281,7 @@ def confirm(
     where = live_device(module), compute_dtype(module)
     wide = proof.rotation.functions[0].wide
     try:
-        for of_tables in {where[1], torch.float32} if wide else {where[1]}:
+        for of_tables in {where[1], rotary.dtype_of_tables(where[1], wide)}:
             check(module, proof.source, proof.functions, *where, of_tables, proof.norms)
     except Mismatch as mismatch:
         return replace(rotation, missed=(ROLE, str(mismatch)))
@@ -391,7 +391,7 @@ def meta_call(
         return None
     mode, offset = norm.form.mode, norm.form.offset
     eps, op = norm.eps(q_norm), "full_qk_norm_rope" if source.full else "qk_norm_rope"
-    together = getattr(functional, op)
+    together, of_tables = getattr(functional, op), rotary.dtype_of_tables(dtype, wide)
 
     def run(batch: int, tokens: int) -> None:
         def empty(*shape, dtype=dtype):
@@ -400,8 +400,7 @@ def meta_call(
         q, k = (empty(batch, tokens, count, size).transpose(1, 2) for count in (heads, keys))
         normed = (heads * size, keys * size) if source.full else (size, size)
         weights = (empty(one, dtype=weight_dtype) for one in normed)
-        # Who takes tables of float32 is given them.
-        table = empty(1, tokens, rotated, dtype=torch.float32 if wide else dtype).detach()
+        table = empty(1, tokens, rotated, dtype=of_tables).detach()
         q, k = together(q, k, *weights, table, table, eps, offset, mode)
         (q.sum() + k.sum()).backward()
 

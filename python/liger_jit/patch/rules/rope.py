@@ -410,6 +410,11 @@ def keep_dtype(cos: Tensor, x: Tensor, wide: bool) -> bool:
     return wide and cos.dtype == torch.float32 and x.dtype in HALVES
 
 
+def dtype_of_tables(of_heads: torch.dtype, wide: bool) -> torch.dtype:
+    """Who takes tables of float32 is given them. wide: as of `RotaryFunction`."""
+    return torch.float32 if wide and of_heads in HALVES else of_heads
+
+
 def are_angles(cos: Tensor, sin: Tensor, batch: int, tokens: int) -> bool:
     """Whether these are tables that the operators take, for heads of that batch and tokens."""
     if cos.dim() != 3 or cos.shape != sin.shape or cos.dtype != sin.dtype:
@@ -491,9 +496,9 @@ def meta_call(module: nn.Module, function: RotaryFunction) -> MetaCall | None:
             empty(batch, tokens, count, size).requires_grad_().transpose(1, 2)
             for count in (heads, keys)
         )
-        table = empty(1, tokens, rotated // form.table_parts)
-        if function.wide:  # who takes such tables is given them
-            table = table.float()
+        width = rotated // form.table_parts
+        of_tables = dtype_of_tables(dtype, function.wide)
+        table = torch.empty(1, tokens, width, dtype=of_tables, device="meta")
         q, k = form.operator(q, k, table, table)
         (q.sum() + k.sum()).backward()
 
