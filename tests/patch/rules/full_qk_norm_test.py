@@ -282,6 +282,7 @@ def test_the_statements_are_found_where_they_are_and_nowhere_else():
         (k_norm, "pass"),
         (clip, "if q.any():\n"),
         (clip, "for _ in x:\n"),
+        (view, "if self.clip: x.clamp_(self.clip)\n    " + view),
         (clip, "if self.clip:\n        x += 1\n"),
         ("q.clamp_(self.clip)\n", "q.clamp_(self.clip)\n    else:\n        q = q * 2\n"),
         ("k = k.view(*shape).transpose(1, 2)", "k = k.transpose(1, 2)"),

@@ -43,6 +43,7 @@ from types import FunctionType
 
 from ..probe import Mismatch
 from ..source.definition import compiled, innermost, rebuilt, statement_at
+from ..source.effects import writes
 from ..source.phrases import first_line
 
 # Names that no forward has.
@@ -137,9 +138,10 @@ def rewrite(own: ast.FunctionDef, rotary: str) -> Rewritten:
     for one in inside:
         if {q, k} & names_in(one):
             raise Mismatch(f"`{first_line(one)}` comes between its norms and its rotation")
-    for one in (*body[first:end], *inside):
+    waiting = [one for i, one in enumerate(body[:end]) if i >= first and i not in between]
+    for one in (*(body[place] for place in between), *waiting, *inside):
         # By another name it may be what a norm was given, which is now read at the rotation.
-        if (write := write_in(one)) is not None:
+        if (write := write_in(one, by_call=one in waiting)) is not None:
             raise Mismatch(f"`{write}` may write to what a norm is given, before the rotation")
     norms = of_q.call.func.attr, of_k.call.func.attr
     both = f"{WAITS}, self.{norms[0]}, self.{norms[1]}, {q}, {k}"
@@ -245,11 +247,18 @@ def is_call_of(node: ast.AST, function: str) -> bool:
     return isinstance(node, ast.Call) and ast.unparse(node.func) == function
 
 
-def write_in(statement: ast.AST) -> str | None:
+def write_in(statement: ast.AST, by_call: bool) -> str | None:
     """The first of its statements that may write to a tensor in place. What it calls is read by
-    `effects`, which lets nothing write but to a name that is new in the forward."""
-    writes = (node for node in ast.walk(statement) if isinstance(node, ast.AugAssign))
-    return next((first_line(node) for node in writes), None)
+    `effects`, which lets nothing write but to a name that is new in the forward, and leaves out
+    what settings turn off, which may be turned on later.
+
+    by_call: whether what it calls counts as well.
+    """
+    for node in ast.walk(statement):
+        called = by_call and isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        if isinstance(node, ast.AugAssign) or (called and writes(node.func.attr)):
+            return first_line(node)
+    return None
 
 
 def names_in(statement: ast.AST) -> set[str]:
