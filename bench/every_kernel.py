@@ -38,7 +38,7 @@ def main() -> None:
     runs = 0
     for op in sys.argv[1:] or PUBLIC:
         for rows, size, inner in EXTENTS + (CLUSTERED if "cross_entropy" in op else []):
-            if op.removesuffix("_backward") in ("rope", "qk_norm_rope"):
+            if op.removesuffix("_backward") in ("rope", "qk_norm_rope", "full_qk_norm_rope"):
                 size = min(size, 256) // 2 * 2
             for dtype in ("bf16", "f32"):
                 values = arguments(op, device, dtype, rows=rows, size=size, inner=inner)

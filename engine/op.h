@@ -184,6 +184,7 @@ enum class Sharding : uint8_t {
   elements,  // along any dim
   heads,     // [batch, heads, tokens, size] along any dim but the last; what is `of_tokens` along
              // those dims that it has
+  tokens,    // [batch, heads, tokens, size] along batch and tokens
 };
 
 struct Sample {  // one argument of an example

@@ -148,6 +148,7 @@ def counted(monkeypatch):
             "gated_mlp",
             "rope",
             "qk_norm_rope",
+            "full_qk_norm_rope",
             "complex_rope",
             "cross_entropy",
             "fused_linear_cross_entropy",

@@ -63,6 +63,8 @@ const char* sharding_text(Sharding sharding) {
       return "elements";
     case Sharding::heads:
       return "heads";
+    case Sharding::tokens:
+      return "tokens";
   }
   return "";
 }

@@ -93,6 +93,8 @@ class _Splits:
     def _dims(self, tensors):
         """Along which the first tensor may be split."""
         dims = len(next(iter(tensors.values())))
+        if self.kind == "tokens":
+            return 0, 2
         return range({"whole": 0, "elements": dims}.get(self.kind, dims - 1))
 
     def _dim(self, index, shape, dim, first):

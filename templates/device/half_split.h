@@ -5,6 +5,19 @@
 
 namespace liger {
 
+// An element of the low half or of the high one, turned by its angle or turned back; `across` is
+// what it turns with, times the sine.
+template <bool Back, class A>
+LIGER_DEVICE A turned_by(bool low, A own, A cos, A across) {
+  return fused(own, cos, low == Back ? across : -across);
+}
+template <bool Back, class A>
+LIGER_DEVICE Pack<A> turned_by(bool low, const Pack<A>& own, const Pack<A>& cos,
+                               const Pack<A>& across) {
+  return map([low](A x, A c, A from) { return turned_by<Back>(low, x, c, from); }, own, cos,
+             across);
+}
+
 template <class A, int N, int Rotary, int Threads>
 struct HalfSplit {
   static constexpr int half = Rotary / 2;
@@ -29,8 +42,7 @@ struct HalfSplit {
       const int other_pack = low ? pack + half_packs : pack - half_packs;
       const Pack<A> s = Back ? sin.at(other_slot, other_pack) : sin.at(slot, pack);
       const Pack<A> across = x.at(other_slot, other_pack) * s;
-      result = map([&](A own, A c, A from) { return fused(own, c, low == Back ? from : -from); },
-                   result, cos.at(slot, pack), across);
+      result = turned_by<Back>(low, result, cos.at(slot, pack), across);
     } else {
       LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
         const int column = pack * pack_size + i;
@@ -38,7 +50,7 @@ struct HalfSplit {
         const bool low = column < half;
         const int other = low ? column + half : column - half;
         const A across = x.element(other) * sin.element(Back ? other : column);
-        result.v[i] = fused(result.v[i], cos.element(column), low == Back ? across : -across);
+        result.v[i] = turned_by<Back>(low, result.v[i], cos.element(column), across);
       }
     }
     return result;

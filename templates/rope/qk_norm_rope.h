@@ -197,9 +197,8 @@ struct QkNormRopeBackward {
   T* dk;
   A* q_partials;
   A* k_partials;
+  long long batch;
   long long tokens;
-  long long q_rows;  // heads of all tokens
-  long long k_rows;
   long long partial_rows;
   HeadStrides dq_out_strides;
   HeadStrides dk_out_strides;
@@ -222,14 +221,13 @@ struct QkNormRopeBackward {
     HeadStrides dy_strides;
     HeadStrides x_strides;
     HeadStrides dx_strides;
-    long long rows;
     unsigned heads;
   };
   LIGER_DEVICE Side side(bool of_q) const {
-    return of_q ? Side{dq_out,         q,         q_weight,   q_rstd, dq,       q_partials,
-                       dq_out_strides, q_strides, dq_strides, q_rows, S.q_heads}
-                : Side{dk_out,         k,         k_weight,   k_rstd, dk,       k_partials,
-                       dk_out_strides, k_strides, dk_strides, k_rows, S.k_heads};
+    return of_q ? Side{dq_out,         q,         q_weight,   q_rstd,   dq, q_partials,
+                       dq_out_strides, q_strides, dq_strides, S.q_heads}
+                : Side{dk_out,         k,         k_weight,   k_rstd,   dk, k_partials,
+                       dk_out_strides, k_strides, dk_strides, S.k_heads};
   }
 
   // What a thread reads of one head, and where it writes.
@@ -247,7 +245,7 @@ struct QkNormRopeBackward {
     const bool of_q = block < blocks_of_side;
     const Side side = this->side(of_q);
     each_partial<S.threads, S.rows>(
-        of_q ? block : block - blocks_of_side, side.rows, partial_rows,
+        of_q ? block : block - blocks_of_side, batch * tokens * side.heads, partial_rows,
         [&](long long partial, int thread) { return Sums(side.partials, partial, thread); },
         [&](long long row, int thread) { return read(side, static_cast<unsigned>(row), thread); },
         [&](const Turn& turn, const Reading& head, Sums& sums) {

@@ -21,13 +21,19 @@ def rotated(tokens):
     return functional.qk_norm_rope(*heads, empty(64), empty(64), table, table)[0]
 
 
+def normed_whole(tokens):
+    table = empty(1, tokens, 64).detach()
+    heads = (empty(2, tokens, count, 64).transpose(1, 2) for count in (4, 2))
+    return functional.full_qk_norm_rope(*heads, empty(256), empty(128), table, table)[0]
+
+
 def kernels(call, tokens):
     prepare(lambda: call(tokens).sum().backward(), "sm_90a")
     native()._wait()
     return native()._prepared()
 
 
-@pytest.mark.parametrize("call", [norm, rotated])
+@pytest.mark.parametrize("call", [norm, rotated, normed_whole])
 def test_an_odd_number_of_tokens_takes_the_same_kernels(call):
     """Statistics are one value a row: their strides hold up no wide load of the rows."""
     assert kernels(call, 5) == kernels(call, 8)

@@ -8,9 +8,10 @@ import torch
 from liger_jit.patch import patch
 from tiny_models import build, counted
 from transformers.models.llama import modeling_llama
+from transformers.models.olmo2 import modeling_olmo2
 from transformers.models.qwen3 import modeling_qwen3
 
-FILES = {"Llama": modeling_llama, "Qwen3": modeling_qwen3}
+FILES = {"Llama": modeling_llama, "Olmo2": modeling_olmo2, "Qwen3": modeling_qwen3}
 
 
 def attention(family):
@@ -52,6 +53,7 @@ def some_of(names):
     [
         *(("Llama", one) for one in some_of(PROJECTIONS)),
         *(("Qwen3", one) for one in some_of(PROJECTIONS + NORMS)),
+        *(("Olmo2", one) for one in some_of(PROJECTIONS + NORMS)),
     ],
 )
 def test_of_q_and_k_only_the_trained_one_has_a_history(family, trained, monkeypatch):
@@ -68,7 +70,8 @@ def test_of_q_and_k_only_the_trained_one_has_a_history(family, trained, monkeypa
         assert one.stride() == own.stride()
         torch.testing.assert_close(one, own)
     both = len({one.requires_grad for one in ours}) == 1
-    assert calls["rope"] + calls["qk_norm_rope"] == (1 if both else 2)
+    rotations = (calls[name] for name in ("rope", "qk_norm_rope", "full_qk_norm_rope"))
+    assert sum(rotations) == (1 if both else 2)
 
 
 @pytest.mark.parametrize("trained", [("q_proj",), ("k_proj",)])

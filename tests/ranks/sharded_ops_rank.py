@@ -236,6 +236,17 @@ def calls():
             {"q": q, "k": k, "weight_q": size, "weight_k": size + 1, **angles(4)},
             table,
         ),
+        "full_qk_norm_rope": (
+            f.full_qk_norm_rope,
+            {
+                "q": q,
+                "k": k,
+                "weight_q": torch.randn(q.shape[1] * q.shape[3]),
+                "weight_k": torch.randn(k.shape[1] * k.shape[3]),
+                **angles(),
+            },
+            table,
+        ),
         "rope, heads third": (
             lambda **tensors: f.rope(**tensors, unsqueeze_dim=2),
             {"q": side_by_side(4), "k": side_by_side(2), **angles()},

@@ -44,6 +44,7 @@ FITTING = {
     "mrope": {"whole": "R", "batch": "S0", "tokens": "S2", "heads": "S1"},
     "complex_rope": {"whole": "R", "batch": "S0", "tokens": "S2", "heads": "S1"},
     "qk_norm_rope": {"whole": "R", "batch": "S0", "tokens": "S2", "heads": "S1"},
+    "full_qk_norm_rope": {"whole": "R", "batch": "S0", "tokens": "S2"},
     "rope, heads third": {"whole": "R", "batch": "S0", "tokens": "S1"},
 }
 

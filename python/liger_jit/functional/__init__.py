@@ -40,7 +40,7 @@ from .ppo import PPOOutput, linear_ppo_loss
 from .preference import DPOOutput, fused_linear_dpo
 from .relu_squared import relu_squared
 from .residual import attn_res
-from .rope import complex_rope, mrope, qk_norm_rope, rope
+from .rope import complex_rope, full_qk_norm_rope, mrope, qk_norm_rope, rope
 from .softmax import softmax, sparsemax
 from .vocab_parallel import vocab_parallel_cross_entropy
 from .vocab_parallel_log_probs import vocab_parallel_log_probs
@@ -70,6 +70,7 @@ __all__ = [
     "mrope",
     "complex_rope",
     "qk_norm_rope",
+    "full_qk_norm_rope",
     "attn_res",
     "embedding",
     "neighborhood_attention",

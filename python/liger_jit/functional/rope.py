@@ -171,15 +171,60 @@ def qk_norm_rope(
     Returns (q, k), of the inputs' shapes, dtypes and layouts.
     Raises ValueError as `rms_norm` and `rope`.
     """
-    mode = ops.choice("qk_norm_rope", "casting_mode", casting_mode, _CASTING_MODES)
+    how = eps, offset, casting_mode, unsqueeze_dim
+    return _normed_and_turned("qk_norm_rope", q, k, weight_q, weight_k, cos, sin, *how)
+
+
+def full_qk_norm_rope(
+    q: Tensor,
+    k: Tensor,
+    weight_q: Tensor,
+    weight_k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    eps: float = 1e-6,
+    offset: float = 0.0,
+    casting_mode: str = "llama",
+    unsqueeze_dim: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """`qk_norm_rope` whose norms are of all heads of a token together, as OLMo 2 has them: of its
+    queries, and of its keys.
+
+    Args:
+        q, k, cos, sin, unsqueeze_dim: as in `rope`; k is not optional. The heads of a token
+            have together up to 16384 elements.
+        weight_q, weight_k: [Hq * D] and [Hk * D], of one dtype.
+        eps, offset, casting_mode: as in `rms_norm`, for both.
+
+    Returns (q, k), of the inputs' shapes, dtypes and layouts.
+    Raises ValueError as `rms_norm` and `rope`.
+    """
+    how = eps, offset, casting_mode, unsqueeze_dim
+    return _normed_and_turned("full_qk_norm_rope", q, k, weight_q, weight_k, cos, sin, *how)
+
+
+def _normed_and_turned(
+    op: str,
+    q: Tensor,
+    k: Tensor,
+    weight_q: Tensor,
+    weight_k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    eps: float,
+    offset: float,
+    casting_mode: str,
+    unsqueeze_dim: int,
+) -> tuple[Tensor, Tensor]:
+    mode = ops.choice(op, "casting_mode", casting_mode, _CASTING_MODES)
     if unsqueeze_dim != 1 and unsqueeze_dim != 2:
-        raise ops.refuse("qk_norm_rope", "unsqueeze_dim", unsqueeze_dim, (1, 2))
-    cos = ops.without_heads("qk_norm_rope", "cos", cos, unsqueeze_dim)
-    sin = ops.without_heads("qk_norm_rope", "sin", sin, unsqueeze_dim)
+        raise ops.refuse(op, "unsqueeze_dim", unsqueeze_dim, (1, 2))
+    cos = ops.without_heads(op, "cos", cos, unsqueeze_dim)
+    sin = ops.without_heads(op, "sin", sin, unsqueeze_dim)
     weights_and_angles = (weight_q, weight_k, cos, sin, eps, offset, mode)
+    norm_and_turn = getattr(ops, op)
     if unsqueeze_dim == 1:
-        return ops.qk_norm_rope(q, k, *weights_and_angles)[:2]
-    q = ops.heads_second("qk_norm_rope", "q", q)
-    k = ops.heads_second("qk_norm_rope", "k", k)
-    q_out, k_out = ops.qk_norm_rope(q, k, *weights_and_angles)[:2]
+        return norm_and_turn(q, k, *weights_and_angles)[:2]
+    q, k = ops.heads_second(op, "q", q), ops.heads_second(op, "k", k)
+    q_out, k_out = norm_and_turn(q, k, *weights_and_angles)[:2]
     return q_out.transpose(1, 2), k_out.transpose(1, 2)

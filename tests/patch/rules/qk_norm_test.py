@@ -60,12 +60,10 @@ def test_norms_go_into_the_rotation(family, monkeypatch):
     assert not calls["rope"]
 
 
-# Olmo2 norms the whole width; Hunyuan norms after; Llama has no such norms. q and k of two layers.
+# Hunyuan norms after; BitNet norms something else; Llama has no such norms. q and k of two layers.
 @pytest.mark.parametrize(
     ("family", "reason", "norms"),
     [
-        ("Olmo2", "query_states is normed before it is divided into heads", 4),
-        ("Olmoe", "query_states is normed before it is divided into heads", 4),
         ("HunYuanDenseV1", "query_states is rotated before it is normed", 4),
         ("BitNet", "query_states is not what a norm gives when it is rotated", 4),
         ("Llama", None, 0),
@@ -82,8 +80,7 @@ def test_other_attention_keeps_its_rotation_and_says_why(family, reason, norms, 
         assert_same_step(loss_and_gradients(model), expected)
     assert not calls["qk_norm_rope"]
     assert calls["rope"] == 2
-    beside = 1 if family == "Olmo2" else 3  # of the layers and at the end
-    assert calls["rms_norm"] == norms + beside
+    assert calls["rms_norm"] == norms + 3  # of the layers and at the end
 
 
 def test_bfloat16_gives_the_bits_of_norms_and_rotation_apart(monkeypatch):

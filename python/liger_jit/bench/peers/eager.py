@@ -127,6 +127,14 @@ def qk_norm_rope(q, k, weight_q, weight_k, cos, sin):
     return rope(rms_norm(q, weight_q), rms_norm(k, weight_k), cos, sin)
 
 
+def full_qk_norm_rope(q, k, weight_q, weight_k, cos, sin):
+    def normed(x, weight):
+        tokens = x.transpose(1, 2)
+        return rms_norm(tokens.flatten(2), weight).view(tokens.shape).transpose(1, 2)
+
+    return rope(normed(q, weight_q), normed(k, weight_k), cos, sin)
+
+
 def attn_res(v, w_query, w_norm):
     wide = _wide(v)
     key = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + EPS) * _wide(w_norm)

@@ -34,6 +34,14 @@ def qk_norm_rope(q, k, weight_q, weight_k, cos, sin):
     return rope(rms_norm(q, weight_q), rms_norm(k, weight_k), cos, sin)
 
 
+def full_qk_norm_rope(q, k, weight_q, weight_k, cos, sin):
+    def normed(x, weight):
+        tokens = x.transpose(1, 2)
+        return rms_norm(tokens.flatten(2), weight).view(tokens.shape).transpose(1, 2)
+
+    return rope(normed(q, weight_q), normed(k, weight_k), cos, sin)
+
+
 def fused_add_layer_norm(x, residual, weight, bias):
     total = x + residual
     return layer_norm(total, weight, bias), total

@@ -114,10 +114,14 @@ class ProvedRmsNorm(ProvedNorm):
         return epsilon_of(module, self.form.epsilon)
 
     def takes(self, module: nn.Module, x: Tensor) -> bool:
+        return self.takes_rows_of(x.shape[-1], module, x)
+
+    def takes_rows_of(self, size: int, module: nn.Module, x: Tensor) -> bool:
+        """The same of x that is divided into rows of another width."""
         if self.has_another_dtype(x):
             return False
         weight = module._parameters["weight"]
-        if weight.dim() != 1 or weight.shape[0] != x.shape[-1]:
+        if weight.dim() != 1 or weight.shape[0] != size:
             return False
         return self.is_proved_for(x.dtype, weight.dtype)
 

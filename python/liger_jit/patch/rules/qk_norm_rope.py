@@ -1,4 +1,5 @@
-"""The rule for attention that norms each head of q and k and then rotates both, as Qwen3's does.
+"""The rule for attention that norms q and k and then rotates both: each head by itself, as Qwen3's
+does, or all heads of a token together, as OLMo 2's.
 
 The forward is rewritten in its source (`qk_norm_source`): while both norms are patched and nothing
 more, q and k go through them and through the rotation in one kernel. Where that is not proved, the
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 
 from ... import functional
 from ...meta_calls import MetaCall
-from ..autocasting import autocast_dtype
 from ..guard import is_usable
 from ..installed import install, switched
 from ..probe import Mismatch, SparseLinear, assert_same, compute_dtype, live_device, random, twin_of
@@ -32,6 +32,7 @@ from .rotary_form import USUAL
 
 ROLE = "qk_norm_rope"
 LARGEST_HEAD = 1024
+LARGEST_TOKEN = 16384  # of all its heads, where they are normed together
 PROBE_BATCH, PROBE_TOKENS = 2, 5
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -52,7 +53,16 @@ def normed(waits: object, norm: nn.Module, x: Tensor) -> Tensor:
     return x if waits else norm(x)
 
 
+def divided(norm: Callable, x: Tensor, full: bool) -> Tensor:
+    """The norm, which takes rows, of [B, H, T, D]: of each head, or of all heads of a token."""
+    tokens = x.transpose(1, 2)  # rows, as they are before they are transposed
+    rows = norm(tokens.flatten(2)).unflatten(2, tokens.shape[2:]) if full else norm(tokens)
+    return rows.transpose(1, 2)
+
+
 def fits(
+    full: bool,
+    wide: bool,
     norm: ProvedRmsNorm,
     q_norm: nn.Module,
     k_norm: nn.Module,
@@ -61,8 +71,12 @@ def fits(
     cos: Tensor,
     sin: Tensor,
 ) -> bool:
-    """True if the kernel gives what norms and rotation give, in dtype as in value."""
-    if not (is_usable(q) and is_usable(k)) or q.dim() != 4 or q.shape[-1] > LARGEST_HEAD:
+    """True if the kernel gives what norms and rotation give, in dtype as in value. full, wide: as
+    of `norm_and_rope`."""
+    if not (is_usable(q) and is_usable(k)) or q.dim() != 4 or k.dim() != 4:
+        return False
+    q_size, k_size = (x.shape[-1] * (x.shape[1] if full else 1) for x in (q, k))
+    if max(q_size, k_size) > (LARGEST_TOKEN if full else LARGEST_HEAD):
         return False
     q_weight, k_weight = q_norm.weight, k_norm.weight
     if not have_one_history(q, k, q_weight, k_weight):
@@ -71,11 +85,10 @@ def fits(
         return False
     if norm.form.promote and q_weight.dtype != q.dtype:
         return False
-    if not (norm.takes(q_norm, q) and norm.takes(k_norm, k)):
+    if not (norm.takes_rows_of(q_size, q_norm, q) and norm.takes_rows_of(k_size, k_norm, k)):
         return False
-    # As for a rotation alone: eager arithmetic promotes, which autocast takes back.
-    alike = q.dtype == cos.dtype or autocast_dtype(q.device) is not None
-    return alike and rotary.are_angles(cos, sin, q.shape[0], q.shape[2])
+    keep_dtype = rotary.keep_dtype(cos, q, wide)
+    return keep_dtype and rotary.are_angles(cos, sin, q.shape[0], q.shape[2])
 
 
 def have_one_history(q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor) -> bool:
@@ -92,34 +105,45 @@ def alone(waits: ProvedRmsNorm, norm: nn.Module, x: Tensor) -> Tensor:
     return waits(norm, x) if takes else type(norm).forward(norm, x)
 
 
-def norms_alone(
+@cache
+def norms_alone(full: bool) -> Callable:
+    def normed_alone(
+        waits: ProvedRmsNorm | None, q_norm: nn.Module, k_norm: nn.Module, q: Tensor, k: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """q and k normed, if that waited."""
+        if not waits:
+            return q, k
+        q, k = (
+            divided(partial(alone, waits, norm), x, full) for norm, x in ((q_norm, q), (k_norm, k))
+        )
+        return q, k
+
+    return normed_alone
+
+
+def norms_of_rows(
     waits: ProvedRmsNorm | None, q_norm: nn.Module, k_norm: nn.Module, q: Tensor, k: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """q and k normed, if that waited."""
-    if not waits:
-        return q, k
-    # The norms read rows, which heads are before they are transposed.
-    q, k = (
-        alone(waits, norm, x.transpose(1, 2)).transpose(1, 2)
-        for norm, x in ((q_norm, q), (k_norm, k))
-    )
-    return q, k
+    """The same of q and k that are not divided into heads yet."""
+    return (alone(waits, q_norm, q), alone(waits, k_norm, k)) if waits else (q, k)
 
 
 @cache
-def norm_and_rope(rotate: Callable) -> Callable:
-    """What finishes q and k where they are rotated; `rotate` is the rotation alone."""
+def norm_and_rope(rotate: Callable, full: bool, wide: bool) -> Callable:
+    """What finishes q and k where they are rotated; `rotate` is the rotation alone. full: whether
+    the norms are of all heads of a token together. wide: as of `RotaryFunction`."""
+    apart = norms_alone(full)
 
     def finish(waits, q_norm, k_norm, q, k, cos, sin):
         if not waits:
             return rotate(q, k, cos, sin)
         # What stood where the norms stand was found there: a hook that came since is too late.
-        if not fits(waits, q_norm, k_norm, q, k, cos, sin):
-            return rotate(*norms_alone(waits, q_norm, k_norm, q, k), cos, sin)
-        eps, form = waits.eps(q_norm), waits.form
-        return functional.qk_norm_rope(
-            q, k, q_norm.weight, k_norm.weight, cos, sin, eps, form.offset, form.mode
-        )
+        if not fits(full, wide, waits, q_norm, k_norm, q, k, cos, sin):
+            return rotate(*apart(waits, q_norm, k_norm, q, k), cos, sin)
+        form = waits.form
+        options = waits.eps(q_norm), form.offset, form.mode
+        together = functional.full_qk_norm_rope if full else functional.qk_norm_rope
+        return together(q, k, q_norm.weight, k_norm.weight, cos, sin, *options)
 
     return finish
 
@@ -224,10 +248,15 @@ def with_norms(module: nn.Module, rotation: RotationProof, proved: Parts) -> QkN
         raise Mismatch("its rotary function takes q and k apart")
     if not rotary_function.is_usual:
         raise Mismatch("its rotary function is not that of halves by whole tables")
+    longest = max(module._modules[name].weight.numel() for name in source.norms)
+    if source.full and longest > LARGEST_TOKEN:
+        raise Mismatch(f"the heads of a token have together more than {LARGEST_TOKEN} elements")
     check_formula(module, source, norm)
-    functions = may_wait, normed, norm_and_rope(rotary_function.replacement), norms_alone
+    full, wide = source.full, rotary_function.wide
+    finish = norm_and_rope(rotary_function.replacement, full, wide)
+    functions = may_wait, normed, finish, norms_alone(full), norms_of_rows
     forward = source.forward(own_class_forward(module), functions)
-    meta, guard = meta_call(module, source, norm), rotation.guard
+    meta, guard = meta_call(module, source, norm, wide), rotation.guard
     return QkNormProof(
         ROLE,
         switched(forward, guard),
@@ -250,8 +279,10 @@ def confirm(
     if not isinstance(proof, QkNormProof):
         return proof
     where = live_device(module), compute_dtype(module)
+    wide = proof.rotation.functions[0].wide
     try:
-        check(module, proof.source, proof.functions, *where, proof.norms)
+        for of_tables in {where[1], rotary.dtype_of_tables(where[1], wide)}:
+            check(module, proof.source, proof.functions, *where, of_tables, proof.norms)
     except Mismatch as mismatch:
         return replace(rotation, missed=(ROLE, str(mismatch)))
     return proof
@@ -260,14 +291,20 @@ def confirm(
 def check_formula(module: nn.Module, source: Rewritten, norm: ProvedRmsNorm) -> None:
     """`Mismatch` unless the rewritten statements give q and k as the class's own do, in plain torch
     and float32, with norms that wait and with norms that do not."""
-    reference = norm.form.reference
+    reference, full = norm.form.reference, source.full
     rotate = rotary.replacement_formula(True, USUAL)
 
     def apart(waits, q_norm, k_norm, q, k):
         if waits:
             q, k = (
-                reference(x, own.weight, norm.eps(own)) for x, own in ((q, q_norm), (k, k_norm))
+                divided(lambda rows, own=own: reference(rows, own.weight, norm.eps(own)), x, full)
+                for x, own in ((q, q_norm), (k, k_norm))
             )
+        return q, k
+
+    def rows_apart(waits, q_norm, k_norm, q, k):
+        if waits:
+            q, k = (reference(x, o.weight, norm.eps(o)) for x, o in ((q, q_norm), (k, k_norm)))
         return q, k
 
     def finish(*given):
@@ -275,8 +312,8 @@ def check_formula(module: nn.Module, source: Rewritten, norm: ProvedRmsNorm) -> 
         return rotate(*apart(*both), cos, sin)
 
     for waits in (True, False):
-        functions = (lambda q_norm, k_norm, waits=waits: waits, normed, finish, apart)
-        check(module, source, functions, torch.device("cpu"), torch.float32)
+        functions = (lambda q_norm, k_norm, waits=waits: waits, normed, finish, apart, rows_apart)
+        check(module, source, functions, torch.device("cpu"), torch.float32, torch.float32)
 
 
 def check(
@@ -285,6 +322,7 @@ def check(
     functions: tuple[Callable, ...],
     device: torch.device,
     dtype: torch.dtype,
+    of_tables: torch.dtype,
     proofs: tuple[NormProof, ...] = (),
 ) -> None:
     """Of q and k and all gradients; norms are patched with `proofs`, or else their own."""
@@ -306,7 +344,7 @@ def check(
         weights.append(weight)
     own = own_class_forward(module)
     read_effects(module, innermost(own), {*linear, *source.norms}, source.before_rotation)
-    given = arguments(module, device, dtype, generator)
+    given = arguments(module, device, dtype, of_tables, generator)
 
     def result(head: Callable, children: dict, x: Tensor):
         try:
@@ -326,7 +364,11 @@ def check(
 
 
 def arguments(
-    module: nn.Module, device: torch.device, dtype: torch.dtype, generator: torch.Generator
+    module: nn.Module,
+    device: torch.device,
+    dtype: torch.dtype,
+    of_tables: torch.dtype,
+    generator: torch.Generator,
 ) -> dict:
     """For the forward: states, angles, and None for all else that has no default."""
     rotated = rotary.sizes_of(module)[3]
@@ -335,30 +377,35 @@ def arguments(
     needed = {p.name: None for p in parameters if p.default is p.empty and p.kind not in VARIADIC}
     x = random((PROBE_BATCH, PROBE_TOKENS, width), generator, dtype).to(device)
     shape = (PROBE_BATCH, PROBE_TOKENS, rotated)
-    tables = tuple(random(shape, generator, dtype).to(device) for _ in range(2))
+    tables = tuple(random(shape, generator, of_tables).to(device) for _ in range(2))
     return {**needed, "hidden_states": x, "position_embeddings": tables}
 
 
-def meta_call(module: nn.Module, source: Rewritten, norm: ProvedRmsNorm) -> MetaCall | None:
+def meta_call(
+    module: nn.Module, source: Rewritten, norm: ProvedRmsNorm, wide: bool
+) -> MetaCall | None:
     q_norm = module._modules[source.norms[0]]
     heads, keys, size, rotated = rotary.sizes_of(module)
     dtype, weight_dtype = compute_dtype(module), q_norm.weight.dtype
     if not norm.is_proved_for(dtype, weight_dtype):
         return None
     mode, offset = norm.form.mode, norm.form.offset
-    eps = norm.eps(q_norm)
+    eps, op = norm.eps(q_norm), "full_qk_norm_rope" if source.full else "qk_norm_rope"
+    together, of_tables = getattr(functional, op), rotary.dtype_of_tables(dtype, wide)
 
     def run(batch: int, tokens: int) -> None:
         def empty(*shape, dtype=dtype):
             return torch.empty(*shape, dtype=dtype, device="meta", requires_grad=True)
 
         q, k = (empty(batch, tokens, count, size).transpose(1, 2) for count in (heads, keys))
-        weights = (empty(size, dtype=weight_dtype) for _ in range(2))
-        table = empty(1, tokens, rotated).detach()
-        q, k = functional.qk_norm_rope(q, k, *weights, table, table, eps, offset, mode)
+        normed = (heads * size, keys * size) if source.full else (size, size)
+        weights = (empty(one, dtype=weight_dtype) for one in normed)
+        table = empty(1, tokens, rotated, dtype=of_tables).detach()
+        q, k = together(q, k, *weights, table, table, eps, offset, mode)
         (q.sum() + k.sum()).backward()
 
-    return MetaCall(ROLE, (heads, keys, size, rotated, dtype, weight_dtype, mode, offset), run)
+    key = heads, keys, size, rotated, dtype, weight_dtype, mode, offset, wide
+    return MetaCall(op, key, run)
 
 
 def absorbed(module: nn.Module, proof: QkNormProof | RotationProof) -> list[nn.Module]:

@@ -353,10 +353,7 @@ def rotary_function(original: Callable, pair: bool, form: RotaryForm, wide: bool
             return False
         if watched is not None and (type(watched) is not kind or is_hooked(watched)):
             return False
-        # With cos in another dtype eager arithmetic promotes, which autocast then takes back, or
-        # the function itself.
-        alike = x.dtype == cos.dtype or autocast_dtype(x.device) is not None
-        if not alike and not (wide and cos.dtype == torch.float32 and x.dtype in HALVES):
+        if not keep_dtype(cos, x, wide):
             return False
         return are_angles(cos, sin, x.shape[0], x.shape[3 - unsqueeze_dim])
 
@@ -402,6 +399,20 @@ def takes_part(original: Callable, pair: bool, form: RotaryForm) -> bool:
     except Exception:
         return False
     return True
+
+
+def keep_dtype(cos: Tensor, x: Tensor, wide: bool) -> bool:
+    """Whether x has its dtype after such tables turned it. wide: as of `RotaryFunction`."""
+    # With cos in another dtype eager arithmetic promotes, which autocast then takes back, or the
+    # function itself.
+    if x.dtype == cos.dtype or autocast_dtype(x.device) is not None:
+        return True
+    return wide and cos.dtype == torch.float32 and x.dtype in HALVES
+
+
+def dtype_of_tables(of_heads: torch.dtype, wide: bool) -> torch.dtype:
+    """Who takes tables of float32 is given them. wide: as of `RotaryFunction`."""
+    return torch.float32 if wide and of_heads in HALVES else of_heads
 
 
 def are_angles(cos: Tensor, sin: Tensor, batch: int, tokens: int) -> bool:
@@ -485,9 +496,9 @@ def meta_call(module: nn.Module, function: RotaryFunction) -> MetaCall | None:
             empty(batch, tokens, count, size).requires_grad_().transpose(1, 2)
             for count in (heads, keys)
         )
-        table = empty(1, tokens, rotated // form.table_parts)
-        if function.wide:  # who takes such tables is given them
-            table = table.float()
+        width = rotated // form.table_parts
+        of_tables = dtype_of_tables(dtype, function.wide)
+        table = torch.empty(1, tokens, width, dtype=of_tables, device="meta")
         q, k = form.operator(q, k, table, table)
         (q.sum() + k.sum()).backward()
 

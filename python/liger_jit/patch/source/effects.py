@@ -163,7 +163,7 @@ class _FunctionEffects:
         test = ast.fix_missing_locations(asked.visit(ast.Expression(copy.deepcopy(test))))
         if asked.failed:
             return None
-        return bool(eval(compile(test, "<test>", "eval"), {"__builtins__": {}}))
+        return bool(eval(compile(test, "<test>", "eval"), {"__builtins__": {}, **asked.values}))
 
     def target(self, target: ast.expr | None) -> None:
         if isinstance(target, (ast.Tuple, ast.List)):
@@ -326,28 +326,37 @@ class _FunctionEffects:
 
 
 class Asked(ast.NodeTransformer):
-    """Puts what a module has in the place of `self.name`. failed: whether it asks for more."""
+    """Puts names of values in the place of `self.name`, for what a module has, and of
+    `self.settings.name`. failed: whether it asks for more."""
 
     def __init__(self, own: str | None, module: nn.Module | None):
         self.own, self.module, self.failed = own, module, False
+        self.values: dict[str, int | float | str | bool | None] = {}
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         self.failed = True
         return node
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
-        if self.own is None or ast.unparse(node.value) != self.own:
+        path = ast.unparse(node).split(".")
+        if self.own is None or path[0] != self.own or len(path) > 3:
             return self.visit_Name(node)
-        module, name = self.module, node.attr
-        for place in (module._parameters, module._buffers, module._modules, vars(module)):
-            if name in place:
-                value = place[name]
-                break
-        else:
-            value = inspect.getattr_static(type(module), name, self)
+        value = self.of_module(path[1])
+        if len(path) == 3:
+            plain = hasattr(value, "__dict__") and not isinstance(value, (nn.Module, Tensor, type))
+            value = vars(value).get(path[2], self) if plain else self
         if type(value) not in (int, float, str, bool, type(None)):
             return self.visit_Name(node)
-        return ast.copy_location(ast.Constant(value), node)
+        name = f"_{len(self.values)}"
+        self.values[name] = value
+        return ast.copy_location(ast.Name(name, ast.Load()), node)
+
+    def of_module(self, name: str) -> object:
+        module = self.module
+        for place in (module._parameters, module._buffers, module._modules, vars(module)):
+            if name in place:
+                return place[name]
+        return inspect.getattr_static(type(module), name, self)
 
 
 def writes(name: str) -> bool:
