@@ -49,15 +49,15 @@ struct GroupOf {
     });
   }
 
-  // Adds f(turn, slot, channel, pack) over each channel, then of_channel(channel, that sum), which
-  // one thread alone evaluates, over the group; every thread gets it. Once for each V; `first` of
-  // all or not.
+  // Adds the elements of f(turn, slot, channel, pack) over each channel, then of_channel(channel,
+  // that sum), which one thread alone evaluates, over the group; every thread gets it. Once for
+  // each V; `first` of all or not.
   template <class V, class F, class OfChannel>
   LIGER_DEVICE V sum(bool first, F&& f, OfChannel&& of_channel) const {
     LIGER_SHARED Place<V> sums[places];
     if (first) cluster_wait<Blocks>();  // the other blocks have begun
     each_channel([&](int turn, int channel, bool active) {
-      const V made = Row::template sum<V>(
+      const V made = Row::template sum_of_elements<V>(
           turn % 2, thread, [&](int slot, int pack) { return f(turn, slot, channel, pack); });
       if (thread != 0 || !active) return;
       V value = of_channel(channel, made);

@@ -24,12 +24,11 @@ struct LayerStatistics {
 template <class Row, int N, class A, class First, class Again>
 LIGER_DEVICE LayerStatistics<A> layer_statistics(First&& first, Again&& again, int thread,
                                                  double eps) {
-  const A sum =
-      Row::template sum<A>(0, thread, [&](int slot, int pack) { return total(first(slot, pack)); });
+  const A sum = Row::template sum_of_elements<A>(0, thread, first);
   const A m = sum * A(1.0 / N);
-  const auto deviations = Row::template sum<Two<A>>(1, thread, [&](int slot, int pack) {
+  const auto deviations = Row::template sum_of_elements<Two<A>>(1, thread, [&](int slot, int pack) {
     const auto d = without_missing<N>(pack, again(slot, pack) + (-m));
-    return Two<A>{total(d), total(d * d)};
+    return Two<Pack<A>>{d, d * d};
   });
   const A rest = deviations.first * A(1.0 / N);
   const A variance = deviations.second * A(1.0 / N) - rest * rest;

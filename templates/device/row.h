@@ -56,7 +56,40 @@ struct RowOf {
     return combined_in<false, V>(buffer, thread, f, Add{}, V{});
   }
 
+  // The same of all elements of the packs that f(slot, pack) gives, one or several at once. What a
+  // pack adds up to is one number at the end of the row on the host, else at once.
+  template <class V, class F>
+  static LIGER_DEVICE V sum_of_elements(int buffer, int thread, F&& f) {
+    return elements_added_in<false, V>(buffer, thread, f);
+  }
+  template <class V, class F>
+  static LIGER_DEVICE V sum_of_elements(int thread, F&& f) {
+    return elements_added_in<true, V>(0, thread, f);
+  }
+  template <class V, class F, class Combine>
+  static LIGER_DEVICE V combined_elements(int thread, F&& f, Combine combine, V empty) {
+    if constexpr (on_host) {
+      const auto at = [&](int pack) { return f(pack, pack); };
+      return liger::combined(by_position(at, combine, filled(empty)), combine);
+    } else {
+      return combined<V>(
+          thread, [&](int slot, int pack) { return liger::combined(f(slot, pack), combine); },
+          combine, empty);
+    }
+  }
+
  private:
+  template <bool Waits, class V, class F>
+  static LIGER_DEVICE V elements_added_in(int buffer, int thread, F&& f) {
+    if constexpr (on_host) {
+      const auto at = [&](int pack) { return f(pack, pack); };
+      return total(by_position(at, Add{}, decltype(at(0)){}));
+    } else {
+      const auto of_pack = [&](int slot, int pack) { return total(f(slot, pack)); };
+      return combined_in<Waits, V>(buffer, thread, of_pack, Add{}, V{});
+    }
+  }
+
   template <bool Waits, class V, class F, class Combine>
   static LIGER_DEVICE V combined_in(int buffer, int thread, F&& f, Combine combine, V empty) {
     V accumulators[power_of_two_from(owned)];
@@ -79,6 +112,36 @@ struct RowOf {
     }
     return across_accumulators<accumulator_count, Threads, Rows, power_of_two_from(owned), Waits>(
         accumulators, combine, empty, buffer);
+  }
+
+  // The packs f(pack) combined, each element with those of its position. Chains are short, for the
+  // sake of sums, and several, so that none waits for another.
+  template <class F, class Combine, class P>
+  static LIGER_DEVICE P by_position(F&& f, Combine combine, const P& empty) {
+    constexpr int chains = 4;
+    constexpr int most = 16 * chains;
+    constexpr int whole = N / pack_size;
+    const auto nothing = in_lanes(empty);
+    auto result = nothing;
+    for (int first = 0; first < whole; first += most) {
+      const int end = whole - first < most ? whole : first + most;
+      auto a = nothing, b = nothing, c = nothing, d = nothing;
+      int pack = first;
+      for (; pack + chains <= end; pack += chains) {
+        if (pack + chains > whole) __builtin_unreachable();
+        a = combine(a, in_lanes(f(pack)));
+        b = combine(b, in_lanes(f(pack + 1)));
+        c = combine(c, in_lanes(f(pack + 2)));
+        d = combine(d, in_lanes(f(pack + 3)));
+      }
+      for (; pack < end; ++pack) {
+        if (pack >= whole) __builtin_unreachable();
+        a = combine(a, in_lanes(f(pack)));
+      }
+      result = combine(result, combine(combine(a, c), combine(b, d)));
+    }
+    if constexpr (N % pack_size != 0) result = combine(result, in_lanes(f(packs - 1)));
+    return as_packs(result);
   }
 
   // On the host a pack that may be ragged comes alone, so that loops over the others become vector

@@ -45,7 +45,7 @@ struct GroupNormForward {
     const A sum = group.template sum<A>(
         true,
         [&](int turn, int slot, int channel, int pack) {
-          return total(values.at(turn, slot, channel, pack));
+          return values.at(turn, slot, channel, pack);
         },
         AsItIs{});
     const A m = sum * A(1.0 / size);
@@ -54,7 +54,7 @@ struct GroupNormForward {
         [&](int turn, int slot, int channel, int pack) {
           const auto d =
               without_missing<S.inner>(pack, values.at(turn, slot, channel, pack) + (-m));
-          return Two<A>{total(d), total(d * d)};
+          return Two<Pack<A>>{d, d * d};
         },
         AsItIs{});
     // What the rounding of the mean left: far from zero it is as large as the deviations' last
@@ -143,7 +143,7 @@ struct GroupNormBackward {
         true,
         [&](int turn, int slot, int channel, int pack) {
           const auto d = ds.at(turn, slot, channel, pack);
-          return Two<A>{total(d), total(d * (values.at(turn, slot, channel, pack) + (-m)))};
+          return Two<Pack<A>>{d, d * (values.at(turn, slot, channel, pack) + (-m))};
         },
         [&](int channel, const Two<A>& sum) {
           const A of_xhat = sum.second * r;

@@ -39,19 +39,17 @@ struct SoftmaxForward {
  private:
   LIGER_DEVICE void one_row(Row row, T* to) const {
     row.read();
-    const A max =
-        finite(row.template combined<A>([](int, const Pack<A>& v) { return combined(v, Larger{}); },
-                                        Larger{}, minus_infinity<A>()));
-    const auto weight = [max](A one) { return probability<exact>(one - max); };
-    const A sum = row.sum(false, [&](int, const Pack<A>& v) { return map(weight, v); });
-    if constexpr (exact) {
+    const A max = finite(row.largest());
+    const auto weights = [max](const Pack<A>& v) {
+      return map([max](A one) { return probability<exact>(one - max); }, v);
+    };
+    typename Row::Terms kept;
+    const A sum = row.sum_of_terms(kept, weights);
+    const A share = quotient<exact>(A(1), sum);
+    row.store_terms(to, kept, weights, [&](const Pack<A>& made) {
       // Not times 1 / sum, whose rounding would shift the whole row.
-      const auto share = [&](A one) { return quotient<exact>(weight(one), sum); };
-      row.store(to, [&](int, const Pack<A>& v) { return map(share, v); });
-    } else {
-      const A share = quotient<exact>(A(1), sum);
-      row.store(to, [&](int, const Pack<A>& v) { return map(weight, v) * share; });
-    }
+      return map([&](A weight) { return quotient<exact>(weight, sum, share); }, made);
+    });
   }
 };
 
