@@ -77,7 +77,7 @@ struct CausalSoftmaxForward {
       const A max =
           finite(Row::template combined_elements<A>(thread, at, Larger{}, minus_infinity<A>()));
       const auto weight = [max](A one) { return probability<exact>(one - max); };
-      const A sum = Row::template sum_of_elements<A>(
+      const A sum = Row::template sum_of_made<A>(
           thread, [&](int slot, int pack) { return map(weight, at(slot, pack)); });
       const A share_of_one = quotient<exact>(A(1), sum);
       if (!active) return;
@@ -110,7 +110,7 @@ struct CausalSoftmaxBackward {
           const int last = static_cast<int>(row % S.width);
           const Share share(y + row * y_stride, thread, last);
           const Share upstream(dy + row * dy_stride, thread, last);
-          const A dot = Row::template sum_of_elements<A>(thread, [&](int slot, int pack) {
+          const A dot = Row::template sum_of_made<A>(thread, [&](int slot, int pack) {
             return share.at(slot, pack, 0) * upstream.at(slot, pack, 0);
           });
           if (!active) return;

@@ -15,7 +15,10 @@ struct LayerStatistics {
 
   LIGER_DEVICE A mean() const { return rounded_mean + rest; }
   LIGER_DEVICE Pack<A> normalised(const Pack<A>& values) const {
-    return (values + (-rounded_mean) + (-rest)) * rstd;
+    const auto deviations = values + (-rounded_mean);
+    // The host waits for arithmetic.
+    if constexpr (on_host) return fused(deviations, filled(rstd), filled(-rest * rstd));
+    return (deviations + (-rest)) * rstd;
   }
 };
 
@@ -45,6 +48,10 @@ LIGER_DEVICE LayerStatistics<A> layer_statistics(const Share& values, int thread
 // values * weight + bias, as far as there are such.
 template <int N, int AlignBytes, bool HasWeight, bool HasBias, class A, class W, class B>
 LIGER_DEVICE Pack<A> affine(Pack<A> values, const W* weight, const B* bias, int pack) {
+  if constexpr (on_host && HasWeight && HasBias) {
+    return fused(values, load_pack<N, AlignBytes>(weight, pack),
+                 load_pack<N, AlignBytes>(bias, pack));
+  }
   if constexpr (HasWeight) values = values * load_pack<N, AlignBytes>(weight, pack);
   if constexpr (HasBias) values = values + load_pack<N, AlignBytes>(bias, pack);
   return values;

@@ -231,6 +231,16 @@ LIGER_DEVICE float quotient(float a, float b, [[maybe_unused]] float reciprocal_
 #endif
 }
 
+// x, but -limit at least and the limit at most.
+template <class A>
+LIGER_DEVICE A between(A x, A limit) {
+#if defined(LIGER_HOST)
+  if constexpr (sizeof(A) == sizeof(float)) return at_least(at_most(x, limit), -limit);
+#endif
+  const A below = x < limit ? x : limit;
+  return below > -limit ? below : -limit;
+}
+
 // 2^x and 1 / x in one instruction each where there is one: about 22 bits, denormals are zero.
 LIGER_DEVICE float power_of_two(float x) {
 #if defined(LIGER_CUDA)

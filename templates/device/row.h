@@ -60,30 +60,37 @@ struct RowOf {
   // pack adds up to is one number at the end of the row on the host, else at once.
   template <class V, class F>
   static LIGER_DEVICE V sum_of_elements(int buffer, int thread, F&& f) {
-    return elements_added_in<false, V>(buffer, thread, f);
+    return elements_added_in<false, false, V>(buffer, thread, f);
   }
+  // The same of an f that is long.
   template <class V, class F>
-  static LIGER_DEVICE V sum_of_elements(int thread, F&& f) {
-    return elements_added_in<true, V>(0, thread, f);
+  static LIGER_DEVICE V sum_of_made(int buffer, int thread, F&& f) {
+    return elements_added_in<false, true, V>(buffer, thread, f);
   }
+
+  // As `combined` and `sum` of such elements, of an f that is long.
   template <class V, class F, class Combine>
   static LIGER_DEVICE V combined_elements(int thread, F&& f, Combine combine, V empty) {
     if constexpr (on_host) {
       const auto at = [&](int pack) { return f(pack, pack); };
-      return liger::combined(by_position(at, combine, filled(empty)), combine);
+      return liger::combined(by_position<true>(at, combine, filled(empty)), combine);
     } else {
       return combined<V>(
           thread, [&](int slot, int pack) { return liger::combined(f(slot, pack), combine); },
           combine, empty);
     }
   }
+  template <class V, class F>
+  static LIGER_DEVICE V sum_of_made(int thread, F&& f) {
+    return elements_added_in<true, true, V>(0, thread, f);
+  }
 
  private:
-  template <bool Waits, class V, class F>
+  template <bool Waits, bool Once, class V, class F>
   static LIGER_DEVICE V elements_added_in(int buffer, int thread, F&& f) {
     if constexpr (on_host) {
       const auto at = [&](int pack) { return f(pack, pack); };
-      return total(by_position(at, Add{}, decltype(at(0)){}));
+      return total(by_position<Once>(at, Add{}, decltype(at(0)){}));
     } else {
       const auto of_pack = [&](int slot, int pack) { return total(f(slot, pack)); };
       return combined_in<Waits, V>(buffer, thread, of_pack, Add{}, V{});
@@ -114,9 +121,10 @@ struct RowOf {
         accumulators, combine, empty, buffer);
   }
 
-  // The packs f(pack) combined, each element with those of its position. Chains are short, for the
-  // sake of sums, and several, so that none waits for another.
-  template <class F, class Combine, class P>
+  // The packs f(pack) combined, each element with those of its position. Four chains, so that none
+  // waits for itself, and short ones, for the sake of sums. Once: f stands in the code once, for
+  // compilers call what is long rather than have it four times; then the chains take turns.
+  template <bool Once, class F, class Combine, class P>
   static LIGER_DEVICE P by_position(F&& f, Combine combine, const P& empty) {
     constexpr int chains = 4;
     constexpr int most = 16 * chains;
@@ -126,17 +134,26 @@ struct RowOf {
     for (int first = 0; first < whole; first += most) {
       const int end = whole - first < most ? whole : first + most;
       auto a = nothing, b = nothing, c = nothing, d = nothing;
+      const auto add = [&](auto& chain, int pack) {
+        if (pack >= whole) __builtin_unreachable();
+        chain = combine(chain, in_lanes(f(pack)));
+      };
       int pack = first;
-      for (; pack + chains <= end; pack += chains) {
-        if (pack + chains > whole) __builtin_unreachable();
-        a = combine(a, in_lanes(f(pack)));
-        b = combine(b, in_lanes(f(pack + 1)));
-        c = combine(c, in_lanes(f(pack + 2)));
-        d = combine(d, in_lanes(f(pack + 3)));
+      if constexpr (!Once) {
+        for (; pack + chains <= end; pack += chains) {
+          add(a, pack);
+          add(b, pack + 1);
+          add(c, pack + 2);
+          add(d, pack + 3);
+        }
       }
       for (; pack < end; ++pack) {
-        if (pack >= whole) __builtin_unreachable();
-        a = combine(a, in_lanes(f(pack)));
+        add(a, pack);
+        const auto last = a;
+        a = b;
+        b = c;
+        c = d;
+        d = last;
       }
       result = combine(result, combine(combine(a, c), combine(b, d)));
     }

@@ -62,7 +62,7 @@ class StreamedRow {
   // zero for what is missing.
   template <class F, class... Others>
   LIGER_DEVICE A sum(bool, F&& f, const Others&... others) const {
-    return Row::template sum_of_elements<A>(
+    return Row::template sum_of_made<A>(
         thread_, [&](int, int pack) { return f(pack * pack_size, at(pack), others.at(pack)...); });
   }
 
@@ -75,7 +75,7 @@ class StreamedRow {
   // Adds f(eight elements), and store()s with(f(eight elements)).
   template <class F>
   LIGER_DEVICE A sum_of_terms(Terms& terms, F&& f) const {
-    return Row::template sum_of_elements<A>(thread_, [&](int, int pack) {
+    return Row::template sum_of_made<A>(thread_, [&](int, int pack) {
       const Pack<A> made = f(at(pack));
       if constexpr (keeps) terms.v[pack] = made;
       return made;
@@ -95,7 +95,7 @@ class StreamedRow {
   // Two sums in one reading: f gives eight results of each.
   template <class F, class... Others>
   LIGER_DEVICE Two<A> two_sums(bool, F&& f, const Others&... others) const {
-    return Row::template sum_of_elements<Two<A>>(
+    return Row::template sum_of_made<Two<A>>(
         thread_, [&](int, int pack) { return f(pack * pack_size, at(pack), others.at(pack)...); });
   }
 

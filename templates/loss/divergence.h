@@ -115,7 +115,7 @@ struct DivergenceRows {
         if (active) store_striped<N, S.align_bytes>(losses, pack, of_each);
       });
     } else {
-      const A sum = Row::template sum_of_elements<A>(
+      const A sum = Row::template sum_of_made<A>(
           0, thread, [&](int, int pack) { return without_missing<N>(pack, of_pack(pack)); });
       if (active && thread == 0) loss[row * pieces + piece] = sum;
     }
