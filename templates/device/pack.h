@@ -168,6 +168,10 @@ LIGER_DEVICE unsigned int narrow_two<f16>(float low, float high) {
 
 template <class T>
 constexpr bool two_bytes = sizeof(T) == 2;
+template <class T>
+constexpr bool is_bf16 = false;
+template <>
+constexpr bool is_bf16<bf16> = true;
 
 #if defined(LIGER_HOST)
 // A pack as a vector of the compiler, which it keeps in a register from one turn of a loop to the
@@ -201,12 +205,16 @@ LIGER_DEVICE void narrow_eight(T* to, const Pack<A>& from) {
 using EightShorts = unsigned short __attribute__((vector_size(16)));
 using SixteenShorts = unsigned short __attribute__((vector_size(32)));
 using EightWords = unsigned int __attribute__((vector_size(32)));
-LIGER_DEVICE void narrow_eight(bf16* to, const Pack<float>& from) {
+// Its bits are the upper halves.
+LIGER_DEVICE EightWords rounded_to_bf16(const Pack<float>& from) {
   const auto values = in_lanes(from);
   const auto bits = bits_as<EightWords>(values);
   const EightWords rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
   const EightWords quiet = bits | 0x400000u;
-  const EightWords chosen = values == values ? rounded : quiet;
+  return values == values ? rounded : quiet;
+}
+LIGER_DEVICE void narrow_eight(bf16* to, const Pack<float>& from) {
+  const EightWords chosen = rounded_to_bf16(from);
 #if defined(__clang__)
   const EightShorts upper = __builtin_convertvector(chosen >> 16, EightShorts);
 #else
@@ -260,7 +268,10 @@ LIGER_DEVICE RawPack<T> narrowed(const Pack<A>& values) {
 
 template <class T, class A>
 LIGER_DEVICE Pack<A> rounded_to(const Pack<A>& a) {
-#if defined(LIGER_CUDA) || defined(LIGER_HOST)
+#if defined(LIGER_CUDA)
+  if constexpr (two_bytes<T>) return widened(narrowed<T>(a));
+#elif defined(LIGER_HOST)
+  if constexpr (is_bf16<T>) return bits_as<Pack<A>>(rounded_to_bf16(a) & 0xffff0000u);
   if constexpr (two_bytes<T>) return widened(narrowed<T>(a));
 #endif
   return map([](A x) { return rounded_to<T>(x); }, a);
