@@ -49,6 +49,21 @@ struct GroupOf {
     });
   }
 
+  // The same with of_channel(channel) as f's last argument; the host makes it once for a channel.
+  template <class OfChannel, class F>
+  LIGER_DEVICE void each_pack(OfChannel&& of_channel, F&& f) const {
+    if constexpr (on_host) {
+      each_channel([&](int turn, int channel, bool) {
+        const auto made = of_channel(channel);
+        Row::each(thread, [&](int slot, int pack) { f(turn, slot, channel, pack, made); });
+      });
+    } else {
+      each_pack([&](int turn, int slot, int channel, int pack) {
+        f(turn, slot, channel, pack, of_channel(channel));
+      });
+    }
+  }
+
   // Adds the elements of f(turn, slot, channel, pack) over each channel, then of_channel(channel,
   // that sum), which one thread alone evaluates, over the group; every thread gets it. Once for
   // each V; `first` of all or not.

@@ -32,20 +32,43 @@ LIGER_DEVICE Pack<A> filled(A value) {
   return {{value, value, value, value, value, value, value, value}};
 }
 
+#if defined(LIGER_HOST)
+// A pack as a vector of the compiler, which it keeps in a register from one turn of a loop to the
+// next.
+template <class A>
+struct LanesOf {
+  typedef A Type __attribute__((vector_size(pack_size * sizeof(A))));
+};
+template <class A>
+LIGER_DEVICE auto in_lanes(const Pack<A>& pack) {
+  return bits_as<typename LanesOf<A>::Type>(pack);
+}
+LIGER_DEVICE Pack<float> as_packs(const LanesOf<float>::Type& lanes) {
+  return bits_as<Pack<float>>(lanes);
+}
+LIGER_DEVICE Pack<double> as_packs(const LanesOf<double>::Type& lanes) {
+  return bits_as<Pack<double>>(lanes);
+}
+#endif
+
 template <class A>
 LIGER_DEVICE Pack<A> operator*(const Pack<A>& a, const Pack<A>& b) {
+  if constexpr (on_host) return as_packs(in_lanes(a) * in_lanes(b));
   return map([](A x, A y) { return x * y; }, a, b);
 }
 template <class A>
 LIGER_DEVICE Pack<A> operator+(const Pack<A>& a, const Pack<A>& b) {
+  if constexpr (on_host) return as_packs(in_lanes(a) + in_lanes(b));
   return map([](A x, A y) { return x + y; }, a, b);
 }
 template <class A>
 LIGER_DEVICE Pack<A> operator*(const Pack<A>& a, A scale) {
+  if constexpr (on_host) return as_packs(in_lanes(a) * scale);
   return map([scale](A x) { return x * scale; }, a);
 }
 template <class A>
 LIGER_DEVICE Pack<A> operator+(const Pack<A>& a, A shift) {
+  if constexpr (on_host) return as_packs(in_lanes(a) + shift);
   return map([shift](A x) { return x + shift; }, a);
 }
 // a * b + c in one rounding.
@@ -53,6 +76,11 @@ template <class A>
 LIGER_DEVICE Pack<A> fused(const Pack<A>& a, const Pack<A>& b, const Pack<A>& c) {
   return map([](A x, A y, A z) { return fused(x, y, z); }, a, b, c);
 }
+#if defined(LIGER_HOST) && defined(__FMA__) && __has_builtin(__builtin_ia32_vfmaddps256)
+LIGER_DEVICE Pack<float> fused(const Pack<float>& a, const Pack<float>& b, const Pack<float>& c) {
+  return as_packs(__builtin_ia32_vfmaddps256(in_lanes(a), in_lanes(b), in_lanes(c)));
+}
+#endif
 
 // The fixed tree inside a pack: halves are added, from the highest bit of the index to the lowest.
 template <class A>
@@ -174,23 +202,6 @@ template <>
 constexpr bool is_bf16<bf16> = true;
 
 #if defined(LIGER_HOST)
-// A pack as a vector of the compiler, which it keeps in a register from one turn of a loop to the
-// next.
-template <class A>
-struct LanesOf {
-  typedef A Type __attribute__((vector_size(pack_size * sizeof(A))));
-};
-template <class A>
-LIGER_DEVICE auto in_lanes(const Pack<A>& pack) {
-  return bits_as<typename LanesOf<A>::Type>(pack);
-}
-LIGER_DEVICE Pack<float> as_packs(const LanesOf<float>::Type& lanes) {
-  return bits_as<Pack<float>>(lanes);
-}
-LIGER_DEVICE Pack<double> as_packs(const LanesOf<double>::Type& lanes) {
-  return bits_as<Pack<double>>(lanes);
-}
-
 template <class T, class A>
 LIGER_DEVICE void widen_eight(Pack<A>& to, const T* from) {
   for (int i = 0; i < pack_size; ++i) to.v[i] = widen(from[i]);
@@ -200,11 +211,18 @@ LIGER_DEVICE void narrow_eight(T* to, const Pack<A>& from) {
   for (int i = 0; i < pack_size; ++i) to[i] = narrow<T>(from.v[i]);
 }
 
-// Of bfloat16 compilers would make this loop scalar, with a branch for each NaN. They do better
-// with the other one as it is: where packs are summed, vectors of packs side by side read it.
+// Of bfloat16 compilers would make these loops scalar, with a branch for each NaN.
 using EightShorts = unsigned short __attribute__((vector_size(16)));
 using SixteenShorts = unsigned short __attribute__((vector_size(32)));
 using EightWords = unsigned int __attribute__((vector_size(32)));
+LIGER_DEVICE void widen_eight(Pack<float>& to, const float* from) {
+  copy_bytes(to.v, from, sizeof(to.v));
+}
+LIGER_DEVICE void widen_eight(Pack<float>& to, const bf16* from) {
+  const EightWords words = {from[0].bits, from[1].bits, from[2].bits, from[3].bits,
+                            from[4].bits, from[5].bits, from[6].bits, from[7].bits};
+  to = bits_as<Pack<float>>(words << 16);
+}
 // Its bits are the upper halves.
 LIGER_DEVICE EightWords rounded_to_bf16(const Pack<float>& from) {
   const auto values = in_lanes(from);

@@ -63,16 +63,19 @@ struct GroupNormForward {
     const A variance = deviations.second * A(1.0 / size) - rest * rest;
     const A r = reciprocal_root(variance + A(eps));
     const int first_channel = static_cast<int>(index % groups) * S.channels;
-    group.each_pack([&](int turn, int slot, int channel, int pack) {
+    const auto affine = [&](int channel) {
       A scale = r;
       A shift = 0;
       if constexpr (S.has_weight)
         scale = r * static_cast<A>(widen(weight[first_channel + channel]));
       if constexpr (S.has_bias) shift = static_cast<A>(widen(bias[first_channel + channel]));
+      return Two<A>{scale, shift};
+    };
+    group.each_pack(affine, [&](int turn, int slot, int channel, int pack, Two<A> of_channel) {
       const auto d = values.at(turn, slot, channel, pack) + (-m) + (-rest);
       store_pack<S.inner, S.align_bytes>(
           y + index * size + static_cast<long long>(channel) * S.inner, pack,
-          fused(d, filled(scale), filled(shift)));
+          fused(d, filled(of_channel.first), filled(of_channel.second)));
     });
     if (group.rank == 0 && thread_index() == 0 && rstd) {
       mean[index] = m + rest;
@@ -155,12 +158,12 @@ struct GroupNormBackward {
     if constexpr (S.want_dx) {
       const A of_all = -r * sums.first * A(1.0 / size);
       const A of_deviation = -r * r * sums.second * A(1.0 / size);
-      group.each_pack([&](int turn, int slot, int channel, int pack) {
-        const A scale = r * weight_of(first_channel + channel);
+      const auto scale_of = [&](int channel) { return r * weight_of(first_channel + channel); };
+      group.each_pack(scale_of, [&](int turn, int slot, int channel, int pack, A scale) {
         store_pack<S.inner, S.align_bytes>(
             dx + index * size + static_cast<long long>(channel) * S.inner, pack,
-            map([&](A d, A v) { return fused(v - m, of_deviation, fused(d, scale, of_all)); },
-                ds.at(turn, slot, channel, pack), values.at(turn, slot, channel, pack)));
+            fused(values.at(turn, slot, channel, pack) + (-m), filled(of_deviation),
+                  fused(ds.at(turn, slot, channel, pack), filled(scale), filled(of_all))));
       });
     }
   }
