@@ -88,7 +88,7 @@ LIGER_DEVICE auto as_packs(const Several<Count, Lanes>& lanes) {
 }
 template <class Lanes>
 LIGER_DEVICE auto as_packs(const Two<Lanes>& lanes) {
-  return Two{as_packs(lanes.first), as_packs(lanes.second)};
+  return Two<decltype(as_packs(lanes.first))>{as_packs(lanes.first), as_packs(lanes.second)};
 }
 #endif
 
