@@ -47,6 +47,7 @@ struct SoftmaxForward {
     const A sum = row.sum_of_terms(kept, weights);
     const A share = quotient<exact>(A(1), sum);
     row.store_terms(to, kept, weights, [&](const Pack<A>& made) {
+      if constexpr (!exact) return made * share;
       // Not times 1 / sum, whose rounding would shift the whole row.
       return map([&](A weight) { return quotient<exact>(weight, sum, share); }, made);
     });
