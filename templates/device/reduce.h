@@ -62,29 +62,11 @@ template <class A>
 LIGER_DEVICE Two<A> total(const Two<Pack<A>>& a) {
   return {total(a.first), total(a.second)};
 }
-template <int Count, class A>
-LIGER_DEVICE Several<Count, A> total(const Several<Count, Pack<A>>& a) {
-  Several<Count, A> sums;
-  LIGER_UNROLL for (int i = 0; i < Count; ++i) sums.v[i] = total(a.v[i]);
-  return sums;
-}
 
 #if defined(LIGER_HOST)
 template <class A>
 LIGER_DEVICE auto in_lanes(const Two<Pack<A>>& packs) {
   return Two<typename LanesOf<A>::Type>{in_lanes(packs.first), in_lanes(packs.second)};
-}
-template <int Count, class A>
-LIGER_DEVICE auto in_lanes(const Several<Count, Pack<A>>& packs) {
-  Several<Count, typename LanesOf<A>::Type> lanes;
-  for (int i = 0; i < Count; ++i) lanes.v[i] = in_lanes(packs.v[i]);
-  return lanes;
-}
-template <int Count, class Lanes>
-LIGER_DEVICE auto as_packs(const Several<Count, Lanes>& lanes) {
-  Several<Count, decltype(as_packs(lanes.v[0]))> packs;
-  for (int i = 0; i < Count; ++i) packs.v[i] = as_packs(lanes.v[i]);
-  return packs;
 }
 template <class Lanes>
 LIGER_DEVICE auto as_packs(const Two<Lanes>& lanes) {

@@ -40,13 +40,12 @@ struct PolyNormForward {
       const A w2 = static_cast<A>(widen(weight[1]));
       const A w1 = static_cast<A>(widen(weight[2]));
       const A b = static_cast<A>(widen(*bias));
-      const auto moments =
-          Row::template sum_of_elements<Several<3, A>>(0, thread, [&](int slot, int pack) {
-            const auto v = values.at(slot, pack);
-            const auto square = v * v;
-            const auto fourth = square * square;
-            return Several<3, Pack<A>>{{square, fourth, fourth * square}};
-          });
+      const auto moments = Row::template sum<Several<3, A>>(0, thread, [&](int slot, int pack) {
+        const auto v = values.at(slot, pack);
+        const auto square = v * v;
+        const auto fourth = square * square;
+        return Several<3, A>{{total(square), total(fourth), total(fourth * square)}};
+      });
       A r[3];
       LIGER_UNROLL for (int k = 0; k < 3; ++k) {
         r[k] = reciprocal_root(moments.v[k] * A(1.0 / S.hidden) + A(eps));
@@ -132,13 +131,14 @@ struct PolyNormBackward {
   LIGER_DEVICE void one_row(const Turn& turn, const Reading& row, const A (&w)[3],
                             Sums& sums) const {
     // Of dy times the powers zero to three.
-    const auto dots = Row::template sum_of_elements<Several<4, A>>(
-        turn.buffer, turn.thread, [&](int slot, int pack) {
+    const auto dots =
+        Row::template sum<Several<4, A>>(turn.buffer, turn.thread, [&](int slot, int pack) {
           const auto d = row.dy.at(slot, pack);
           const auto v = row.x.at(slot, pack);
           const auto first = d * v;
           const auto second = first * v;
-          return Several<4, Pack<A>>{{S.want_dbias ? d : filled(A(0)), first, second, second * v}};
+          return Several<4, A>{
+              {S.want_dbias ? total(d) : A(0), total(first), total(second), total(second * v)}};
         });
     if (!turn.active) return;
     A mean[3];
