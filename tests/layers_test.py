@@ -17,7 +17,17 @@ LAYERS = (
 # ops/ for modules of liger_kernel.ops, which share a folder with the operators.
 PACKAGE = ROOT / "python" / "liger_jit"
 PYTHON = (
-    *("tried", "library", "ops", "functional", "distributed", "sharding", "stats"),
+    *(
+        "tried",
+        "library",
+        "ops",
+        "functional",
+        "distributed",
+        "imports",
+        "lowerings",
+        "sharding",
+        "stats",
+    ),
     *("meta_calls", "compile_ahead", "patch", "model_config", "warmup", "chunked_loss"),
     *("transformers", "ops/"),
     *("__init__", "bench", "cli", "__main__"),

@@ -50,6 +50,30 @@ int64_t product_tasks(const Call& call) {
   return parts(tokens_of(call), walk) * slices_of(call) * product_groups(call).groups;
 }
 
+// Matrix units take the products where x is in bfloat16 and lies so.
+bool has_tiles(const Call& call) {
+  return call.place().capability >= 80 && call["x"].dtype == Dtype::bf16 &&
+         channels_of(call) % slice_columns == 0 && outputs_of(call) <= 24 &&
+         call.align_bytes() >= 16;
+}
+constexpr int64_t tile_columns = 128;  // of a warp, of the gradients
+constexpr int64_t tile_threads = 128;
+int64_t tile_gradient_threads(const Call& call) {
+  return size_bytes(call["phi"].dtype) == 4 ? 64 : 128;  // phi's parts fit in shared memory
+}
+int64_t tile_gradient_blocks(const Call& call) {  // of one walk
+  return parts(elements_of(call), tile_columns * tile_gradient_threads(call) / 32);
+}
+// Tokens of a block, in tiles of sixteen a warp: each multiprocessor has a few blocks.
+int64_t tile_product_walk(const Call& call) {
+  const int64_t wanted = std::max<int64_t>(1, call.place().multiprocessors * 4 / slices_of(call));
+  const int64_t of_warps = tile_threads / 32 * 16;
+  return parts(parts(tokens_of(call), wanted), of_warps) * of_warps;
+}
+int64_t product_tile_blocks(const Call& call) {
+  return parts(tokens_of(call), tile_product_walk(call)) * slices_of(call);
+}
+
 constexpr int64_t gradient_threads = 128;
 int64_t gradient_columns(const Call& call) { return call.on_host() ? 64 : 2; }
 int64_t gradient_blocks(const Call& call) {  // of one walk
@@ -58,10 +82,14 @@ int64_t gradient_blocks(const Call& call) {  // of one walk
 }
 // Walks fix the order of phi's gradient: they depend on sizes and the device alone.
 int64_t gradient_walk(const Call& call) {
+  const int64_t most = std::max<int64_t>(1, tokens_of(call));
+  if (has_tiles(call)) {
+    const int64_t wanted = call.place().multiprocessors * 2 / tile_gradient_blocks(call);
+    return parts(parts(most, std::clamp<int64_t>(wanted, 1, most)), 16) * 16;
+  }
   const int64_t wanted =
       call.on_host() ? 2 : call.place().multiprocessors * 3 / gradient_blocks(call);
-  const int64_t walks = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, tokens_of(call)));
-  return std::max<int64_t>(1, parts(tokens_of(call), walks));
+  return parts(most, std::clamp<int64_t>(wanted, 1, most));
 }
 int64_t gradient_walks(const Call& call) { return parts(tokens_of(call), gradient_walk(call)); }
 // Gradients of products, the factor of the token itself, h_pre.
@@ -107,10 +135,36 @@ void add_options(std::vector<Input>& inputs) {
 Dtype arithmetic_of_x(const Call& call) { return arithmetic(call["x"].dtype); }
 int64_t arithmetic_bytes(const Call& call) { return size_bytes(arithmetic_of_x(call)); }
 
+KernelOf product_tiles() {
+  return {.name = "StreamProductTiles",
+          .source = "residual/stream_tiles.h",
+          .when = [](const Call& call) { return has_tokens(call) && has_tiles(call); },
+          .spec = [](const Call& call) -> Spec {
+            return {{"x", call["x"].dtype},
+                    {"phi", call["phi"].dtype},
+                    {"streams", streams_of(call)},
+                    {"channels", channels_of(call)},
+                    {"outputs", outputs_of(call)},
+                    {"at_once", product_groups(call).at_once},
+                    {"groups", product_groups(call).groups}};
+          },
+          .candidates = [](const Call&) -> std::vector<Knobs> {
+            return {{{"threads", tile_threads}}};
+          },
+          .blocks = [](const Call& call, const Knobs&) { return product_tile_blocks(call); },
+          .arguments = {"x",
+                        "phi",
+                        "parts",
+                        {"tokens", tokens_of},
+                        {"walk", tile_product_walk},
+                        {"x_token_stride", "x.stride0"},
+                        {"x_stride", "x.stride1"}}};
+}
+
 KernelOf products() {
   return {.name = "StreamProducts",
           .source = "residual/stream_products.h",
-          .when = has_tokens,
+          .when = [](const Call& call) { return has_tokens(call) && !has_tiles(call); },
           .spec = [](const Call& call) -> Spec {
             return {{"x", call["x"].dtype},
                     {"phi", call["phi"].dtype},
@@ -227,7 +281,7 @@ Op forward(std::string name, std::string doc, bool mixes) {
                               part * arithmetic_bytes(call);
                      }}};
   op.check = check;
-  op.kernels = {products(), coefficients()};
+  op.kernels = {product_tiles(), products(), coefficients()};
   if (mixes) op.kernels.push_back(mixture_before_layer());
   op.gradient.backward = op.name + "_backward";
   for (const Input& input : tensors()) {
@@ -298,10 +352,54 @@ KernelOf logits(bool mixes) {
                         "post_mult"}};
 }
 
+std::vector<Argument> gradient_arguments(bool mixes) {
+  return {{"dx_in", mixes ? "dx_in" : "x"},
+          "x",
+          "phi",
+          "factors",
+          "dx",
+          "partials",
+          {"tokens", tokens_of},
+          {"walk", gradient_walk},
+          {"factors_stride", factors_stride},
+          {"dx_in_stride", mixes ? "dx_in.stride0" : "x.stride0"},
+          {"x_token_stride", "x.stride0"},
+          {"x_stride", "x.stride1"}};
+}
+
+KernelOf gradient_tiles(bool mixes) {
+  return {.name = "StreamGradientTiles",
+          .source = "residual/stream_tiles.h",
+          .when =
+              [](const Call& call) {
+                return has_tokens(call) && wants_products(call) && has_tiles(call);
+              },
+          .spec = [mixes](const Call& call) -> Spec {
+            return {{"x", call["x"].dtype},
+                    {"phi", call["phi"].dtype},
+                    {"has_mixture", mixes},
+                    {"want_dx", call.wants_grad(0)},
+                    {"want_dphi", call.wants_grad(1)},
+                    {"streams", streams_of(call)},
+                    {"channels", channels_of(call)},
+                    {"outputs", outputs_of(call)},
+                    {"padded", zeros_up_to(call)}};
+          },
+          .candidates = [](const Call& call) -> std::vector<Knobs> {
+            return {{{"threads", tile_gradient_threads(call)}}};
+          },
+          .blocks = [](const Call& call,
+                       const Knobs&) { return tile_gradient_blocks(call) * gradient_walks(call); },
+          .arguments = gradient_arguments(mixes)};
+}
+
 KernelOf gradients(bool mixes) {
   return {.name = "StreamGradients",
           .source = "residual/stream_products.h",
-          .when = [](const Call& call) { return has_tokens(call) && wants_products(call); },
+          .when =
+              [](const Call& call) {
+                return has_tokens(call) && wants_products(call) && !has_tiles(call);
+              },
           .spec = [mixes](const Call& call) -> Spec {
             return {{"x", call["x"].dtype},
                     {"phi", call["phi"].dtype},
@@ -321,18 +419,7 @@ KernelOf gradients(bool mixes) {
           },
           .blocks = [](const Call& call,
                        const Knobs&) { return gradient_blocks(call) * gradient_walks(call); },
-          .arguments = {{"dx_in", mixes ? "dx_in" : "x"},
-                        "x",
-                        "phi",
-                        "factors",
-                        "dx",
-                        "partials",
-                        {"tokens", tokens_of},
-                        {"walk", gradient_walk},
-                        {"factors_stride", factors_stride},
-                        {"dx_in_stride", mixes ? "dx_in.stride0" : "x.stride0"},
-                        {"x_token_stride", "x.stride0"},
-                        {"x_stride", "x.stride1"}}};
+          .arguments = gradient_arguments(mixes)};
 }
 
 KernelOf phi_gradient() {
@@ -343,6 +430,7 @@ KernelOf phi_gradient() {
       .spec = [](const Call& call) -> Spec {
         return {{"partial", arithmetic_of_x(call)},
                 {"phi", call["phi"].dtype},
+                {"by_column", has_tiles(call)},
                 {"outputs", outputs_of(call)}};
       },
       .candidates = [](const Call&) -> std::vector<Knobs> {
@@ -433,7 +521,8 @@ Op backward(std::string name, bool mixes) {
       require_arithmetic(call, kept);
   };
   if (mixes) op.kernels.push_back(sums_of_mixture_before_layer("dx_in", "dh_mixture"));
-  op.kernels.insert(op.kernels.end(), {logits(mixes), gradients(mixes), phi_gradient(), vectors()});
+  op.kernels.insert(op.kernels.end(), {logits(mixes), gradient_tiles(mixes), gradients(mixes),
+                                       phi_gradient(), vectors()});
   op.example = [mixes](const Extent& e) {
     const int64_t streams = e["streams"];
     std::vector<Sample> samples;

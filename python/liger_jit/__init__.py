@@ -14,13 +14,14 @@ import importlib
 
 # At once and not on first use: these functions bear the names of their modules, and whichever is
 # bound last stays.
+from . import lowerings, sharding
 from .distributed import use_process_group
 from .patch import patch
-from .sharding import register_when_imported
 from .stats import check, stats
 from .warmup import warmup
 
-register_when_imported()
+lowerings.register_when_imported()
+sharding.register_when_imported()
 
 __version__ = "0.1.0"
 __all__ = [

@@ -7,13 +7,12 @@ for an op that cannot be split at all, torch redistributes the tensors first.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import warnings
 from typing import Any
 
 import torch
 
+from .imports import when_imported
 from .library import native, ops
 
 SHARDED_TENSORS = "torch.distributed.tensor"
@@ -21,41 +20,9 @@ LEFT_OUT = (0,)  # the shape of an output that was not asked for, or of a tensor
 
 
 def register_when_imported() -> None:
-    """Registers all ops with DTensor: now if that is imported, else right after its import.
-
-    That import takes half a second, and who uses no sharded tensors should not pay for it.
-    """
-    if SHARDED_TENSORS in sys.modules:
-        _register_or_warn()
-    else:
-        sys.meta_path.insert(0, _Watch())
-
-
-class _Watch:
-    """A finder that waits for that import, finds nothing itself, and leaves when it succeeded."""
-
-    def __init__(self):
-        self.looking = False
-
-    def find_spec(self, name, path=None, target=None):
-        if name != SHARDED_TENSORS or self.looking:
-            return None
-        self.looking = True
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self.looking = False
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def execute_and_register(module):
-                execute(module)
-                if self in sys.meta_path:
-                    sys.meta_path.remove(self)
-                    _register_or_warn()
-
-            spec.loader.exec_module = execute_and_register
-        return spec
+    """Registers all ops with DTensor: now if that is imported, else right after its import, which
+    takes half a second."""
+    when_imported(SHARDED_TENSORS, _register_or_warn)
 
 
 def _register_or_warn() -> None:

@@ -287,6 +287,7 @@ struct StreamGradients {
 struct PhiGradientSpec {
   Dtype partial;
   Dtype phi;
+  bool by_column;  // partials are [walk][k][m]
   int outputs;
   int threads;
 };
@@ -311,7 +312,8 @@ struct PhiGradient {
       LIGER_UNROLL_BY(8) for (long long walk = 0; walk < walks; ++walk) {
         sum += partials[walk * rows * S.outputs + at];
       }
-      dphi[at % rows * S.outputs + at / rows] = narrow<Type<S.phi>>(sum);
+      const long long to = S.by_column ? at : at % rows * S.outputs + at / rows;
+      dphi[to] = narrow<Type<S.phi>>(sum);
     }
   }
 };

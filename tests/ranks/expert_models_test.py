@@ -15,6 +15,7 @@ def test_losses_are_those_without_the_patch(told):
             where = f"rank {rank}: {way}"
             losses = plain["losses"]
             assert max(losses) - min(losses) > 0.05, f"{where}: the steps changed nothing"
-            assert patched["losses"] == pytest.approx(losses, rel=1e-5), where
+            rel = 1e-2 if "bfloat16" in plain["dtype"] else 1e-5
+            assert patched["losses"] == pytest.approx(losses, rel=rel), where
             assert patched["rows"] == 2, where
             assert patched["own"] == 0, where

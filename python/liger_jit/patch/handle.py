@@ -10,7 +10,8 @@ from torch import nn
 
 from ..meta_calls import MetaCall, replay_of
 from .installed import installed_in
-from .stand_in import Covered, StandIn
+from .stand_in import Covered, LikeMethod, StandIn
+from .taken import Taken
 from .verify import Verification, compare
 
 # What the last patch found for each live model. Its handle would keep the model alive.
@@ -98,18 +99,25 @@ class InstanceValue:
     def apply(self) -> None:
         if isinstance(self.value, Covered):
             self.value.taken_back = None
+        if isinstance(self.value, LikeMethod):
+            self.value.taken.ended = False
         self.kept_out = not self.is_in() and not self.is_free()
         if self.kept_out or self.is_in():
             return
         self.before, self.covered = self.now, False
         if isinstance(self.value, StandIn):
             self.value.trainers = None if self.before is _Absent else self.before
+        if isinstance(self.value, LikeMethod):
+            self.value.taken = Taken(type(self.owner).forward)
         self.owner.__dict__[self.name] = self.value
 
     def undo(self) -> None:
         if self.kept_out:
             return
         self.came_out = True
+        if isinstance(self.value, LikeMethod):
+            self.value.is_uncovered()
+            self.value.taken.ended = True
         # If something was put over ours since, taking ours out would take that out as well.
         if self.now is not self.value:
             self.covered = True

@@ -20,6 +20,7 @@ from .modes import WATCHED, is_watched
 from .rule import Proof
 from .source.compared import function_of
 from .source.definition import decorated, innermost
+from .taken import Taken, call_own, is_looked_up
 
 # Of the entry in a patched module's __dict__.
 KEY = "_liger_jit"
@@ -28,16 +29,32 @@ KEY = "_liger_jit"
 class Installed:
     """Owned by its module, and shared with the handle. `on` is the switch that the forward reads.
     `was_bound`: the class's own forward stood in the module's `__dict__`, and stands there again
-    when this is undone.
+    when this is undone. `ours`: what was put there last: the replacement, `bound`, or what stands
+    for the class's new forward.
 
     Calls on several threads may miss a few of each other in `own_calls`.
     """
 
     def __init__(self, module: nn.Module, proof: Proof, was_bound: bool = False):
         self.module, self.proof, self.was_bound = module, proof, was_bound
+        self.bound = self.ours = proof.forward.__get__(module)
+        self.taken = Taken(proof.guard.forward)
         self.on = True
         self.own_calls = 0  # while on, how often the module's own forward was taken
         self.reason = ""  # why, the last time
+
+    def follow(self, own: Callable) -> None:
+        """Puts in what stands for `own`, the class's forward of now. So who took what was there has
+        what that stood for."""
+        is_proved = own is self.proof.guard.forward
+        self.ours = self.bound if is_proved else following(own).__get__(self.module)
+        self.module.__dict__["forward"] = self.ours
+
+    def called(self) -> None:
+        """Noted at a call of the replacement."""
+        forward = self.module.__dict__.get("forward")
+        if forward is not self.ours:
+            self.taken.covered(self.module, forward)
 
     def stand_back(self, reason: str) -> None:
         if not torch.compiler.is_compiling():
@@ -46,6 +63,8 @@ class Installed:
 
     def __deepcopy__(self, memo: dict) -> "Installed":
         twin = Installed(copy.deepcopy(self.module, memo), self.proof, self.was_bound)
+        twin.bound, twin.ours = copy.deepcopy((self.bound, self.ours), memo)
+        twin.taken = copy.copy(self.taken)
         twin.on = self.on
         return twin
 
@@ -76,9 +95,13 @@ def standing(module: Callable) -> Proof | None:
 def is_ours(module: nn.Module, installed: Installed) -> bool:
     """Whether the forward in the module's __dict__ is the one that was installed."""
     forward = module.__dict__.get("forward")
+    return forward is installed.ours or is_bound(forward, installed.proof.forward, module)
+
+
+def is_bound(forward: object, function: FunctionType, module: nn.Module) -> bool:
     if not isinstance(forward, MethodType) or forward.__self__ is not module:
         return False  # another's, borrowed, computes with that one's weights
-    return forward.__func__ is installed.proof.forward
+    return forward.__func__ is function
 
 
 def replaced_by(module: nn.Module) -> str | None:
@@ -107,7 +130,7 @@ class Installation:
         if is_free(self.module):
             install(self.module, self.proof)
         elif found is not None and found.proof is self.proof:
-            found.on = True
+            found.on, found.taken.ended = True, False
 
     def reason_out(self) -> str | None:
         """Why the last `apply` left it out; None if it did not."""
@@ -121,6 +144,8 @@ class Installation:
         if found is None or found.proof is not self.proof:
             return
         found.on = False
+        found.called()
+        found.taken.ended = True
         if is_ours(self.module, found):
             del self.module.__dict__["forward"]
             if found.was_bound:
@@ -134,8 +159,9 @@ class Installation:
 
 def install(module: nn.Module, proof: Proof) -> None:
     was_bound = is_class_forward(module)
-    module.__dict__["forward"] = proof.forward.__get__(module)
-    module.__dict__[KEY] = Installed(module, proof, was_bound)
+    installed = Installed(module, proof, was_bound)
+    module.__dict__["forward"] = installed.bound
+    module.__dict__[KEY] = installed
 
 
 def is_free(module: nn.Module) -> bool:
@@ -172,9 +198,12 @@ def guarded(
     more = "it was called with more than one input" if count == 1 else "its inputs are others"
 
     def forward(self, *inputs, **named):
-        installed = installed_in(self)
-        if installed is None or not installed.on:
-            return type(self).forward(self, *inputs, **named)
+        held = self.__dict__
+        installed = held.get(KEY)
+        if installed is None or installed.module is not self or not installed.on:
+            return own_forward(forward, guard, self, *inputs, **named)
+        if held.get("forward") is not installed.bound:
+            installed.called()
         given = inputs
         if named and named.keys() == set(names[len(inputs) :]):
             given = (*inputs, *(named[name] for name in names[len(inputs) :]))
@@ -190,10 +219,44 @@ def guarded(
                 reason = "its input is of a dtype, shape or layout that was not proved"
         if reason is not None:
             installed.stand_back(reason)
-            return type(self).forward(self, *inputs, **named)
+            return own_forward(forward, guard, self, *inputs, **named)
         return run(self, *given)
 
     return like_own(forward, guard.forward)
+
+
+def own_forward(ours: FunctionType, guard: Guard, module: nn.Module, /, *inputs, **named):
+    """The forward of its class that a call of ours stands for."""
+    installed, forward = installed_in(module), module.__dict__.get("forward")
+    own = guard.forward
+    if is_bound(forward, ours, module):
+        own = type(module).forward
+        is_on = installed is not None and installed.on
+        if is_on and own is not guard.forward and is_looked_up():
+            installed.follow(own)
+            return own(module, *inputs, **named)
+    elif installed is not None and forward is not installed.ours:
+        own = installed.taken.own(module)
+    return call_own(own, guard.forward, module, *inputs, **named)
+
+
+def following(own: Callable) -> FunctionType:
+    """In place of a replacement, while the class has this forward and not the proved one."""
+
+    def forward(self, *inputs, **named):
+        if not is_bound(self.__dict__.get("forward"), forward, self):
+            return own(self, *inputs, **named)
+        now, installed = type(self).forward, installed_in(self)
+        if installed is None or not installed.on:
+            return now(self, *inputs, **named)
+        if now is not own and not torch.compiler.is_compiling():
+            installed.follow(now)
+        if now is installed.proof.guard.forward:
+            return installed.bound(*inputs, **named)
+        installed.stand_back(installed.proof.guard.broken(self))
+        return now(self, *inputs, **named)
+
+    return like_own(forward, own)
 
 
 def like_own(forward: FunctionType, own: Callable) -> FunctionType:
@@ -207,9 +270,12 @@ def switched(rewritten: FunctionType, guard: Guard) -> FunctionType:
     again: dict[Callable, tuple[FunctionType, Guard]] = {}
 
     def forward(self, *inputs, **named):
-        installed = installed_in(self)
-        if installed is None or not installed.on:
-            return type(self).forward(self, *inputs, **named)
+        held = self.__dict__
+        installed = held.get(KEY)
+        if installed is None or installed.module is not self or not installed.on:
+            return own_forward(forward, guard, self, *inputs, **named)
+        if held.get("forward") is not installed.bound:
+            installed.called()
         run, reason = rewritten, guard.broken(self)
         if reason is not None and type(self).forward is not guard.forward:
             # What is compiled is not traced through this, and finds what a call before it made.
@@ -219,7 +285,7 @@ def switched(rewritten: FunctionType, guard: Guard) -> FunctionType:
             reason = now.broken(self)
         if reason is not None:
             installed.stand_back(reason)
-            return type(self).forward(self, *inputs, **named)
+            return own_forward(forward, guard, self, *inputs, **named)
         return run(self, *inputs, **named)
 
     return like_own(forward, rewritten)

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 from torch import nn
 
+from .taken import Taken, call_own
+
 # What callers read of a forward beside its signature.
 OF_A_METHOD = frozenset(
     ("__code__", "__annotations__", "__qualname__", "__globals__", "__defaults__", "__kwdefaults__")
@@ -36,6 +38,24 @@ class LikeMethod:
     """What is read of a forward is that of `own`, the one it stands for, which subclasses give."""
 
     __name__ = "forward"
+
+    taken = None  # a `Taken`, from when it is put in
+
+    def class_forward(self, *args, **kwargs):
+        """The forward of its class that a call stands for. Not through `own`: torch.compile does
+        not trace the binding of a method in all releases."""
+        module = self.__self__
+        own = type(module).forward if self.is_uncovered() else self.taken.own(module)
+        return call_own(own, self.taken.then, module, *args, **kwargs)
+
+    def is_uncovered(self) -> bool:
+        """Whether it is in its place, or under others of ours. What covers it is noted."""
+        cover = self.__self__.__dict__.get("forward")
+        while cover is not self and isinstance(cover, StandIn):
+            cover = cover.trainers
+        if cover is not self:
+            self.taken.covered(self.__self__, cover)
+        return cover is self
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -63,17 +83,16 @@ class StandIn(LikeMethod):
     def __init__(self, model: nn.Module):
         self.__self__ = model
         self.trainers = model.__dict__.get("forward")
+        self.taken = Taken(type(model).forward)
 
     @property
     def own(self) -> Callable:
         return class_forward(self.__self__) if self.trainers is None else self.trainers
 
     def original(self, *args, **kwargs):
-        # Not through `own`: torch.compile does not trace the binding of a method in all releases.
         if self.trainers is not None:
             return self.trainers(*args, **kwargs)
-        model = self.__self__
-        return type(model).forward(model, *args, **kwargs)
+        return self.class_forward(*args, **kwargs)
 
     def __call__(self, *args, **kwargs):
         if self.is_bound_to_another(args):
@@ -114,9 +133,10 @@ class HeadForward(LikeMethod, Covered):
 
     def __init__(self, loss_head):
         self.loss_head = loss_head
+        self.taken = Taken(type(loss_head.head).forward)
 
     def __call__(self, *inputs, **named):
-        return self.loss_head.forward(*self.without_module(inputs), **named)
+        return self.loss_head.forward(self.class_forward, *self.without_module(inputs), **named)
 
     @property
     def __self__(self) -> nn.Module:

@@ -38,14 +38,34 @@ class _TiledMLP(nn.Module):
             return tiled_mlp(x, *weights, activation, shards=self.num_shards)
         rows = x.reshape(-1, x.shape[-1])
         shards = self.num_shards or -(-rows.shape[0] // rows.shape[1])
-        parts = [
-            checkpoint(self._of_shard, shard, use_reentrant=False)
-            for shard in rows.chunk(max(shards, 1))
-        ]
+        parts = [_checkpointed(self._of_shard, shard) for shard in rows.chunk(max(shards, 1))]
         return torch.cat(parts).unflatten(0, x.shape[:-1])
 
     def _of_shard(self, x):
         return self.down_proj(self._gated(self.gate_proj(x), self.up_proj(x)))
+
+
+def _checkpointed(function, x):
+    """checkpoint(function, x), past which errors go: torch's of before 2.15 leave their hooks on
+    all later forwards of the thread where an error goes through them and somebody holds it."""
+    if torch.compiler.is_compiling():
+        return checkpoint(function, x, use_reentrant=False)
+    trouble = []
+    is_forward = True
+
+    def without_error(x):
+        try:
+            return function(x)
+        except BaseException as error:
+            if not is_forward:
+                raise
+            trouble.append(error)
+
+    result = checkpoint(without_error, x, use_reentrant=False)
+    is_forward = False
+    if trouble:
+        raise trouble.pop()
+    return result
 
 
 class LigerTiledSwiGLUMLP(_TiledMLP):

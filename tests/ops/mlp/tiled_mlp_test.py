@@ -219,6 +219,18 @@ def test_the_form_of_gelu_is_read_at_each_forward(device, approximate):
     assert_refused(lambda: tiled(x), "geglu", "approximate", "erf")
 
 
+def test_an_error_in_a_shard_leaves_nothing_behind(device):
+    mlp = liger.LigerTiledGEGLUMLP(SimpleNamespace(hidden_size=16, intermediate_size=24)).to(device)
+    mlp.approximate = "erf"
+    with pytest.raises(ValueError) as held:
+        mlp(torch.randn(5, 16, device=device))
+    # Were it still under the checkpoint of the shard, its gradient would run the shard again.
+    x = torch.randn(3, device=device, requires_grad=True)
+    (x * x).sum().backward()
+    assert torch.equal(x.grad, 2 * x)
+    del held
+
+
 def test_hooks_of_parameters_see_a_gradient_once(device):
     mlp = liger.LigerTiledSwiGLUMLP(CONFIG, 4).to(device)
     seen = []

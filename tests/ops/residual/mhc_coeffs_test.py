@@ -87,6 +87,19 @@ def test_factors_of_every_size_are_as_exact_as_eager(device, hc, c):
     check(mhc_coeffs, reference_coeffs, tensors(5, hc, c, torch.bfloat16, device), wrt)
 
 
+# Sizes of which a GPU's matrix units take the products; phi is a sum of one, two or three of theirs.
+@pytest.mark.parametrize("phi", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize(("hc", "c"), [(1, 256), (2, 512), (3, 256), (4, 768)])
+@pytest.mark.parametrize("tokens", [1, 37, 300])
+def test_whole_slices_in_bfloat16_are_as_exact_as_eager(device, tokens, hc, c, phi):
+    inputs = tensors(tokens, hc, c, torch.bfloat16, device, torch.float32)
+    inputs["phi"] = inputs["phi"].to(phi)
+    inputs["x"] = torch.cat((inputs["x"], inputs["x"]), -1)[..., c:]  # not dense
+    wrt = ("x", *WEIGHTS) if hc > 1 else ("x", "phi", "b", "alpha_pre", "alpha_post")
+    check(mhc_coeffs, reference_coeffs, inputs, wrt)
+    check(forward, reference_forward, inputs, ("x", "phi"))
+
+
 @pytest.mark.parametrize("hc", [3, 8, 16])
 def test_factors_of_many_streams_are_as_exact_as_eager(device, hc):
     for dtype in (torch.float32, torch.bfloat16):

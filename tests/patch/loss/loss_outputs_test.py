@@ -6,16 +6,17 @@ import pickle
 import types
 import typing
 from collections import defaultdict
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from liger_jit.patch import patch
-from tiny_models import batch, build
+from tiny_models import VOCABULARY, batch, build
 from torch.nn import functional as F
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from transformers import LlamaForCausalLM
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import CausalLMOutputWithPast, ModelOutput
 
 
 class Named(NamedTuple):
@@ -127,6 +128,88 @@ def test_an_output_without_logits_is_saved_as_its_class():
     loaded = pickle.loads(pickle.dumps(output))
     assert type(loaded) is CausalLMOutputWithPast and isinstance(output, CausalLMOutputWithPast)
     assert torch.equal(loaded.loss, output.loss)
+
+
+def put_as_attribute(output, logits):
+    output.logits = logits
+
+
+def put_as_item(output, logits):
+    output["logits"] = logits
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda output: output])
+@pytest.mark.parametrize("put", [None, put_as_attribute, put_as_item])
+def test_places_stay_in_a_copy_and_where_logits_are_set(copied, put):
+    model = build()
+    expected = model(**batch(), output_hidden_states=True)
+    patch(model)
+    with torch.no_grad():  # what has a history has no deep copy
+        output = copied(model(**batch(), output_hidden_states=True))
+    assert output[1] is None and output[2] is output[[*expected.keys()][2]]
+    if put is not None:
+        put(output, expected.logits)
+        assert output[1] is output.logits is expected.logits
+        assert [*output.keys()] == [*expected.keys()]
+    assert [*map(type, output[2:])] == [*map(type, expected[2:])]
+
+
+@dataclass
+class KeywordsAlone(ModelOutput):
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    _: KW_ONLY = None
+    states: torch.Tensor | None = None
+
+    def __repr__(self):
+        return "its own"
+
+
+@dataclass
+class SetLater(ModelOutput):
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    states: torch.Tensor | None = field(default=None, init=False)
+
+
+@dataclass
+class AsOften(CausalLMOutputWithPast):
+    states: torch.Tensor | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.times = getattr(self, "times", 0) + 1
+
+
+class OwnOutput(LlamaForCausalLM):
+    made = None
+
+    def forward(self, input_ids=None, labels=None, **kwargs):
+        states = self.model(input_ids).last_hidden_state
+        logits = self.lm_head(states)
+        output = self.made(loss=self.loss_function(logits, labels, VOCABULARY), logits=logits)
+        output["states"] = states
+        return output
+
+
+@pytest.mark.parametrize("with_tokens", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("made", [KeywordsAlone, SetLater, AsOften])
+def test_an_output_whose_constructor_does_not_take_it_whole(made, compiled, with_tokens):
+    model = build()
+    model.__class__ = type("Own", (OwnOutput,), {"made": made})
+    expected = model(**batch())
+    patch(model)
+    call = torch.compile(model, backend="eager") if compiled else model
+    output = call(**batch(), **({"return_token_accuracy": True} if with_tokens else {}))
+    assert isinstance(output, made) and output.logits is None
+    torch.testing.assert_close(output.loss, expected.loss)
+    torch.testing.assert_close(output["states"], expected.states)
+    assert not compiled or output[1] is output.states
+    assert compiled or output[2] is output.states
+    assert getattr(output, "times", 1) == 1
+    if not with_tokens:
+        assert repr(output).split("(")[0] == repr(expected).split("(")[0]
 
 
 def own_loss(reduction="mean", dtype=torch.int64):

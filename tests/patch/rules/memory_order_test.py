@@ -5,8 +5,7 @@ import itertools
 
 import pytest
 import torch
-from liger_jit.patch.rules.rope import rotary_function
-from liger_jit.patch.rules.rotary_form import USUAL
+from liger_jit.patch.rules.rope import RotaryFunction
 from norm_forms_test import WIDTH, Gemma, Llama, Olmo2, WeightlessNorm, applied
 from tiny_models import counted
 from torch import nn
@@ -81,7 +80,7 @@ def test_a_permuted_input_may_be_viewed_after_the_norm():
 
 @pytest.mark.parametrize("dim", [1, 2])
 def test_a_rotations_results_lie_in_memory_as_eagers(dim, monkeypatch):
-    rotate = rotary_function(apply_rotary_pos_emb, True, USUAL)
+    rotate = RotaryFunction("rotate", apply_rotary_pos_emb, True).replacement
     tables = [torch.randn(2, 5, 8) for _ in range(2)]
     sizes = [(2, heads, 5, 8) if dim == 1 else (2, 5, heads, 8) for heads in (4, 3)]
     rotated = 0

@@ -6,7 +6,8 @@ from family_models import step_of, tiny
 from liger_jit.patch import patch
 from liger_jit.patch.installed import installed_in
 from liger_jit.patch.probe import Mismatch
-from liger_jit.patch.rules.rotary_complex import Factors, factors_of, rotary_by_factors
+from liger_jit.patch.rules.rope import RotaryFunction
+from liger_jit.patch.rules.rotary_complex import Factors, factors_of
 from tiny_models import assert_same_step, counted, error, shape_of
 from transformers.models.deepseek_v2 import modeling_deepseek_v2
 from transformers.models.deepseek_v3 import modeling_deepseek_v3
@@ -22,6 +23,10 @@ MODELS = ("llama4_text", "deepseek_v2", "deepseek_v3")
 
 def name_of(function):
     return f"{function.__module__.rpartition('modeling_')[2]}.{function.__name__}"
+
+
+def replacement_of(original, factors):
+    return RotaryFunction("rotate", original, True, factors=factors).replacement
 
 
 def heads(heads_at, dtype=torch.float32, gradient=True):
@@ -43,7 +48,7 @@ def test_the_replacement_is_the_function(original, dtype, monkeypatch):
     assert factors_of(original, 16, (2, 96)) == taken
     q, k, freqs = heads(taken.heads_at, dtype)
     with counted(monkeypatch) as calls:
-        found = step(rotary_by_factors(original, taken), q, k, freqs)
+        found = step(replacement_of(original, taken), q, k, freqs)
     assert calls["complex_rope"] == 1
     expected = step(original, q, k, freqs)
     assert [y.stride() for y in found[:2]] == [y.stride() for y in expected[:2]]
@@ -54,7 +59,7 @@ def test_the_replacement_is_the_function(original, dtype, monkeypatch):
 
 def test_what_no_operator_takes_goes_to_the_function_itself(monkeypatch):
     original = modeling_llama4.apply_rotary_emb
-    replacement = rotary_by_factors(original, Factors(2))
+    replacement = replacement_of(original, Factors(2))
     q, k, freqs = heads(2)
     with counted(monkeypatch) as calls:
         replacement(q, k, freqs.to(torch.complex128))
@@ -68,7 +73,7 @@ def test_what_no_operator_takes_goes_to_the_function_itself(monkeypatch):
 @pytest.mark.parametrize("shape", [(7, 1, 8), (7, 8), (1, 1, 7, 8), (1, 7, 8)])
 def test_factors_of_all_sequences_may_have_any_dimensions(shape, monkeypatch):
     original = modeling_llama4.vision_apply_rotary_emb
-    replacement = rotary_by_factors(original, Factors(2, is_shared=True))
+    replacement = replacement_of(original, Factors(2, is_shared=True))
     q, k, freqs = heads(2)
     freqs = freqs.reshape(shape)
     with counted(monkeypatch) as calls:
@@ -80,7 +85,7 @@ def test_factors_of_all_sequences_may_have_any_dimensions(shape, monkeypatch):
 
 def test_factors_that_are_not_rows_go_to_the_function_itself(monkeypatch):
     original = modeling_llama4.vision_apply_rotary_emb
-    replacement = rotary_by_factors(original, Factors(2, is_shared=True))
+    replacement = replacement_of(original, Factors(2, is_shared=True))
     q, k, freqs = heads(2)
     with counted(monkeypatch) as calls:
         for other in (freqs.reshape(8, 7), freqs.reshape(56)):  # of the elements alone

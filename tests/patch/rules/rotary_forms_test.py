@@ -6,7 +6,7 @@ from liger_jit.patch import patch
 from liger_jit.patch.probe import Mismatch
 from liger_jit.patch.rules.rope import RotaryFunction, check_form, parameter_names
 from liger_jit.patch.rules.rotary_form import FORMS, USUAL
-from liger_jit.patch.rules.rotary_rows import check_formula, rotary_of_rows
+from liger_jit.patch.rules.rotary_rows import check_formula
 from tiny_models import assert_same_step, build, counted, error, loss_and_gradients
 from transformers.models.cohere import modeling_cohere
 from transformers.models.deepseek_v3 import modeling_deepseek_v3
@@ -86,13 +86,13 @@ def test_heads_of_one_sequence(dtype, monkeypatch):
         return [*results, *torch.autograd.grad(sum(y.float().sin().sum() for y in results), qkv)]
 
     with counted(monkeypatch) as calls:
-        found = step(rotary_of_rows(vision))
+        found = step(RotaryFunction("rotate", vision, True, rows=True).replacement)
     assert calls["rope"] == 1
     assert_alike(found, step(vision), dtype)
 
 
 def test_other_heads_go_to_the_function_itself(monkeypatch):
-    replacement = rotary_of_rows(vision)
+    replacement = RotaryFunction("rotate", vision, True, rows=True).replacement
     x, table = torch.randn(9, 4, 16), torch.randn(9, 16)
     with counted(monkeypatch) as calls:
         replacement(x[None], x[None], table[None], table[None])
@@ -156,3 +156,36 @@ def test_tables_of_a_class_of_their_own_are_left_to_the_model(family, table):
     expected = loss_and_gradients(model)
     patch(model)
     assert_same_step(loss_and_gradients(model), expected)
+
+
+def tables_in_float32(rotary):
+    rotary.register_forward_hook(lambda _, inputs, tables: tuple(one.float() for one in tables))
+
+
+def rows_of_rotations(handle):
+    return [row for row in handle.report() if row.role == "rope"]
+
+
+def test_tables_in_float32_turn_heads_of_16_bits_where_the_function_gives_their_dtype(monkeypatch):
+    """As OLMo 2's, whose tables are always of float32."""
+    model = build("Olmo2", torch.bfloat16)
+    expected = loss_and_gradients(model)
+    handle = patch(model)
+    with counted(monkeypatch) as calls:
+        assert_same_step(loss_and_gradients(model), expected, 5e-2)
+    rows = rows_of_rotations(handle)
+    assert calls["rope"] == len(rows) > 0
+    assert not any(row.own_calls for row in rows)
+
+
+def test_calls_of_the_function_itself_are_told(monkeypatch):
+    """Llama's gives the wider dtype."""
+    model = build()
+    handle = patch(model)
+    tables_in_float32(model.model.rotary_emb)
+    model.bfloat16()
+    with counted(monkeypatch) as calls, pytest.raises(RuntimeError, match="dtype"):
+        loss_and_gradients(model)
+    assert not calls["rope"]
+    row = rows_of_rotations(handle)[0]
+    assert row.own_calls == 1 and "apply_rotary_pos_emb was called" in row.why

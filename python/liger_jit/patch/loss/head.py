@@ -7,7 +7,6 @@ sees that they are what the head made. So no code between the two, whoever wrote
 ever gets anything but logits.
 """
 
-import copy
 import functools
 import inspect
 import sys
@@ -34,7 +33,7 @@ from .causal_loss import is_causal_loss, labels_of_causal_loss, own_loss
 from .label_count import LabelCount
 from .lazy_logits import LazyLogits, are_computed, are_of_the_head, lazy_logits, real_logits
 from .lazy_source import Source
-from .place_of_logits import with_place_of_logits
+from .place_of_logits import copy_of, with_place_of_logits
 
 # Of the tensors that a head may have; a set, as one lookup is all that a call pays.
 PLAIN = frozenset({nn.Parameter, Tensor})
@@ -93,32 +92,32 @@ class LossHead:
             call.labels = LabelCount.begin(labels if shifted is None else shifted)
         return call, args, kwargs
 
-    def forward(self, *inputs, **named) -> Tensor:
-        """The head's forward: lazy logits where there is a loss to fuse, else its own."""
+    def forward(self, own: Callable, /, *inputs, **named) -> Tensor:
+        """The head's forward: lazy logits where there is a loss to fuse, else its `own`."""
         call = call_of(self)
         if call is not None and torch.compiler.is_compiling():
-            return self.traced_forward(call, *inputs, **named)
+            return self.traced_forward(call, own, *inputs, **named)
         if call is None or not self.stands() or checkpoint_here() is not call.checkpoint:
-            return type(self.head).forward(self.head, *inputs, **named)
+            return own(*inputs, **named)
         states = inputs[0] if inputs else next(iter(named.values()))
         weight, bias = held(self.head, "weight"), held(self.head, "bias")
         if not (type(states) is Tensor and self.stays_whole(weight, bias)):
-            return type(self.head).forward(self.head, *inputs, **named)
+            return own(*inputs, **named)
         if not self.fused:
-            logits = type(self.head).forward(self.head, states)
+            logits = own(states)
             return lazy_logits(Source(logits, None, None, logits.dtype, (), call))
         # Views: whether a parameter is trained is settled here, as a product would settle it.
         head = (weight.view_as(weight), None if bias is None else bias.view_as(bias))
         return lazy_logits(Source(states, *head, product_dtype(states, weight), (), call))
 
-    def traced_forward(self, call: LossCall, *inputs, **named) -> Tensor:
+    def traced_forward(self, call: LossCall, own: Callable, /, *inputs, **named) -> Tensor:
         """Under torch.compile, which cannot trace a lazy tensor: real logits, and a note of what
         they came from. If the loss gets these very logits, it takes the states, and nothing is left
         that uses the product, so no compiled graph has it."""
         from .traced_logits import made
 
         states = inputs[0] if inputs else next(iter(named.values()))
-        logits = type(self.head).forward(self.head, *inputs, **named)
+        logits = own(*inputs, **named)
         weight, bias = held(self.head, "weight"), held(self.head, "bias")
         if self.fused and self.is_as_found() and self.stays_whole(weight, bias):
             made(logits, states, weight, bias)
@@ -388,7 +387,7 @@ def finished(output, call: LossCall):
     }
     if not changed and not extra:
         return output
-    output = copy.copy(output)
+    output = copy_of(output)
     if extra and is_dataclass(output):
         output.__class__ = with_token_fields(type(output))
     for name, value in (changed | extra).items():
@@ -422,7 +421,12 @@ def finished_while_traced(output: dict, extra: dict, call: LossCall) -> dict:
         if is_dataclass(output):  # what was set on a field later may be no item
             values |= {field.name: getattr(output, field.name) for field in fields(output)}
         values.pop("logits", None)
+        given = fields(output) if is_dataclass(output) else ()
+        late = {field.name: values.pop(field.name) for field in given if not field.init}
         output = type(output)(**values)
+        for name, value in late.items():
+            if value is not None:
+                output[name] = value
     for name, value in extra.items():
         setattr(output, name, value)
     return output

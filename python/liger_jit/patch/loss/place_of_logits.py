@@ -4,29 +4,75 @@ A field that is None is no item of an output, so the second item of such a step 
 hidden states. Here it is None, as in the tuple of a model that returns one.
 """
 
+import copy
 import functools
-from dataclasses import fields, make_dataclass
+from collections import OrderedDict
+from dataclasses import fields, is_dataclass
+
+
+def copy_of(output: dict) -> dict:
+    """With its items and attributes. A constructor of an output may not take all of its fields."""
+    if not (is_dataclass(output) and isinstance(output, OrderedDict)):
+        return copy.copy(output)
+    return filled(new_like(output), dict(output.items()), output.__dict__)
+
+
+def new_like(output: OrderedDict) -> OrderedDict:
+    return OrderedDict.__new__(type(output))
+
+
+def filled(output: OrderedDict, items: dict, attributes: dict) -> OrderedDict:
+    for name, value in items.items():
+        OrderedDict.__setitem__(output, name, value)
+    output.__dict__.update(attributes)
+    return output
 
 
 @functools.cache
 def with_place_of_logits(output_class: type) -> type:
-    """The output class, with None where its items by number would have logits. What is saved is of
-    the output class itself."""
+    """The output class, with None where its items by number would have logits. It reads as that
+    class, and what is saved is of that class itself."""
     names = [field.name for field in fields(output_class)]
     if "logits" not in names or not hasattr(output_class, "to_tuple"):
         return output_class
     before = names[: names.index("logits")]
 
-    def to_tuple(self) -> tuple:
-        values = output_class.to_tuple(self)
-        if "logits" in self or len(values) != len(self):
-            return values
-        place = sum(name in before for name in self)
-        return (*values[:place], None, *values[place:])
+    class WithoutLogits(output_class):
+        def to_tuple(self) -> tuple:
+            values = super().to_tuple()
+            if "logits" in self or len(values) != len(self):
+                return values
+            place = sum(name in before for name in self)
+            return (*values[:place], None, *values[place:])
 
-    def __reduce__(self) -> tuple:
-        return output_class, *output_class.__reduce__(self)[1:]
+        def __setattr__(self, name: str, value: object) -> None:
+            if name == "logits" and value is not None and len(self):
+                # They are an item of any other output, and so an attribute that is set sets it.
+                OrderedDict.__setitem__(self, name, value)
+            super().__setattr__(name, value)
+            self._put_in_place(name)
 
-    own = {"to_tuple": to_tuple, "__reduce__": __reduce__, "__module__": output_class.__module__}
-    name = f"{output_class.__name__}WithoutLogits"
-    return make_dataclass(name, [], bases=(output_class,), namespace=own)
+        def __setitem__(self, name: str, value: object) -> None:
+            super().__setitem__(name, value)
+            self._put_in_place(name)
+
+        def _put_in_place(self, name: str) -> None:
+            """Logits that are set later come before what their step had after them."""
+            if name == "logits" and name in self and next(reversed(self)) == name:
+                for other in [one for one in self if one not in (*before, name)]:
+                    self.move_to_end(other)
+
+        def __copy__(self) -> "WithoutLogits":
+            return copy_of(self)
+
+        def __deepcopy__(self, memo: dict) -> "WithoutLogits":
+            memo[id(self)] = twin = new_like(self)
+            return filled(twin, *copy.deepcopy((dict(self.items()), self.__dict__), memo))
+
+        def __reduce__(self) -> tuple:
+            return output_class, *super().__reduce__()[1:]
+
+    WithoutLogits.__name__ = f"{output_class.__name__}WithoutLogits"
+    WithoutLogits.__qualname__ = output_class.__qualname__
+    WithoutLogits.__module__ = output_class.__module__
+    return WithoutLogits

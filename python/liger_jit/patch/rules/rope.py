@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ...meta_calls import MetaCall
 from ..autocasting import autocast_dtype
 from ..guard import Guard, guard_of_rewritten, is_hooked, is_usable
-from ..installed import switched
+from ..installed import installed_in, switched
 from ..modes import is_watched
 from ..probe import LONG, OUTLYING, TINY, Mismatch, assert_same, compute_dtype, live_device, random
 from ..rule import CompoundRule, Parts, Proof, Refusal, Rule, own_class_forward
@@ -37,6 +37,7 @@ SINGLE = ("x", "cos", "sin", "unsqueeze_dim")
 FUNCTION = "_liger_jit_"
 # Of heads, beside the module's own: what is proved is not asked for its size again.
 OTHER_SIZES = (2, 96, 256)
+HALVES = (torch.bfloat16, torch.float16)
 
 
 def rotary_names(module: nn.Module) -> list[str]:
@@ -79,13 +80,15 @@ def group(module: nn.Module) -> Hashable:
 @dataclass(frozen=True)
 class RotaryFunction:
     """The rotary function of a file, by this name. pair: whether it takes q and k. form: what it
-    was proved to compute. rows: whether it is one of heads of one sequence (`rotary_rows`).
-    factors: of one by complex factors, how it takes them (`rotary_complex`)."""
+    was proved to compute. wide: whether heads of 16 bits keep their dtype where the tables are of
+    float32. rows: whether it is one of heads of one sequence (`rotary_rows`). factors: of one by
+    complex factors, how it takes them (`rotary_complex`)."""
 
     name: str
     original: Callable
     pair: bool
     form: RotaryForm = USUAL
+    wide: bool = False
     rows: bool = False
     factors: rotary_complex.Factors | None = None
 
@@ -101,11 +104,22 @@ class RotaryFunction:
 
     @property
     def replacement(self) -> Callable:
+        """Our function, with the original's signature; it calls that for what no operator takes."""
+        return or_own(self.original, self._taken)
+
+    @property
+    def in_forward(self) -> Callable:
+        """The same of a patched module, which comes first: it counts the calls of the original."""
+        return or_own_of_module(self.original, self._taken)
+
+    @property
+    def _taken(self) -> Callable:
+        """None for what no operator takes."""
         if self.rows:
-            return rotary_rows.rotary_of_rows(self.original)
+            return rotary_rows.rotary_of_rows()
         if self.factors is not None:
             return rotary_complex.rotary_by_factors(self.original, self.factors)
-        return rotary_function(self.original, self.pair, self.form)
+        return rotary_function(self.original, self.pair, self.form, self.wide)
 
 
 def functions_of_forward(module: nn.Module) -> list[RotaryFunction]:
@@ -146,7 +160,7 @@ def prove_formula(place: int, module: nn.Module) -> RotaryFunction | Refusal:
         except Mismatch as mismatch:
             reasons.append(f"{function.name}: {mismatch}")
         else:
-            return one
+            return replace(one, wide=keeps_heads_dtype(one, size))
     return Refusal(reasons[0])
 
 
@@ -172,6 +186,22 @@ def check_form(function: RotaryFunction, size: int) -> None:
     prove_function(function, formula, size, size, heads_at=2)
 
 
+def keeps_heads_dtype(function: RotaryFunction, size: int) -> bool:
+    """Whether it turns heads of 16 bits by tables of float32 and then gives their dtype."""
+    formula = replacement_formula(function.pair, function.form)
+    part = max(size, 8)
+    try:
+        for widths in ((size, size), (part, part // 4 * 2), *((one, one) for one in OTHER_SIZES)):
+            for dtype in HALVES:
+                prove_function(function, formula, *widths, dtype=dtype, of_tables=torch.float32)
+        prove_function(
+            function, formula, size, size, dtype=HALVES[0], of_tables=torch.float32, heads_at=2
+        )
+    except Mismatch:
+        return False
+    return True
+
+
 def confirm_operator(
     place: int, module: nn.Module, function: RotaryFunction
 ) -> RotaryFunction | Refusal:
@@ -184,7 +214,10 @@ def confirm_operator(
         elif function.factors is not None:
             rotary_complex.check(function.original, candidate, function.factors, size, *where)
         else:
-            prove_function(function, candidate, size, rotated, *where, (heads, keys))
+            tables = {where[1], torch.float32} if function.wide else {where[1]}
+            for of_tables in tables:
+                sizes = size, rotated, *where, (heads, keys)
+                prove_function(function, candidate, *sizes, of_tables=of_tables)
     except Mismatch as mismatch:
         return Refusal(f"{function.name}: {mismatch}")
     return function
@@ -220,7 +253,7 @@ def prove(module: nn.Module, proved: Parts) -> RotationProof | Refusal:
     if refused := [one for one in answers if isinstance(one, Refusal)]:
         return refused[0]
     try:
-        forward = rewritten(own, {one.name: one.replacement for one in answers})
+        forward = rewritten(own, {one.name: one.in_forward for one in answers})
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
     meta = meta_call(module, answers[0])
@@ -234,15 +267,18 @@ def confirm(module: nn.Module, proof: RotationProof, confirmed: Parts) -> Rotati
 
 
 def rewritten(own: FunctionType, replacements: dict[str, Callable]) -> FunctionType:
-    """The class's forward with replacements wherever it names these globals; `Mismatch` if it
-    cannot be rebuilt."""
+    """The class's forward, which calls replacements wherever it called these globals, with itself
+    before all else; `Mismatch` if it cannot be rebuilt."""
     definition = sure_definition(own)
-    called = [node.func for node in ast.walk(definition) if isinstance(node, ast.Call)]
-    for node in ast.walk(definition):
+    called = {node.func: node for node in ast.walk(definition) if isinstance(node, ast.Call)}
+    module = next(iter(inspect.signature(own).parameters))
+    for node in list(ast.walk(definition)):
         if isinstance(node, ast.Name) and node.id in replacements:
             if node not in called:
                 raise Mismatch(f"its forward does more with {node.id} than call it")
             node.id = FUNCTION + node.id
+            itself = ast.copy_location(ast.Name(module, ast.Load()), node)
+            called[node].args.insert(0, itself)
     return rebuilt(definition, own, {FUNCTION + name: one for name, one in replacements.items()})
 
 
@@ -275,13 +311,37 @@ def parameter_names(function: Callable) -> tuple[str, ...]:
     return tuple(inspect.signature(target).parameters)
 
 
+def or_own(original: Callable, taken: Callable) -> Callable:
+    """What is taken by ours, or the original's results."""
+
+    def apply(*inputs, **named):
+        found = taken(*inputs, **named)
+        return original(*inputs, **named) if found is None else found
+
+    return apply
+
+
+def or_own_of_module(original: Callable, taken: Callable) -> Callable:
+    reason = f"its {getattr(original, '__name__', 'rotary function')} was called with heads or "
+    reason += "tables of a dtype, shape or layout that was not proved"
+
+    def apply(module, *inputs, **named):
+        found = taken(*inputs, **named)
+        if found is not None:
+            return found
+        if (installed := installed_in(module)) is not None:
+            installed.stand_back(reason)
+        return original(*inputs, **named)
+
+    return apply
+
+
 @cache
-def rotary_function(original: Callable, pair: bool, form: RotaryForm) -> Callable:
-    """Our rotary function, with the original's signature and default of unsqueeze_dim."""
+def rotary_function(original: Callable, pair: bool, form: RotaryForm, wide: bool) -> Callable:
+    """Ours with the original's signature and default of unsqueeze_dim; None for what no operator
+    takes."""
     watched = original if isinstance(original, nn.Module) else None
     kind = type(watched)
-    positioned = parameter_names(original) == POSITIONED
-    more = (None,) if positioned else ()
     part = takes_part(original, pair, form)
 
     def fits(x: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int) -> bool:
@@ -293,18 +353,21 @@ def rotary_function(original: Callable, pair: bool, form: RotaryForm) -> Callabl
             return False
         if watched is not None and (type(watched) is not kind or is_hooked(watched)):
             return False
-        # With cos in another dtype eager arithmetic promotes, which autocast then takes back.
+        # With cos in another dtype eager arithmetic promotes, which autocast then takes back, or
+        # the function itself.
         alike = x.dtype == cos.dtype or autocast_dtype(x.device) is not None
-        return alike and are_angles(cos, sin, x.shape[0], x.shape[3 - unsqueeze_dim])
+        if not alike and not (wide and cos.dtype == torch.float32 and x.dtype in HALVES):
+            return False
+        return are_angles(cos, sin, x.shape[0], x.shape[3 - unsqueeze_dim])
 
     def apply_pair(q, k=None, cos=None, sin=None, unsqueeze_dim=1):
         if k is None:  # where the original lets it be left out, what it then does was not proved
-            return original(q, k, cos, sin, unsqueeze_dim)
+            return None
         both = q.dtype == k.dtype and is_usable(k) and k.dim() == 4 and has_rows(k)
         # Heads are where the tables have none, and may differ in number.
         both = both and all(q.shape[i] == k.shape[i] for i in range(4) if i != unsqueeze_dim)
         if not both or not fits(q, cos, sin, unsqueeze_dim):
-            return original(q, k, cos, sin, *more, unsqueeze_dim)
+            return None
         if not have_one_history(q, k):
             (q, _), (k, _) = (form.operator(x, None, cos, sin, unsqueeze_dim) for x in (q, k))
             return q, k
@@ -312,17 +375,17 @@ def rotary_function(original: Callable, pair: bool, form: RotaryForm) -> Callabl
 
     def apply_positioned(q, k, cos, sin, position_ids=None, unsqueeze_dim=1):
         if position_ids is not None:
-            return original(q, k, cos, sin, position_ids, unsqueeze_dim)
+            return None
         return apply_pair(q, k, cos, sin, unsqueeze_dim)
 
     def apply_single(x, cos, sin, unsqueeze_dim=1):
         if not fits(x, cos, sin, unsqueeze_dim):
-            return original(x, cos, sin, unsqueeze_dim)
+            return None
         return form.operator(x, None, cos, sin, unsqueeze_dim)[0]
 
     if not pair:
         return apply_single
-    return apply_positioned if positioned else apply_pair
+    return apply_positioned if parameter_names(original) == POSITIONED else apply_pair
 
 
 def have_one_history(q: Tensor, k: Tensor) -> bool:
@@ -355,7 +418,8 @@ def are_angles(cos: Tensor, sin: Tensor, batch: int, tokens: int) -> bool:
 
 def replacement_formula(pair: bool, form: RotaryForm) -> Callable:
     def apply_single(x, cos, sin, unsqueeze_dim=1):
-        return form.rotate(x, cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim))
+        tables = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+        return form.rotate(x, *tables).to(x.dtype)
 
     def apply_pair(q, k, cos, sin, *others):
         # The dimension of heads is the last of the others, if there are any.
@@ -377,17 +441,18 @@ def prove_function(
     sequences: int = 2,
     heads_at: int = 1,
     scale: float = 1.0,
+    of_tables: torch.dtype | None = None,
 ) -> None:
     """`Mismatch` unless both rotate alike; one that rejects a partial width need not be tried.
 
     sequences: of the tables, for two sequences of heads. heads_at: the dimension of the heads.
-    scale: of the values of heads.
+    scale: of the values of heads. of_tables: their dtype, where it is not that of heads.
     """
     original = function.original
     generator = torch.Generator().manual_seed(17)
     # Of no angles, and with halves of their own: the operators read each entry of both.
     shape = sequences, tokens, rotated // function.form.table_parts
-    tables = [random(shape, generator, dtype).to(device) for _ in range(2)]
+    tables = [random(shape, generator, of_tables or dtype).to(device) for _ in range(2)]
     more = [None] if parameter_names(original) == POSITIONED else []
     given = tables if heads_at == 1 else [*tables, *more, heads_at]
     single = parameter_names(original) == SINGLE
@@ -421,10 +486,12 @@ def meta_call(module: nn.Module, function: RotaryFunction) -> MetaCall | None:
             for count in (heads, keys)
         )
         table = empty(1, tokens, rotated // form.table_parts)
+        if function.wide:  # who takes such tables is given them
+            table = table.float()
         q, k = form.operator(q, k, table, table)
         (q.sum() + k.sum()).backward()
 
-    return MetaCall("rope", (heads, keys, size, rotated, dtype, form), run)
+    return MetaCall("rope", (heads, keys, size, rotated, dtype, form, function.wide), run)
 
 
 ROTARY: CompoundRule[RotationProof] = CompoundRule(

@@ -61,7 +61,7 @@ def formula(q: Tensor, k: Tensor, freqs: Tensor, taken: Factors) -> tuple[Tensor
 
 @cache
 def rotary_by_factors(original: Callable, taken: Factors) -> Callable:
-    """Our function with the original's signature, which is called for what no operator takes."""
+    """Ours with the original's signature; None for what no operator takes."""
     heads_at, name = taken.heads_at, list(inspect.signature(original).parameters)[2]
 
     def takes(q: Tensor, k: Tensor, freqs: Tensor) -> bool:
@@ -86,7 +86,7 @@ def rotary_by_factors(original: Callable, taken: Factors) -> Callable:
         # By another name, or without one of the three, it is the original that says what is wrong.
         given = (*heads, named[name]) if named.keys() == {name} else heads
         if len(given) != 3 or (named and given is heads) or not takes(*given):
-            return original(*heads, **named)
+            return None
         q, k, freqs = given
         # Eager arithmetic leaves the results as q and k lie, by rows.
         return functional.complex_rope(q, k, taken.of_tokens(freqs), heads_at)

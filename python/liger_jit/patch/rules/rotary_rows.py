@@ -29,8 +29,8 @@ def formula(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Ten
 
 
 @cache
-def rotary_of_rows(original: Callable) -> Callable:
-    """Our function with the original's signature, which is called for what no operator takes."""
+def rotary_of_rows() -> Callable:
+    """Ours with the signature of such functions; None for what no operator takes."""
 
     def takes(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> bool:
         if is_watched() or any(x.dim() != 3 or not is_usable(x) or not has_rows(x) for x in (q, k)):
@@ -50,7 +50,7 @@ def rotary_of_rows(original: Callable) -> Callable:
 
     def apply(q, k, cos, sin):
         if not takes(q, k, cos, sin):
-            return original(q, k, cos, sin)
+            return None
         tables = cos.unsqueeze(0), sin.unsqueeze(0)
         q, k = functional.rope(q.unsqueeze(0), k.unsqueeze(0), *tables, unsqueeze_dim=2)
         return q.squeeze(0), k.squeeze(0)

@@ -1,0 +1,200 @@
+"""A bound forward that somebody took of a patched model stands for what it stood for then, whatever
+forward the module's class gets later."""
+
+import copy
+import threading
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+import torch
+from liger_jit.patch import patch
+from liger_jit.patch.installed import standing
+from tiny_models import assert_same_step, batch, build, counted, loss_and_gradients, shape_of
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers.models.llama import modeling_llama
+
+PARTS = ["model.norm", "model.layers.0.mlp", "model.layers.0.self_attn", "model.layers.0"]
+ALL = [*PARTS, "model", "lm_head", ""]
+
+
+def scaled(output, factor=1.5):
+    if isinstance(output, torch.Tensor):
+        return output * factor
+    if isinstance(output, tuple):
+        return output[0] * factor, *output[1:]
+    output[next(iter(output))] = next(iter(output.values())) * factor
+    return output
+
+
+@contextmanager
+def class_forward(module, forward):
+    """While it is the class's; other modules of the class keep theirs."""
+    kind, own = type(module), type(module).forward
+
+    def either(self, *args, **kwargs):
+        return (forward if self is module else own)(self, *args, **kwargs)
+
+    kind.forward = either
+    try:
+        yield
+    finally:
+        kind.forward = own
+
+
+def cover(module):
+    taken = module.forward
+    module.forward = lambda *args, **kwargs: taken(*args, **kwargs)
+
+
+def calls_it(module):
+    taken = partial(module.forward)
+    return lambda self, *args, **kwargs: scaled(taken(*args, **kwargs))
+
+
+def checkpoints_it(module):
+    taken = module.forward
+    return lambda self, *args, **kwargs: scaled(
+        checkpoint(taken, *args, use_reentrant=False, **kwargs)
+    )
+
+
+def calls_it_on_another_thread(module):
+    taken, depth = module.forward, []
+
+    def forward(self, *args, **kwargs):
+        assert not depth, "it calls itself"
+        depth.append(1)
+        made = []
+        thread = threading.Thread(target=lambda: made.append(taken(*args, **kwargs)))
+        thread.start()
+        thread.join()
+        depth.pop()
+        return scaled(made[0])
+
+    return forward
+
+
+def recurses(module):
+    own, depth = type(module).forward, []
+
+    def forward(self, *args, **kwargs):
+        depth.append(1)
+        try:
+            return scaled((partial(own, self) if len(depth) > 1 else self)(*args, **kwargs))
+        finally:
+            depth.pop()
+
+    return forward
+
+
+def steps_with(change, path, model):
+    """Losses and gradients, with the class's new forward and without it."""
+    module = model.get_submodule(path)
+    with class_forward(module, change(module)):
+        during = [loss_and_gradients(model) for _ in range(2)]
+    return *during, loss_and_gradients(model)
+
+
+@pytest.mark.parametrize(
+    "change, path",
+    [
+        *[(calls_it, path) for path in ALL],
+        *[(recurses, path) for path in ALL],
+        *[(checkpoints_it, path) for path in PARTS],
+        *[(calls_it_on_another_thread, path) for path in PARTS],
+    ],
+)
+def test_a_classes_new_forward_may_call_the_one_that_was_taken(change, path):
+    model = build(use_cache=False)
+    expected = steps_with(change, path, model)
+    patch(model)
+    found = steps_with(change, path, model)
+    for one, other in zip(found, expected, strict=True):
+        assert_same_step(one, other)
+    with pytest.raises(AssertionError):
+        assert_same_step(expected[0], expected[-1])
+    if path in ("model.norm", "model.layers.0.mlp"):
+        assert standing(model.get_submodule(path)) is not None
+
+
+@pytest.mark.parametrize("path", PARTS)
+def test_so_may_each_of_several(path):
+    def two(model):
+        module = model.get_submodule(path)
+        with class_forward(module, calls_it(module)):
+            found = [loss_and_gradients(model)]
+            with class_forward(module, calls_it(module)):
+                found.append(loss_and_gradients(model))
+            return *found, loss_and_gradients(model)
+
+    model = build()
+    expected = two(model)
+    handle = patch(model)
+    for one, other in zip(two(model), expected, strict=True):
+        assert_same_step(one, other)
+    handle.unpatch()
+    assert shape_of(model) == shape_of(build())
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_what_a_covering_forward_called_before_it_calls_ever_after(path):
+    def steps(model):
+        module = model.get_submodule(path)
+        own = type(module).forward
+        change = lambda self, *args, **kwargs: scaled(own(self, *args, **kwargs))  # noqa: E731
+        cover(module)
+        found = [loss_and_gradients(model)]
+        with class_forward(module, change):
+            found.append(loss_and_gradients(model))
+        return found
+
+    model, other = build(), build()
+    expected = steps(model)
+    patch(other)
+    for one, found in zip(steps(other), expected, strict=True):
+        assert_same_step(found, one)
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_what_covers_a_class_that_was_changed_calls_the_new_forward(path):
+    def step(model):
+        module = model.get_submodule(path)
+        own = type(module).forward
+        change = lambda self, *args, **kwargs: scaled(own(self, *args, **kwargs))  # noqa: E731
+        with class_forward(module, change):
+            cover(module)
+            return loss_and_gradients(model)
+
+    model, other = build(), build()
+    expected = step(model)
+    patch(other)
+    assert_same_step(step(other), expected)
+
+
+def test_one_that_is_kept_after_the_patch_is_the_modules_own(monkeypatch):
+    model = build()
+    handle = patch(model)
+    mlp, x = model.model.layers[0].mlp, torch.randn(2, 3, 32)
+    taken, own = (mlp.forward, model.lm_head.forward), modeling_llama.LlamaMLP.forward
+    handle.unpatch()
+    with class_forward(mlp, calls_it(mlp)), class_forward(model.lm_head, lambda self, x: 0):
+        with counted(monkeypatch) as ours:
+            assert torch.equal(taken[0](x), own(mlp, x))
+            assert torch.equal(taken[1](x), nn.functional.linear(x, model.lm_head.weight))
+    assert not ours
+
+
+def test_a_copy_that_is_made_while_the_class_has_another_forward_is_patched(monkeypatch):
+    model = build()
+    expected = loss_and_gradients(model)
+    handle = patch(model)
+    norm = model.model.norm
+    with class_forward(norm, calls_it(norm)):
+        model(**batch())
+        twin = copy.deepcopy(model)
+    handle.unpatch()
+    with counted(monkeypatch) as ours:
+        assert_same_step(loss_and_gradients(twin), expected)
+    assert ours["rms_norm"] and standing(twin.model.norm) is not None
