@@ -73,7 +73,9 @@ struct RowOf {
   static LIGER_DEVICE V combined_elements(int thread, F&& f, Combine combine, V empty) {
     if constexpr (on_host) {
       const auto at = [&](int pack) { return f(pack, pack); };
-      return liger::combined(by_position<true>(at, combine, filled(empty)), combine);
+      const auto as_it_is = [](const auto& lanes) { return lanes; };
+      const auto lanes = by_position<true>(at, combine, filled(empty), as_it_is);
+      return liger::combined(as_packs(lanes), combine);
     } else {
       return combined<V>(
           thread, [&](int slot, int pack) { return liger::combined(f(slot, pack), combine); },
@@ -90,7 +92,8 @@ struct RowOf {
   static LIGER_DEVICE V elements_added_in(int buffer, int thread, F&& f) {
     if constexpr (on_host) {
       const auto at = [&](int pack) { return f(pack, pack); };
-      return total(by_position<Once>(at, Add{}, decltype(at(0)){}));
+      const auto wide = [](const auto& lanes) { return in_double(lanes); };
+      return rounded_sum<V>(total_of_lanes(by_position<Once>(at, Add{}, decltype(at(0)){}, wide)));
     } else {
       const auto of_pack = [&](int slot, int pack) { return total(f(slot, pack)); };
       return combined_in<Waits, V>(buffer, thread, of_pack, Add{}, V{});
@@ -122,15 +125,16 @@ struct RowOf {
   }
 
   // The packs f(pack) combined, each element with those of its position. Four chains, so that none
-  // waits for itself, and short ones, for the sake of sums. Once: f stands in the code once, for
-  // compilers call what is long rather than have it four times; then the chains take turns.
-  template <bool Once, class F, class Combine, class P>
-  static LIGER_DEVICE P by_position(F&& f, Combine combine, const P& empty) {
+  // waits for itself, and short ones, for the sake of sums: what a few chains come to goes on as
+  // widen() makes it. Once: f stands in the code once, for compilers call what is long rather than
+  // have it four times; then the chains take turns.
+  template <bool Once, class F, class Combine, class P, class Widen>
+  static LIGER_DEVICE auto by_position(F&& f, Combine combine, const P& empty, Widen&& widen) {
     constexpr int chains = 4;
-    constexpr int most = 16 * chains;
+    constexpr int most = 8 * chains;
     constexpr int whole = N / pack_size;
     const auto nothing = in_lanes(empty);
-    auto result = nothing;
+    auto result = widen(nothing);
     for (int first = 0; first < whole; first += most) {
       const int end = whole - first < most ? whole : first + most;
       auto a = nothing, b = nothing, c = nothing, d = nothing;
@@ -155,10 +159,10 @@ struct RowOf {
         c = d;
         d = last;
       }
-      result = combine(result, combine(combine(a, c), combine(b, d)));
+      result = combine(result, widen(combine(combine(a, c), combine(b, d))));
     }
-    if constexpr (N % pack_size != 0) result = combine(result, in_lanes(f(packs - 1)));
-    return as_packs(result);
+    if constexpr (N % pack_size != 0) result = combine(result, widen(in_lanes(f(packs - 1))));
+    return result;
   }
 
   // On the host a pack that may be ragged comes alone, so that loops over the others become vector

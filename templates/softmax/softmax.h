@@ -87,11 +87,7 @@ struct SoftmaxBackward {
         },
         dy);
     y.store(
-        to,
-        [dot](int, const Pack<A>& p, const Pack<A>& d) {
-          return map([dot](A p, A d) { return p * (d - dot); }, p, d);
-        },
-        dy);
+        to, [dot](int, const Pack<A>& p, const Pack<A>& d) { return p * (d + (-dot)); }, dy);
   }
 };
 
