@@ -62,6 +62,17 @@ template <class A>
 LIGER_DEVICE Two<A> total(const Two<Pack<A>>& a) {
   return {total(a.first), total(a.second)};
 }
+// A pack's elements of several that a sum is of: on a GPU what they come to, made before the
+// others, so that fewer are live.
+template <class A>
+LIGER_DEVICE auto part_of_sum(const Pack<A>& elements) {
+  if constexpr (on_host)
+    return elements;
+  else
+    return total(elements);
+}
+LIGER_DEVICE Two<float> total(const Two<float>& totals) { return totals; }
+LIGER_DEVICE Two<double> total(const Two<double>& totals) { return totals; }
 
 #if defined(LIGER_HOST)
 template <class A>

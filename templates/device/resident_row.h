@@ -120,15 +120,15 @@ class ResidentRow {
     return across_positions<Threads, Blocks>(of_accumulators<Pack<A>, 0, 1>(f, others...), rank_,
                                              again);
   }
-  // Adds f(eight elements), and store()s with(f(eight elements)), which is made anew.
+  // Adds f(element), and store()s with(eight elements, f), which is made anew.
   struct Terms {};
   template <class F>
   LIGER_DEVICE A sum_of_terms(Terms&, F&& f) const {
-    return sum(false, [&](int, const Pack<A>& mine) { return f(mine); });
+    return sum(false, [&](int, const Pack<A>& mine) { return map(f, mine); });
   }
   template <class F, class With>
   LIGER_DEVICE void store_terms(T* to, const Terms&, F&& f, With&& with) const {
-    store(to, [&](int, const Pack<A>& mine) { return with(f(mine)); });
+    store(to, [&](int, const Pack<A>& mine) { return with(mine, f); });
   }
 
   // Two sums in one reading: f gives eight results of each.

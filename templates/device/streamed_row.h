@@ -72,11 +72,11 @@ class StreamedRow {
   struct Terms {
     Pack<A> v[keeps ? Row::packs : 1];
   };
-  // Adds f(eight elements), and store()s with(f(eight elements)).
+  // Adds f(element), and store()s with(eight elements, what makes f(element) of one of these).
   template <class F>
   LIGER_DEVICE A sum_of_terms(Terms& terms, F&& f) const {
     return Row::template sum_of_made<A>(thread_, [&](int, int pack) {
-      const Pack<A> made = f(at(pack));
+      const Pack<A> made = map(f, at(pack));
       if constexpr (keeps) terms.v[pack] = made;
       return made;
     });
@@ -85,9 +85,9 @@ class StreamedRow {
   LIGER_DEVICE void store_terms(T* to, const Terms& terms, F&& f, With&& with) const {
     Row::each(thread_, [&](int, int pack) {
       if constexpr (keeps) {
-        store_pack<N, Bytes>(to, pack, with(terms.v[pack]));
+        store_pack<N, Bytes>(to, pack, with(terms.v[pack], [](A term) { return term; }));
       } else {
-        store_pack<N, Bytes>(to, pack, with(f(at(pack))));
+        store_pack<N, Bytes>(to, pack, with(at(pack), f));
       }
     });
   }

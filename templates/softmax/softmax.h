@@ -40,16 +40,14 @@ struct SoftmaxForward {
   LIGER_DEVICE void one_row(Row row, T* to) const {
     row.read();
     const A max = finite(row.largest());
-    const auto weights = [max](const Pack<A>& v) {
-      return map([max](A one) { return probability<exact>(one - max); }, v);
-    };
+    const auto weight = [max](A one) { return probability<exact>(one - max); };
     typename Row::Terms kept;
-    const A sum = row.sum_of_terms(kept, weights);
+    const A sum = row.sum_of_terms(kept, weight);
     const A share = quotient<exact>(A(1), sum);
-    row.store_terms(to, kept, weights, [&](const Pack<A>& made) {
-      if constexpr (!exact) return made * share;
+    row.store_terms(to, kept, weight, [&](const Pack<A>& from, auto&& weight_of) {
+      if constexpr (!exact) return map(weight_of, from) * share;
       // Not times 1 / sum, whose rounding would shift the whole row.
-      return map([&](A weight) { return quotient<exact>(weight, sum, share); }, made);
+      return map([&](A one) { return quotient<exact>(weight_of(one), sum, share); }, from);
     });
   }
 };
@@ -87,7 +85,12 @@ struct SoftmaxBackward {
         },
         dy);
     y.store(
-        to, [dot](int, const Pack<A>& p, const Pack<A>& d) { return p * (d + (-dot)); }, dy);
+        to,
+        [dot](int, const Pack<A>& p, const Pack<A>& d) {
+          if constexpr (on_host) return p * (d + (-dot));
+          return map([dot](A p, A d) { return p * (d - dot); }, p, d);
+        },
+        dy);
   }
 };
 
