@@ -161,10 +161,15 @@ struct GroupNormBackward {
       const A of_deviation = -r * r * sums.second * A(1.0 / size);
       const auto scale_of = [&](int channel) { return r * weight_of(first_channel + channel); };
       group.each_pack(scale_of, [&](int turn, int slot, int channel, int pack, A scale) {
+        const auto made = [&](const Pack<A>& d, const Pack<A>& v) {
+          if constexpr (on_host)
+            return fused(v + (-m), filled(of_deviation), fused(d, filled(scale), filled(of_all)));
+          return map([&](A d, A v) { return fused(v - m, of_deviation, fused(d, scale, of_all)); },
+                     d, v);
+        };
         store_pack<S.inner, S.align_bytes>(
             dx + index * size + static_cast<long long>(channel) * S.inner, pack,
-            fused(values.at(turn, slot, channel, pack) + (-m), filled(of_deviation),
-                  fused(ds.at(turn, slot, channel, pack), filled(scale), filled(of_all))));
+            made(ds.at(turn, slot, channel, pack), values.at(turn, slot, channel, pack)));
       });
     }
   }
