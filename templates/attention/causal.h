@@ -74,16 +74,16 @@ struct CausalSoftmaxForward {
     each_row<S.threads, S.rows>(block, rows, [&](long long row, int thread, bool active) {
       const Share share(x + row * x_stride, thread, static_cast<int>(row % S.width));
       const auto at = [&](int slot, int pack) { return share.at(slot, pack, minus_infinity<A>()); };
-      const A max = finite(Row::template combined<A>(
-          thread, [&](int slot, int pack) { return combined(at(slot, pack), Larger{}); }, Larger{},
-          minus_infinity<A>()));
+      const A max =
+          finite(Row::template combined_elements<A>(thread, at, Larger{}, minus_infinity<A>()));
       const auto weight = [max](A one) { return probability<exact>(one - max); };
-      const A sum = Row::template combined<A>(
-          thread, [&](int slot, int pack) { return total(map(weight, at(slot, pack))); });
+      const A sum = Row::template sum_of_made<A>(
+          thread, [&](int slot, int pack) { return map(weight, at(slot, pack)); });
+      const A share_of_one = quotient<exact>(A(1), sum);
       if (!active) return;
       Row::each(thread, [&](int slot, int pack) {
-        const auto made =
-            map([&](A one) { return quotient<exact>(weight(one), sum); }, at(slot, pack));
+        const auto made = map(
+            [&](A one) { return quotient<exact>(weight(one), sum, share_of_one); }, at(slot, pack));
         store_pack<S.width, S.align_bytes>(y + row * S.width, pack, made);
       });
     });
@@ -110,8 +110,8 @@ struct CausalSoftmaxBackward {
           const int last = static_cast<int>(row % S.width);
           const Share share(y + row * y_stride, thread, last);
           const Share upstream(dy + row * dy_stride, thread, last);
-          const A dot = Row::template combined<A>(thread, [&](int slot, int pack) {
-            return total(share.at(slot, pack, 0) * upstream.at(slot, pack, 0));
+          const A dot = Row::template sum_of_made<A>(thread, [&](int slot, int pack) {
+            return share.at(slot, pack, 0) * upstream.at(slot, pack, 0);
           });
           if (!active) return;
           Row::each(thread, [&](int slot, int pack) {

@@ -49,15 +49,30 @@ struct GroupOf {
     });
   }
 
-  // Adds f(turn, slot, channel, pack) over each channel, then of_channel(channel, that sum), which
-  // one thread alone evaluates, over the group; every thread gets it. Once for each V; `first` of
-  // all or not.
+  // The same with of_channel(channel) as f's last argument; the host makes it once for a channel.
+  template <class OfChannel, class F>
+  LIGER_DEVICE void each_pack(OfChannel&& of_channel, F&& f) const {
+    if constexpr (on_host) {
+      each_channel([&](int turn, int channel, bool) {
+        const auto made = of_channel(channel);
+        Row::each(thread, [&](int slot, int pack) { f(turn, slot, channel, pack, made); });
+      });
+    } else {
+      each_pack([&](int turn, int slot, int channel, int pack) {
+        f(turn, slot, channel, pack, of_channel(channel));
+      });
+    }
+  }
+
+  // Adds the elements of f(turn, slot, channel, pack) over each channel, then of_channel(channel,
+  // that sum), which one thread alone evaluates, over the group; every thread gets it. Once for
+  // each V; `first` of all or not.
   template <class V, class F, class OfChannel>
   LIGER_DEVICE V sum(bool first, F&& f, OfChannel&& of_channel) const {
     LIGER_SHARED Place<V> sums[places];
     if (first) cluster_wait<Blocks>();  // the other blocks have begun
     each_channel([&](int turn, int channel, bool active) {
-      const V made = Row::template sum<V>(
+      const V made = Row::template sum_of_elements<V>(
           turn % 2, thread, [&](int slot, int pack) { return f(turn, slot, channel, pack); });
       if (thread != 0 || !active) return;
       V value = of_channel(channel, made);

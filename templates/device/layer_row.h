@@ -15,7 +15,10 @@ struct LayerStatistics {
 
   LIGER_DEVICE A mean() const { return rounded_mean + rest; }
   LIGER_DEVICE Pack<A> normalised(const Pack<A>& values) const {
-    return (values + (-rounded_mean) + (-rest)) * rstd;
+    const auto deviations = values + (-rounded_mean);
+    // The host waits for arithmetic.
+    if constexpr (on_host) return fused(deviations, filled(rstd), filled(-rest * rstd));
+    return (deviations + (-rest)) * rstd;
   }
 };
 
@@ -24,12 +27,11 @@ struct LayerStatistics {
 template <class Row, int N, class A, class First, class Again>
 LIGER_DEVICE LayerStatistics<A> layer_statistics(First&& first, Again&& again, int thread,
                                                  double eps) {
-  const A sum =
-      Row::template sum<A>(0, thread, [&](int slot, int pack) { return total(first(slot, pack)); });
+  const A sum = Row::template sum_of_elements<A>(0, thread, first);
   const A m = sum * A(1.0 / N);
-  const auto deviations = Row::template sum<Two<A>>(1, thread, [&](int slot, int pack) {
+  const auto deviations = Row::template sum_of_elements<Two<A>>(1, thread, [&](int slot, int pack) {
     const auto d = without_missing<N>(pack, again(slot, pack) + (-m));
-    return Two<A>{total(d), total(d * d)};
+    return Two{part_of_sum(d), part_of_sum(d * d)};
   });
   const A rest = deviations.first * A(1.0 / N);
   const A variance = deviations.second * A(1.0 / N) - rest * rest;
@@ -46,6 +48,10 @@ LIGER_DEVICE LayerStatistics<A> layer_statistics(const Share& values, int thread
 // values * weight + bias, as far as there are such.
 template <int N, int AlignBytes, bool HasWeight, bool HasBias, class A, class W, class B>
 LIGER_DEVICE Pack<A> affine(Pack<A> values, const W* weight, const B* bias, int pack) {
+  if constexpr (on_host && HasWeight && HasBias) {
+    return fused(values, load_pack<N, AlignBytes>(weight, pack),
+                 load_pack<N, AlignBytes>(bias, pack));
+  }
   if constexpr (HasWeight) values = values * load_pack<N, AlignBytes>(weight, pack);
   if constexpr (HasBias) values = values + load_pack<N, AlignBytes>(bias, pack);
   return values;

@@ -50,14 +50,20 @@ LIGER_DEVICE double growth_of(double x) { return LIGER_C_FUNCTION(expm1)(x); }
 LIGER_DEVICE double error_function(double x) { return LIGER_C_FUNCTION(erf)(x); }
 
 #if defined(LIGER_HOST)
-// Without a branch or a call, so that the host compiler makes vector code of a loop over it. About
-// 1 ulp; exp(-inf) = 0, exp(inf) = inf, NaN stays NaN.
-LIGER_DEVICE float exponential_host(float x) {
-  float y = x < -104.0f ? -104.0f : x;
-  y = y > 89.0f ? 89.0f : y;
-  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  const float n = fused(y, 1.44269504088896341f, magic) - magic;
-  float r = fused(n, -0.693359375f, y);
+// What follows has neither branches nor calls, so that the host compiler makes vector code of a
+// loop over it.
+
+// 1.5 * 2^23: adding it rounds to an integer, which is then in the lowest bits.
+constexpr float to_integer = 12582912.0f;
+
+// p times 2 to the integer in the lowest bits of `shifted`, all of it a normal number.
+LIGER_DEVICE float times_power_of_two(float p, float shifted) {
+  return bits_as<float>(bits_as<unsigned int>(p) + (bits_as<unsigned int>(shifted) << 23));
+}
+
+// exp(x - n * log(2)), n the integer next to x / log(2).
+LIGER_DEVICE float exponential_less(float x, float n) {
+  float r = fused(n, -0.693359375f, x);
   r = fused(n, 2.12194440e-4f, r);
   float p = 1.9875691500e-4f;
   p = fused(p, r, 1.3981999507e-3f);
@@ -65,13 +71,58 @@ LIGER_DEVICE float exponential_host(float x) {
   p = fused(p, r, 4.1665795894e-2f);
   p = fused(p, r, 1.6666665459e-1f);
   p = fused(p, r, 5.0000001201e-1f);
-  p = fused(p, r * r, r + 1.0f);
+  p = fused(p, r, 1.0f);
+  return fused(p, r, 1.0f);
+}
+
+// Bits of floats are in their order: as signed numbers where one is positive, as unsigned ones from
+// the highest down where one is negative. Comparisons of floats would become branches.
+LIGER_DEVICE float at_most(float x, float positive) {
+  const int bits = bits_as<int>(x), most = bits_as<int>(positive);
+  return bits_as<float>(bits < most ? bits : most);
+}
+LIGER_DEVICE float at_least(float x, float negative) {
+  const unsigned int bits = bits_as<unsigned int>(x), most = bits_as<unsigned int>(negative);
+  return bits_as<float>(bits < most ? bits : most);
+}
+
+// About 1 ulp; exp(-inf) = 0, exp(inf) = inf, NaN stays NaN.
+LIGER_DEVICE float exponential_host(float x) {
+  const float y = at_least(at_most(x, 89.0f), -104.0f);
+  const float n = fused(y, 1.44269504088896341f, to_integer) - to_integer;
+  const float p = exponential_less(y, n);
   // 2^n in two factors: n reaches -150, below the smallest normal exponent.
   const int whole = static_cast<int>(n);
   const int half = whole >> 1;
   const float low = bits_as<float>((half + 127) << 23);
   const float high = bits_as<float>((whole - half + 127) << 23);
-  return p * low * high;
+  return x == x ? p * low * high : x;
+}
+
+// The same of x that is 0 or less.
+LIGER_DEVICE float exponential_of_distance(float x) {
+  const float y = at_least(x, -104.0f);
+  const float raised_by_24 = to_integer + 24.0f;
+  const float shifted = fused(y, 1.44269504088896341f, raised_by_24);
+  const float n = shifted - raised_by_24;
+  // 2^24 times as much is a normal number.
+  const float result = times_power_of_two(exponential_less(y, n), shifted) * 0x1p-24f;
+  return x == x ? result : x;
+}
+
+// 2^x to 22 bits; denormals are near zero. Below: x is 0 or less.
+template <bool Below = false>
+LIGER_DEVICE float power_of_two_host(float x) {
+  const float y = at_least(Below ? x : at_most(x, 128.0f), -127.0f);
+  const float shifted = y + to_integer;
+  const float r = y - (shifted - to_integer);
+  float p = 1.3264727e-3f;
+  p = fused(p, r, 9.6715127e-3f);
+  p = fused(p, r, 5.5507337e-2f);
+  p = fused(p, r, 2.4022242e-1f);
+  p = fused(p, r, 6.9314698e-1f);
+  p = fused(p, r, 1.0f);
+  return x == x ? times_power_of_two(p, shifted) : x;
 }
 
 // In the same way: log(0) = -inf, log(inf) = inf, NaN for what is below zero.
@@ -165,12 +216,39 @@ LIGER_DEVICE float quotient(float a, float b) {
 #endif
 }
 
+// a / b of one b and many a that are finite: on the host two steps are less than a division.
+template <bool Exact>
+LIGER_DEVICE double quotient(double a, double b, double) {
+  return quotient<Exact>(a, b);
+}
+template <bool Exact>
+LIGER_DEVICE float quotient(float a, float b, [[maybe_unused]] float reciprocal_of_b) {
+#if defined(LIGER_HOST)
+  const float guess = a * reciprocal_of_b;
+  return Exact ? fused(fused(-b, guess, a), reciprocal_of_b, guess) : guess;
+#else
+  return quotient<Exact>(a, b);
+#endif
+}
+
+// x, but -limit at least and the limit at most.
+template <class A>
+LIGER_DEVICE A between(A x, A limit) {
+#if defined(LIGER_HOST)
+  if constexpr (sizeof(A) == sizeof(float)) return at_least(at_most(x, limit), -limit);
+#endif
+  const A below = x < limit ? x : limit;
+  return below > -limit ? below : -limit;
+}
+
 // 2^x and 1 / x in one instruction each where there is one: about 22 bits, denormals are zero.
 LIGER_DEVICE float power_of_two(float x) {
 #if defined(LIGER_CUDA)
   float result;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
   return result;
+#elif defined(LIGER_HOST)
+  return power_of_two_host(x);
 #else
   return exponential<false>(x * 0.693147180559945309f);
 #endif

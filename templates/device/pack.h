@@ -32,20 +32,43 @@ LIGER_DEVICE Pack<A> filled(A value) {
   return {{value, value, value, value, value, value, value, value}};
 }
 
+#if defined(LIGER_HOST)
+// A pack as a vector of the compiler, which it keeps in a register from one turn of a loop to the
+// next.
+template <class A>
+struct LanesOf {
+  typedef A Type __attribute__((vector_size(pack_size * sizeof(A))));
+};
+template <class A>
+LIGER_DEVICE auto in_lanes(const Pack<A>& pack) {
+  return bits_as<typename LanesOf<A>::Type>(pack);
+}
+LIGER_DEVICE Pack<float> as_packs(const LanesOf<float>::Type& lanes) {
+  return bits_as<Pack<float>>(lanes);
+}
+LIGER_DEVICE Pack<double> as_packs(const LanesOf<double>::Type& lanes) {
+  return bits_as<Pack<double>>(lanes);
+}
+#endif
+
 template <class A>
 LIGER_DEVICE Pack<A> operator*(const Pack<A>& a, const Pack<A>& b) {
+  if constexpr (on_host) return as_packs(in_lanes(a) * in_lanes(b));
   return map([](A x, A y) { return x * y; }, a, b);
 }
 template <class A>
 LIGER_DEVICE Pack<A> operator+(const Pack<A>& a, const Pack<A>& b) {
+  if constexpr (on_host) return as_packs(in_lanes(a) + in_lanes(b));
   return map([](A x, A y) { return x + y; }, a, b);
 }
 template <class A>
 LIGER_DEVICE Pack<A> operator*(const Pack<A>& a, A scale) {
+  if constexpr (on_host) return as_packs(in_lanes(a) * scale);
   return map([scale](A x) { return x * scale; }, a);
 }
 template <class A>
 LIGER_DEVICE Pack<A> operator+(const Pack<A>& a, A shift) {
+  if constexpr (on_host) return as_packs(in_lanes(a) + shift);
   return map([shift](A x) { return x + shift; }, a);
 }
 // a * b + c in one rounding.
@@ -53,6 +76,11 @@ template <class A>
 LIGER_DEVICE Pack<A> fused(const Pack<A>& a, const Pack<A>& b, const Pack<A>& c) {
   return map([](A x, A y, A z) { return fused(x, y, z); }, a, b, c);
 }
+#if defined(LIGER_HOST) && defined(__FMA__) && __has_builtin(__builtin_ia32_vfmaddps256)
+LIGER_DEVICE Pack<float> fused(const Pack<float>& a, const Pack<float>& b, const Pack<float>& c) {
+  return as_packs(__builtin_ia32_vfmaddps256(in_lanes(a), in_lanes(b), in_lanes(c)));
+}
+#endif
 
 // The fixed tree inside a pack: halves are added, from the highest bit of the index to the lowest.
 template <class A>
@@ -168,6 +196,10 @@ LIGER_DEVICE unsigned int narrow_two<f16>(float low, float high) {
 
 template <class T>
 constexpr bool two_bytes = sizeof(T) == 2;
+template <class T>
+constexpr bool is_bf16 = false;
+template <>
+constexpr bool is_bf16<bf16> = true;
 
 #if defined(LIGER_HOST)
 template <class T, class A>
@@ -179,21 +211,36 @@ LIGER_DEVICE void narrow_eight(T* to, const Pack<A>& from) {
   for (int i = 0; i < pack_size; ++i) to[i] = narrow<T>(from.v[i]);
 }
 
-// Of bfloat16 compilers would make this loop scalar, with a branch for each NaN. They do better
-// with the other one as it is: where packs are summed, vectors of packs side by side read it.
+// Of bfloat16 compilers would make these loops scalar, with a branch for each NaN.
 using EightShorts = unsigned short __attribute__((vector_size(16)));
+using SixteenShorts = unsigned short __attribute__((vector_size(32)));
 using EightWords = unsigned int __attribute__((vector_size(32)));
+LIGER_DEVICE void widen_eight(Pack<float>& to, const float* from) {
+  copy_bytes(to.v, from, sizeof(to.v));
+}
+LIGER_DEVICE void widen_eight(Pack<float>& to, const bf16* from) {
+  const EightWords words = {from[0].bits, from[1].bits, from[2].bits, from[3].bits,
+                            from[4].bits, from[5].bits, from[6].bits, from[7].bits};
+  to = bits_as<Pack<float>>(words << 16);
+}
+// Its bits are the upper halves.
+LIGER_DEVICE EightWords rounded_to_bf16(const Pack<float>& from) {
+  const auto values = in_lanes(from);
+  const auto bits = bits_as<EightWords>(values);
+  const EightWords rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  const EightWords quiet = bits | 0x400000u;
+  return values == values ? rounded : quiet;
+}
 LIGER_DEVICE void narrow_eight(bf16* to, const Pack<float>& from) {
-  EightWords bits;
-  copy_bytes(&bits, from.v, sizeof(bits));
-  const EightWords rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const EightWords quiet = (bits >> 16) | 0x40u;
-  const auto above = (bits & 0x7fffffffu) > 0x7f800000u;
-  EightWords is_nan;
-  copy_bytes(&is_nan, &above, sizeof(is_nan));
-  const EightWords result = (quiet & is_nan) | (rounded & ~is_nan);
-  const EightShorts narrow = __builtin_convertvector(result, EightShorts);
-  copy_bytes(to, &narrow, sizeof(narrow));
+  const EightWords chosen = rounded_to_bf16(from);
+#if defined(__clang__)
+  const EightShorts upper = __builtin_convertvector(chosen >> 16, EightShorts);
+#else
+  // One instruction less than GCC makes of that.
+  const SixteenShorts odd = {1, 3, 5, 7, 9, 11, 13, 15, 1, 3, 5, 7, 9, 11, 13, 15};
+  const SixteenShorts upper = __builtin_shuffle(bits_as<SixteenShorts>(chosen), odd);
+#endif
+  copy_bytes(to, &upper, sizeof(EightShorts));
 }
 #endif
 
@@ -239,7 +286,10 @@ LIGER_DEVICE RawPack<T> narrowed(const Pack<A>& values) {
 
 template <class T, class A>
 LIGER_DEVICE Pack<A> rounded_to(const Pack<A>& a) {
-#if defined(LIGER_CUDA) || defined(LIGER_HOST)
+#if defined(LIGER_CUDA)
+  if constexpr (two_bytes<T>) return widened(narrowed<T>(a));
+#elif defined(LIGER_HOST)
+  if constexpr (is_bf16<T>) return bits_as<Pack<A>>(rounded_to_bf16(a) & 0xffff0000u);
   if constexpr (two_bytes<T>) return widened(narrowed<T>(a));
 #endif
   return map([](A x) { return rounded_to<T>(x); }, a);

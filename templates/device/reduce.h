@@ -51,6 +51,76 @@ LIGER_DEVICE Several<Count, A> shuffle_xor(const Several<Count, A>& value, int m
   return other;
 }
 
+// What the eight elements of a pack come to, or those of each of several.
+template <class A, class Combine>
+LIGER_DEVICE A combined(const Pack<A>& a, Combine combine) {
+  const A first = combine(combine(a.v[0], a.v[4]), combine(a.v[2], a.v[6]));
+  const A second = combine(combine(a.v[1], a.v[5]), combine(a.v[3], a.v[7]));
+  return combine(first, second);
+}
+template <class A>
+LIGER_DEVICE Two<A> total(const Two<Pack<A>>& a) {
+  return {total(a.first), total(a.second)};
+}
+// A pack's elements of several that a sum is of: on a GPU what they come to, made before the
+// others, so that fewer are live.
+template <class A>
+LIGER_DEVICE auto part_of_sum(const Pack<A>& elements) {
+  if constexpr (on_host)
+    return elements;
+  else
+    return total(elements);
+}
+LIGER_DEVICE Two<float> total(const Two<float>& totals) { return totals; }
+LIGER_DEVICE Two<double> total(const Two<double>& totals) { return totals; }
+
+#if defined(LIGER_HOST)
+template <class A>
+LIGER_DEVICE auto in_lanes(const Two<Pack<A>>& packs) {
+  return Two<typename LanesOf<A>::Type>{in_lanes(packs.first), in_lanes(packs.second)};
+}
+template <class Lanes>
+LIGER_DEVICE auto as_packs(const Two<Lanes>& lanes) {
+  return Two<decltype(as_packs(lanes.first))>{as_packs(lanes.first), as_packs(lanes.second)};
+}
+
+// Sums of sums, in double. Not in vectors of 64 bytes, for which processors lower their clocks.
+typedef float FourFloats __attribute__((vector_size(16)));
+typedef double FourDoubles __attribute__((vector_size(32)));
+LIGER_DEVICE Two<FourDoubles> in_double(const LanesOf<float>::Type& lanes) {
+  const auto halves = bits_as<Two<FourFloats>>(lanes);
+  return {__builtin_convertvector(halves.first, FourDoubles),
+          __builtin_convertvector(halves.second, FourDoubles)};
+}
+LIGER_DEVICE auto in_double(const LanesOf<double>::Type& lanes) { return lanes; }
+template <class Lanes>
+LIGER_DEVICE auto in_double(const Two<Lanes>& lanes) {
+  return Two<decltype(in_double(lanes.first))>{in_double(lanes.first), in_double(lanes.second)};
+}
+
+LIGER_DEVICE double total_of_lanes(const LanesOf<double>::Type& lanes) {
+  return total(as_packs(lanes));
+}
+LIGER_DEVICE double total_of_lanes(const Two<FourDoubles>& halves) {
+  const FourDoubles sum = halves.first + halves.second;
+  return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+}
+template <class Lanes>
+LIGER_DEVICE Two<double> total_of_lanes(const Two<Lanes>& lanes) {
+  return {total_of_lanes(lanes.first), total_of_lanes(lanes.second)};
+}
+#endif
+
+// A sum made in double, in the type it is wanted in.
+template <class A>
+LIGER_DEVICE A rounded_sum(double sum) {
+  return static_cast<A>(sum);
+}
+template <class V, class A = decltype(V::first)>
+LIGER_DEVICE V rounded_sum(const Two<double>& sum) {
+  return {static_cast<A>(sum.first), static_cast<A>(sum.second)};
+}
+
 // values[0] becomes the combination of all, halves meeting from the highest bit of the index to the
 // lowest.
 template <int Count, class V, class Combine>

@@ -21,6 +21,17 @@ struct RereadRowOf<S, N, T, Constant, false> {
 template <auto S, int N, class T, bool Constant = true>
 using RereadRow = typename RereadRowOf<S, N, T, Constant>::Type;
 
+// The largest element of each of two rows, in one reading where they are held.
+template <class Row, class Other, class A = typename Row::A>
+LIGER_DEVICE Two<A> largest_of_two(const Row& x, const Other& t) {
+  if constexpr (on_host) return {x.largest(), t.largest()};
+  return x.template combined<Two<A>>(
+      [](int, const Pack<A>& a, const Pack<A>& b) {
+        return Two<A>{combined(a, Larger{}), combined(b, Larger{})};
+      },
+      LargerOfEach{}, Two<A>{minus_infinity<A>(), minus_infinity<A>()}, t);
+}
+
 // f(row, share of the row). Threads without a row make the last one again: the same values at the
 // same place.
 template <auto S, class F>

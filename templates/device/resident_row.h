@@ -70,6 +70,22 @@ class ResidentRow {
     return across_cluster<Threads, Blocks>(value, rank_, combine);
   }
 
+  // The largest element.
+  LIGER_DEVICE A largest() const {
+    const auto itself = [](int, const Pack<A>& mine) { return mine; };
+    return combined_elements(itself, Larger{}, minus_infinity<A>());
+  }
+
+  // The same of the elements of packs that f gives.
+  template <class F, class Combine, class... Others>
+  LIGER_DEVICE A combined_elements(F&& f, Combine combine, A empty, const Others&... others) const {
+    return combined<A>(
+        [&](int column, const Pack<A>& mine, const typename Others::Elements&... rest) {
+          return liger::combined(f(column, mine, rest...), combine);
+        },
+        combine, empty, others...);
+  }
+
   // The slots whose eight elements f holds for, by bits.
   template <class F>
   LIGER_DEVICE unsigned long long marked(F&& f) const {
@@ -104,6 +120,17 @@ class ResidentRow {
     return across_positions<Threads, Blocks>(of_accumulators<Pack<A>, 0, 1>(f, others...), rank_,
                                              again);
   }
+  // Adds f(element), and store()s with(eight elements, f), which is made anew.
+  struct Terms {};
+  template <class F>
+  LIGER_DEVICE A sum_of_terms(Terms&, F&& f) const {
+    return sum(false, [&](int, const Pack<A>& mine) { return map(f, mine); });
+  }
+  template <class F, class With>
+  LIGER_DEVICE void store_terms(T* to, const Terms&, F&& f, With&& with) const {
+    store(to, [&](int, const Pack<A>& mine) { return with(mine, f); });
+  }
+
   // Two sums in one reading: f gives eight results of each.
   template <class F, class... Others>
   LIGER_DEVICE Two<A> two_sums(bool again, F&& f, const Others&... others) const {

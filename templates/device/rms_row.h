@@ -13,9 +13,9 @@ struct RmsRow {
   // rsqrt(mean(v^2) + eps) of the row that at(slot, pack) gives.
   template <class At>
   static LIGER_DEVICE A rstd(int thread, double eps, At&& at) {
-    const A squares = Row::template sum<A>(0, thread, [&](int slot, int pack) {
+    const A squares = Row::template sum_of_elements<A>(0, thread, [&](int slot, int pack) {
       const auto v = at(slot, pack);
-      return total(v * v);
+      return v * v;
     });
     return reciprocal_root(squares * A(1.0 / N) + A(eps));
   }
@@ -40,9 +40,7 @@ struct RmsRow {
   // mean(m * xhat): what a row's gradient has along the row itself. f(slot, pack) gives m * xhat.
   template <class F>
   static LIGER_DEVICE A mean(int buffer, int thread, F&& f) {
-    const A dot = Row::template sum<A>(buffer, thread,
-                                       [&](int slot, int pack) { return total(f(slot, pack)); });
-    return dot * A(1.0 / N);
+    return Row::template sum_of_elements<A>(buffer, thread, f) * A(1.0 / N);
   }
 
   // The gradient of what was normalised: rstd * (m - xhat * mean(m * xhat)).

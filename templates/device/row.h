@@ -56,7 +56,50 @@ struct RowOf {
     return combined_in<false, V>(buffer, thread, f, Add{}, V{});
   }
 
+  // The same of all elements of the packs that f(slot, pack) gives, one or several at once. What a
+  // pack adds up to is one number at the end of the row on the host, else at once.
+  template <class V, class F>
+  static LIGER_DEVICE V sum_of_elements(int buffer, int thread, F&& f) {
+    return elements_added_in<false, false, V>(buffer, thread, f);
+  }
+  // The same of an f that is long.
+  template <class V, class F>
+  static LIGER_DEVICE V sum_of_made(int buffer, int thread, F&& f) {
+    return elements_added_in<false, true, V>(buffer, thread, f);
+  }
+
+  // As `combined` and `sum` of such elements, of an f that is long.
+  template <class V, class F, class Combine>
+  static LIGER_DEVICE V combined_elements(int thread, F&& f, Combine combine, V empty) {
+    if constexpr (on_host) {
+      const auto at = [&](int pack) { return f(pack, pack); };
+      const auto as_it_is = [](const auto& lanes) { return lanes; };
+      const auto lanes = by_position<true>(at, combine, filled(empty), as_it_is);
+      return liger::combined(as_packs(lanes), combine);
+    } else {
+      return combined<V>(
+          thread, [&](int slot, int pack) { return liger::combined(f(slot, pack), combine); },
+          combine, empty);
+    }
+  }
+  template <class V, class F>
+  static LIGER_DEVICE V sum_of_made(int thread, F&& f) {
+    return elements_added_in<true, true, V>(0, thread, f);
+  }
+
  private:
+  template <bool Waits, bool Once, class V, class F>
+  static LIGER_DEVICE V elements_added_in(int buffer, int thread, F&& f) {
+    if constexpr (on_host) {
+      const auto at = [&](int pack) { return f(pack, pack); };
+      const auto wide = [](const auto& lanes) { return in_double(lanes); };
+      return rounded_sum<V>(total_of_lanes(by_position<Once>(at, Add{}, decltype(at(0)){}, wide)));
+    } else {
+      const auto of_pack = [&](int slot, int pack) { return total(f(slot, pack)); };
+      return combined_in<Waits, V>(buffer, thread, of_pack, Add{}, V{});
+    }
+  }
+
   template <bool Waits, class V, class F, class Combine>
   static LIGER_DEVICE V combined_in(int buffer, int thread, F&& f, Combine combine, V empty) {
     V accumulators[power_of_two_from(owned)];
@@ -79,6 +122,47 @@ struct RowOf {
     }
     return across_accumulators<accumulator_count, Threads, Rows, power_of_two_from(owned), Waits>(
         accumulators, combine, empty, buffer);
+  }
+
+  // The packs f(pack) combined, each element with those of its position. Four chains, so that none
+  // waits for itself, and short ones, for the sake of sums: what a few chains come to goes on as
+  // widen() makes it. Once: f stands in the code once, for compilers call what is long rather than
+  // have it four times; then the chains take turns.
+  template <bool Once, class F, class Combine, class P, class Widen>
+  static LIGER_DEVICE auto by_position(F&& f, Combine combine, const P& empty, Widen&& widen) {
+    constexpr int chains = 4;
+    constexpr int most = 8 * chains;
+    constexpr int whole = N / pack_size;
+    const auto nothing = in_lanes(empty);
+    auto result = widen(nothing);
+    for (int first = 0; first < whole; first += most) {
+      const int end = whole - first < most ? whole : first + most;
+      auto a = nothing, b = nothing, c = nothing, d = nothing;
+      const auto add = [&](auto& chain, int pack) {
+        if (pack >= whole) __builtin_unreachable();
+        chain = combine(chain, in_lanes(f(pack)));
+      };
+      int pack = first;
+      if constexpr (!Once) {
+        for (; pack + chains <= end; pack += chains) {
+          add(a, pack);
+          add(b, pack + 1);
+          add(c, pack + 2);
+          add(d, pack + 3);
+        }
+      }
+      for (; pack < end; ++pack) {
+        add(a, pack);
+        const auto last = a;
+        a = b;
+        b = c;
+        c = d;
+        d = last;
+      }
+      result = combine(result, widen(combine(combine(a, c), combine(b, d))));
+    }
+    if constexpr (N % pack_size != 0) result = combine(result, widen(in_lanes(f(packs - 1))));
+    return result;
   }
 
   // On the host a pack that may be ragged comes alone, so that loops over the others become vector

@@ -17,10 +17,16 @@ LIGER_DEVICE A finite(A max) {
 }
 
 // exp(x) of a score less the largest one. Not exact: results below 2^-126 are zero.
-template <bool Exact, class A>
-LIGER_DEVICE A probability(A x) {
+template <bool Exact>
+LIGER_DEVICE double probability(double x) {
+  return exponential<Exact>(x);
+}
+template <bool Exact>
+LIGER_DEVICE float probability(float x) {
 #if defined(LIGER_CUDA)
   if constexpr (!Exact) return power_of_two(x * 1.44269504088896341f);
+#elif defined(LIGER_HOST)
+  return Exact ? exponential_of_distance(x) : power_of_two_host<true>(x * 1.44269504088896341f);
 #endif
   return exponential<Exact>(x);
 }
@@ -51,13 +57,6 @@ struct LargerOrNan {
     return (a > b) | (a != a) ? a : b;
   }
 };
-
-template <class A, class Combine>
-LIGER_DEVICE A combined(const Pack<A>& a, Combine combine) {
-  const A first = combine(combine(a.v[0], a.v[4]), combine(a.v[2], a.v[6]));
-  const A second = combine(combine(a.v[1], a.v[5]), combine(a.v[3], a.v[7]));
-  return combine(first, second);
-}
 
 template <class A>
 struct MaxAndSum {

@@ -9,6 +9,7 @@ template <int N, int Threads, int Bytes, bool Constant, class T>
 class StreamedRow {
  public:
   using A = typename ArithmeticOf<T>::Type;
+  using Row = RowOf<N, Threads>;
   LIGER_DEVICE StreamedRow(const T* row, int thread, int = 0) : row_(row), thread_(thread) {}
   LIGER_DEVICE void read() {}
   LIGER_DEVICE void wait() const {}
@@ -32,6 +33,20 @@ class StreamedRow {
         combine, empty);
   }
 
+  // The largest element.
+  LIGER_DEVICE A largest() const {
+    const auto itself = [](int, const Pack<A>& mine) { return mine; };
+    return combined_elements(itself, Larger{}, minus_infinity<A>());
+  }
+
+  // The same of the elements of packs that f gives.
+  template <class F, class Combine, class... Others>
+  LIGER_DEVICE A combined_elements(F&& f, Combine combine, A empty, const Others&... others) const {
+    return Row::template combined_elements<A>(
+        thread_, [&](int, int pack) { return f(pack * pack_size, at(pack), others.at(pack)...); },
+        combine, empty);
+  }
+
   // As of a row that is held; here all packs are looked at each time.
   template <class F>
   LIGER_DEVICE unsigned long long marked(F&&) const {
@@ -47,18 +62,41 @@ class StreamedRow {
   // zero for what is missing.
   template <class F, class... Others>
   LIGER_DEVICE A sum(bool, F&& f, const Others&... others) const {
-    return Row::template combined<A>(thread_, [&](int, int pack) {
-      return total(f(pack * pack_size, at(pack), others.at(pack)...));
+    return Row::template sum_of_made<A>(
+        thread_, [&](int, int pack) { return f(pack * pack_size, at(pack), others.at(pack)...); });
+  }
+
+  // What the first reading of a row made of it, for the second: on the host they need not be made
+  // twice.
+  static constexpr bool keeps = on_host && N <= 16384;
+  struct Terms {
+    Pack<A> v[keeps ? Row::packs : 1];
+  };
+  // Adds f(element), and store()s with(eight elements, what makes f(element) of one of these).
+  template <class F>
+  LIGER_DEVICE A sum_of_terms(Terms& terms, F&& f) const {
+    return Row::template sum_of_made<A>(thread_, [&](int, int pack) {
+      const Pack<A> made = map(f, at(pack));
+      if constexpr (keeps) terms.v[pack] = made;
+      return made;
+    });
+  }
+  template <class F, class With>
+  LIGER_DEVICE void store_terms(T* to, const Terms& terms, F&& f, With&& with) const {
+    Row::each(thread_, [&](int, int pack) {
+      if constexpr (keeps) {
+        store_pack<N, Bytes>(to, pack, with(terms.v[pack], [](A term) { return term; }));
+      } else {
+        store_pack<N, Bytes>(to, pack, with(at(pack), f));
+      }
     });
   }
 
   // Two sums in one reading: f gives eight results of each.
   template <class F, class... Others>
   LIGER_DEVICE Two<A> two_sums(bool, F&& f, const Others&... others) const {
-    return Row::template combined<Two<A>>(thread_, [&](int, int pack) {
-      const Two<Pack<A>> both = f(pack * pack_size, at(pack), others.at(pack)...);
-      return Two<A>{total(both.first), total(both.second)};
-    });
+    return Row::template sum_of_made<Two<A>>(
+        thread_, [&](int, int pack) { return f(pack * pack_size, at(pack), others.at(pack)...); });
   }
 
   // to[column] = f(column, eight elements, eight of each of the others).
@@ -74,7 +112,6 @@ class StreamedRow {
   }
 
  private:
-  using Row = RowOf<N, Threads>;
   const T* row_;
   int thread_;
 };

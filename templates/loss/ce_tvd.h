@@ -74,11 +74,7 @@ struct CeTvdForward {
     const A score = widen(student[row * student_stride + label]);
     x.read();
     t.read();
-    const auto max = x.template combined<Two<A>>(
-        [](int, const Pack<A>& a, const Pack<A>& b) {
-          return Two<A>{combined(a, Larger{}), combined(b, Larger{})};
-        },
-        LargerOfEach{}, Two<A>{minus_infinity<A>(), minus_infinity<A>()}, t);
+    const auto max = largest_of_two(x, t);
     SoftmaxOf<exact, A> p{finite(max.first), A(1)};
     SoftmaxOf<exact, A> q{finite(max.second), A(1)};
     p.sum = x.sum(false, [&p](int, const Pack<A>& a) {

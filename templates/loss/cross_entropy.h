@@ -181,10 +181,7 @@ struct CrossEntropyRows {
       if (row.leads()) predicted[row_index] = inside(best.column) ? best.column : 0;
       stats.max = capped(best.value);
     } else if constexpr (!in_one_reading) {
-      const A largest_x =
-          row.template combined<A>([](int, const Pack<A>& x) { return combined(x, Larger{}); },
-                                   Larger{}, minus_infinity<A>());
-      stats.max = capped(largest_x);
+      stats.max = capped(row.largest());
     }
     if constexpr (in_one_reading) {
       stats = row.template combined<MaxAndSum<A>>(

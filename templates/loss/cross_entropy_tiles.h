@@ -142,9 +142,9 @@ struct CrossEntropyAccumulate {
     if constexpr (S.accuracy) {
       largest_x = best_of(row, row_index);
     } else if constexpr (!in_one_reading) {
-      largest_x = row.template combined<A>(
+      largest_x = row.combined_elements(
           [this](int column, const Pack<A>& x) {
-            return combined(Tile::present(column, x, columns, minus_infinity<A>()), Larger{});
+            return Tile::present(column, x, columns, minus_infinity<A>());
           },
           Larger{}, minus_infinity<A>());
     }

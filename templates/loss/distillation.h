@@ -110,11 +110,7 @@ struct DistillationRows {
   }
 
   static LIGER_DEVICE Two<A> maxima(const Row& x, const TeacherRow& t) {
-    const auto largest = x.template combined<Two<A>>(
-        [](int, const Pack<A>& a, const Pack<A>& b) {
-          return Two<A>{combined(a, Larger{}), combined(b, Larger{})};
-        },
-        LargerOfEach{}, Two<A>{minus_infinity<A>(), minus_infinity<A>()}, t);
+    const auto largest = largest_of_two(x, t);
     return {finite(largest.first), finite(largest.second)};
   }
 

@@ -115,8 +115,8 @@ struct DivergenceRows {
         if (active) store_striped<N, S.align_bytes>(losses, pack, of_each);
       });
     } else {
-      const A sum = Row::template sum<A>(
-          0, thread, [&](int, int pack) { return total(without_missing<N>(pack, of_pack(pack))); });
+      const A sum = Row::template sum_of_made<A>(
+          0, thread, [&](int, int pack) { return without_missing<N>(pack, of_pack(pack)); });
       if (active && thread == 0) loss[row * pieces + piece] = sum;
     }
   }

@@ -45,11 +45,7 @@ struct JsdMeasure {
 
  private:
   // A ratio beyond 2^86 is as good as that, and so is the one of two zeros.
-  static LIGER_DEVICE A bounded(A log2_ratio) {
-    constexpr A most = 86;
-    const A below = log2_ratio < most ? log2_ratio : most;
-    return below > -most ? below : -most;
-  }
+  static LIGER_DEVICE A bounded(A log2_ratio) { return between(log2_ratio, A(86)); }
   LIGER_DEVICE A log_m_over_q(A log2_ratio) const {
     return log_of<exact>(fused(beta, power_of_two(log2_ratio), rest));
   }

@@ -73,9 +73,8 @@ struct LinearKlDivRows {
     }
     x.read();
     p.read();
-    const A max = finite(x.template combined<A>(
-        [](int, const Pack<A>& a, const Pack<A>&) { return combined(a, Larger{}); }, Larger{},
-        minus_infinity<A>(), p));
+    const A max = finite(x.combined_elements(
+        [](int, const Pack<A>& a, const Pack<A>&) { return a; }, Larger{}, minus_infinity<A>(), p));
     const A divisor = divisor_of_distances<exact, A>(temperature);
     const auto distance = [&](A a) {
       return distance_of_logit<exact, false, S.tempered>(a, max, divisor, 0.0);

@@ -72,9 +72,7 @@ struct LogProbRows {
     const Chosen chosen = choose(x, id);
     const Chosen also = S.second ? choose(x, second) : Chosen{};
     row.read();
-    const A largest = row.template combined<A>(
-        [](int, const Pack<A>& x) { return combined(x, Larger{}); }, Larger{}, minus_infinity<A>());
-    const A max = finite(capped<exact, S.softcap>(largest, softcap));
+    const A max = finite(capped<exact, S.softcap>(row.largest(), softcap));
     const A divisor = divisor_of_distances<exact, A>(temperature);
     const auto distances = [&](int column, const Pack<A>& x) {
       const auto d = map([&](A one) { return distance(one, max, divisor); }, x);

@@ -99,9 +99,7 @@ struct VocabParallelStatistics {
           [](int, const Pack<A>& z) { return max_and_sum<exact>(z); }, MergeMaxAndSum<exact>{},
           MaxAndSum<A>{});
     } else {
-      const A max =
-          row.template combined<A>([](int, const Pack<A>& z) { return combined(z, Larger{}); },
-                                   Larger{}, minus_infinity<A>());
+      const A max = row.largest();
       const A reference = finite(max);
       return {max, row.sum(false, [reference](int, const Pack<A>& z) {
                 return map([reference](A one) { return probability<exact>(one - reference); }, z);

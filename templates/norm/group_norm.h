@@ -45,7 +45,7 @@ struct GroupNormForward {
     const A sum = group.template sum<A>(
         true,
         [&](int turn, int slot, int channel, int pack) {
-          return total(values.at(turn, slot, channel, pack));
+          return values.at(turn, slot, channel, pack);
         },
         AsItIs{});
     const A m = sum * A(1.0 / size);
@@ -54,7 +54,7 @@ struct GroupNormForward {
         [&](int turn, int slot, int channel, int pack) {
           const auto d =
               without_missing<S.inner>(pack, values.at(turn, slot, channel, pack) + (-m));
-          return Two<A>{total(d), total(d * d)};
+          return Two{part_of_sum(d), part_of_sum(d * d)};
         },
         AsItIs{});
     // What the rounding of the mean left: far from zero it is as large as the deviations' last
@@ -63,16 +63,19 @@ struct GroupNormForward {
     const A variance = deviations.second * A(1.0 / size) - rest * rest;
     const A r = reciprocal_root(variance + A(eps));
     const int first_channel = static_cast<int>(index % groups) * S.channels;
-    group.each_pack([&](int turn, int slot, int channel, int pack) {
+    const auto affine = [&](int channel) {
       A scale = r;
       A shift = 0;
       if constexpr (S.has_weight)
         scale = r * static_cast<A>(widen(weight[first_channel + channel]));
       if constexpr (S.has_bias) shift = static_cast<A>(widen(bias[first_channel + channel]));
+      return Two<A>{scale, shift};
+    };
+    group.each_pack(affine, [&](int turn, int slot, int channel, int pack, Two<A> of_channel) {
       const auto d = values.at(turn, slot, channel, pack) + (-m) + (-rest);
       store_pack<S.inner, S.align_bytes>(
           y + index * size + static_cast<long long>(channel) * S.inner, pack,
-          fused(d, filled(scale), filled(shift)));
+          fused(d, filled(of_channel.first), filled(of_channel.second)));
     });
     if (group.rank == 0 && thread_index() == 0 && rstd) {
       mean[index] = m + rest;
@@ -143,7 +146,8 @@ struct GroupNormBackward {
         true,
         [&](int turn, int slot, int channel, int pack) {
           const auto d = ds.at(turn, slot, channel, pack);
-          return Two<A>{total(d), total(d * (values.at(turn, slot, channel, pack) + (-m)))};
+          return Two{part_of_sum(d),
+                     part_of_sum(d * (values.at(turn, slot, channel, pack) + (-m)))};
         },
         [&](int channel, const Two<A>& sum) {
           const A of_xhat = sum.second * r;
@@ -155,12 +159,17 @@ struct GroupNormBackward {
     if constexpr (S.want_dx) {
       const A of_all = -r * sums.first * A(1.0 / size);
       const A of_deviation = -r * r * sums.second * A(1.0 / size);
-      group.each_pack([&](int turn, int slot, int channel, int pack) {
-        const A scale = r * weight_of(first_channel + channel);
+      const auto scale_of = [&](int channel) { return r * weight_of(first_channel + channel); };
+      group.each_pack(scale_of, [&](int turn, int slot, int channel, int pack, A scale) {
+        const auto made = [&](const Pack<A>& d, const Pack<A>& v) {
+          if constexpr (on_host)
+            return fused(v + (-m), filled(of_deviation), fused(d, filled(scale), filled(of_all)));
+          return map([&](A d, A v) { return fused(v - m, of_deviation, fused(d, scale, of_all)); },
+                     d, v);
+        };
         store_pack<S.inner, S.align_bytes>(
             dx + index * size + static_cast<long long>(channel) * S.inner, pack,
-            map([&](A d, A v) { return fused(v - m, of_deviation, fused(d, scale, of_all)); },
-                ds.at(turn, slot, channel, pack), values.at(turn, slot, channel, pack)));
+            made(ds.at(turn, slot, channel, pack), values.at(turn, slot, channel, pack)));
       });
     }
   }

@@ -133,9 +133,9 @@ struct LayerNormBackward {
     if constexpr (S.want_dx) {
       // Past the row's end dy is zero, so neither product counts there.
       const auto dots =
-          Row::template sum<Two<A>>(turn.buffer, turn.thread, [&](int slot, int pack) {
+          Row::template sum_of_elements<Two<A>>(turn.buffer, turn.thread, [&](int slot, int pack) {
             const auto g = weighted(row.dy.at(slot, pack), pack);
-            return Two<A>{total(g), total(g * ((row.x.at(slot, pack) + (-m)) * r))};
+            return Two{part_of_sum(g), part_of_sum(g * ((row.x.at(slot, pack) + (-m)) * r))};
           });
       means = {dots.first * A(1.0 / S.hidden), dots.second * A(1.0 / S.hidden)};
     }

@@ -135,9 +135,9 @@ struct QkNormRopeForward {
       const auto x = next;
       // A head is read while the one before it is on its way.
       if (i + 1 < S.heads) next = read(i + 1);
-      const A squares = Row::template sum<A>(0, thread, [&](int slot, int pack) {
+      const A squares = Row::template sum_of_elements<A>(0, thread, [&](int slot, int pack) {
         const auto v = x.at(slot, pack);
-        return total(v * v);
+        return v * v;
       });
       const A r = reciprocal_root(squares * A(1.0 / S.head_size) + A(eps));
       if (!active || first + i >= side.heads) continue;
@@ -285,9 +285,10 @@ struct QkNormRopeBackward {
     const A r = head.rstd;
     A mean = 0;
     if constexpr (S.want_dx) {
-      const A dot = Row::template sum<A>(turn.buffer, turn.thread, [&](int slot, int pack) {
-        return total(weighted(widened(dy[slot]), weight, pack) * (head.x.at(slot, pack) * r));
-      });
+      const A dot =
+          Row::template sum_of_elements<A>(turn.buffer, turn.thread, [&](int slot, int pack) {
+            return weighted(widened(dy[slot]), weight, pack) * (head.x.at(slot, pack) * r);
+          });
       mean = dot * A(1.0 / S.head_size);
     }
     if (!turn.active) return;

@@ -39,19 +39,16 @@ struct SoftmaxForward {
  private:
   LIGER_DEVICE void one_row(Row row, T* to) const {
     row.read();
-    const A max =
-        finite(row.template combined<A>([](int, const Pack<A>& v) { return combined(v, Larger{}); },
-                                        Larger{}, minus_infinity<A>()));
+    const A max = finite(row.largest());
     const auto weight = [max](A one) { return probability<exact>(one - max); };
-    const A sum = row.sum(false, [&](int, const Pack<A>& v) { return map(weight, v); });
-    if constexpr (exact) {
+    typename Row::Terms kept;
+    const A sum = row.sum_of_terms(kept, weight);
+    const A share = quotient<exact>(A(1), sum);
+    row.store_terms(to, kept, weight, [&](const Pack<A>& from, auto&& weight_of) {
+      if constexpr (!exact) return map(weight_of, from) * share;
       // Not times 1 / sum, whose rounding would shift the whole row.
-      const auto share = [&](A one) { return quotient<exact>(weight(one), sum); };
-      row.store(to, [&](int, const Pack<A>& v) { return map(share, v); });
-    } else {
-      const A share = quotient<exact>(A(1), sum);
-      row.store(to, [&](int, const Pack<A>& v) { return map(weight, v) * share; });
-    }
+      return map([&](A one) { return quotient<exact>(weight_of(one), sum, share); }, from);
+    });
   }
 };
 
@@ -90,6 +87,7 @@ struct SoftmaxBackward {
     y.store(
         to,
         [dot](int, const Pack<A>& p, const Pack<A>& d) {
+          if constexpr (on_host) return p * (d + (-dot));
           return map([dot](A p, A d) { return p * (d - dot); }, p, d);
         },
         dy);

@@ -2,6 +2,7 @@
 // works together. A slice lies in blocks of 64 x 64 elements of two bytes, of 8 KiB each, as the
 // copy engine's swizzle of 128 bytes leaves them.
 #pragma once
+#include "device/pack.h"
 #include "device/sm90/tma.h"
 
 namespace liger {
@@ -12,11 +13,6 @@ constexpr int wgmma_rows = 64;
 constexpr int wgmma_depth = 16;
 constexpr int block_side = 64;  // of what lies together in shared memory
 constexpr int block_bytes = block_side * block_side * 2;
-
-template <class T>
-constexpr bool is_bf16 = false;
-template <>
-constexpr bool is_bf16<bf16> = true;
 
 #define LIGER_4(FIRST) \
   "+f"(sums[FIRST]), "+f"(sums[FIRST + 1]), "+f"(sums[FIRST + 2]), "+f"(sums[FIRST + 3])
