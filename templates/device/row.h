@@ -9,6 +9,21 @@
 
 namespace liger {
 
+// How sums of lanes go on: as they are, or in double. No lambdas: NVRTC 13.0 refuses those with a
+// parameter of any type even in what a GPU leaves out.
+struct AsTheyAre {
+  template <class Lanes>
+  LIGER_DEVICE Lanes operator()(const Lanes& lanes) const {
+    return lanes;
+  }
+};
+struct InDouble {
+  template <class Lanes>
+  LIGER_DEVICE auto operator()(const Lanes& lanes) const {
+    return in_double(lanes);
+  }
+};
+
 //
 // Resident: the caller keeps its packs in registers, which are found by constant indices, so all is
 // unrolled. Otherwise a few packs are in flight at once: more would spill, and long rows would take
@@ -73,8 +88,7 @@ struct RowOf {
   static LIGER_DEVICE V combined_elements(int thread, F&& f, Combine combine, V empty) {
     if constexpr (on_host) {
       const auto at = [&](int pack) { return f(pack, pack); };
-      const auto as_it_is = [](const auto& lanes) { return lanes; };
-      const auto lanes = by_position<true>(at, combine, filled(empty), as_it_is);
+      const auto lanes = by_position<true>(at, combine, filled(empty), AsTheyAre{});
       return liger::combined(as_packs(lanes), combine);
     } else {
       return combined<V>(
@@ -92,8 +106,8 @@ struct RowOf {
   static LIGER_DEVICE V elements_added_in(int buffer, int thread, F&& f) {
     if constexpr (on_host) {
       const auto at = [&](int pack) { return f(pack, pack); };
-      const auto wide = [](const auto& lanes) { return in_double(lanes); };
-      return rounded_sum<V>(total_of_lanes(by_position<Once>(at, Add{}, decltype(at(0)){}, wide)));
+      const decltype(at(0)) nothing{};
+      return rounded_sum<V>(total_of_lanes(by_position<Once>(at, Add{}, nothing, InDouble{})));
     } else {
       const auto of_pack = [&](int slot, int pack) { return total(f(slot, pack)); };
       return combined_in<Waits, V>(buffer, thread, of_pack, Add{}, V{});

@@ -17,6 +17,19 @@ struct SoftmaxForwardSpec {
 };
 using SoftmaxBackwardSpec = SoftmaxForwardSpec;
 
+// Weights over their sum. share: 1 / sum.
+template <bool Exact, class A>
+struct SharesOf {
+  A sum;
+  A share;
+  template <class F>
+  LIGER_DEVICE Pack<A> operator()(const Pack<A>& from, F&& weight_of) const {
+    if constexpr (!Exact) return map(weight_of, from) * share;
+    // Not times 1 / sum, whose rounding would shift the whole row.
+    return map([&](A one) { return quotient<Exact>(weight_of(one), sum, share); }, from);
+  }
+};
+
 template <SoftmaxForwardSpec S>
 struct SoftmaxForward {
   static constexpr int block_threads = threads_of_block(S.threads, S.rows);
@@ -44,11 +57,7 @@ struct SoftmaxForward {
     typename Row::Terms kept;
     const A sum = row.sum_of_terms(kept, weight);
     const A share = quotient<exact>(A(1), sum);
-    row.store_terms(to, kept, weight, [&](const Pack<A>& from, auto&& weight_of) {
-      if constexpr (!exact) return map(weight_of, from) * share;
-      // Not times 1 / sum, whose rounding would shift the whole row.
-      return map([&](A one) { return quotient<exact>(weight_of(one), sum, share); }, from);
-    });
+    row.store_terms(to, kept, weight, SharesOf<exact, A>{sum, share});
   }
 };
 

@@ -27,8 +27,9 @@ LOSSES = [
 SMOOTHED = {"exo_pair": 0.1, "robust": 0.2}
 WRT = ("input", "weight", "bias")
 # A product of another height is summed in another order, and differences of log-probabilities
-# follow.
-SLACK_OF_PRODUCTS = 5e-7
+# follow, of which a loss may cancel most: over 60 seeds the robust one is off by 2.1e-6 on average,
+# eager's by 2.3e-6.
+SLACK_OF_PRODUCTS = 1.2e-6
 
 
 def sequences(input, weight, bias, ids, average, temperature, softcap):
