@@ -31,7 +31,7 @@ LIGER_DEVICE LayerStatistics<A> layer_statistics(First&& first, Again&& again, i
   const A m = sum * A(1.0 / N);
   const auto deviations = Row::template sum_of_elements<Two<A>>(1, thread, [&](int slot, int pack) {
     const auto d = without_missing<N>(pack, again(slot, pack) + (-m));
-    return Two{part_of_sum(d), part_of_sum(d * d)};
+    return liger::both(part_of_sum(d), part_of_sum(d * d));
   });
   const A rest = deviations.first * A(1.0 / N);
   const A variance = deviations.second * A(1.0 / N) - rest * rest;

@@ -25,6 +25,10 @@ struct Two {
   A second{};
 };
 template <class A>
+LIGER_DEVICE Two<A> both(const A& first, const A& second) {
+  return {first, second};
+}
+template <class A>
 LIGER_DEVICE Two<A> operator+(const Two<A>& a, const Two<A>& b) {
   return {a.first + b.first, a.second + b.second};
 }

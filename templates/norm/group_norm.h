@@ -54,7 +54,7 @@ struct GroupNormForward {
         [&](int turn, int slot, int channel, int pack) {
           const auto d =
               without_missing<S.inner>(pack, values.at(turn, slot, channel, pack) + (-m));
-          return Two{part_of_sum(d), part_of_sum(d * d)};
+          return liger::both(part_of_sum(d), part_of_sum(d * d));
         },
         AsItIs{});
     // What the rounding of the mean left: far from zero it is as large as the deviations' last
@@ -146,8 +146,8 @@ struct GroupNormBackward {
         true,
         [&](int turn, int slot, int channel, int pack) {
           const auto d = ds.at(turn, slot, channel, pack);
-          return Two{part_of_sum(d),
-                     part_of_sum(d * (values.at(turn, slot, channel, pack) + (-m)))};
+          return liger::both(part_of_sum(d),
+                             part_of_sum(d * (values.at(turn, slot, channel, pack) + (-m))));
         },
         [&](int channel, const Two<A>& sum) {
           const A of_xhat = sum.second * r;

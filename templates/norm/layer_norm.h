@@ -135,7 +135,8 @@ struct LayerNormBackward {
       const auto dots =
           Row::template sum_of_elements<Two<A>>(turn.buffer, turn.thread, [&](int slot, int pack) {
             const auto g = weighted(row.dy.at(slot, pack), pack);
-            return Two{part_of_sum(g), part_of_sum(g * ((row.x.at(slot, pack) + (-m)) * r))};
+            return liger::both(part_of_sum(g),
+                               part_of_sum(g * ((row.x.at(slot, pack) + (-m)) * r)));
           });
       means = {dots.first * A(1.0 / S.hidden), dots.second * A(1.0 / S.hidden)};
     }
