@@ -235,7 +235,8 @@ LIGER_DEVICE float quotient(float a, float b, [[maybe_unused]] float reciprocal_
 template <class A>
 LIGER_DEVICE A between(A x, A limit) {
 #if defined(LIGER_HOST)
-  if constexpr (sizeof(A) == sizeof(float)) return at_least(at_most(x, limit), -limit);
+  constexpr bool is_single = sizeof(A) == sizeof(float);
+  if constexpr (is_single) return at_least(at_most(x, limit), -limit);
 #endif
   const A below = x < limit ? x : limit;
   return below > -limit ? below : -limit;
