@@ -24,7 +24,7 @@ struct SharesOf {
   A share;
   template <class F>
   LIGER_DEVICE Pack<A> operator()(const Pack<A>& from, F&& weight_of) const {
-    if constexpr (!Exact) return map(weight_of, from) * share;
+    if (!Exact) return map(weight_of, from) * share;
     // Not times 1 / sum, whose rounding would shift the whole row.
     return map([&](A one) { return quotient<Exact>(weight_of(one), sum, share); }, from);
   }
