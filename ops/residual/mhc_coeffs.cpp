@@ -135,46 +135,48 @@ void add_options(std::vector<Input>& inputs) {
 Dtype arithmetic_of_x(const Call& call) { return arithmetic(call["x"].dtype); }
 int64_t arithmetic_bytes(const Call& call) { return size_bytes(arithmetic_of_x(call)); }
 
+Spec product_spec(const Call& call) {
+  return {{"x", call["x"].dtype},
+          {"phi", call["phi"].dtype},
+          {"streams", streams_of(call)},
+          {"channels", channels_of(call)},
+          {"outputs", outputs_of(call)},
+          {"at_once", product_groups(call).at_once},
+          {"groups", product_groups(call).groups}};
+}
+
+std::vector<Argument> product_arguments(int64_t (*walk)(const Call&)) {
+  return {"x",
+          "phi",
+          "parts",
+          {"tokens", tokens_of},
+          {"walk", walk},
+          {"x_token_stride", "x.stride0"},
+          {"x_stride", "x.stride1"}};
+}
+
 KernelOf product_tiles() {
   return {.name = "StreamProductTiles",
           .source = "residual/stream_tiles.h",
           .when = [](const Call& call) { return has_tokens(call) && has_tiles(call); },
-          .spec = [](const Call& call) -> Spec {
-            return {{"x", call["x"].dtype},
-                    {"phi", call["phi"].dtype},
-                    {"streams", streams_of(call)},
-                    {"channels", channels_of(call)},
-                    {"outputs", outputs_of(call)},
-                    {"at_once", product_groups(call).at_once},
-                    {"groups", product_groups(call).groups}};
-          },
+          .spec = product_spec,
           .candidates = [](const Call&) -> std::vector<Knobs> {
             return {{{"threads", tile_threads}}};
           },
           .blocks = [](const Call& call, const Knobs&) { return product_tile_blocks(call); },
-          .arguments = {"x",
-                        "phi",
-                        "parts",
-                        {"tokens", tokens_of},
-                        {"walk", tile_product_walk},
-                        {"x_token_stride", "x.stride0"},
-                        {"x_stride", "x.stride1"}}};
+          .arguments = product_arguments(tile_product_walk)};
 }
 
 KernelOf products() {
   return {.name = "StreamProducts",
           .source = "residual/stream_products.h",
           .when = [](const Call& call) { return has_tokens(call) && !has_tiles(call); },
-          .spec = [](const Call& call) -> Spec {
-            return {{"x", call["x"].dtype},
-                    {"phi", call["phi"].dtype},
-                    {"streams", streams_of(call)},
-                    {"channels", channels_of(call)},
-                    {"outputs", outputs_of(call)},
-                    {"at_once", product_groups(call).at_once},
-                    {"groups", product_groups(call).groups},
-                    {"align_bytes", int64_t{call.align_bytes()}}};
-          },
+          .spec =
+              [](const Call& call) {
+                Spec spec = product_spec(call);
+                spec.push_back({"align_bytes", int64_t{call.align_bytes()}});
+                return spec;
+              },
           .candidates = [](const Call& call) -> std::vector<Knobs> {
             if (call.on_host()) return {{{"rows", 1}}};
             return {{{"rows", 4}}, {{"rows", 8}}};
@@ -182,13 +184,7 @@ KernelOf products() {
           .blocks = [](const Call& call,
                        const Knobs& knobs) { return row_blocks(product_tasks(call), knobs); },
           .threads = [](const Knobs& knobs) { return 32 * value_of(knobs, "rows", 1); },
-          .arguments = {"x",
-                        "phi",
-                        "parts",
-                        {"tokens", tokens_of},
-                        {"walk", product_walk},
-                        {"x_token_stride", "x.stride0"},
-                        {"x_stride", "x.stride1"}}};
+          .arguments = product_arguments(product_walk)};
 }
 
 Spec coefficient_spec(const Call& call) {
@@ -352,6 +348,17 @@ KernelOf logits(bool mixes) {
                         "post_mult"}};
 }
 
+Spec gradient_spec(bool mixes, const Call& call) {
+  return {{"x", call["x"].dtype},
+          {"phi", call["phi"].dtype},
+          {"has_mixture", mixes},
+          {"want_dx", call.wants_grad(0)},
+          {"want_dphi", call.wants_grad(1)},
+          {"streams", streams_of(call)},
+          {"channels", channels_of(call)},
+          {"outputs", outputs_of(call)}};
+}
+
 std::vector<Argument> gradient_arguments(bool mixes) {
   return {{"dx_in", mixes ? "dx_in" : "x"},
           "x",
@@ -374,17 +381,12 @@ KernelOf gradient_tiles(bool mixes) {
               [](const Call& call) {
                 return has_tokens(call) && wants_products(call) && has_tiles(call);
               },
-          .spec = [mixes](const Call& call) -> Spec {
-            return {{"x", call["x"].dtype},
-                    {"phi", call["phi"].dtype},
-                    {"has_mixture", mixes},
-                    {"want_dx", call.wants_grad(0)},
-                    {"want_dphi", call.wants_grad(1)},
-                    {"streams", streams_of(call)},
-                    {"channels", channels_of(call)},
-                    {"outputs", outputs_of(call)},
-                    {"padded", zeros_up_to(call)}};
-          },
+          .spec =
+              [mixes](const Call& call) {
+                Spec spec = gradient_spec(mixes, call);
+                spec.push_back({"padded", zeros_up_to(call)});
+                return spec;
+              },
           .candidates = [](const Call& call) -> std::vector<Knobs> {
             return {{{"threads", tile_gradient_threads(call)}}};
           },
@@ -400,20 +402,15 @@ KernelOf gradients(bool mixes) {
               [](const Call& call) {
                 return has_tokens(call) && wants_products(call) && !has_tiles(call);
               },
-          .spec = [mixes](const Call& call) -> Spec {
-            return {{"x", call["x"].dtype},
-                    {"phi", call["phi"].dtype},
-                    {"has_mixture", mixes},
-                    {"want_dx", call.wants_grad(0)},
-                    {"want_dphi", call.wants_grad(1)},
-                    {"streams", streams_of(call)},
-                    {"channels", channels_of(call)},
-                    {"outputs", outputs_of(call)},
-                    {"at_once", gradient_groups(call).at_once},
-                    {"groups", gradient_groups(call).groups},
-                    {"align_bytes", int64_t{call.align_bytes()}},
-                    {"columns", gradient_columns(call)}};
-          },
+          .spec =
+              [mixes](const Call& call) {
+                Spec spec = gradient_spec(mixes, call);
+                spec.insert(spec.end(), {{"at_once", gradient_groups(call).at_once},
+                                         {"groups", gradient_groups(call).groups},
+                                         {"align_bytes", int64_t{call.align_bytes()}},
+                                         {"columns", gradient_columns(call)}});
+                return spec;
+              },
           .candidates = [](const Call& call) -> std::vector<Knobs> {
             return {{{"threads", call.on_host() ? 1 : gradient_threads}}};
           },
