@@ -5,15 +5,29 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable
 
+import torch
 
-def when_imported(name: str, then: Callable[[], None]) -> None:
-    """Calls `then` now if the module is imported, else once, right after its import succeeded."""
+
+def when_imported(name: str, then: Callable[[], None], without: str) -> None:
+    """Calls `then` now if the module is imported, else once, right after its import succeeded. Such
+    interfaces are torch's own and an import must not fail for them: where `then` does, a warning
+    says what is so `without` it."""
     if name in sys.modules:
-        then()
+        _or_warn(then, without)
     else:
-        sys.meta_path.insert(0, _Watch(name, then))
+        sys.meta_path.insert(0, _Watch(name, lambda: _or_warn(then, without)))
+
+
+def _or_warn(then: Callable[[], None], without: str) -> None:
+    try:
+        then()
+    except Exception as trouble:
+        warnings.warn(
+            f"liger_jit: {without} under torch {torch.__version__}: {trouble}", stacklevel=2
+        )
 
 
 class _Watch:

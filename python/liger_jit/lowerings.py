@@ -8,8 +8,6 @@ post-norm layers did not end. It does not write of an operator that it knows.
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 
 from .imports import when_imported
@@ -22,19 +20,8 @@ FIRST_WITHOUT_TEXT = (2, 15)
 def register_when_imported() -> None:
     """Registers all ops with inductor: now if that is imported, else right after its import."""
     if tuple(map(int, minor_of(torch.__version__).split("."))) < FIRST_WITHOUT_TEXT:
-        when_imported(LOWERINGS, _register_or_warn)
-
-
-def _register_or_warn() -> None:
-    # The interface is torch's own; a compile must not fail where it changes.
-    try:
-        _register()
-    except Exception as trouble:
-        warnings.warn(
-            f"liger_jit: torch.compile of torch {torch.__version__} cannot be told of operators "
-            f"beforehand, so deep models may compile slowly: {trouble}",
-            stacklevel=2,
-        )
+        without = "inductor meets operators unprepared, so that deep models may compile slowly"
+        when_imported(LOWERINGS, _register, without)
 
 
 def _register() -> None:

@@ -7,7 +7,6 @@ for an op that cannot be split at all, torch redistributes the tensors first.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -22,18 +21,7 @@ LEFT_OUT = (0,)  # the shape of an output that was not asked for, or of a tensor
 def register_when_imported() -> None:
     """Registers all ops with DTensor: now if that is imported, else right after its import, which
     takes half a second."""
-    when_imported(SHARDED_TENSORS, _register_or_warn)
-
-
-def _register_or_warn() -> None:
-    # Torch calls its interface experimental; an import of torch must not fail for that.
-    try:
-        _register()
-    except Exception as trouble:
-        warnings.warn(
-            f"liger_jit: operators cannot take DTensors under torch {torch.__version__}: {trouble}",
-            stacklevel=2,
-        )
+    when_imported(SHARDED_TENSORS, _register, "operators cannot take DTensors")
 
 
 def _register() -> None:
