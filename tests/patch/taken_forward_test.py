@@ -48,6 +48,16 @@ def cover(module):
     module.forward = lambda *args, **kwargs: taken(*args, **kwargs)
 
 
+def decorated(own):
+    """A class's new forward, around the one it has."""
+
+    @wraps(own)
+    def forward(self, *args, **kwargs):
+        return scaled(own(self, *args, **kwargs))
+
+    return forward
+
+
 def calls_it(module):
     taken = partial(module.forward)
     return lambda self, *args, **kwargs: scaled(taken(*args, **kwargs))
@@ -142,8 +152,7 @@ def test_so_may_each_of_several(path):
 def test_what_a_covering_forward_called_before_it_calls_ever_after(path):
     def steps(model):
         module = model.get_submodule(path)
-        own = type(module).forward
-        change = lambda self, *args, **kwargs: scaled(own(self, *args, **kwargs))  # noqa: E731
+        change = decorated(type(module).forward)
         cover(module)
         found = [loss_and_gradients(model)]
         with class_forward(module, change):
@@ -163,13 +172,9 @@ def test_so_it_does_where_the_new_forward_decorates_the_old_one(path):
         module = model.get_submodule(path)
         kind, own = type(module), type(module).forward
 
-        @wraps(own)
-        def decorated(self, *args, **kwargs):
-            return scaled(own(self, *args, **kwargs))
-
         cover(module)
         found = [loss_and_gradients(model)]
-        kind.forward = decorated
+        kind.forward = decorated(own)
         try:
             found.append(loss_and_gradients(model))
         finally:
@@ -187,8 +192,7 @@ def test_so_it_does_where_the_new_forward_decorates_the_old_one(path):
 def test_what_covers_a_class_that_was_changed_calls_the_new_forward(path):
     def step(model):
         module = model.get_submodule(path)
-        own = type(module).forward
-        change = lambda self, *args, **kwargs: scaled(own(self, *args, **kwargs))  # noqa: E731
+        change = decorated(type(module).forward)
         with class_forward(module, change):
             cover(module)
             return loss_and_gradients(model)

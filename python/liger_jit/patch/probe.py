@@ -26,6 +26,8 @@ OUTPUT_ERROR = {
 }
 # A gradient adds roundings of its own, so it is given twice as much.
 GRADIENT_FACTOR = 2.0
+# The dtypes of 16 bits.
+HALVES = (torch.bfloat16, torch.float16)
 # Tokens of one probe of each formula, so that what begins at some usual number of them shows.
 LONG = 130
 # How large the values of one probe are, so that what sets in at some outlier shows.

@@ -128,11 +128,14 @@ def qk_norm_rope(q, k, weight_q, weight_k, cos, sin):
 
 
 def full_qk_norm_rope(q, k, weight_q, weight_k, cos, sin):
-    def normed(x, weight):
-        tokens = x.transpose(1, 2)
-        return rms_norm(tokens.flatten(2), weight).view(tokens.shape).transpose(1, 2)
+    q, k = of_all_heads(rms_norm, q, weight_q), of_all_heads(rms_norm, k, weight_k)
+    return rope(q, k, cos, sin)
 
-    return rope(normed(q, weight_q), normed(k, weight_k), cos, sin)
+
+def of_all_heads(norm, x, weight):
+    """The norm, which takes rows, of all heads of a token together."""
+    tokens = x.transpose(1, 2)
+    return norm(tokens.flatten(2), weight).view(tokens.shape).transpose(1, 2)
 
 
 def attn_res(v, w_query, w_norm):

@@ -5,7 +5,7 @@ from liger_kernel import chunked_loss
 from liger_kernel.transformers import functional
 from liger_kernel.transformers.llama4_rope import liger_llama4_text_rotary_pos_emb
 
-from .eager import EPS
+from .eager import EPS, of_all_heads
 
 mhc_coeffs = functional.liger_mhc_coeffs
 mhc_post_res = functional.liger_mhc_post_res
@@ -35,11 +35,8 @@ def qk_norm_rope(q, k, weight_q, weight_k, cos, sin):
 
 
 def full_qk_norm_rope(q, k, weight_q, weight_k, cos, sin):
-    def normed(x, weight):
-        tokens = x.transpose(1, 2)
-        return rms_norm(tokens.flatten(2), weight).view(tokens.shape).transpose(1, 2)
-
-    return rope(normed(q, weight_q), normed(k, weight_k), cos, sin)
+    q, k = of_all_heads(rms_norm, q, weight_q), of_all_heads(rms_norm, k, weight_k)
+    return rope(q, k, cos, sin)
 
 
 def fused_add_layer_norm(x, residual, weight, bias):

@@ -21,7 +21,17 @@ from ..autocasting import autocast_dtype
 from ..guard import Guard, guard_of_rewritten, is_hooked, is_usable
 from ..installed import installed_in, switched
 from ..modes import WATCHED, is_watched
-from ..probe import LONG, OUTLYING, TINY, Mismatch, assert_same, compute_dtype, live_device, random
+from ..probe import (
+    HALVES,
+    LONG,
+    OUTLYING,
+    TINY,
+    Mismatch,
+    assert_same,
+    compute_dtype,
+    live_device,
+    random,
+)
 from ..rule import CompoundRule, Parts, Proof, Refusal, Rule, own_class_forward
 from ..source.definition import innermost, rebuilt, sure_definition
 from ..source.reading import read
@@ -37,7 +47,6 @@ SINGLE = ("x", "cos", "sin", "unsqueeze_dim")
 FUNCTION = "_liger_jit_"
 # Of heads, beside the module's own: what is proved is not asked for its size again.
 OTHER_SIZES = (2, 96, 256)
-HALVES = (torch.bfloat16, torch.float16)
 
 
 def rotary_names(module: nn.Module) -> list[str]:
@@ -116,7 +125,7 @@ class RotaryFunction:
     def _taken(self) -> Callable:
         """None for what no operator takes."""
         if self.rows:
-            return rotary_rows.rotary_of_rows()
+            return rotary_rows.rotate_rows
         if self.factors is not None:
             return rotary_complex.rotary_by_factors(self.original, self.factors)
         return rotary_function(self.original, self.pair, self.form, self.wide)

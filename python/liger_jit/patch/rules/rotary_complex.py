@@ -17,10 +17,8 @@ from ... import functional
 from ...meta_calls import MetaCall
 from ..guard import is_usable
 from ..modes import is_watched
-from ..probe import LONG, OUTLYING, TINY, Mismatch, assert_same, random
+from ..probe import HALVES, LONG, OUTLYING, TINY, Mismatch, assert_same, random
 from .memory_order import has_rows
-
-HALVES = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ They compute in float32 whatever the tensors and the tables are, and give the dt
 """
 
 from collections.abc import Callable
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -12,11 +11,10 @@ from torch import Tensor
 from ... import functional
 from ..guard import is_usable
 from ..modes import is_watched
-from ..probe import LONG, OUTLYING, TINY, Mismatch, assert_same, random
+from ..probe import HALVES, LONG, OUTLYING, TINY, Mismatch, assert_same, random
 from .memory_order import has_rows
 
 PARAMETERS = ("q", "k", "cos", "sin")
-HALVES = (torch.bfloat16, torch.float16)
 
 
 def formula(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,34 +26,30 @@ def formula(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Ten
     return rotate(q), rotate(k)
 
 
-@cache
-def rotary_of_rows() -> Callable:
+def takes(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> bool:
+    if is_watched() or any(x.dim() != 3 or not is_usable(x) or not has_rows(x) for x in (q, k)):
+        return False
+    if q.shape[::2] != k.shape[::2] or q.dtype != k.dtype or q.dtype == torch.float64:
+        return False
+    if cos.dim() != 2 or cos.shape != sin.shape or cos.shape != q.shape[::2]:
+        return False
+    if cos.dtype != sin.dtype or cos.dtype == torch.float64:
+        return False
+    if not (is_usable(cos) and is_usable(sin)):
+        return False
+    if not torch.is_grad_enabled():
+        return True
+    # Results of one node have a history together, and the operators give tables no gradient.
+    return q.requires_grad == k.requires_grad and not (cos.requires_grad or sin.requires_grad)
+
+
+def rotate_rows(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor] | None:
     """Ours with the signature of such functions; None for what no operator takes."""
-
-    def takes(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> bool:
-        if is_watched() or any(x.dim() != 3 or not is_usable(x) or not has_rows(x) for x in (q, k)):
-            return False
-        if q.shape[::2] != k.shape[::2] or q.dtype != k.dtype or q.dtype == torch.float64:
-            return False
-        if cos.dim() != 2 or cos.shape != sin.shape or cos.shape != q.shape[::2]:
-            return False
-        if cos.dtype != sin.dtype or cos.dtype == torch.float64:
-            return False
-        if not (is_usable(cos) and is_usable(sin)):
-            return False
-        if not torch.is_grad_enabled():
-            return True
-        # Results of one node have a history together, and the operators give tables no gradient.
-        return q.requires_grad == k.requires_grad and not (cos.requires_grad or sin.requires_grad)
-
-    def apply(q, k, cos, sin):
-        if not takes(q, k, cos, sin):
-            return None
-        tables = cos.unsqueeze(0), sin.unsqueeze(0)
-        q, k = functional.rope(q.unsqueeze(0), k.unsqueeze(0), *tables, unsqueeze_dim=2)
-        return q.squeeze(0), k.squeeze(0)
-
-    return apply
+    if not takes(q, k, cos, sin):
+        return None
+    tables = cos.unsqueeze(0), sin.unsqueeze(0)
+    q, k = functional.rope(q.unsqueeze(0), k.unsqueeze(0), *tables, unsqueeze_dim=2)
+    return q.squeeze(0), k.squeeze(0)
 
 
 def check_formula(original: Callable, size: int, other_sizes: tuple[int, ...]) -> None:
