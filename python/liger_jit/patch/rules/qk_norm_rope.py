@@ -391,7 +391,7 @@ def meta_call(
         return None
     mode, offset = norm.form.mode, norm.form.offset
     eps, op = norm.eps(q_norm), "full_qk_norm_rope" if source.full else "qk_norm_rope"
-    together, of_tables = getattr(functional, op), rotary.dtype_of_tables(dtype, wide)
+    of_tables = rotary.dtype_of_tables(dtype, wide)
 
     def run(batch: int, tokens: int) -> None:
         def empty(*shape, dtype=dtype):
@@ -401,7 +401,7 @@ def meta_call(
         normed = (heads * size, keys * size) if source.full else (size, size)
         weights = (empty(one, dtype=weight_dtype) for one in normed)
         table = empty(1, tokens, rotated, dtype=of_tables).detach()
-        q, k = together(q, k, *weights, table, table, eps, offset, mode)
+        q, k = getattr(functional, op)(q, k, *weights, table, table, eps, offset, mode)
         (q.sum() + k.sum()).backward()
 
     key = heads, keys, size, rotated, dtype, weight_dtype, mode, offset, wide
