@@ -24,6 +24,7 @@ from .taken import Taken, call_own, is_looked_up
 
 # Of the entry in a patched module's __dict__.
 KEY = "_liger_jit"
+UNPROVED = "its input is of a dtype, shape or layout that was not proved"
 
 
 class Installed:
@@ -77,6 +78,12 @@ def installed_in(module: nn.Module) -> Installed | None:
     """The module's own, on or off."""
     installed = module.__dict__.get(KEY)
     return None if installed is None or installed.module is not module else installed
+
+
+def stood_back(module: nn.Module, reason: str) -> None:
+    """Noted of a patched module that ran a part of its own."""
+    if (installed := installed_in(module)) is not None:
+        installed.stand_back(reason)
 
 
 def standing(module: Callable) -> Proof | None:
@@ -216,7 +223,7 @@ def guarded(
         else:
             reason = guard.broken(self)
             if reason is None and not takes(self, *given):
-                reason = "its input is of a dtype, shape or layout that was not proved"
+                reason = UNPROVED
         if reason is not None:
             installed.stand_back(reason)
             return own_forward(forward, guard, self, *inputs, **named)

@@ -433,3 +433,34 @@ def test_the_proof_calls_no_operator(monkeypatch):
     assert proof.role == "qk_norm_rope"
     assert not calls
     assert proof.otherwise.role == "rope"
+
+
+@pytest.mark.parametrize("family", ["Qwen3", "Olmo2"])
+def test_calls_of_the_rotary_function_itself_are_told(family):
+    model = build(family)
+    handle = patch(model)
+    loss_and_gradients(model)
+    assert not any(row.own_calls for row in handle.report())
+    trained = torch.zeros(1, requires_grad=True)  # no operator has a gradient for angles
+
+    def with_gradient(module, inputs, tables):
+        return tuple(table + trained for table in tables)
+
+    model.model.rotary_emb.register_forward_hook(with_gradient)
+    loss_and_gradients(model)
+    for row in attention_rows(handle):
+        assert row.own_calls == 1 and "apply_rotary_pos_emb was called" in row.why
+
+
+def test_norms_that_waited_and_ran_their_own_forward_are_told():
+    model = build("Qwen3")
+    handle = patch(model)
+    for layer in model.model.layers:
+        # Heads of a dtype that the norms, which give their weight's, were not tried with.
+        layer.self_attn.q_proj.double()
+        layer.self_attn.q_proj.register_forward_pre_hook(lambda _, inputs: inputs[0].double())
+    with pytest.raises(RuntimeError):  # attention to keys of another dtype
+        loss_and_gradients(model)
+    told = {row.path: row.own_calls for row in handle.report() if row.path.endswith("_norm")}
+    assert told["model.layers.0.self_attn.q_norm"] == 1
+    assert told["model.layers.0.self_attn.k_norm"] == 0

@@ -1,5 +1,7 @@
 """Rotations by complex factors, of neighbours that become halves, and several in one forward."""
 
+from functools import partial
+
 import pytest
 import torch
 from family_models import step_of, tiny
@@ -9,6 +11,7 @@ from liger_jit.patch.probe import Mismatch
 from liger_jit.patch.rules.rope import RotaryFunction
 from liger_jit.patch.rules.rotary_complex import Factors, factors_of
 from tiny_models import assert_same_step, counted, error, shape_of
+from torch import nn
 from transformers.models.deepseek_v2 import modeling_deepseek_v2
 from transformers.models.deepseek_v3 import modeling_deepseek_v3
 from transformers.models.llama4 import modeling_llama4
@@ -26,7 +29,8 @@ def name_of(function):
 
 
 def replacement_of(original, factors):
-    return RotaryFunction("rotate", original, True, factors=factors).replacement
+    replacement = RotaryFunction("rotate", original, True, factors=factors).replacement
+    return partial(replacement, nn.Module())
 
 
 def heads(heads_at, dtype=torch.float32, gradient=True):
@@ -243,15 +247,17 @@ def test_a_function_that_is_replaced_after_the_patch_is_called(name, monkeypatch
 def test_positions_are_left_to_the_function(monkeypatch):
     model, _ = tiny("deepseek_v3")
     patch(model)
-    (_, function) = installed_in(model.model.layers[0].self_attn).proof.functions
+    attention = model.model.layers[0].self_attn
+    (_, function) = installed_in(attention).proof.functions
     if function.name != "apply_rotary_pos_emb_interleave":
-        (function, _) = installed_in(model.model.layers[0].self_attn).proof.functions
+        (function, _) = installed_in(attention).proof.functions
+    rotate = partial(function.replacement, attention)
     q, k = torch.randn(2, 2, 2, 5, 4)
     cos, sin = torch.randn(2, 1, 5, 4)
     with counted(monkeypatch) as calls:
-        function.replacement(q, k, cos, sin, torch.arange(5))
+        rotate(q, k, cos, sin, torch.arange(5))
     assert not calls["rope"]
     with counted(monkeypatch) as calls:
-        function.replacement(q, k, cos, sin)
-        function.replacement(q.transpose(1, 2), k.transpose(1, 2), cos, sin, unsqueeze_dim=2)
+        rotate(q, k, cos, sin)
+        rotate(q.transpose(1, 2), k.transpose(1, 2), cos, sin, unsqueeze_dim=2)
     assert calls["rope"] == 2

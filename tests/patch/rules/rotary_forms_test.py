@@ -1,5 +1,7 @@
 """Rotary functions of other forms than Llama's, found by what they compute."""
 
+from functools import partial
+
 import pytest
 import torch
 from liger_jit.patch import patch
@@ -8,6 +10,7 @@ from liger_jit.patch.rules.rope import RotaryFunction, check_form, parameter_nam
 from liger_jit.patch.rules.rotary_form import FORMS, USUAL
 from liger_jit.patch.rules.rotary_rows import check_formula
 from tiny_models import assert_same_step, build, counted, error, loss_and_gradients
+from torch import nn
 from transformers.models.cohere import modeling_cohere
 from transformers.models.deepseek_v3 import modeling_deepseek_v3
 from transformers.models.glm4 import modeling_glm4
@@ -41,6 +44,12 @@ def forms_of(original):
     return found
 
 
+def replacement_of(original, form=USUAL, rows=False):
+    """As a module calls it that is not patched."""
+    function = RotaryFunction("rotate", original, True, form, rows=rows)
+    return partial(function.replacement, nn.Module())
+
+
 def assert_alike(found, expected, dtype):
     """Eager arithmetic of 16 bits rounds more often."""
     for mine, own in zip(found, expected, strict=True):
@@ -57,7 +66,7 @@ def test_each_function_has_one_form(file):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_replacement_is_the_function(file, dtype, monkeypatch):
     original, form = of_file(file), WANTED[file]
-    replacement = RotaryFunction("rotate", original, True, form).replacement
+    replacement = replacement_of(original, form)
     q, k = (torch.randn(2, heads, 7, 16, dtype=dtype).requires_grad_() for heads in (4, 2))
     tables = [torch.randn(2, 7, 16 // form.table_parts).to(dtype) for _ in range(2)]
 
@@ -86,13 +95,13 @@ def test_heads_of_one_sequence(dtype, monkeypatch):
         return [*results, *torch.autograd.grad(sum(y.float().sin().sum() for y in results), qkv)]
 
     with counted(monkeypatch) as calls:
-        found = step(RotaryFunction("rotate", vision, True, rows=True).replacement)
+        found = step(replacement_of(vision, rows=True))
     assert calls["rope"] == 1
     assert_alike(found, step(vision), dtype)
 
 
 def test_other_heads_go_to_the_function_itself(monkeypatch):
-    replacement = RotaryFunction("rotate", vision, True, rows=True).replacement
+    replacement = replacement_of(vision, rows=True)
     x, table = torch.randn(9, 4, 16), torch.randn(9, 16)
     with counted(monkeypatch) as calls:
         replacement(x[None], x[None], table[None], table[None])
@@ -118,7 +127,7 @@ def of_one_or_two(q, k=None, cos=None, sin=None, unsqueeze_dim=1):
 
 def test_keys_may_be_left_out(monkeypatch):
     assert forms_of(of_one_or_two) == [USUAL]
-    replacement = RotaryFunction("rotate", of_one_or_two, True).replacement
+    replacement = replacement_of(of_one_or_two)
     q, table = torch.randn(2, 4, 7, 16), torch.randn(2, 7, 16)
     with counted(monkeypatch) as calls:
         alone = replacement(q, cos=table, sin=table, unsqueeze_dim=1)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ... import functional
 from ...meta_calls import MetaCall
 from ..guard import is_usable
-from ..installed import install, switched
+from ..installed import UNPROVED, install, stood_back, switched
 from ..probe import Mismatch, SparseLinear, assert_same, compute_dtype, live_device, random, twin_of
 from ..rule import CompoundRule, Parts, Proof, Refusal, group_of, own_class_forward
 from ..source.definition import NO_SOURCE, definition_of, innermost
@@ -101,8 +101,10 @@ def have_one_history(q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor) -
 
 def alone(waits: ProvedRmsNorm, norm: nn.Module, x: Tensor) -> Tensor:
     """A norm without the rotation: the operator where it was proved, else its class's forward."""
-    takes = is_usable(x) and waits.takes_alone(norm, x)
-    return waits(norm, x) if takes else type(norm).forward(norm, x)
+    if is_usable(x) and waits.takes_alone(norm, x):
+        return waits(norm, x)
+    stood_back(norm, UNPROVED)
+    return type(norm).forward(norm, x)
 
 
 @cache
@@ -130,16 +132,16 @@ def norms_of_rows(
 
 @cache
 def norm_and_rope(rotate: Callable, full: bool, wide: bool) -> Callable:
-    """What finishes q and k where they are rotated; `rotate` is the rotation alone. full: whether
-    the norms are of all heads of a token together. wide: as of `RotaryFunction`."""
+    """What finishes a module's q and k where they are rotated; `rotate` is the rotation alone.
+    full: whether the norms are of all heads of a token together. wide: as of `RotaryFunction`."""
     apart = norms_alone(full)
 
-    def finish(waits, q_norm, k_norm, q, k, cos, sin):
+    def finish(module, waits, q_norm, k_norm, q, k, cos, sin):
         if not waits:
-            return rotate(q, k, cos, sin)
+            return rotate(module, q, k, cos, sin)
         # What stood where the norms stand was found there: a hook that came since is too late.
         if not fits(full, wide, waits, q_norm, k_norm, q, k, cos, sin):
-            return rotate(*apart(waits, q_norm, k_norm, q, k), cos, sin)
+            return rotate(module, *apart(waits, q_norm, k_norm, q, k), cos, sin)
         form = waits.form
         options = waits.eps(q_norm), form.offset, form.mode
         together = functional.full_qk_norm_rope if full else functional.qk_norm_rope
@@ -307,7 +309,7 @@ def check_formula(module: nn.Module, source: Rewritten, norm: ProvedRmsNorm) -> 
             q, k = (reference(x, o.weight, norm.eps(o)) for x, o in ((q, q_norm), (k, k_norm)))
         return q, k
 
-    def finish(*given):
+    def finish(module, *given):
         *both, cos, sin = given
         return rotate(*apart(*both), cos, sin)
 

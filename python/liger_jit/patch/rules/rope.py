@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ...meta_calls import MetaCall
 from ..autocasting import autocast_dtype
 from ..guard import Guard, guard_of_rewritten, is_hooked, is_usable
-from ..installed import installed_in, switched
+from ..installed import stood_back, switched
 from ..modes import WATCHED, is_watched
 from ..probe import (
     HALVES,
@@ -113,13 +113,9 @@ class RotaryFunction:
 
     @property
     def replacement(self) -> Callable:
-        """Our function, with the original's signature; it calls that for what no operator takes."""
+        """Our function, with the original's signature after the module that calls it. For what no
+        operator takes it calls the original, which the module counts if it is patched."""
         return or_own(self.original, self._taken)
-
-    @property
-    def in_forward(self) -> Callable:
-        """The same of a patched module, which comes first: it counts the calls of the original."""
-        return or_own_of_module(self.original, self._taken)
 
     @property
     def _taken(self) -> Callable:
@@ -216,7 +212,7 @@ def confirm_operator(
 ) -> RotaryFunction | Refusal:
     heads, keys, size, rotated = sizes_of(module)
     where = live_device(module), compute_dtype(module)
-    candidate = function.replacement
+    candidate = partial(function.replacement, module)
     try:
         if function.rows:
             rotary_rows.check(function.original, candidate, size, *where)
@@ -262,7 +258,7 @@ def prove(module: nn.Module, proved: Parts) -> RotationProof | Refusal:
     if refused := [one for one in answers if isinstance(one, Refusal)]:
         return refused[0]
     try:
-        forward = rewritten(own, {one.name: one.in_forward for one in answers})
+        forward = rewritten(own, {one.name: one.replacement for one in answers})
     except Mismatch as mismatch:
         return Refusal(str(mismatch))
     meta = meta_call(module, answers[0])
@@ -322,15 +318,6 @@ def parameter_names(function: Callable) -> tuple[str, ...]:
 
 def or_own(original: Callable, taken: Callable) -> Callable:
     """What is taken by ours, or the original's results."""
-
-    def apply(*inputs, **named):
-        found = taken(*inputs, **named)
-        return original(*inputs, **named) if found is None else found
-
-    return apply
-
-
-def or_own_of_module(original: Callable, taken: Callable) -> Callable:
     reason = f"its {getattr(original, '__name__', 'rotary function')} was called with heads or "
     reason += "tables of a dtype, shape or layout that was not proved"
 
@@ -338,8 +325,7 @@ def or_own_of_module(original: Callable, taken: Callable) -> Callable:
         found = taken(*inputs, **named)
         if found is not None:
             return found
-        if (installed := installed_in(module)) is not None:
-            installed.stand_back(WATCHED if is_watched() else reason)
+        stood_back(module, WATCHED if is_watched() else reason)
         return original(*inputs, **named)
 
     return apply
