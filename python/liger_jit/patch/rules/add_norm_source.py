@@ -12,8 +12,9 @@ becomes
     del normed
 
 so that nothing stands between the sum and the norm's call that could tell them from one, and what
-comes after them cannot either (`sum_uses`). A branch that stands there is taken aside
-(`branch_between`). A sum without a name, `self.norm(x + y)`, is seen by nobody else:
+comes after them cannot either (`sum_uses`). Both may be in a branch of an `if`; a branch that
+stands between them is taken aside (`branch_between`). A sum without a name, `self.norm(x + y)`, is
+seen by nobody else:
 
     add_and_norm(self.norm, x, y)[0]
 """
@@ -106,13 +107,7 @@ def sums_of_code(forward: Callable, code: CodeType | None) -> tuple[Sum, ...]:
         return ()
     whole = [*definition.body]
     _, bodies = divided(definition, sum_at)
-    found = [one for body in bodies for one in sums_in(body, whole)]
-    return tuple({one.norm: one for one in reversed(found)}[norm] for norm in norms_in(found))
-
-
-def norms_in(sums: list[Sum]) -> list[str]:
-    """Their norms, each once."""
-    return list(dict.fromkeys(one.norm for one in sums))
+    return tuple(one for body, after in bodies for one in sums_in(body, after, whole))
 
 
 def passed_by(forward: Callable) -> tuple[str | None, list[ast.stmt]]:
@@ -144,7 +139,7 @@ def rewritten_definition(
     forward: Callable, norms: tuple[str, ...], before_sums: tuple[str, ...], code: CodeType | None
 ) -> ast.FunctionDef:
     definition, bodies = divided(Unnamed(norms).visit(definition_of(forward)), sum_at)
-    for body in bodies:
+    for body, _ in bodies:
         # A sum that a norm takes is no sum of two names any more.
         fuse(body, norms)
         norm_add_source.fuse(body, before_sums)
@@ -177,12 +172,21 @@ class Replaced(ast.NodeTransformer):
         return self.new if node is self.old else self.generic_visit(node)
 
 
-def sums_in(body: list[ast.stmt], whole: list[ast.stmt] | None = None) -> list[Sum]:
-    """Of the statements of a forward, or of those that are the last it runs of the `whole`."""
-    return [found for made in range(len(body)) if (found := sum_at(body, made, whole))]
+def sums_in(
+    body: list[ast.stmt],
+    after: list[ast.stmt] | None = None,
+    whole: list[ast.stmt] | None = None,
+) -> list[Sum]:
+    """Of the statements of a forward, or of some of the `whole`, `after` which it runs those."""
+    return [found for made in range(len(body)) if (found := sum_at(body, made, after, whole))]
 
 
-def sum_at(body: list[ast.stmt], made: int, whole: list[ast.stmt] | None = None) -> Sum | None:
+def sum_at(
+    body: list[ast.stmt],
+    made: int,
+    after: list[ast.stmt] | None = None,
+    whole: list[ast.stmt] | None = None,
+) -> Sum | None:
     """The sum that `body[made]` makes, if a norm takes it before anything else does."""
     total = target_of(body[made])
     value = getattr(body[made], "value", None)
@@ -202,7 +206,8 @@ def sum_at(body: list[ast.stmt], made: int, whole: list[ast.stmt] | None = None)
     if not isinstance(function, ast.Attribute) or ast.unparse(function.value) != "self":
         return None
     names = {total, *map(target_of, body[made + 1 : used])}
-    return Sum(made, used, function.attr, shown(body, used, names, call, whole or body))
+    later = [*body[used:], *(after or [])]
+    return Sum(made, used, function.attr, shown(later, names, call, whole or body))
 
 
 def target_of(statement: ast.stmt) -> str | None:

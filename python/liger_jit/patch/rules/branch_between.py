@@ -1,4 +1,7 @@
-"""The source of a forward that may do something between a sum and its norm, if it is given more.
+"""The bodies of a forward, in which a norm may follow its sum: its own and those of its `if`s.
+
+A branch that may do something between a sum and its norm, if the forward is given more, is taken
+aside:
 
     x = residual + y
     if states is not None:                 with no `else`, and of no name but that
@@ -23,22 +26,36 @@ import copy
 from collections.abc import Callable
 
 IsSum = Callable[[list[ast.stmt], int], object]
+# Statements, and those that the forward may run after them.
+Body = tuple[list[ast.stmt], list[ast.stmt]]
 
 
-def divided(
-    definition: ast.FunctionDef, is_sum: IsSum
-) -> tuple[ast.FunctionDef, list[list[ast.stmt]]]:
-    """The forward in that form if it has such a branch, and the lists of statements in which norms
-    may follow their sums. `is_sum(body, i)`: whether `body[i]` is a sum that a norm takes next."""
+def divided(definition: ast.FunctionDef, is_sum: IsSum) -> tuple[ast.FunctionDef, list[Body]]:
+    """The forward in that form if it has such a branch, and its bodies, but for what runs where
+    states are given. `is_sum(body, i)`: whether `body[i]` is a sum that a norm takes next."""
     body = definition.body
     place = place_of_branch(definition, is_sum)
     if place is None:
-        return definition, [body]
+        return definition, branches(body)
     before, made, branch, after = body[:place], body[place], body[place + 1], body[place + 2 :]
     branch.orelse = copy.deepcopy([made, *after])
     branch.body = [made, *branch.body, *after]
     definition.body = [*before, branch]
-    return definition, [definition.body, branch.orelse]
+    return definition, branches(definition.body, aside=branch)
+
+
+def branches(
+    body: list[ast.stmt], after: list[ast.stmt] | None = None, aside: ast.If | None = None
+) -> list[Body]:
+    """The body itself and the branches of each `if` in it; of `aside` only what is its `else`."""
+    after = after or []
+    found = [(body, after)]
+    for i, one in enumerate(body):
+        if isinstance(one, ast.If):
+            rest = [*body[i + 1 :], *after]
+            parts = [one.orelse] if one is aside else [one.body, one.orelse]
+            found += [inner for part in parts for inner in branches(part, rest)]
+    return found
 
 
 def passed_by(definition: ast.FunctionDef, is_sum: IsSum) -> tuple[str | None, list[ast.stmt]]:

@@ -18,6 +18,7 @@ from functools import cache
 from types import CodeType
 
 from ..source.definition import definition_of, innermost, statement_at
+from .branch_between import branches
 
 # A name that no forward has.
 FUNCTION = "_liger_jit_norm_and_add"
@@ -45,7 +46,8 @@ def norms_before_sums(forward: Callable) -> tuple[str, ...]:
 def found_in_code(forward: Callable, code: CodeType | None) -> tuple[NormThenSum, ...]:
     """`code` is the forward's, which may be replaced in place."""
     definition = definition_of(forward)
-    return tuple(found_in(definition.body)) if definition else ()
+    bodies = branches(definition.body) if definition else []
+    return tuple(one for body, _ in bodies for one in found_in(body))
 
 
 def found_in(body: list[ast.stmt]) -> list[NormThenSum]:

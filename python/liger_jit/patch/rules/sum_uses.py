@@ -17,17 +17,15 @@ FRAMES = ("locals", "vars", "dir", "eval", "exec")
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.GeneratorExp)
 
 
-def shown(
-    body: list[ast.stmt], used: int, names: set[str], call: ast.Call, whole: list[ast.stmt]
-) -> str:
-    """The text of what could tell, or "". The sum has those names before `body[used]`, in which
-    `call` is that of its norm. whole: all statements of the forward."""
-    ever = names | aliases_in(body[used:], names)
+def shown(later: list[ast.stmt], names: set[str], call: ast.Call, whole: list[ast.stmt]) -> str:
+    """The text of what could tell, or "". The sum has those names before the `later` statements,
+    in the first of which `call` is that of its norm. whole: all statements of the forward."""
+    ever = names | aliases_in(later, names)
     for node in (node for statement in whole for node in ast.walk(statement)):
         if is_out_of_sight(node, ever):
             return text_of(node)
     names = set(names)
-    for statement in body[used:]:
+    for statement in later:
         names |= aliases_in([statement], names)
         for node in telling(statement, names, call):
             return text_of(node)
