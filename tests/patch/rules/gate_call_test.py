@@ -9,7 +9,9 @@ from liger_jit.patch import patch
 from tiny_models import LowRank, assert_same_step, counted, error, shape_of
 from torch import nn
 from torch.nn import functional as F
+from transformers import MoshiConfig
 from transformers.activations import ACT2FN
+from transformers.models.moshi.modeling_moshi import MoshiGatingMLP
 
 
 class Mlp(nn.Module):
@@ -209,6 +211,16 @@ def test_a_model_trains_as_before_and_is_taken_back(make, monkeypatch):
     assert shape_of(model) == before
     again = step_of(model, given)
     assert all(torch.equal(again[1][key], own[1][key]) for key in own[1])
+
+
+def test_factors_may_be_parts_of_one_projection(monkeypatch):
+    mlp = MoshiGatingMLP(MoshiConfig(hidden_size=16, ffn_dim=48))
+    x = torch.randn(2, 5, 16).requires_grad_()
+    expected = step(copy.deepcopy(mlp), x)
+    assert rows(mlp)[0].role == "swiglu"
+    with counted(monkeypatch) as calls:
+        assert_alike(step(mlp, x), expected)
+    assert calls["swiglu"] == 1
 
 
 class Writing(Mlp):

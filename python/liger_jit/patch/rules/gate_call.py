@@ -84,7 +84,10 @@ def _leaves_alone(gate: ast.expr, up: ast.expr, module: nn.Module) -> bool:
 
 
 # Expressions that write to nothing.
-PLAIN = (ast.Name, ast.Attribute, ast.Constant, ast.Subscript, ast.BinOp, ast.UnaryOp, ast.Slice)
+PLAIN = (
+    ast.Name, ast.Attribute, ast.Constant, ast.Subscript, ast.Slice, ast.Tuple, ast.BinOp,
+    ast.UnaryOp,
+)  # fmt: skip
 
 
 def _names(node: ast.expr) -> set[str]:
