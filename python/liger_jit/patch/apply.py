@@ -112,22 +112,24 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     hub = getattr(model, "use_kernels", False)
     with ONE_AT_A_TIME:
         found, answers, head = quietly(lambda: looked_at(model, asked, hub))
-    rows, changes = [], []
+    rows, change_of = [], {}
     for one in found:
         answer = answers.get(one.key, one.key)
         patched = isinstance(answer, Proof)
         if patched:
-            changes.append(Installation(one.module, answer))
+            change_of[one.path] = Installation(one.module, answer)
         told = [(answer.role, "patched")] if patched else [(one.rule.name, answer.reason)]
         if patched and answer.missed:
             told.append(answer.missed)
         rows += [Row(one.path, type(one.module).__name__, *each) for each in told]
     if head is not None:
         rows.append(row_of_loss(model, head, FUSED in asked))
-        changes += [] if isinstance(head, Refusal) else [LossChange(head)]
+        if isinstance(head, loss_head.LossHead):
+            change_of[rows[-1].path] = LossChange(head)
+    changes = [*change_of.values()]
     if not isinstance(head, loss_head.LossHead):
         changes += skip_logits.changes(model)
-    handle = Handle(model, rows, changes, calls_of(found, answers, head))
+    handle = Handle(model, rows, changes, change_of, calls_of(found, answers, head))
     handle.apply()
     remember(handle)
     return handle

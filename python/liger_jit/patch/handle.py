@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from ..meta_calls import MetaCall, replay_of
-from .installed import installed_in
 from .stand_in import Covered, LikeMethod, StandIn
 from .taken import Taken
 from .verify import Verification, compare
 
 # What the last patch found for each live model. Its handle would keep the model alive.
 _calls_of: weakref.WeakKeyDictionary[nn.Module, list[MetaCall]] = weakref.WeakKeyDictionary()
+
+GONE = "no longer part of the model"
 
 
 class _Absent:
@@ -26,8 +27,8 @@ class _Absent:
 class Row:
     """One module of the model that some rule looked at. `status` is "patched" or a reason.
 
-    own_calls: how often a patched module's own forward was taken all the same, outside of
-    torch.compile. why: the reason of the last time, such as "act_fn has hooks".
+    own_calls, why: as of `OwnCalls`: of a head, the steps with labels whose loss was not fused. why
+    may be "act_fn has hooks".
     """
 
     path: str
@@ -136,36 +137,45 @@ class InstanceValue:
 
 
 class Handle:
-    """A patched model's record. As a context manager it takes the patch back at the end."""
+    """A patched model's record. As a context manager it takes the patch back at the end.
 
-    def __init__(self, model: nn.Module, rows: list[Row], changes: list, calls: list[MetaCall]):
+    change_of: those of the changes that rows tell of, by the rows' paths.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None,
+        rows: list[Row],
+        changes: list,
+        change_of: dict[str, object],
+        calls: list[MetaCall],
+    ):
         self.model = model
         self._rows = rows
-        self._changes = changes
+        self._changes, self._change_of = changes, change_of
         self._calls = calls
         self._applied = False
 
     def report(self) -> Report:
         """A row for each module that a rule looked at, with what its guard has counted so far, and
-        why a replacement stayed out that was applied again."""
-        changes = {id(one.module): one for one in self._changes if hasattr(one, "module")}
-        return Report(self._counted(row, changes) for row in self._rows)
+        why a replacement stayed out that was applied again. A module that the user took out of the
+        model, or put another one in the place of, is no longer patched in it."""
+        inside = set(map(id, self.model.modules())) if self._change_of else set()
+        return Report(self._counted(row, inside) for row in self._rows)
 
     def add_rows(self, rows: list[Row]) -> None:
         """For the report, of what concerns no single module."""
         self._rows += rows
 
-    def _counted(self, row: Row, changes: dict) -> Row:
-        if self.model is None or not row.patched:
+    def _counted(self, row: Row, inside: set[int]) -> Row:
+        change = self._change_of.get(row.path)
+        if change is None or not row.patched:
             return row
-        try:
-            module = self.model.get_submodule(row.path)
-        except AttributeError:  # the user took it out of the model
-            return row
-        change = changes.get(id(module)) if self._applied else None
-        if change is not None and (reason := change.reason_out()):
+        if id(change.module) not in inside:
+            return replace(row, status=GONE)
+        if self._applied and (reason := change.reason_out()):
             return replace(row, status=reason)
-        found = installed_in(module)
+        found = change.counted
         return replace(row, own_calls=found.own_calls, why=found.reason) if found else row
 
     @property
@@ -208,14 +218,15 @@ class Handle:
         return replay_of(self._calls, batch, tokens)
 
     def __deepcopy__(self, memo: dict) -> "Handle":
-        model, changes = copy.deepcopy((self.model, self._changes), memo)
-        twin = Handle(model, self._rows, changes, self._calls)
+        own = self.model, self._changes, self._change_of
+        model, changes, change_of = copy.deepcopy(own, memo)
+        twin = Handle(model, self._rows, changes, change_of, self._calls)
         twin._applied = self._applied
         return twin
 
     def __reduce__(self):
         # What is saved is the report: modules are saved with the forwards of their classes.
-        return Handle, (None, self._rows, [], [])
+        return Handle, (None, self._rows, [], {}, [])
 
     def __enter__(self) -> "Handle":
         return self

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .guard import Guard, is_hooked, is_kept, is_plain, is_usable, parts_of
 from .modes import WATCHED, is_watched
+from .own_calls import OwnCalls
 from .rule import Proof
 from .source.compared import function_of
 from .source.definition import decorated, innermost
@@ -27,13 +28,11 @@ KEY = "_liger_jit"
 UNPROVED = "its input is of a dtype, shape or layout that was not proved"
 
 
-class Installed:
+class Installed(OwnCalls):
     """Owned by its module, and shared with the handle. `on` is the switch that the forward reads.
     `was_bound`: the class's own forward stood in the module's `__dict__`, and stands there again
     when this is undone. `ours`: what was put there last: the replacement, `bound`, or what stands
     for the class's new forward.
-
-    Calls on several threads may miss a few of each other in `own_calls`.
     """
 
     def __init__(self, module: nn.Module, proof: Proof, was_bound: bool = False):
@@ -41,8 +40,6 @@ class Installed:
         self.bound = self.ours = proof.forward.__get__(module)
         self.taken = Taken(proof.guard.forward)
         self.on = True
-        self.own_calls = 0  # while on, how often the module's own forward was taken
-        self.reason = ""  # why, the last time
 
     def follow(self, own: Callable) -> None:
         """Puts in what stands for `own`, the class's forward of now. So who took what was there has
@@ -56,11 +53,6 @@ class Installed:
         forward = self.module.__dict__.get("forward")
         if forward is not self.ours:
             self.taken.covered(self.module, forward)
-
-    def stand_back(self, reason: str) -> None:
-        if not torch.compiler.is_compiling():
-            self.own_calls += 1
-            self.reason = reason
 
     def __deepcopy__(self, memo: dict) -> "Installed":
         twin = Installed(copy.deepcopy(self.module, memo), self.proof, self.was_bound)
@@ -130,6 +122,10 @@ class Installation:
     @property
     def installed(self) -> Installed | None:
         return installed_in(self.module)
+
+    @property
+    def counted(self) -> OwnCalls | None:
+        return self.installed
 
     def apply(self) -> None:
         """Switches it on where something was put over it, and leaves other forwards alone."""

@@ -31,6 +31,7 @@ class LossCall:
     traced: under torch.compile the head's (logits, states, weight, bias).
     fused: a loss was made from lazy logits.
     unused_logits: the loss was made from these states, and nothing needs the logits.
+    missed: why no loss was made from lazy logits, while none was.
     checkpoint: the innermost one that the forward itself runs in: see `recomputed`.
     """
 
@@ -43,6 +44,7 @@ class LossCall:
     blocks: list[weakref.ref] = field(default_factory=list)
     traced: tuple[Tensor | None, ...] | None = None
     fused: bool = False
+    missed: str = "it was not called, or it is compiled by itself"
     unused_logits: bool = False
     checkpoint: object = None
     found_accuracy: Tensor | None = None

@@ -30,6 +30,10 @@ class LossChange:
         self.put: list[InstanceValue] = []
         self.reason: str | None = None
 
+    @property
+    def counted(self) -> LossHead:
+        return self.loss_head
+
     def reason_out(self) -> str | None:
         """Why the last `apply` left it out; None if it did not."""
         return self.reason

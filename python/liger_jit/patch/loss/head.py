@@ -22,7 +22,8 @@ from ..entered import Entered, call_of, place
 from ..guard import is_hooked
 from ..installed import replaced_by
 from ..lookup import answers_for
-from ..modes import is_watched
+from ..modes import WATCHED, is_watched
+from ..own_calls import OwnCalls
 from ..probe import compute_dtype
 from ..recomputed import checkpoint_here
 from ..rule import SHARDED_AWAY, MetaCall, Refusal, is_sharded
@@ -38,13 +39,19 @@ from .place_of_logits import copy_of, with_place_of_logits
 # Of the tensors that a head may have; a set, as one lookup is all that a call pays.
 PLAIN = frozenset({nn.Parameter, Tensor})
 PLAIN_OR_NONE = PLAIN | {type(None)}
+# Why a head makes its own logits.
+ASKED_FOR = "its logits were asked for: skip_logits=False, or no training step"
+CHECKPOINTED = "it was called in a checkpoint that the loss is not in"
+NOT_WHOLE = "its input, weight or bias is no plain tensor, or none that outlives its call"
+NO_LOSS = "no cross entropy was called on its logits"
 
 
-class LossHead:
+class LossHead(OwnCalls):
     """What a patched model and its head share: the head's forward and the model's, its loss.
 
     What stands in their places holds this object, so that a deep copy of the model gets its own.
-    What one forward of the model asked for is not here: see `entered`.
+    What one forward of the model asked for is not here: see `entered`. A forward with labels whose
+    loss is not made from lazy logits counts as one of the head's own.
     """
 
     def __init__(self, model: nn.Module, head: nn.Linear, fused: bool):
@@ -86,6 +93,7 @@ class LossHead:
         if not torch.compiler.is_compiling():
             call.checkpoint = checkpoint_here()
         if self.fused and keep and not call.wants_more:
+            self.stand_back(ASKED_FOR)
             return None, args, kwargs
         if self.fused:
             shifted = kwargs.get("shift_labels")
@@ -97,11 +105,16 @@ class LossHead:
         call = call_of(self)
         if call is not None and torch.compiler.is_compiling():
             return self.traced_forward(call, own, *inputs, **named)
-        if call is None or not self.stands() or checkpoint_here() is not call.checkpoint:
+        if call is None:
             return own(*inputs, **named)
-        states = inputs[0] if inputs else next(iter(named.values()))
-        weight, bias = held(self.head, "weight"), held(self.head, "bias")
-        if not (type(states) is Tensor and self.stays_whole(weight, bias)):
+        reason = self.covered() or (None if checkpoint_here() is call.checkpoint else CHECKPOINTED)
+        if reason is None:
+            states = inputs[0] if inputs else next(iter(named.values()))
+            weight, bias = held(self.head, "weight"), held(self.head, "bias")
+            if not (type(states) is Tensor and self.stays_whole(weight, bias)):
+                reason = NOT_WHOLE
+        call.missed = reason or NO_LOSS
+        if reason is not None:
             return own(*inputs, **named)
         if not self.fused:
             logits = own(states)
@@ -119,37 +132,42 @@ class LossHead:
         states = inputs[0] if inputs else next(iter(named.values()))
         logits = own(*inputs, **named)
         weight, bias = held(self.head, "weight"), held(self.head, "bias")
-        if self.fused and self.is_as_found() and self.stays_whole(weight, bias):
+        if self.fused and self.changed() is None and self.stays_whole(weight, bias):
             made(logits, states, weight, bias)
             call.traced = (logits, states, weight, bias)
         return logits
 
-    def stands(self) -> bool:
-        """Whether calling the head is still calling its class's forward and nothing else: no hook,
-        of its own or of all modules, and no other forward over ours; and whether what comes after
-        it runs as Python, which lazy logits need."""
+    def covered(self) -> str | None:
+        """None while calling the head is still calling its class's forward and nothing else: no
+        hook, of its own or of all modules, and no other forward over ours; and while what comes
+        after it runs as Python, which lazy logits need."""
         head = self.head
         forward = head.__dict__.get("forward")
-        return (
-            type(forward) is HeadForward  # a wrapper may have its attributes
-            and forward.loss_head is self
-            and self.is_as_found()
-            and not is_hooked(head)
-            and not is_compiled(getattr(self.model, "loss_function", None))
-            and not torch._C._are_functorch_transforms_active()
-        )
+        # A wrapper may have its attributes.
+        if type(forward) is not HeadForward or forward.loss_head is not self:
+            return "another forward is over its own"
+        if (reason := self.changed()) is not None:
+            return reason
+        if is_hooked(head):
+            return "it has hooks, or all modules have"
+        if is_compiled(getattr(self.model, "loss_function", None)):
+            return "the model's loss function is compiled by itself"
+        if torch._C._are_functorch_transforms_active():
+            return "a transform of torch.func is on"
+        return None
 
-    def is_as_found(self) -> bool:
-        """Whether the head still is a matrix product and the loss torch's own, for all to see."""
-        return (
-            type(self.head) is self.head_class
-            and self.head_class.forward is self.head_forward
-            and not answers_for(self.head_class, "weight")
-            and not answers_for(self.head_class, "bias")
-            and replaced_linear() is None
-            and replaced_cross_entropy() is None
-            and not is_watched()
-        )
+    def changed(self) -> str | None:
+        """None while the head is a matrix product and the loss torch's own, for all to see."""
+        if (
+            type(self.head) is not self.head_class
+            or self.head_class.forward is not self.head_forward
+        ):
+            return "its class has another forward"
+        if answers_for(self.head_class, "weight") or answers_for(self.head_class, "bias"):
+            return "its class has a weight or a bias of its own"
+        if (reason := replaced_linear() or replaced_cross_entropy()) is not None:
+            return reason
+        return WATCHED if is_watched() else None
 
     def stays_whole(self, weight: Tensor, bias: Tensor | None) -> bool:
         """Whether these are the head's matrix and bias, and still are after the head has returned.
@@ -364,6 +382,8 @@ class AroundForward(StandIn, Covered):
             if call is not None:
                 output = None if output is None else finished(output, call)
                 call.end()
+                if not call.fused:
+                    loss_head.stand_back(call.missed)
             return output
         finally:
             here.innermost = outer

@@ -191,7 +191,8 @@ class LazyLogits(torch.Tensor):
                 result = fold(*args, **kwargs)
                 if result is not NotImplemented:
                     return result
-        args, kwargs = tree_map_only(LazyLogits, LazyLogits._real, (args, kwargs))
+        needed = functools.partial(_needed_by, func)
+        args, kwargs = tree_map_only(LazyLogits, needed, (args, kwargs))
         return func(*args, **kwargs)
 
     @classmethod
@@ -247,6 +248,12 @@ def _keep_out_of_traces() -> None:
     for name in ("__torch_function__", "__torch_dispatch__"):
         function = LazyLogits.__dict__[name].__func__
         setattr(LazyLogits, name, classmethod(torch.compiler.disable(function, reason=reason)))
+
+
+def _needed_by(function: Callable, logits: LazyLogits) -> Tensor:
+    name = getattr(function, "__name__", "a function")
+    logits._lazy.source.call.missed = f"its logits were needed by a call of {name}"
+    return logits._real()
 
 
 def real_logits(value):
