@@ -52,7 +52,8 @@ struct PolicyStep {
   static constexpr bool vespo = loss_type == PolicyLoss::vespo;
   static constexpr bool cispo = loss_type == PolicyLoss::cispo;
   static constexpr bool sapo = loss_type == PolicyLoss::sapo;
-  using Slope = Type<S.derivative ? S.log_prob : Dtype::f64>;
+  // A copy: to NVRTC 12.4 a member of a constant and an enumerator are of two types.
+  using Slope = Type<S.derivative ? Dtype{S.log_prob} : Dtype::f64>;
 
   const Type<S.log_prob>* log_probs;
   const double* mask;    // what a token counts in means over its sequence
