@@ -1,6 +1,7 @@
 // An open file descriptor that is closed when it goes out of scope.
 #pragma once
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <utility>
@@ -26,5 +27,12 @@ class Descriptor {
  private:
   int number_;
 };
+
+// Takes the descriptor and gives one above 0, 1 and 2, which may be closed in a daemon and are
+// overwritten in a child; not open if there is none.
+inline Descriptor above_standard(int number) {
+  const Descriptor low(number);
+  return Descriptor(low.is_open() ? ::fcntl(number, F_DUPFD_CLOEXEC, 3) : -1);
+}
 
 }  // namespace liger

@@ -31,12 +31,6 @@ constexpr int poll_milliseconds = 20;
               fmt::format("cannot start {}: {}", program, std::strerror(error_number)));
 }
 
-// Away from 0, 1 and 2, which may be closed in a daemon and are overwritten in the child.
-Descriptor above_standard(int number) {
-  Descriptor low(number);
-  return Descriptor(low.is_open() ? ::fcntl(number, F_DUPFD_CLOEXEC, 3) : -1);
-}
-
 struct Pipe {
   Descriptor read_end;
   Descriptor write_end;
@@ -82,8 +76,11 @@ std::vector<char*> pointers_to(std::vector<std::string>& texts) {
   return pointers;
 }
 
-pid_t start(std::vector<std::string> arguments, std::vector<std::string> environment_lines,
-            const int (&standard)[3]) {
+}  // namespace
+
+pid_t start_process(std::vector<std::string> arguments, const std::vector<std::string>& environment,
+                    const int (&standard)[3]) {
+  std::vector<std::string> environment_lines = whole_environment(environment);
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   for (int i = 0; i < 3; ++i) posix_spawn_file_actions_adddup2(&actions, standard[i], i);
@@ -111,6 +108,8 @@ pid_t start(std::vector<std::string> arguments, std::vector<std::string> environ
   if (trouble != 0) cannot_start(arguments[0], trouble);
   return child;
 }
+
+namespace {
 
 // Takes what is there now; closes the pipe at its end.
 void drain(Descriptor& pipe, std::string& text) {
@@ -157,8 +156,8 @@ ProcessResult run_process(const std::vector<std::string>& arguments, const std::
   Pipe output = make_pipe(arguments[0]);
   Pipe error = make_pipe(arguments[0]);
   const pid_t child =
-      start(arguments, whole_environment(environment),
-            {standard_input.number(), output.write_end.number(), error.write_end.number()});
+      start_process(arguments, environment,
+                    {standard_input.number(), output.write_end.number(), error.write_end.number()});
   output.write_end.reset();
   error.write_end.reset();
 

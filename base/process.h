@@ -1,6 +1,8 @@
 // Runs a program, feeds its standard input and collects what it prints. No shell is involved.
 #pragma once
 
+#include <sys/types.h>
+
 #include <optional>
 #include <string>
 #include <vector>
@@ -23,6 +25,11 @@ struct ProcessResult {
 ProcessResult run_process(const std::vector<std::string>& arguments, const std::string& input = {},
                           double timeout_seconds = 300,
                           const std::vector<std::string>& environment = {});
+
+// Starts one with these descriptors, none of them below 3, as its standard input, output and error,
+// in a process group and an environment as above. Who calls this waits for it. Raises as above.
+pid_t start_process(std::vector<std::string> arguments, const std::vector<std::string>& environment,
+                    const int (&standard)[3]);
 
 // The first of `names` found on PATH (or itself, if it holds a slash and can be run).
 std::optional<std::string> find_program(const std::vector<std::string>& names);

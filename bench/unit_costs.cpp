@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <optional>
 #include <set>
 #include <thread>
 #include <vector>
@@ -24,6 +25,7 @@
 #include "engine/report/describe.h"
 #include "runtime/backends.h"
 #include "runtime/compile/compiler.h"
+#include "runtime/compile/nvrtc_process.h"
 
 namespace {
 
@@ -82,7 +84,9 @@ void compile_all(std::vector<Case>& cases, const Target& target, int threads,
                  const std::string& folder) {
   Compiler& compiler = compiler_for(target.backend);
   std::atomic<size_t> next = 0;
-  const auto work = [&] {
+  const auto work = [&](bool beside_others) {
+    std::optional<OwnNvrtc> own;  // as threads of the background have it
+    if (beside_others) own.emplace();
     for (size_t i = next++; i < cases.size(); i = next++) {
       Case& one = cases[i];
       const double start = thread_ms();
@@ -96,7 +100,7 @@ void compile_all(std::vector<Case>& cases, const Target& target, int threads,
     }
   };
   std::vector<std::thread> pool;
-  for (int i = 0; i < threads; ++i) pool.emplace_back(work);
+  for (int i = 0; i < threads; ++i) pool.emplace_back(work, i > 0);
   for (std::thread& thread : pool) thread.join();
 }
 

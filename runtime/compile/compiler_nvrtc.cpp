@@ -1,16 +1,20 @@
-// NVRTC in this process, straight to machine code for one exact architecture. For a GPU that it
-// does not know yet it makes intermediate code (PTX), which that GPU's driver finishes.
+// NVRTC in this process or in one of a compiling thread's own, straight to machine code for one
+// exact architecture. For a GPU that it does not know yet it makes intermediate code (PTX), which
+// that GPU's driver finishes.
 #include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <cstdlib>
 #include <mutex>
 
+#include "base/environment.h"
 #include "base/log.h"
 #include "base/process_state.h"
 #include "base/text.h"
 #include "runtime/backends.h"
-#include "runtime/compile/nvrtc_library.h"
+#include "runtime/compile/library_search.h"
+#include "runtime/compile/nvrtc_process.h"
+#include "runtime/compile/nvrtc_program.h"
 
 namespace liger {
 namespace {
@@ -54,6 +58,16 @@ constexpr std::string_view newer_nvrtc =
 constexpr std::string_view older_nvrtc =
     "Install one that still knows it (`pip install nvidia-cuda-nvrtc-cu12`) and name its "
     "libnvrtc.so with LIGER_JIT_NVRTC";
+
+std::vector<std::string> candidates() {
+  const std::string& asked = environment().nvrtc_library;
+  if (!asked.empty()) return {asked};
+  return joined({loaded_libraries("libnvrtc.so"),
+                 packaged_libraries(
+                     {"nvidia/cu13/lib/libnvrtc.so.13", "nvidia/cuda_nvrtc/lib/libnvrtc.so.12"}),
+                 {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"},
+                 {"/usr/local/cuda/lib64/libnvrtc.so"}});
+}
 
 class NvrtcCompiler final : public Compiler {
  public:
@@ -106,67 +120,28 @@ class NvrtcCompiler final : public Compiler {
     if (nvrtc.at_least(12, 9)) options.push_back("--no-cache");
 
     const auto start = std::chrono::steady_clock::now();
-    Program program(nvrtc, unit);
-    const int result = program.compile(options);
-    const std::string log = program.log();
-    if (result != nvrtc_success) {
-      if (refuses_architecture(log)) throw unknown_target(nvrtc, unit, target);
-      throw compile_error(unit, target, fmt::format("{}\n{}", nvrtc.error_text(result), log));
+    const NvrtcRequest request{to_intermediate, unit.expanded, std::move(options)};
+    std::optional<NvrtcResult> result = OwnNvrtc::compile(nvrtc, request);
+    if (!result) result = compile_by(nvrtc, request);
+    if (!result->is_done()) {
+      if (refuses_architecture(result->log)) throw unknown_target(nvrtc, unit, target);
+      throw compile_error(unit, target, fmt::format("{}\n{}", result->error, result->log));
     }
     Binary binary;
-    binary.bytes = to_intermediate ? program.ptx() : program.cubin();
-    if (binary.bytes.empty()) throw compile_error(unit, target, "NVRTC gave no code\n" + log);
-    binary.resources = resources_of(log, entry_symbol(unit.kernel));
+    binary.bytes = std::move(result->code);
+    if (binary.bytes.empty())
+      throw compile_error(unit, target, "NVRTC gave no code\n" + result->log);
+    binary.resources = resources_of(result->log, entry_symbol(unit.kernel));
     binary.compile_ms =
         std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
     return binary;
   }
 
  private:
-  class Program {
-   public:
-    Program(const NvrtcLibrary& nvrtc, const Unit& unit) : nvrtc_(nvrtc) {
-      const int result = nvrtc.create(&handle_, unit.expanded.c_str(), "unit", 0, nullptr, nullptr);
-      if (result != nvrtc_success)
-        throw Error(ErrorKind::compile,
-                    fmt::format("NVRTC cannot begin a program: {}", nvrtc.error_text(result)));
-    }
-    ~Program() { nvrtc_.destroy(&handle_); }
-    Program(const Program&) = delete;
-
-    int compile(const std::vector<std::string>& options) {
-      std::vector<const char*> pointers;
-      for (const std::string& option : options) pointers.push_back(option.c_str());
-      return nvrtc_.compile(handle_, static_cast<int>(pointers.size()), pointers.data());
-    }
-    std::string log() const { return text(nvrtc_.log_size, nvrtc_.log); }
-    std::string ptx() const { return text(nvrtc_.ptx_size, nvrtc_.ptx); }
-    std::string cubin() const { return sized(nvrtc_.cubin_size, nvrtc_.cubin); }
-
-   private:
-    // NVRTC counts the zero at its end.
-    std::string text(int (*size_of)(NvrtcProgram, size_t*), int (*get)(NvrtcProgram, char*)) const {
-      std::string read = sized(size_of, get);
-      while (read.ends_with('\0')) read.pop_back();
-      return read;
-    }
-    std::string sized(int (*size_of)(NvrtcProgram, size_t*),
-                      int (*get)(NvrtcProgram, char*)) const {
-      size_t size_bytes = 0;
-      if (size_of(handle_, &size_bytes) != nvrtc_success) return {};
-      std::string bytes(size_bytes, '\0');
-      if (get(handle_, bytes.data()) != nvrtc_success) return {};
-      return bytes;
-    }
-
-    const NvrtcLibrary& nvrtc_;
-    NvrtcProgram handle_ = nullptr;
-  };
-
   const NvrtcLibrary& library() {
     Search& search = ProcessState<Search>::get();
     const std::lock_guard lock(search.mutex);
-    if (!search.library) search.library = std::make_unique<NvrtcLibrary>();
+    if (!search.library) search.library = std::make_unique<NvrtcLibrary>(candidates());
     return *search.library;
   }
 

@@ -2,23 +2,11 @@
 
 #include <filesystem>
 
-#include "base/environment.h"
 #include "base/error.h"
 #include "base/text.h"
-#include "runtime/compile/library_search.h"
 
 namespace liger {
 namespace {
-
-std::vector<std::string> candidates() {
-  const std::string& asked = environment().nvrtc_library;
-  if (!asked.empty()) return {asked};
-  return joined({loaded_libraries("libnvrtc.so"),
-                 packaged_libraries(
-                     {"nvidia/cu13/lib/libnvrtc.so.13", "nvidia/cuda_nvrtc/lib/libnvrtc.so.12"}),
-                 {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"},
-                 {"/usr/local/cuda/lib64/libnvrtc.so"}});
-}
 
 template <typename Function>
 void bind(const SharedLibrary& library, const char* name, Function*& function) {
@@ -41,7 +29,7 @@ std::optional<int> stand_in_for(int wanted, const std::vector<int>& known) {
   return best;
 }
 
-NvrtcLibrary::NvrtcLibrary() : library(candidates()) {
+NvrtcLibrary::NvrtcLibrary(const std::vector<std::string>& candidates) : library(candidates) {
   if (!library.found())
     throw Error(ErrorKind::compile,
                 fmt::format("NVRTC, the compiler for NVIDIA GPUs, was not found. Install it with "

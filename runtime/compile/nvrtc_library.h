@@ -22,8 +22,9 @@ std::optional<int> stand_in_for(int wanted, const std::vector<int>& known);
 // Only read once it is made, so thread safe as NVRTC is. Owned by the compiler of the process,
 // never closed.
 struct NvrtcLibrary {
-  // Raises Error(compile) that lists where it was looked for and what to install.
-  NvrtcLibrary();
+  // The first of these that loads. Raises Error(compile) that lists where it was looked for and
+  // what to install.
+  explicit NvrtcLibrary(const std::vector<std::string>& candidates);
 
   std::string version_text() const;  // 13.0
   std::string build() const;         // ids of the library and of the builtins that it loads

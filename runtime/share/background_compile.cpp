@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <deque>
 #include <iterator>
+#include <optional>
 #include <system_error>
 #include <thread>
 
@@ -15,6 +16,7 @@
 #include "base/hash.h"
 #include "base/process_state.h"
 #include "base/text.h"
+#include "runtime/compile/nvrtc_process.h"
 #include "runtime/kernels.h"
 #include "runtime/share/group.h"
 #include "runtime/share/wait_budget.h"
@@ -167,11 +169,16 @@ void empty_queue(Pool& pool, std::unique_lock<std::mutex>& lock) {
   }
 }
 
-void work(Pool& pool) {
+void work(Pool& pool, bool beside_others) {
   setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), 10);  // on Linux: of this thread alone
   std::unique_lock lock(pool.mutex);
   while (!pool.stopping) {
+    std::optional<OwnNvrtc> own;
+    if (beside_others) own.emplace();
     empty_queue(pool, lock);
+    lock.unlock();  // a process takes a moment to end
+    own.reset();
+    lock.lock();
     pool.changed.wait(lock, [&] { return pool.stopping || has_work(pool); });
   }
 }
@@ -179,7 +186,7 @@ void work(Pool& pool) {
 // False where there is a limit on threads.
 bool start_thread(Pool& pool) {
   try {
-    std::thread(work, std::ref(pool)).detach();
+    std::thread(work, std::ref(pool), pool.threads > 0).detach();
   } catch (const std::system_error&) {
     return false;
   }

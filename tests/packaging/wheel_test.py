@@ -18,6 +18,7 @@ import torch
 from liger_jit import library
 
 ROOT = Path(__file__).resolve().parents[2]
+HELPERS = ("liger-hiprtc-helper", "liger-nvrtc-helper")
 pytest.importorskip("scikit_build_core")
 pytest.importorskip("build")
 
@@ -62,7 +63,7 @@ def installed(wheel, tmp_path_factory):
 def test_wheel_serves_every_python_and_holds_what_is_needed(wheel):
     assert "-py3-none-" in wheel.name
     names = zipfile.ZipFile(wheel).namelist()
-    for part in (library.LIBRARY.name, library.BINDING.name, "liger-hiprtc-helper"):
+    for part in (library.LIBRARY.name, library.BINDING.name, *HELPERS):
         assert names.count(f"liger_jit/native/{part}") == 1
     sources = (ROOT / "python" / "liger_jit").rglob("*.py")
     assert {str(path.relative_to(ROOT / "python")) for path in sources} <= set(names)
@@ -95,7 +96,7 @@ def programs(wheel, folder):
 
 def test_the_wheel_asks_for_no_newer_system_than_manylinux_2_28(wheel, tmp_path):
     found = programs(wheel, tmp_path)
-    assert {"libliger_jit.so", "liger-hiprtc-helper"} <= {path.name for path in found}
+    assert {"libliger_jit.so", *HELPERS} <= {path.name for path in found}
     for path in found:
         told = run(["readelf", "--wide", "--version-info", path])
         wanted = re.findall(r"Name: (GLIBC|GLIBCXX|CXXABI|GCC)_([\d.]+) ", told)
