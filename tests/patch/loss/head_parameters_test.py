@@ -153,3 +153,13 @@ def test_a_sparse_head_makes_its_own_logits():
     found = loss_and_gradients(model)
     handle.unpatch()
     assert_same_step(found, loss_and_gradients(model))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 97)])
+def test_a_bias_that_is_broadcast_is_the_heads_own(shape):
+    model = build(vocab_size=97)
+    handle = patch(model)
+    model.lm_head.bias = nn.Parameter(torch.rand(shape))
+    found = loss_and_gradients(model)
+    handle.unpatch()
+    assert_same_step(found, loss_and_gradients(model))

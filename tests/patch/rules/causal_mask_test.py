@@ -196,3 +196,22 @@ def test_it_is_taken_back():
     handle.unpatch()
     assert "forward" not in vars(model.model)
     assert attention_of(model, **ids) == MASKED
+
+
+def test_an_exported_program_has_its_mask_whatever_its_attention_says():
+    model = model_of().eval()
+    ids = {"input_ids": batch()["input_ids"]}
+
+    def exported():
+        with torch.no_grad():
+            return torch.export.export(model, (), ids, strict=False).module()(**ids).logits
+
+    for layer in model.model.layers:
+        layer.self_attn.is_causal = False
+    expected = exported()
+    for layer in model.model.layers:
+        layer.self_attn.is_causal = True
+    assert row_of(model).patched
+    for layer in model.model.layers:
+        layer.self_attn.is_causal = False
+    torch.testing.assert_close(exported(), expected)

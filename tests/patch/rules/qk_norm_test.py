@@ -464,3 +464,31 @@ def test_norms_that_waited_and_ran_their_own_forward_are_told():
     told = {row.path: row.own_calls for row in handle.report() if row.path.endswith("_norm")}
     assert told["model.layers.0.self_attn.q_norm"] == 1
     assert told["model.layers.0.self_attn.k_norm"] == 0
+
+
+# Of heads that are normed before and after they are transposed: (heads, 1) in the norm's layout.
+@pytest.mark.parametrize(("family", "ones"), [("Qwen3", ()), ("Gemma3", (1,))])
+@pytest.mark.parametrize("tokens", [4, 11], ids=["as many as heads", "more"])
+def test_a_weight_for_each_head_is_applied_where_the_norm_stands(family, ones, tokens):
+    model = build(family)
+    handle = patch(model)
+    inputs = batch(ignored=False, tokens=tokens)
+    for layer in model.model.layers:
+        norm = layer.self_attn.q_norm
+        heads = model.config.num_attention_heads
+        assert heads == 4
+        norm.weight = nn.Parameter(torch.rand(heads, *ones, norm.weight.numel()) + 0.5)
+    found = loss_and_gradients(model, **inputs)
+    handle.unpatch()
+    assert_same_step(found, loss_and_gradients(model, **inputs))
+
+
+def test_tables_of_one_angle_are_broadcast_by_the_function_itself():
+    model = build("Qwen3")
+    handle = patch(model)
+    narrow = lambda module, inputs, tables: tuple(table[..., :1] for table in tables)  # noqa: E731
+    model.model.rotary_emb.register_forward_hook(narrow)
+    found = loss_and_gradients(model)
+    assert all(row.own_calls == 1 for row in attention_rows(handle))
+    handle.unpatch()
+    assert_same_step(found, loss_and_gradients(model))

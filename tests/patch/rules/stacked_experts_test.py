@@ -377,3 +377,15 @@ def test_a_checkpointed_step_is_the_step(mixtral):
     model.gradient_checkpointing_enable()
     assert_same(step_of(model, inputs), expected)
     assert not any(row.own_calls for row in rows_of(handle, model))
+
+
+def test_a_bias_that_is_broadcast_is_the_modules_own():
+    model, inputs = model_of("gpt_oss")
+    handle = patch(model)
+    for experts in experts_of(model).values():
+        of_experts = experts.gate_up_proj_bias.detach()[:, :1].clone()
+        experts.gate_up_proj_bias = nn.Parameter(of_experts)
+    found = step_of(model, inputs)
+    assert all(row.own_calls for row in rows_of(handle, model))
+    handle.unpatch()
+    assert_same(found, step_of(model, inputs))

@@ -182,6 +182,7 @@ class LossHead(OwnCalls):
             and type(bias) in PLAIN_OR_NONE
             and all(one is None or one.layout is torch.strided for one in (weight, bias))
             and weight.dim() == 2
+            and (bias is None or bias.shape == weight.shape[:1])
             and weight.is_floating_point()
             and not hasattr(weight, "ds_id")
             and all(

@@ -213,7 +213,8 @@ def maker_without_mask(maker: FunctionType, interface: Mapping) -> Callable:
         return skips and all(named[name] is None for name in others)
 
     def mask_of(bare: bool, own: Callable) -> Callable:
-        if not bare or not torch.compiler.is_compiling():
+        # An exported program is given transformers' own mask, whatever its attention says by then.
+        if not bare or not torch.compiler.is_compiling() or torch.compiler.is_exporting():
             return own
 
         def mask(*inputs, **named):

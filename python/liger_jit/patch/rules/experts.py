@@ -207,6 +207,8 @@ def takes(module: nn.Module, x: Tensor, indices: Tensor, weights: Tensor) -> boo
         return False
     if not have_one_arithmetic([x, weights, *parameters]) or any(0 in p.shape for p in parameters):
         return False
+    if not has_biases_of_its_weights(module):
+        return False
     if not is_multiplied_fast(module, x, autocast or x.dtype):
         return False
     # Where no expert is called nothing has a gradient, which is not one of zeros.
@@ -217,6 +219,15 @@ def takes(module: nn.Module, x: Tensor, indices: Tensor, weights: Tensor) -> boo
         and may_have_elements(indices)
         and indices.dtype in (torch.int64, torch.int32)
         and not are_counted_from_the_last(indices)
+    )
+
+
+def has_biases_of_its_weights(module: nn.Module) -> bool:
+    """Whether each output of each expert has a bias, if there are biases: none is broadcast."""
+    step = 2 if flag_of(module, "is_transposed") else 1  # from experts to outputs
+    return not flag_of(module, "has_bias") or all(
+        module._parameters[bias].shape == module._parameters[weight].shape[: step + 1 : step]
+        for weight, bias in zip(WEIGHTS, BIASES)
     )
 
 

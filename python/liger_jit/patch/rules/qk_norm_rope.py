@@ -46,7 +46,8 @@ def may_wait(q_norm: nn.Module, k_norm: nn.Module) -> ProvedRmsNorm | None:
         or ours.eps(q_norm) != ours.eps(k_norm)
     ):
         return None
-    return ours
+    # Another weight than one for each element of a row has a meaning only where the norm stands.
+    return ours if q_norm.weight.dim() == k_norm.weight.dim() == 1 else None
 
 
 def normed(waits: object, norm: nn.Module, x: Tensor) -> Tensor:
@@ -63,6 +64,7 @@ def divided(norm: Callable, x: Tensor, full: bool) -> Tensor:
 def fits(
     full: bool,
     wide: bool,
+    part: bool,
     norm: ProvedRmsNorm,
     q_norm: nn.Module,
     k_norm: nn.Module,
@@ -71,8 +73,8 @@ def fits(
     cos: Tensor,
     sin: Tensor,
 ) -> bool:
-    """True if the kernel gives what norms and rotation give, in dtype as in value. full, wide: as
-    of `norm_and_rope`."""
+    """True if the kernel gives what norms and rotation give, in dtype as in value. full, wide,
+    part: as of `norm_and_rope`."""
     if not (is_usable(q) and is_usable(k)) or q.dim() != 4 or k.dim() != 4:
         return False
     q_size, k_size = (x.shape[-1] * (x.shape[1] if full else 1) for x in (q, k))
@@ -86,6 +88,8 @@ def fits(
     if norm.form.promote and q_weight.dtype != q.dtype:
         return False
     if not (norm.takes_rows_of(q_size, q_norm, q) and norm.takes_rows_of(k_size, k_norm, k)):
+        return False
+    if cos.shape[-1] != q.shape[-1] and not part:
         return False
     keep_dtype = rotary.keep_dtype(cos, q, wide)
     return keep_dtype and rotary.are_angles(cos, sin, q.shape[0], q.shape[2])
@@ -131,16 +135,17 @@ def norms_of_rows(
 
 
 @cache
-def norm_and_rope(rotate: Callable, full: bool, wide: bool) -> Callable:
+def norm_and_rope(rotate: Callable, full: bool, wide: bool, part: bool) -> Callable:
     """What finishes a module's q and k where they are rotated; `rotate` is the rotation alone.
-    full: whether the norms are of all heads of a token together. wide: as of `RotaryFunction`."""
+    full: whether the norms are of all heads of a token together. wide, part: as of
+    `RotaryFunction`."""
     apart = norms_alone(full)
 
     def finish(module, waits, q_norm, k_norm, q, k, cos, sin):
         if not waits:
             return rotate(module, q, k, cos, sin)
         # What stood where the norms stand was found there: a hook that came since is too late.
-        if not fits(full, wide, waits, q_norm, k_norm, q, k, cos, sin):
+        if not fits(full, wide, part, waits, q_norm, k_norm, q, k, cos, sin):
             return rotate(module, *apart(waits, q_norm, k_norm, q, k), cos, sin)
         form = waits.form
         options = waits.eps(q_norm), form.offset, form.mode
@@ -255,7 +260,7 @@ def with_norms(module: nn.Module, rotation: RotationProof, proved: Parts) -> QkN
         raise Mismatch(f"the heads of a token have together more than {LARGEST_TOKEN} elements")
     check_formula(module, source, norm)
     full, wide = source.full, rotary_function.wide
-    finish = norm_and_rope(rotary_function.replacement, full, wide)
+    finish = norm_and_rope(rotary_function.replacement, full, wide, rotary_function.part)
     functions = may_wait, normed, finish, norms_alone(full), norms_of_rows
     forward = source.forward(own_class_forward(module), functions)
     meta, guard = meta_call(module, source, norm, wide), rotation.guard

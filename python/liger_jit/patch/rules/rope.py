@@ -112,6 +112,11 @@ class RotaryFunction:
         return self.form == USUAL and not (self.rows or positioned) and self.factors is None
 
     @property
+    def part(self) -> bool:
+        """Whether it rotates a part of each head where the tables are for less than a head."""
+        return takes_part(self.original, self.pair, self.form)
+
+    @property
     def replacement(self) -> Callable:
         """Our function, with the original's signature after the module that calls it. For what no
         operator takes it calls the original, which the module counts if it is patched."""
