@@ -79,8 +79,9 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     those that the context began with; projections of a class of the user's that give the same
     memory at each call (a workspace), and those with hooks that write into what another projection
     gave, are called before any of it is read, and what a hook of a projection changes in the norm
-    or activation that its layer calls next counts from the layer's next call on; heads of which a part is rotated stay in the order in memory in which they came,
-    and are not made contiguous; who takes `module.forward` of a patched module and then gives its
+    or activation that its layer calls next counts from the layer's next call on; heads of which a
+    part is rotated stay in the order in memory in which they came, and are not made contiguous; who
+    takes `module.forward` of a patched module and then gives its
     class another forward, with no call of the module between, or calls what was taken from
     elsewhere than its place, has the class's new forward, and without the patch the old one.
 
