@@ -28,7 +28,8 @@ def probes(monkeypatch):
         monkeypatch.setattr(home, name, counted)
 
     def of_function(original, candidate, size, rotated, device="cpu", *rest, **named):
-        return original, candidate.__code__, size, rotated, str(device), rest, *named.items()
+        code = getattr(candidate, "func", candidate).__code__
+        return original, code, size, rotated, str(device), rest, *named.items()
 
     def of_layer(module, forward, proofs, device, *rest, **named):
         return add_norm.group(module), str(device), rest, *named.items()

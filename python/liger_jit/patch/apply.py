@@ -80,10 +80,12 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     memory at each call (a workspace), and those with hooks that write into what another projection
     gave, are called before any of it is read, and what a hook of a projection changes in the norm
     or activation that its layer calls next counts from the layer's next call on; heads of which a
-    part is rotated stay in the order in memory in which they came, and are not made contiguous; who
-    takes `module.forward` of a patched module and then gives its
-    class another forward, with no call of the module between, or calls what was taken from
-    elsewhere than its place, has the class's new forward, and without the patch the old one.
+    part is rotated stay in the order in memory in which they came, and are not made contiguous; a
+    tensor's hook on the result of a norm that makes a sum as well is called with None where a
+    backward comes to the sum alone, as torch does for its own nodes of several results; who takes
+    `module.forward` of a patched module and then gives its class another forward, with no call of
+    the module between, or calls what was taken from elsewhere than its place, has the class's new
+    forward, and without the patch the old one.
 
     A patched module and its forward refer to each other. So after `del model` its weights are freed
     when Python's cyclic collector runs (`gc.collect()`), or at once if `unpatch()` came before.
