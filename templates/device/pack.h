@@ -27,11 +27,6 @@ LIGER_DEVICE Pack<A> map(F&& f, const Pack<A>& first, const Packs&... rest) {
   }
 }
 
-template <class A>
-LIGER_DEVICE Pack<A> filled(A value) {
-  return {{value, value, value, value, value, value, value, value}};
-}
-
 #if defined(LIGER_HOST)
 // A pack as a vector of the compiler, which it keeps in a register from one turn of a loop to the
 // next.
@@ -49,7 +44,29 @@ LIGER_DEVICE Pack<float> as_packs(const LanesOf<float>::Type& lanes) {
 LIGER_DEVICE Pack<double> as_packs(const LanesOf<double>::Type& lanes) {
   return bits_as<Pack<double>>(lanes);
 }
+// One instruction; of an array of the same number compilers make eight stores.
+template <class A>
+LIGER_DEVICE Pack<A> filled(A value) {
+  return as_packs(
+      typename LanesOf<A>::Type{value, value, value, value, value, value, value, value});
+}
+#else
+template <class A>
+LIGER_DEVICE Pack<A> filled(A value) {
+  return {{value, value, value, value, value, value, value, value}};
+}
 #endif
+
+// The same of an f that takes vectors of the compiler as well as numbers: the host has it of eight
+// at once. Of comparisons in a map() compilers make branches.
+template <class A, class F, class... Packs>
+LIGER_DEVICE Pack<A> map_at_once(F&& f, const Pack<A>& first, const Packs&... rest) {
+  if constexpr (on_host) {
+    return as_packs(f(in_lanes(first), in_lanes(rest)...));
+  } else {
+    return map(f, first, rest...);
+  }
+}
 
 template <class A>
 LIGER_DEVICE Pack<A> operator*(const Pack<A>& a, const Pack<A>& b) {
@@ -218,10 +235,19 @@ using EightWords = unsigned int __attribute__((vector_size(32)));
 LIGER_DEVICE void widen_eight(Pack<float>& to, const float* from) {
   copy_bytes(to.v, from, sizeof(to.v));
 }
+LIGER_DEVICE EightWords in_words(const EightShorts& shorts) {
+#if defined(__AVX2__) && __has_builtin(__builtin_ia32_pmovzxwd256)
+  // One instruction; GCC makes five of a conversion.
+  typedef short EightSigned __attribute__((vector_size(16)));
+  return bits_as<EightWords>(__builtin_ia32_pmovzxwd256(bits_as<EightSigned>(shorts)));
+#else
+  return __builtin_convertvector(shorts, EightWords);
+#endif
+}
 LIGER_DEVICE void widen_eight(Pack<float>& to, const bf16* from) {
-  const EightWords words = {from[0].bits, from[1].bits, from[2].bits, from[3].bits,
-                            from[4].bits, from[5].bits, from[6].bits, from[7].bits};
-  to = bits_as<Pack<float>>(words << 16);
+  EightShorts upper;
+  copy_bytes(&upper, from, sizeof(upper));
+  to = bits_as<Pack<float>>(in_words(upper) << 16);
 }
 // Its bits are the upper halves.
 LIGER_DEVICE EightWords rounded_to_bf16(const Pack<float>& from) {

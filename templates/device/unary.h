@@ -1,4 +1,5 @@
-// y = f(x) of each element, and dx = dy * f'(x), for any function of one number.
+// y = f(x) of each element, and dx = dy * f'(x), for any function of one number. Functions take
+// vectors of the compiler as well.
 #pragma once
 #include "device/row.h"
 
@@ -12,11 +13,10 @@ struct UnarySpec {
   int rows;     // tuned
 };
 
-// Function::value(x).
+// Function::Value(x).
 template <UnarySpec S, class Function>
 struct UnaryForward {
   static constexpr int block_threads = threads_of_block(S.threads, S.rows);
-  using A = Arithmetic<S.x>;
   using Row = RowOf<S.width, S.threads, S.rows>;
 
   const Type<S.x>* x;
@@ -30,17 +30,16 @@ struct UnaryForward {
       Row::each(thread, [&](int, int pack) {
         const auto v = load_pack<S.width, S.align_bytes>(x + row * x_stride, pack);
         store_pack<S.width, S.align_bytes>(y + row * S.width, pack,
-                                           map([](A one) { return Function::value(one); }, v));
+                                           map_at_once(typename Function::Value{}, v));
       });
     });
   }
 };
 
-// Function::gradient(dy, x).
+// Function::Gradient(dy, x).
 template <UnarySpec S, class Function>
 struct UnaryBackward {
   static constexpr int block_threads = threads_of_block(S.threads, S.rows);
-  using A = Arithmetic<S.x>;
   using Row = RowOf<S.width, S.threads, S.rows>;
 
   const Type<S.x>* dy;
@@ -57,9 +56,8 @@ struct UnaryBackward {
           Row::each(thread, [&](int, int pack) {
             const auto d = load_pack<S.width, S.align_bytes>(dy + row * dy_stride, pack);
             const auto v = load_pack<S.width, S.align_bytes>(x + row * x_stride, pack);
-            store_pack<S.width, S.align_bytes>(
-                dx + row * S.width, pack,
-                map([](A one, A of) { return Function::gradient(one, of); }, d, v));
+            store_pack<S.width, S.align_bytes>(dx + row * S.width, pack,
+                                               map_at_once(typename Function::Gradient{}, d, v));
           });
         });
   }

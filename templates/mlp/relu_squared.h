@@ -6,15 +6,19 @@ namespace liger {
 
 struct ReluSquared {
   // NaN stays NaN.
-  template <class A>
-  static LIGER_DEVICE A value(A x) {
-    return x < A(0) ? A(0) : x * x;
-  }
+  struct Value {
+    template <class A>
+    LIGER_DEVICE A operator()(const A& x) const {
+      return x < A{} ? A{} : x * x;
+    }
+  };
   // Zero where x is not above it, also of a dy that is infinite.
-  template <class A>
-  static LIGER_DEVICE A gradient(A dy, A x) {
-    return x <= A(0) ? A(0) : A(2) * x * dy;
-  }
+  struct Gradient {
+    template <class A>
+    LIGER_DEVICE A operator()(const A& dy, const A& x) const {
+      return x <= A{} ? A{} : (x + x) * dy;
+    }
+  };
 };
 
 using ReluSquaredForwardSpec = UnarySpec;
