@@ -17,7 +17,9 @@ template <class A, class F, class... Packs>
 LIGER_DEVICE Pack<A> map(F&& f, const Pack<A>& first, const Packs&... rest) {
   if constexpr (on_host) {
     Pack<A> result;
-    for (int i = 0; i < pack_size; ++i) result.v[i] = f(first.v[i], rest.v[i]...);
+    LIGER_KEPT_LOOP for (int i = 0; i < pack_size; ++i) {
+      result.v[i] = f(first.v[i], rest.v[i]...);
+    }
     return result;
   } else {
     // Spelled out: unrolling loops is most of what a compile costs.
@@ -56,17 +58,6 @@ LIGER_DEVICE Pack<A> filled(A value) {
   return {{value, value, value, value, value, value, value, value}};
 }
 #endif
-
-// The same of an f that takes vectors of the compiler as well as numbers: the host has it of eight
-// at once. Of comparisons in a map() compilers make branches.
-template <class A, class F, class... Packs>
-LIGER_DEVICE Pack<A> map_at_once(F&& f, const Pack<A>& first, const Packs&... rest) {
-  if constexpr (on_host) {
-    return as_packs(f(in_lanes(first), in_lanes(rest)...));
-  } else {
-    return map(f, first, rest...);
-  }
-}
 
 template <class A>
 LIGER_DEVICE Pack<A> operator*(const Pack<A>& a, const Pack<A>& b) {
@@ -227,14 +218,20 @@ template <class T, class A>
 LIGER_DEVICE void narrow_eight(T* to, const Pack<A>& from) {
   for (int i = 0; i < pack_size; ++i) to[i] = narrow<T>(from.v[i]);
 }
+// Element by element compilers would store a vector in four parts.
+template <class A>
+LIGER_DEVICE void widen_eight(Pack<A>& to, const A* from) {
+  copy_bytes(to.v, from, sizeof(to.v));
+}
+template <class A>
+LIGER_DEVICE void narrow_eight(A* to, const Pack<A>& from) {
+  copy_bytes(to, from.v, sizeof(from.v));
+}
 
 // Of bfloat16 compilers would make these loops scalar, with a branch for each NaN.
 using EightShorts = unsigned short __attribute__((vector_size(16)));
 using SixteenShorts = unsigned short __attribute__((vector_size(32)));
 using EightWords = unsigned int __attribute__((vector_size(32)));
-LIGER_DEVICE void widen_eight(Pack<float>& to, const float* from) {
-  copy_bytes(to.v, from, sizeof(to.v));
-}
 LIGER_DEVICE EightWords in_words(const EightShorts& shorts) {
 #if defined(__AVX2__) && __has_builtin(__builtin_ia32_pmovzxwd256)
   // One instruction; GCC makes five of a conversion.

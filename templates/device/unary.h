@@ -1,5 +1,4 @@
-// y = f(x) of each element, and dx = dy * f'(x), for any function of one number. Functions take
-// vectors of the compiler as well.
+// y = f(x) of each element, and dx = dy * f'(x), for any function of one number.
 #pragma once
 #include "device/row.h"
 
@@ -13,10 +12,11 @@ struct UnarySpec {
   int rows;     // tuned
 };
 
-// Function::Value(x).
+// Function::value(x).
 template <UnarySpec S, class Function>
 struct UnaryForward {
   static constexpr int block_threads = threads_of_block(S.threads, S.rows);
+  using A = Arithmetic<S.x>;
   using Row = RowOf<S.width, S.threads, S.rows>;
 
   const Type<S.x>* x;
@@ -30,16 +30,17 @@ struct UnaryForward {
       Row::each(thread, [&](int, int pack) {
         const auto v = load_pack<S.width, S.align_bytes>(x + row * x_stride, pack);
         store_pack<S.width, S.align_bytes>(y + row * S.width, pack,
-                                           map_at_once(typename Function::Value{}, v));
+                                           map([](A one) { return Function::value(one); }, v));
       });
     });
   }
 };
 
-// Function::Gradient(dy, x).
+// Function::gradient(dy, x).
 template <UnarySpec S, class Function>
 struct UnaryBackward {
   static constexpr int block_threads = threads_of_block(S.threads, S.rows);
+  using A = Arithmetic<S.x>;
   using Row = RowOf<S.width, S.threads, S.rows>;
 
   const Type<S.x>* dy;
@@ -56,8 +57,9 @@ struct UnaryBackward {
           Row::each(thread, [&](int, int pack) {
             const auto d = load_pack<S.width, S.align_bytes>(dy + row * dy_stride, pack);
             const auto v = load_pack<S.width, S.align_bytes>(x + row * x_stride, pack);
-            store_pack<S.width, S.align_bytes>(dx + row * S.width, pack,
-                                               map_at_once(typename Function::Gradient{}, d, v));
+            store_pack<S.width, S.align_bytes>(
+                dx + row * S.width, pack,
+                map([](A one, A of) { return Function::gradient(one, of); }, d, v));
           });
         });
   }

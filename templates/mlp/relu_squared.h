@@ -6,19 +6,15 @@ namespace liger {
 
 struct ReluSquared {
   // NaN stays NaN.
-  struct Value {
-    template <class A>
-    LIGER_DEVICE A operator()(const A& x) const {
-      return x < A{} ? A{} : x * x;
-    }
-  };
+  template <class A>
+  static LIGER_DEVICE A value(A x) {
+    return x < A(0) ? A(0) : x * x;
+  }
   // Zero where x is not above it, also of a dy that is infinite.
-  struct Gradient {
-    template <class A>
-    LIGER_DEVICE A operator()(const A& dy, const A& x) const {
-      return x <= A{} ? A{} : (x + x) * dy;
-    }
-  };
+  template <class A>
+  static LIGER_DEVICE A gradient(A dy, A x) {
+    return x <= A(0) ? A(0) : A(2) * x * dy;
+  }
 };
 
 using ReluSquaredForwardSpec = UnarySpec;
