@@ -17,7 +17,7 @@ template <class A, class F, class... Packs>
 LIGER_DEVICE Pack<A> map(F&& f, const Pack<A>& first, const Packs&... rest) {
   if constexpr (on_host) {
     Pack<A> result;
-    LIGER_KEPT_LOOP for (int i = 0; i < pack_size; ++i) {
+    LIGER_EACH_ELEMENT for (int i = 0; i < pack_size; ++i) {
       result.v[i] = f(first.v[i], rest.v[i]...);
     }
     return result;
