@@ -38,18 +38,21 @@ class CausalShare {
     }
   }
   LIGER_DEVICE Pack<A> at(int slot, int pack, A beyond) const {
-    if (pack * pack_size > last_) return filled(beyond);
+    if (is_beyond(pack)) return filled(beyond);
     Pack<A> values;
     if constexpr (S.resident) {
       values = widened(packs_[slot]);
     } else {
       values = load_pack<S.width, S.align_bytes>(row_, pack);
     }
+    if (on_host && (pack + 1) * pack_size <= last_ + 1) return values;
     LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
       if (pack * pack_size + i > last_) values.v[i] = beyond;
     }
     return values;
   }
+  // Of such a pack the host computes nothing; threads of a GPU would wait for one another.
+  LIGER_DEVICE bool is_beyond(int pack) const { return pack * pack_size > last_; }
 
  private:
   const T* row_;
@@ -77,11 +80,19 @@ struct CausalSoftmaxForward {
       const A max =
           finite(Row::template combined_elements<A>(thread, at, Larger{}, minus_infinity<A>()));
       const auto weight = [max](A one) { return probability<exact>(one - max); };
-      const A sum = Row::template sum_of_made<A>(
-          thread, [&](int slot, int pack) { return map(weight, at(slot, pack)); });
+      const A sum = Row::template sum_of_made<A>(thread, [&](int slot, int pack) {
+        if constexpr (on_host) {
+          if (share.is_beyond(pack)) return filled(A(0));
+        }
+        return map(weight, at(slot, pack));
+      });
       const A share_of_one = quotient<exact>(A(1), sum);
       if (!active) return;
       Row::each(thread, [&](int slot, int pack) {
+        if constexpr (on_host) {
+          if (share.is_beyond(pack))
+            return store_pack<S.width, S.align_bytes>(y + row * S.width, pack, filled(A(0)));
+        }
         const auto made = map(
             [&](A one) { return quotient<exact>(weight(one), sum, share_of_one); }, at(slot, pack));
         store_pack<S.width, S.align_bytes>(y + row * S.width, pack, made);
@@ -111,10 +122,17 @@ struct CausalSoftmaxBackward {
           const Share share(y + row * y_stride, thread, last);
           const Share upstream(dy + row * dy_stride, thread, last);
           const A dot = Row::template sum_of_made<A>(thread, [&](int slot, int pack) {
+            if constexpr (on_host) {
+              if (share.is_beyond(pack)) return filled(A(0));
+            }
             return share.at(slot, pack, 0) * upstream.at(slot, pack, 0);
           });
           if (!active) return;
           Row::each(thread, [&](int slot, int pack) {
+            if constexpr (on_host) {
+              if (share.is_beyond(pack))
+                return store_pack<S.width, S.align_bytes>(dx + row * S.width, pack, filled(A(0)));
+            }
             const auto made = map([dot](A p, A d) { return p * (d - dot); },
                                   share.at(slot, pack, 0), upstream.at(slot, pack, 0));
             store_pack<S.width, S.align_bytes>(dx + row * S.width, pack, made);

@@ -21,6 +21,7 @@ struct ColumnSums {
   // threads take part, once in a launch.
   template <class A, class At, class Put>
   static LIGER_DEVICE void add(Memory<A>& sums, int block, long long rows, At&& at, Put&& put) {
+    if constexpr (on_host) return add_packs<A>(block, rows, at, put);
     for (int i = thread_index(); i < Groups * packs_of_block; i += block_threads) {
       const int group = i / packs_of_block;
       const int pack = i % packs_of_block;
@@ -43,6 +44,24 @@ struct ColumnSums {
   }
 
  private:
+  // The same tree of eight columns at once, without groups that have no row and add zeros.
+  template <class A, class At, class Put>
+  static LIGER_DEVICE void add_packs(int block, long long rows, At&& at, Put&& put) {
+    int groups = Groups;
+    while (groups > 1 && groups / 2 >= rows) groups /= 2;
+    for (int pack = block * packs_of_block; pack < (block + 1) * packs_of_block; ++pack) {
+      Pack<A> sums[Groups];
+      for (int i = 0; i < groups; ++i) sums[i] = sum_of_group<A>(rows, i, pack, at);
+      for (int half = groups / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; ++i) sums[i] = sums[i] + sums[i + half];
+      }
+      LIGER_EACH_ELEMENT for (int i = 0; i < pack_size; ++i) {
+        const int column = pack * pack_size + i;
+        if (column < Columns) put(column, sums[0].v[i]);
+      }
+    }
+  }
+
   template <class A, class At>
   static LIGER_DEVICE Pack<A> sum_of_group(long long rows, int group, int pack, At&& at) {
     Pack<A> sum = filled(A(0));

@@ -22,20 +22,42 @@ struct LayerStatistics {
   }
 };
 
+template <class A>
+struct Deviations {
+  A mean;
+  A variance;  // about that mean
+};
+
+// Of the elements at(slot, pack) from m.
+template <class Row, int N, class A, class At>
+LIGER_DEVICE Deviations<A> deviations_from(A m, At&& at, int buffer, int thread) {
+  const auto sums = Row::template sum_of_elements<Two<A>>(buffer, thread, [&](int slot, int pack) {
+    const auto d = without_missing<N>(pack, at(slot, pack) + (-m));
+    return liger::both(part_of_sum(d), part_of_sum(d * d));
+  });
+  const A rest = sums.first * A(1.0 / N);
+  return {rest, sums.second * A(1.0 / N) - rest * rest};
+}
+
 // Of the row whose elements first(slot, pack) gives, and then again(slot, pack); the variance is
-// that of the deviations.
+// that of the deviations from the mean. The host waits for the row rather than for arithmetic, so
+// it takes deviations from a few elements' mean while it reads; where that turns out to be further
+// from the row's than its elements are, digits are lost and it goes on as a GPU.
 template <class Row, int N, class A, class First, class Again>
 LIGER_DEVICE LayerStatistics<A> layer_statistics(First&& first, Again&& again, int thread,
                                                  double eps) {
-  const A sum = Row::template sum_of_elements<A>(0, thread, first);
-  const A m = sum * A(1.0 / N);
-  const auto deviations = Row::template sum_of_elements<Two<A>>(1, thread, [&](int slot, int pack) {
-    const auto d = without_missing<N>(pack, again(slot, pack) + (-m));
-    return liger::both(part_of_sum(d), part_of_sum(d * d));
-  });
-  const A rest = deviations.first * A(1.0 / N);
-  const A variance = deviations.second * A(1.0 / N) - rest * rest;
-  return {m, rest, reciprocal_root(variance + A(eps))};
+  A m;
+  if constexpr (on_host) {
+    const A near = total(first(0, 0)) * A(1.0 / (N < pack_size ? N : pack_size));
+    const auto from_near = deviations_from<Row, N, A>(near, first, 0, thread);
+    m = near + from_near.mean;
+    if (from_near.mean * from_near.mean <= from_near.variance)
+      return {m, (near - m) + from_near.mean, reciprocal_root(from_near.variance + A(eps))};
+  } else {
+    m = Row::template sum_of_elements<A>(0, thread, first) * A(1.0 / N);
+  }
+  const auto of_row = deviations_from<Row, N, A>(m, again, 1, thread);
+  return {m, of_row.mean, reciprocal_root(of_row.variance + A(eps))};
 }
 
 // Of the row whose elements values.at(slot, pack) gives.

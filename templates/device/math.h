@@ -65,12 +65,11 @@ LIGER_DEVICE float times_power_of_two(float p, float shifted) {
 LIGER_DEVICE float exponential_less(float x, float n) {
   float r = fused(n, -0.693359375f, x);
   r = fused(n, 2.12194440e-4f, r);
-  float p = 1.9875691500e-4f;
-  p = fused(p, r, 1.3981999507e-3f);
-  p = fused(p, r, 8.3334519073e-3f);
-  p = fused(p, r, 4.1665795894e-2f);
-  p = fused(p, r, 1.6666665459e-1f);
-  p = fused(p, r, 5.0000001201e-1f);
+  float p = 1.3814467238e-3f;  // fitted to 3e-9, relative
+  p = fused(p, r, 8.3687808365e-3f);
+  p = fused(p, r, 4.1668392718e-2f);
+  p = fused(p, r, 1.6666519642e-1f);
+  p = fused(p, r, 4.9999994040e-1f);
   p = fused(p, r, 1.0f);
   return fused(p, r, 1.0f);
 }

@@ -17,7 +17,9 @@ template <class A, class F, class... Packs>
 LIGER_DEVICE Pack<A> map(F&& f, const Pack<A>& first, const Packs&... rest) {
   if constexpr (on_host) {
     Pack<A> result;
-    for (int i = 0; i < pack_size; ++i) result.v[i] = f(first.v[i], rest.v[i]...);
+    LIGER_EACH_ELEMENT for (int i = 0; i < pack_size; ++i) {
+      result.v[i] = f(first.v[i], rest.v[i]...);
+    }
     return result;
   } else {
     // Spelled out: unrolling loops is most of what a compile costs.
@@ -25,11 +27,6 @@ LIGER_DEVICE Pack<A> map(F&& f, const Pack<A>& first, const Packs&... rest) {
              f(first.v[3], rest.v[3]...), f(first.v[4], rest.v[4]...), f(first.v[5], rest.v[5]...),
              f(first.v[6], rest.v[6]...), f(first.v[7], rest.v[7]...)}};
   }
-}
-
-template <class A>
-LIGER_DEVICE Pack<A> filled(A value) {
-  return {{value, value, value, value, value, value, value, value}};
 }
 
 #if defined(LIGER_HOST)
@@ -48,6 +45,17 @@ LIGER_DEVICE Pack<float> as_packs(const LanesOf<float>::Type& lanes) {
 }
 LIGER_DEVICE Pack<double> as_packs(const LanesOf<double>::Type& lanes) {
   return bits_as<Pack<double>>(lanes);
+}
+// One instruction; of an array of the same number compilers make eight stores.
+template <class A>
+LIGER_DEVICE Pack<A> filled(A value) {
+  return as_packs(
+      typename LanesOf<A>::Type{value, value, value, value, value, value, value, value});
+}
+#else
+template <class A>
+LIGER_DEVICE Pack<A> filled(A value) {
+  return {{value, value, value, value, value, value, value, value}};
 }
 #endif
 
@@ -210,18 +218,33 @@ template <class T, class A>
 LIGER_DEVICE void narrow_eight(T* to, const Pack<A>& from) {
   for (int i = 0; i < pack_size; ++i) to[i] = narrow<T>(from.v[i]);
 }
+// Element by element compilers would store a vector in four parts.
+template <class A>
+LIGER_DEVICE void widen_eight(Pack<A>& to, const A* from) {
+  copy_bytes(to.v, from, sizeof(to.v));
+}
+template <class A>
+LIGER_DEVICE void narrow_eight(A* to, const Pack<A>& from) {
+  copy_bytes(to, from.v, sizeof(from.v));
+}
 
 // Of bfloat16 compilers would make these loops scalar, with a branch for each NaN.
 using EightShorts = unsigned short __attribute__((vector_size(16)));
 using SixteenShorts = unsigned short __attribute__((vector_size(32)));
 using EightWords = unsigned int __attribute__((vector_size(32)));
-LIGER_DEVICE void widen_eight(Pack<float>& to, const float* from) {
-  copy_bytes(to.v, from, sizeof(to.v));
+LIGER_DEVICE EightWords in_words(const EightShorts& shorts) {
+#if defined(__AVX2__) && __has_builtin(__builtin_ia32_pmovzxwd256)
+  // One instruction; GCC makes five of a conversion.
+  typedef short EightSigned __attribute__((vector_size(16)));
+  return bits_as<EightWords>(__builtin_ia32_pmovzxwd256(bits_as<EightSigned>(shorts)));
+#else
+  return __builtin_convertvector(shorts, EightWords);
+#endif
 }
 LIGER_DEVICE void widen_eight(Pack<float>& to, const bf16* from) {
-  const EightWords words = {from[0].bits, from[1].bits, from[2].bits, from[3].bits,
-                            from[4].bits, from[5].bits, from[6].bits, from[7].bits};
-  to = bits_as<Pack<float>>(words << 16);
+  EightShorts upper;
+  copy_bytes(&upper, from, sizeof(upper));
+  to = bits_as<Pack<float>>(in_words(upper) << 16);
 }
 // Its bits are the upper halves.
 LIGER_DEVICE EightWords rounded_to_bf16(const Pack<float>& from) {

@@ -123,7 +123,7 @@ class ResidentRow {
   // Adds f(element), and store()s with(eight elements, f), which is made anew.
   struct Terms {};
   template <class F>
-  LIGER_DEVICE A sum_of_terms(Terms&, F&& f) const {
+  LIGER_DEVICE A sum_of_terms(T*, Terms&, F&& f) const {
     return sum(false, [&](int, const Pack<A>& mine) { return map(f, mine); });
   }
   template <class F, class With>

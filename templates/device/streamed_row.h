@@ -67,25 +67,30 @@ class StreamedRow {
   }
 
   // What the first reading of a row made of it, for the second: on the host they need not be made
-  // twice.
-  static constexpr bool keeps = on_host && N <= 16384;
+  // twice. Their place is where the results will be, if those are as wide.
+  static constexpr bool in_place = on_host && sizeof(T) == sizeof(A);
+  static constexpr bool keeps = on_host && !in_place && N <= 16384;
   struct Terms {
     Pack<A> v[keeps ? Row::packs : 1];
   };
   // Adds f(element), and store()s with(eight elements, what makes f(element) of one of these).
   template <class F>
-  LIGER_DEVICE A sum_of_terms(Terms& terms, F&& f) const {
+  LIGER_DEVICE A sum_of_terms(T* to, Terms& terms, F&& f) const {
     return Row::template sum_of_made<A>(thread_, [&](int, int pack) {
       const Pack<A> made = map(f, at(pack));
       if constexpr (keeps) terms.v[pack] = made;
+      if constexpr (in_place) store_pack<N, Bytes>(to, pack, made);
       return made;
     });
   }
   template <class F, class With>
   LIGER_DEVICE void store_terms(T* to, const Terms& terms, F&& f, With&& with) const {
+    const auto itself = [](A term) { return term; };
     Row::each(thread_, [&](int, int pack) {
       if constexpr (keeps) {
-        store_pack<N, Bytes>(to, pack, with(terms.v[pack], [](A term) { return term; }));
+        store_pack<N, Bytes>(to, pack, with(terms.v[pack], itself));
+      } else if constexpr (in_place) {
+        store_pack<N, Bytes>(to, pack, with(load_pack<N, Bytes, false>(to, pack), itself));
       } else {
         store_pack<N, Bytes>(to, pack, with(at(pack), f));
       }

@@ -30,6 +30,13 @@
 #define LIGER_SHARED
 #define LIGER_UNROLL  // clang would unroll a whole row for the one thread of the host
 #define LIGER_UNROLL_BY(COUNT)
+// Of a pack. GCC makes a vector of a loop, branches and all, but not always of what it has
+// unrolled.
+#if defined(__clang__)
+#define LIGER_EACH_ELEMENT
+#else
+#define LIGER_EACH_ELEMENT _Pragma("GCC unroll 1")
+#endif
 #define LIGER_ENTRY(KERNEL, SPEC)                                                   \
   extern "C" __attribute__((visibility("default"))) void liger_##KERNEL(            \
       const void* arguments, long long first_block, long long last_block) {         \
@@ -42,6 +49,7 @@
 #define LIGER_DEVICE __device__ __forceinline__
 #define LIGER_SHARED __shared__
 #define LIGER_UNROLL _Pragma("unroll")
+#define LIGER_EACH_ELEMENT LIGER_UNROLL
 #define LIGER_PRAGMA(TEXT) _Pragma(#TEXT)
 #define LIGER_UNROLL_BY(COUNT) LIGER_PRAGMA(unroll COUNT)
 #if defined(LIGER_CUDA)

@@ -85,29 +85,38 @@ struct DistillationRows {
       const Wide hit = Wide(weight_hard) * Wide(*share) * Wide(S.unit);
       const A of_exponential = A(quotient<true>(hit, Wide(sum)));
       soft.weigh(Wide(weight_soft) * Wide(*share) * Wide(S.unit), S.hard ? hit : Wide(0));
-      const auto gradient = [&](A a, A b, A at_label) {
-        const A of_soft = soft.gradient(a, b);
-        if constexpr (!S.hard) return of_soft;
-        if constexpr (takes_hard) return of_soft + at_label;
-        const A e = probability<exact>(a - max.first);
-        return of_soft + fused(of_exponential, e, at_label);
-      };
+      const Slopes slopes{soft, max.first, of_exponential};
       x.store(
           logits,
           [&](int, const Pack<A>& a, const Pack<A>& b) {
-            return map([&](A one, A other) { return gradient(one, other, A(0)); }, a, b);
+            return map([&](A one, A other) { return slopes.at(one, other, A(0)); }, a, b);
           },
           t);
       // Stored twice, by one thread: cheaper than a look for the label in every pack.
       if constexpr (S.hard) {
         const int y = static_cast<int>(label);
-        if (x.owns(y)) logits[y] = narrow<T>(gradient(x_of_label, t_of_label, A(-hit)));
+        if (x.owns(y)) logits[y] = narrow<T>(slopes.at(x_of_label, t_of_label, A(-hit)));
       }
     }
     if (!x.leads()) return;
     soft_loss[row] = soft.loss();
     if constexpr (S.hard) hard_loss[row] = (max.first - x_of_label) + logarithm(sum);
   }
+
+  // What the gradient is made of. No lambda: of what is called twice, compilers make no vectors.
+  struct Slopes {
+    const SoftLoss<S>& soft;
+    A max;
+    A of_exponential;
+
+    LIGER_DEVICE A at(A a, A b, A at_label) const {
+      const A of_soft = soft.gradient(a, b);
+      if constexpr (!S.hard) return of_soft;
+      if constexpr (takes_hard) return of_soft + at_label;
+      const A e = probability<exact>(a - max);
+      return of_soft + fused(of_exponential, e, at_label);
+    }
+  };
 
   static LIGER_DEVICE Two<A> maxima(const Row& x, const TeacherRow& t) {
     const auto largest = largest_of_two(x, t);

@@ -82,7 +82,7 @@ class SoftmaxDivergence {
 
     const auto of_pack = [this](int, const Pack<A>& a, const Pack<A>& b) {
       Two<Pack<A>> both;
-      LIGER_UNROLL for (int i = 0; i < pack_size; ++i) {
+      LIGER_EACH_ELEMENT for (int i = 0; i < pack_size; ++i) {
         const LossAndSlope<A> one = at(a.v[i], b.v[i]);
         both.first.v[i] = one.loss;
         both.second.v[i] = one.slope;

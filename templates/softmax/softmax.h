@@ -55,7 +55,7 @@ struct SoftmaxForward {
     const A max = finite(row.largest());
     const auto weight = [max](A one) { return probability<exact>(one - max); };
     typename Row::Terms kept;
-    const A sum = row.sum_of_terms(kept, weight);
+    const A sum = row.sum_of_terms(to, kept, weight);
     const A share = quotient<exact>(A(1), sum);
     row.store_terms(to, kept, weight, SharesOf<exact, A>{sum, share});
   }

@@ -54,6 +54,13 @@ def test_a_mean_far_above_the_deviation_costs_no_digits(device):
     assert (y.var(-1, correction=0) - 1).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("size", [129, 4096])
+def test_a_row_that_begins_far_from_its_mean_costs_no_digits(device, size):
+    inputs = tensors(16, size, torch.float32, device)
+    inputs["x"][:, :8] += 1000.0
+    check(inputs)
+
+
 def test_a_row_of_equal_values_is_the_bias(device):
     inputs = tensors(4, 129, torch.float32, device)
     inputs["x"] = torch.full_like(inputs["x"], 3.5)
