@@ -246,9 +246,13 @@ struct MhcVectors {
     A sums[strands] = {};
     const long long all = tokens * Count;
     for (long long base = thread_index(); base < all; base += block_threads * strands) {
+      A values[strands];
       LIGER_UNROLL for (int i = 0; i < strands; ++i) {
         const long long at = base + i * block_threads;
-        if (at < all) sums[i] += f(at);
+        values[i] = f(at < all ? at : all - 1);  // no branch stands between the loads
+      }
+      LIGER_UNROLL for (int i = 0; i < strands; ++i) {
+        if (base + i * block_threads < all) sums[i] += values[i];
       }
     }
     tree_reduce<strands>(sums, Add{});
