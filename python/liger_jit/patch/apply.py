@@ -80,7 +80,8 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     memory at each call (a workspace), and those with hooks that write into what another projection
     gave, are called before any of it is read, and what a hook of a projection changes in the norm
     or activation that its layer calls next counts from the layer's next call on; heads of which a
-    part is rotated stay in the order in memory in which they came, and are not made contiguous; a
+    part is rotated stay in the order in memory in which they came, and are not made contiguous, so
+    torch may refuse a write into what attention gives, as it does where whole heads are rotated; a
     tensor's hook on the result of a norm that makes a sum as well is called with None where a
     backward comes to the sum alone, as torch does for its own nodes of several results; who takes
     `module.forward` of a patched module and then gives its class another forward, with no call of
