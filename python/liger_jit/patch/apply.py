@@ -82,8 +82,9 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     or activation that its layer calls next counts from the layer's next call on; heads of which a
     part is rotated stay in the order in memory in which they came, and are not made contiguous, so
     torch may refuse a write into what attention gives, as it does where whole heads are rotated; a
-    tensor's hook on the result of a norm that makes a sum as well is called with None where a
-    backward comes to the sum alone, as torch does for its own nodes of several results; who takes
+    tensor's hook on one of two results of an operator (a norm and the sum before it, rotated q and
+    k) is called with None where a backward comes to the other alone, as torch does for its own
+    nodes of several results, and hooks of two such results are called in their order; who takes
     `module.forward` of a patched module and then gives its class another forward, with no call of
     the module between, or calls what was taken from elsewhere than its place, has the class's new
     forward, and without the patch the old one.
