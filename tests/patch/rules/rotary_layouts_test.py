@@ -59,8 +59,11 @@ def tables_of(*shape, dtype=torch.float32):
 def test_tables_of_one_sequence_turn_those_of_all(file, dtype, monkeypatch):
     original, form = of_file(file), WANTED[file]
     function = function_of(original, form)
-    assert function.layouts.shared
     tables = tables_of(7, 16 // form.table_parts, dtype=dtype)
+    if not function.layouts.shared:
+        with pytest.raises(ValueError, match="unpack"):
+            original(*heads_of((), 0), *tables, unsqueeze_dim=0)
+        pytest.skip("this release's takes heads of four dimensions alone")
     for leading, unsqueeze_dim in itertools.product(((2,), (1,), ()), (0, 1)):
         heads = list(heads_of(leading, unsqueeze_dim, dtype))
         with counted(monkeypatch) as calls:
