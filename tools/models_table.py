@@ -24,6 +24,7 @@ from every_model import (  # noqa: E402
     configurations,
     small_model,
     steady_step,
+    step,
 )
 from shown import TEXT_ALONE, WITHOUT_GRADIENT  # noqa: E402
 
@@ -33,7 +34,8 @@ HEAD = """# What `patch` does with each model
 Made by `tools/models_table.py` with transformers {release}: {made} of {causal} causal and
 {made_multimodal} of {multimodal} multimodal classes of the Auto mappings, each with a small random
 configuration. `rms_norm 5` says that five modules got that role; what was left has its reason,
-without the modules' names. `tests/patch/every_model_test.py` asks whether a patched step has the
+without the modules' names, and so has what got a role and ran its own forward in a step of the
+small model. `tests/patch/every_model_test.py` asks whether a patched step has the
 loss and the gradients of the unpatched one, for {steps} causal and {steps_multimodal} multimodal
 classes; where no step of a small model can be made, here and there, its error is told. Each model
 with a tower is shown a picture or a sound, but for {text_alone}, which are given text alone; of
@@ -61,22 +63,32 @@ def row_of(kind, name):
         report = report_of(kind, name)
     except Exception as error:
         return title, None, f"not made small: {type(error).__name__}: {short(str(error))}"
-    done = Counter(row.role for row in report if row.patched)
-    left = Counter((row.module, row.role, short(row.status)) for row in report if not row.patched)
-    patched = ", ".join(f"{role} {count}" for role, count in sorted(done.items()))
-    told = "; ".join(f"{module} ({role}): {why}" for module, role, why in sorted(left))
-    if error := without_step(kind, name):
-        told = "; ".join(filter(None, (told, f"{NO_STEP}{error}")))
-    return title, patched, told
-
-
-def without_step(kind, name):
-    """Why no small model of the class makes a step by itself, or ""."""
+    left = {(row.module, row.role, short(row.status)) for row in report if not row.patched}
+    told = [f"{module} ({role}): {why}" for module, role, why in sorted(left)]
+    own = Counter()
     try:
-        small_model(kind, name, steady_step)
+        own = own_forwards(kind, name)
     except Exception as error:
-        return f"{type(error).__name__}: {short(str(error))}"
-    return ""
+        told.append(f"{NO_STEP}{type(error).__name__}: {short(str(error))}")
+    told += [
+        f"{role} {count}: own forward in a plain step: {short(why)}"
+        for (role, why), count in own.items()
+    ]
+    done = Counter(row.role for row in report if row.patched)
+    for (role, _), count in own.items():
+        done[role] -= count
+    patched = ", ".join(f"{role} {count}" for role, count in sorted(done.items()) if count > 0)
+    return title, patched, "; ".join(told)
+
+
+def own_forwards(kind, name):
+    """{(role, why): modules with it that ran their own forward in a step of a small model}; raises
+    why no small model of the class makes a step by itself."""
+    model, _ = small_model(kind, name, steady_step)
+    with patch(model) as handle:
+        step(model)
+        rows = sorted(handle.report(), key=lambda row: (row.role, row.why))
+    return Counter((row.role, row.why) for row in rows if row.patched and row.own_calls)
 
 
 def short(text):

@@ -72,6 +72,45 @@ def test_heads_that_are_transposed_are_normed_where_they_lie(monkeypatch):
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("form", [Llama, Gemma, WeightlessNorm])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_columns_are_normed_where_they_lie_in_training(form, dtype, monkeypatch):
+    """As a convolution leaves them. Without a backward copies cost more than they save."""
+    norm = form().to(dtype)
+    own = copy.deepcopy(norm)
+    assert applied(norm).patched
+    leaf = torch.randn(2, 3, WIDTH, 5, generator=torch.Generator().manual_seed(3)).to(dtype)
+    leaf.requires_grad_()
+    results = []
+    for one in (norm, own):
+        with counted(monkeypatch) as calls:
+            y = one(leaf.permute(0, 3, 1, 2))
+            with torch.no_grad():
+                one(leaf.permute(0, 3, 1, 2))
+            one(leaf.detach().permute(0, 3, 1, 2))
+        trained = len(list(one.parameters()))
+        assert calls["rms_norm"] == (1 + trained if one is norm else 0)
+        total = y.permute(0, 2, 3, 1).view(2, -1).float().sin().sum()
+        results.append((y, *torch.autograd.grad(total, (leaf, *one.parameters()))))
+    tolerance = {} if dtype is torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, **tolerance)
+
+
+def test_columns_stay_with_a_norm_that_gives_rows(monkeypatch):
+    class InRows(Llama):
+        def forward(self, x):
+            return super().forward(x).contiguous()
+
+    norm = InRows()
+    own = copy.deepcopy(norm)
+    assert applied(norm).patched
+    x = torch.randn(2, WIDTH, 5, requires_grad=True).transpose(1, 2)
+    with counted(monkeypatch) as calls:
+        assert order(norm(x)) == order(own(x))
+    assert not calls["rms_norm"]
+
+
 def test_a_permuted_input_may_be_viewed_after_the_norm():
     norm = Llama()
     assert applied(norm).patched

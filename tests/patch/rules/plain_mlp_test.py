@@ -67,6 +67,38 @@ def test_each_activation_is_found(act, dtype, monkeypatch):
         assert error(one, own) <= (2e-5 if dtype is torch.float32 else 4e-2)
 
 
+class OfSequences(Mlp):
+    def forward(self, x):
+        return self.fc2(self.act(self.fc1(x.flatten(1, -2))))
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate_proj, self.up_proj = (nn.Linear(16, 24, bias=False) for _ in range(2))
+        self.down_proj = nn.Linear(24, 16, bias=False)
+
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "own"),
+    [(lambda: Mlp("gelu"), 0), (Gated, 0), (lambda: OfSequences("gelu"), 1)],
+    ids=["plain", "gated", "of_sequences"],
+)
+def test_pictures_have_rows_too(make, own):
+    """What makes something else of four dimensions does so still."""
+    mlp = make()
+    x = torch.randn(2, 3, 5, 16).permute(0, 2, 1, 3).requires_grad_()
+    expected = step(mlp, x)
+    handle = patch(nn.Sequential(mlp))
+    for one, other in zip(step(mlp, x), expected, strict=True):
+        assert one.shape == other.shape and error(one, other) <= 2e-5
+    mlp(torch.randn(2, 5, 16))
+    assert [one.own_calls for one in handle.report() if one.patched] == [own]
+
+
 @pytest.mark.parametrize("act", ["gelu_new", "relu2"])
 def test_an_mlp_without_width_gives_its_bias(act):
     mlp = Mlp(act)

@@ -6,6 +6,7 @@ operator of a norm gives what is contiguous.
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 
@@ -15,10 +16,21 @@ def has_rows(x: Tensor) -> bool:
 
 
 def has_order(x: Tensor) -> bool:
-    """Whether `in_order_of` takes it: rows, and no two of them in one place."""
-    if x.is_contiguous():
-        return True
-    return has_rows(x) and all(x.stride(i) or x.shape[i] == 1 for i in range(x.dim()))
+    """Whether `in_order_of` takes it without a copy: rows, and no two of them in one place."""
+    return x.is_contiguous() or (has_rows(x) and has_places(x))
+
+
+def has_places(x: Tensor) -> bool:
+    """Whether each element has a place of its own."""
+    return all(x.stride(i) or x.shape[i] == 1 for i in range(x.dim()))
+
+
+def is_worth_copies(x: Tensor, weight: Tensor | None) -> bool:
+    """Whether `in_order_of` takes what does not lie in rows, in less time than eager arithmetic: a
+    copy there and one back cost more than its forward, and less than its backward."""
+    if not torch.is_grad_enabled() or not has_places(x):
+        return False
+    return x.requires_grad or (weight is not None and weight.requires_grad)
 
 
 def is_in_order(x: Tensor) -> bool:
@@ -33,9 +45,13 @@ def in_order_of(x: Tensor, operator: Callable[[Tensor], Tensor]) -> Tensor:
     """`operator(x)`, a map of rows, with its dims in the order in memory of those of x."""
     if x.is_contiguous():
         return operator(x)
-    leading = range(x.dim() - 1)
-    order = sorted(leading, key=lambda dim: -x.stride(dim)) if has_rows(x) else list(leading)
-    if order == list(leading):
+    dims = range(x.dim())
+    order = sorted(dims, key=lambda dim: -x.stride(dim))
+    if has_rows(x):
+        order = [*(dim for dim in order if dim != dims[-1]), dims[-1]]
+    if order == [*dims]:
         return operator(x)
-    back = [order.index(dim) for dim in leading]
-    return operator(x.permute(*order, -1)).permute(*back, -1)
+    back = [order.index(dim) for dim in dims]
+    if has_rows(x):
+        return operator(x.permute(order)).permute(back)
+    return operator(x.contiguous()).permute(order).contiguous().permute(back)

@@ -21,7 +21,7 @@ from ..probe import Mismatch, compute_dtype, live_device
 from ..rule import Proof, Refusal, Rule, group_of
 from ..source.torchs_own import replaced_linear
 from . import activation_call, gate_call
-from .mlp_probe import activation_of, check, check_formula, read_mlp, takes, widths_of
+from .mlp_probe import activation_of, check, check_formula, read_mlp, takes_of, widths_of
 from .whole_mlp import check_whole, is_whole, whole_meta_call, whole_run
 
 # Names of (gate, up, down), or of (both in one, down), that gated MLPs give their projections.
@@ -117,10 +117,11 @@ def prove(module: nn.Module) -> GateProof | Refusal:
         return Refusal(f"no known gate computes what it does (activation: {found})")
     run = glu_run(names, gate, up_first, order)
     meta = meta_call(module, names, gate)
+    takes = takes_of(module, names, formula_of(gate, up_first))
     proof = GateProof(gate.role, guarded(run, guard, takes), guard, run, meta, names=names)
     if up_first:
         return replace(proof, missed=(WHOLE, "in its one weight up comes before gate"))
-    return as_one_node(module, gate, proof)
+    return as_one_node(module, gate, proof, takes)
 
 
 def prove_call(module: nn.Module, names: tuple[str, ...], refusal: Refusal) -> GateProof | Refusal:
@@ -145,7 +146,9 @@ def prove_call(module: nn.Module, names: tuple[str, ...], refusal: Refusal) -> G
     return refusal
 
 
-def as_one_node(module: nn.Module, gate: Gate, apart: GateProof) -> WholeProof:
+def as_one_node(
+    module: nn.Module, gate: Gate, apart: GateProof, takes: Callable[[nn.Module, Tensor], bool]
+) -> WholeProof:
     """The proof of act(gate) * up alone, taken for the whole MLP."""
     if reason := replaced_linear():
         return replace(apart, missed=(WHOLE, reason))

@@ -25,6 +25,8 @@ from ..source.reading import read
 
 PROBE_SHAPES = ((1, 3), (2, 37), (5,))
 PROBED_DIMS = (2, 3)
+# The rows of pictures, as towers have them that attend in windows.
+PICTURES = ((2, 3, 5),)
 # (|x|, weights of the first projection or half, of the second): products that float16 cannot hold
 # or that are far from it, and factors one of which is too large to be scaled.
 SMALL = 2.0**-16
@@ -40,9 +42,17 @@ def widths_of(projection: nn.Module) -> tuple[int, int] | None:
     return (into, out) if isinstance(into, int) and isinstance(out, int) else None
 
 
-def takes(module: nn.Module, x: Tensor) -> bool:
-    """Whether a probe had as many dimensions: a forward may flatten some, and bring back others."""
-    return x.dim() in PROBED_DIMS
+def takes_of(module: nn.Module, names: tuple[str, ...], formula: Callable) -> Callable:
+    """What tells of an input whether a probe had as many dimensions: a forward may flatten some,
+    and bring back others. The formula was proved to be the module's in all but those of pictures.
+    """
+    dims = PROBED_DIMS
+    try:
+        check(module, names, CPU, torch.float32, formula=formula, leading=PICTURES)
+        dims = (*dims, 4)
+    except Mismatch:  # these are left to it
+        pass
+    return lambda module, x: x.dim() in dims
 
 
 def others_of(module: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
@@ -87,13 +97,14 @@ def check(
     dtype: torch.dtype,
     run: Callable | None = None,
     formula: Callable | None = None,
+    leading: tuple[tuple[int, ...], ...] = PROBE_SHAPES,
 ) -> tuple[str, ...]:
     """`Mismatch` unless the candidate equals the module's own forward on sparse projections, and
     gives each of them the same, in value and dtype: what cancels after one may keep it from
     overflowing. Returns the projections' names in the order in which the module calls them.
 
     The candidate is `formula(x, *projections)` in plain torch if that is given, else
-    `run(module, x)`.
+    `run(module, x)`. leading: dimensions of inputs, before those of a row.
     """
     generator = torch.Generator().manual_seed(13)
     projections = stand_ins(module, names, generator, dtype, device)
@@ -102,8 +113,8 @@ def check(
         projection.calls = calls
     width = widths_of(module._modules[names[0]])[0]
     # More than one sequence, and of another number of tokens than any that a forward would name.
-    inputs = [random((*leading, width), generator, dtype).to(device) for leading in PROBE_SHAPES]
-    if formula and dtype is torch.float32:
+    inputs = [random((*shape, width), generator, dtype).to(device) for shape in leading]
+    if formula and dtype is torch.float32 and leading is PROBE_SHAPES:
         inputs += [random((1, 3, width), generator) * size for size in (OUTLYING, TINY)]
         inputs.append(random((1, LONG, width), generator))
     twin = twin_of(module, modules=projections)

@@ -34,7 +34,7 @@ from ..rule import Refusal, Rule, group_of, own_class_forward, taken_away
 from ..source.torchs_own import torchs_name
 from .gated_norm import ROLE as GATED
 from .gated_norm import prove_gated, takes_gate
-from .memory_order import has_order, in_order_of
+from .memory_order import has_order, in_order_of, is_worth_copies
 from .offset_layer_norm import find_offset
 from .proved_norm import (
     DTYPES,
@@ -51,6 +51,8 @@ from .proved_norm import (
 
 LARGEST_EPSILON = 1e-2
 MOST_TIPPED = 0.1
+# Orders of dims in memory, of which torch has some ways of its own for the last: channels there.
+COLUMNS = (0, 2, 1), (0, 1, 3, 2), (0, 2, 3, 1)
 # Values whose squares float32 does not hold, a mean that is far from zero, and how much of it
 # rounding takes.
 OVERFLOWING, FAR, EXTREME_ERROR = 1e20, 100.0, 2e-4
@@ -116,10 +118,10 @@ def prove_alone(module: nn.Module) -> NormProof | Refusal:
         form, dtypes = find_form(module, weight, forms_of(weight, [*named, *literals]))
         if isinstance(form, LayerForm):
             return layer_proof(module, form, dtypes, weight, guard)
-        ordered = keeps_order(module, weight)
         norm = ProvedRmsNorm(
             form=form,
-            keeps_order=ordered,
+            keeps_order=keeps_order(module, weight, (1, 2, 0, 3)),
+            keeps_columns=all(keeps_order(module, weight, order) for order in COLUMNS),
             is_autocast=is_autocast(module, weight),
             dtypes=dtypes,
         )
@@ -244,12 +246,15 @@ def check_extremes(
                 raise Mismatch("the formula, but of values of another size it makes others")
 
 
-def keeps_order(module: nn.Module, weight: Tensor | None) -> bool:
-    """Whether its result lies in memory as a permuted input does, as that of arithmetic."""
+def keeps_order(module: nn.Module, weight: Tensor | None, order: tuple[int, ...]) -> bool:
+    """Whether its result lies in memory as an input with its dims in that order, as that of
+    arithmetic."""
     generator = torch.Generator().manual_seed(9)
     width = width_of(module, weight) or 64
     own = None if weight is None else random((width,), generator)
-    x = random((4, 3, 2, width), generator).permute(2, 0, 1, 3)
+    sizes = *(2, 4, 3)[: len(order) - 1], width
+    back = [order.index(dim) for dim in range(len(order))]
+    x = random([sizes[dim] for dim in order], generator).permute(back)
     return run_own(module, twin_with(module, own), x).stride() == x.stride()
 
 
@@ -269,7 +274,7 @@ def is_autocast(module: nn.Module, weight: Tensor | None) -> bool:
 def rms_proof(
     module: nn.Module, norm: ProvedRmsNorm, weight: Tensor | None, guard: Guard
 ) -> NormProof:
-    form, ordered = norm.form, norm.keeps_order
+    form = norm.form
     eps = epsilon_of(module, form.epsilon)
     if weight is None:
 
@@ -283,7 +288,8 @@ def rms_proof(
             tried = (x.dtype, x.dtype) in norm.dtypes
             tried = tried and not norm.has_another_dtype(x)
             tried = tried and (width is None or x.shape[-1:] == (width,))
-            return tried and (x.is_contiguous() or (ordered and has_order(x)))
+            ordered = x.is_contiguous() or (norm.keeps_order and has_order(x))
+            return tried and (ordered or (norm.keeps_columns and is_worth_copies(x, None)))
 
         return NormProof("rms_norm", guarded(run, guard, takes), guard, run)
 

@@ -19,7 +19,7 @@ from ..installed import guarded, switched
 from ..probe import Mismatch, compute_dtype, live_device, tensor_inputs
 from ..rule import Proof, Refusal, Rule, group_of, own_class_forward
 from . import activation_call
-from .mlp_probe import activation_of, check, check_formula, read_mlp, takes, widths_of
+from .mlp_probe import activation_of, check, check_formula, read_mlp, takes_of, widths_of
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,14 @@ def prove(module: nn.Module) -> ActivationProof | Refusal:
     if isinstance(guard, Refusal):
         return prove_call(module, names, guard)
     for activation in ACTIVATIONS:
+        formula = formula_of(activation)
         try:
-            check_formula(module, names, formula_of(activation))
+            check_formula(module, names, formula)
         except Mismatch:
             continue
         run = mlp_run(names, activation)
         meta = meta_call(module, names, activation)
-        forward = guarded(run, guard, takes)
+        forward = guarded(run, guard, takes_of(module, names, formula))
         return ActivationProof(activation.role, forward, guard, run, meta, names=names)
     return Refusal(
         f"no known activation computes what it does (activation: {activation_of(module, names)})"

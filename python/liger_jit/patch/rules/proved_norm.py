@@ -12,7 +12,7 @@ from ..autocasting import autocast_dtype
 from ..installed import standing
 from ..probe import LONG, OUTLYING, TINY
 from ..rule import Proof
-from .memory_order import has_order, in_order_of
+from .memory_order import has_order, in_order_of, is_worth_copies
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # What gradients are compared on: (leading dimensions, size of the values, the weights, the biases).
@@ -102,10 +102,12 @@ class ProvedNorm:
 
 @dataclass(frozen=True, kw_only=True)
 class ProvedRmsNorm(ProvedNorm):
-    """One with a weight. `keeps_order`: whether its result lies in memory as its input."""
+    """One with a weight. `keeps_order`: whether its result lies in memory as its input.
+    `keeps_columns`: the same of one that does not lie in rows."""
 
     form: RmsForm
     keeps_order: bool
+    keeps_columns: bool
 
     sum_role = "fused_add_rms_norm"
     post_norm_role = "rms_norm_add"
@@ -132,6 +134,8 @@ class ProvedRmsNorm(ProvedNorm):
     def takes_alone(self, module: nn.Module, x: Tensor) -> bool:
         """Whether it is the module's forward for that x, with a result as that lies in memory."""
         ordered = x.is_contiguous() or (self.keeps_order and has_order(x))
+        if not ordered and self.keeps_columns:
+            ordered = is_worth_copies(x, module._parameters["weight"])
         return ordered and self.takes(module, x)
 
     def __call__(self, module: nn.Module, x: Tensor) -> Tensor:

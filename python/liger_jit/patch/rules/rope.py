@@ -38,6 +38,7 @@ from ..source.reading import read
 from . import rotary_complex, rotary_rows
 from .memory_order import has_rows
 from .rotary_form import FORMS, USUAL, RotaryForm
+from .rotary_layouts import Layouts, are_columns, takes_shared, with_shared
 
 PAIR = ("q", "k", "cos", "sin", "unsqueeze_dim")
 # Nothing is done with the positions.
@@ -91,7 +92,8 @@ class RotaryFunction:
     """The rotary function of a file, by this name. pair: whether it takes q and k. form: what it
     was proved to compute. wide: whether heads of 16 bits keep their dtype where the tables are of
     float32. rows: whether it is one of heads of one sequence (`rotary_rows`). factors: of one by
-    complex factors, how it takes them (`rotary_complex`)."""
+    complex factors, how it takes them (`rotary_complex`). layouts: those that it takes beside the
+    usual ones."""
 
     name: str
     original: Callable
@@ -100,6 +102,7 @@ class RotaryFunction:
     wide: bool = False
     rows: bool = False
     factors: rotary_complex.Factors | None = None
+    layouts: Layouts = Layouts()
 
     @property
     def is_complex(self) -> bool:
@@ -126,10 +129,10 @@ class RotaryFunction:
     def _taken(self) -> Callable:
         """None for what no operator takes."""
         if self.rows:
-            return rotary_rows.rotate_rows
+            return rotary_rows.rotate_batches if self.layouts.shared else rotary_rows.rotate_rows
         if self.factors is not None:
             return rotary_complex.rotary_by_factors(self.original, self.factors)
-        return rotary_function(self.original, self.pair, self.form, self.wide)
+        return rotary_function(self.original, self.pair, self.form, self.wide, self.layouts)
 
 
 def functions_of_forward(module: nn.Module) -> list[RotaryFunction]:
@@ -156,7 +159,8 @@ def prove_formula(place: int, module: nn.Module) -> RotaryFunction | Refusal:
     try:
         if function.rows:
             rotary_rows.check_formula(function.original, size, OTHER_SIZES)
-            return function
+            shared = rotary_rows.takes_batches(function.original, size)
+            return replace(function, layouts=Layouts(shared=shared))
         if function.is_complex:
             found = rotary_complex.factors_of(function.original, size, OTHER_SIZES)
             return replace(function, factors=found)
@@ -170,7 +174,8 @@ def prove_formula(place: int, module: nn.Module) -> RotaryFunction | Refusal:
         except Mismatch as mismatch:
             reasons.append(f"{function.name}: {mismatch}")
         else:
-            return replace(one, wide=keeps_heads_dtype(one, size))
+            one = replace(one, wide=keeps_heads_dtype(one, size))
+            return replace(one, layouts=layouts_of(one, size))
     return Refusal(reasons[0])
 
 
@@ -209,6 +214,54 @@ def keeps_heads_dtype(function: RotaryFunction, size: int) -> bool:
         )
     except Mismatch:
         return False
+    return True
+
+
+def layouts_of(function: RotaryFunction, size: int) -> Layouts:
+    """Of one whose form is known."""
+    original, pair, form = function.original, function.pair, function.form
+    more = [None] if parameter_names(original) == POSITIONED else []
+    formula = replacement_formula(pair, form)
+    shared = takes_shared(original, formula, not pair, more, size, form.table_parts, function.wide)
+    found = Layouts(shared=shared, columns=gathers_columns(function, size))
+    return replace(found, alone=pair and turns_alone(replace(function, layouts=found), size))
+
+
+def turns_alone(function: RotaryFunction, size: int) -> bool:
+    """Whether it gives q alone, turned as else, where k is left out."""
+    original = function.original
+    if isinstance(original, nn.Module):
+        return False
+    if inspect.signature(original).parameters["k"].default is not None:
+        return False
+
+    def alone(x, cos, sin, unsqueeze_dim=1):
+        return original(x, cos=cos, sin=sin, unsqueeze_dim=unsqueeze_dim)
+
+    one = RotaryFunction(function.name, alone, False, function.form)
+    try:
+        check_form(one, size)
+    except Mismatch:
+        return False
+    one = replace(one, wide=keeps_heads_dtype(one, size))
+    one = replace(one, layouts=layouts_of(one, size))
+    return all(
+        getattr(one, name) == getattr(function, name) for name in ("wide", "part", "layouts")
+    )
+
+
+def gathers_columns(function: RotaryFunction, size: int) -> bool:
+    """Whether it gives rows where heads [B, H, T, D] lie in columns, whatever part it rotates."""
+    part = max(size, 8)
+    heads = [torch.zeros(2, count, part, 5, device="cpu").transpose(2, 3) for count in (3, 1)]
+    for width in (part, part // 4 * 2):
+        table = torch.zeros(2, 5, width // function.form.table_parts, device="cpu")
+        try:
+            turned = function.original(*heads[: 1 + function.pair], table, table)
+        except Exception:
+            return False
+        if not all(x.is_contiguous() for x in (turned if function.pair else (turned,))):
+            return False
     return True
 
 
@@ -337,17 +390,22 @@ def or_own(original: Callable, taken: Callable) -> Callable:
 
 
 @cache
-def rotary_function(original: Callable, pair: bool, form: RotaryForm, wide: bool) -> Callable:
+def rotary_function(
+    original: Callable, pair: bool, form: RotaryForm, wide: bool, layouts: Layouts
+) -> Callable:
     """Ours with the original's signature and default of unsqueeze_dim; None for what no operator
     takes."""
     watched = original if isinstance(original, nn.Module) else None
     kind = type(watched)
     part = takes_part(original, pair, form)
 
+    def lies(x: Tensor, unsqueeze_dim: int) -> bool:
+        return has_rows(x) or (layouts.columns and unsqueeze_dim == 1 and are_columns(x))
+
     def fits(x: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int) -> bool:
         if is_watched() or not is_usable(x) or x.dim() != 4 or unsqueeze_dim not in (1, 2):
             return False
-        if not has_rows(x):
+        if not lies(x, unsqueeze_dim):
             return False
         if cos.shape[-1] * form.table_parts != x.shape[-1] and not part:
             return False
@@ -357,18 +415,28 @@ def rotary_function(original: Callable, pair: bool, form: RotaryForm, wide: bool
             return False
         return are_angles(cos, sin, x.shape[0], x.shape[3 - unsqueeze_dim])
 
-    def apply_pair(q, k=None, cos=None, sin=None, unsqueeze_dim=1):
-        if k is None:  # where the original lets it be left out, what it then does was not proved
+    def turn(q, k, cos, sin, unsqueeze_dim):
+        """q, and k if there is one."""
+        if k is not None:
+            both = q.dtype == k.dtype and is_usable(k) and k.dim() == 4 and lies(k, unsqueeze_dim)
+            # Heads are where the tables have none, and may differ in number.
+            both = both and all(q.shape[i] == k.shape[i] for i in range(4) if i != unsqueeze_dim)
+            if not both:
+                return None
+        if not fits(q, cos, sin, unsqueeze_dim):
             return None
-        both = q.dtype == k.dtype and is_usable(k) and k.dim() == 4 and has_rows(k)
-        # Heads are where the tables have none, and may differ in number.
-        both = both and all(q.shape[i] == k.shape[i] for i in range(4) if i != unsqueeze_dim)
-        if not both or not fits(q, cos, sin, unsqueeze_dim):
-            return None
-        if not have_one_history(q, k):
+        q, k = (x if x is None or has_rows(x) else x.contiguous() for x in (q, k))
+        if k is not None and not have_one_history(q, k):
             (q, _), (k, _) = (form.operator(x, None, cos, sin, unsqueeze_dim) for x in (q, k))
             return q, k
         return form.operator(q, k, cos, sin, unsqueeze_dim)
+
+    turned = with_shared(turn) if layouts.shared else turn
+
+    def apply_pair(q, k=None, cos=None, sin=None, unsqueeze_dim=1):
+        if k is None:  # where the original lets it be left out
+            return apply_single(q, cos, sin, unsqueeze_dim) if layouts.alone else None
+        return turned(q, k, cos, sin, unsqueeze_dim)
 
     def apply_positioned(q, k, cos, sin, position_ids=None, unsqueeze_dim=1):
         if position_ids is not None:
@@ -376,9 +444,8 @@ def rotary_function(original: Callable, pair: bool, form: RotaryForm, wide: bool
         return apply_pair(q, k, cos, sin, unsqueeze_dim)
 
     def apply_single(x, cos, sin, unsqueeze_dim=1):
-        if not fits(x, cos, sin, unsqueeze_dim):
-            return None
-        return form.operator(x, None, cos, sin, unsqueeze_dim)[0]
+        both = turned(x, None, cos, sin, unsqueeze_dim)
+        return None if both is None else both[0]
 
     if not pair:
         return apply_single
