@@ -294,22 +294,27 @@ bool needs_gradient(const Wiring& wiring, c10::ArrayRef<c10::IValue> inputs) {
   return need;
 }
 
+// A tensor of its own that shares memory and version.
+at::Tensor alias_of(const at::Tensor& tensor) {
+  if (traced(tensor)) return tensor;
+  return at::Tensor(tensor.unsafeGetTensorImpl()->shallow_copy_and_detach(
+      torch::autograd::impl::version_counter(tensor), false));
+}
+
+// A matrix that is multiplied is kept by an alias, as torch's linear layers keep a view of theirs:
+// who gives a parameter other `data` before its backward finds the gradient of the forward.
+at::Tensor kept_input(const at::Tensor& input) {
+  return input.is_leaf() && input.dim() >= 2 ? alias_of(input) : input;
+}
+
 // Inputs are saved before the kernels see them.
 void save_inputs(const Wiring& wiring, c10::ArrayRef<c10::IValue> inputs, Gradients& node) {
   for (const auto& [is_input, index] : wiring.saved) {
     node.saved.push_back(is_input && inputs[index].isTensor()
-                             ? SavedVariable(inputs[index].toTensor(), false)
+                             ? SavedVariable(kept_input(inputs[index].toTensor()), false)
                              : SavedVariable());
   }
   for (const int input : wiring.scalars) node.scalars.push_back(inputs[input]);
-}
-
-// What a backward may overwrite is kept as a tensor of its own that shares memory and version: the
-// caller's reference to the output is then one to another tensor, and shows while it lives.
-at::Tensor kept_to_overwrite(const at::Tensor& output) {
-  if (traced(output)) return output;
-  return at::Tensor(output.unsafeGetTensorImpl()->shallow_copy_and_detach(
-      torch::autograd::impl::version_counter(output), false));
 }
 
 // The gradients that the forward has made go into the node.
@@ -320,7 +325,7 @@ void keep_ready_gradients(const Wiring& wiring, const Stack& stack, size_t base,
       continue;
     }
     const at::Tensor& gradient = stack[base + wiring.differentiable[i].gradient].toTensor();
-    node.saved.emplace_back(kept_to_overwrite(gradient), false);
+    node.saved.emplace_back(alias_of(gradient), false);
   }
 }
 
@@ -330,7 +335,9 @@ void save_outputs(const Wiring& wiring, const Stack& stack, size_t base, Gradien
     const auto [is_input, index] = wiring.saved[i];
     if (is_input) continue;
     const at::Tensor& output = stack[base + index].toTensor();
-    node.saved[i] = SavedVariable(wiring.overwrites(i) ? kept_to_overwrite(output) : output,
+    // The caller's reference to what a backward may overwrite is then one to another tensor, and
+    // shows while it lives.
+    node.saved[i] = SavedVariable(wiring.overwrites(i) ? alias_of(output) : output,
                                   wiring.op.outputs[index].differentiable);
   }
 }

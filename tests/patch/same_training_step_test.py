@@ -123,3 +123,25 @@ def test_generation_gives_the_same_tokens(family):
     expected = model.generate(ids, **options)
     patch(model)
     assert torch.equal(model.generate(ids, **options), expected)
+
+
+# As a context around the forward does that puts noise or averages into the weights, and takes them
+# back before the backward.
+@pytest.mark.parametrize("family", ["Llama", "Phi3", "Mixtral"])
+def test_products_have_the_gradient_of_the_weights_that_they_were_made_with(family):
+    def step():
+        model.zero_grad(set_to_none=True)
+        loss = model(**batch()).loss
+        kept = {name: p.data for name, p in model.named_parameters() if ".mlp." in name}
+        assert kept
+        for name in kept:
+            model.get_parameter(name).data = kept[name] * 1.3
+        loss.backward()
+        for name, data in kept.items():
+            model.get_parameter(name).data = data
+        return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    model = build(family)
+    expected = step()
+    patch(model)
+    assert_same_step(step(), expected)
