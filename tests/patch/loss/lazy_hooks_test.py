@@ -112,3 +112,22 @@ def test_logits_are_computed_as_at_the_head(device, look):
         results.append((loss.detach(), model.lm_head.weight.grad))
     for found, expected in zip(results[1], results[0], strict=True):
         assert error(found, expected) <= 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_of_a_step_are_on_the_way_to_a_loss_that_was_made_of_logits(dtype):
+    def step():
+        model.zero_grad()
+        output = model(**batch())
+        output.logits.register_hook(lambda gradient: gradient * 2)
+        output.logits.retain_grad()
+        output.loss.backward()
+        return output.logits.grad, model.lm_head.weight.grad.clone()
+
+    model = build(num_hidden_layers=1).to(dtype)
+    expected = step()
+    patch(model, fused_linear_cross_entropy=False, cross_entropy=True)
+    found = step()
+    bound = 1e-5 if dtype == torch.float32 else 1e-2
+    for one, wanted in zip(found, expected):
+        assert error(one, wanted) <= bound

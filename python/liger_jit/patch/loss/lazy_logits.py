@@ -34,7 +34,7 @@ View = tuple[Callable, tuple, bool]
 
 
 class Block:
-    """What lazy tensors that alias stand for: one tensor that is not computed yet.
+    """What lazy tensors that alias stand for: one tensor that is not computed yet, or `given`.
 
     Its lazy tensors own it; it knows them by weak references, which go before they become plain, as
     torch changes no tensor that has some.
@@ -43,6 +43,7 @@ class Block:
     def __init__(self, source: Source):
         self.source = source
         self.tensor: Tensor | None = None
+        self.given: Tensor | None = None
         self.lazies: list[weakref.ref] = []
         source.call.blocks.append(weakref.ref(self))
 
@@ -51,7 +52,8 @@ class Block:
         off = torch._C.DisableTorchFunctionSubclass()
         with off, outside_of_checkpoint(), unwatched(), self.source.as_at_the_head():
             if self.tensor is None:
-                self.tensor = self.source.compute()
+                self.source.check()
+                self.tensor = self.source.compute() if self.given is None else self.given
             living = [lazy for reference in self.lazies if (lazy := reference()) is not None]
             self.lazies.clear()
             for lazy in living:
@@ -230,9 +232,12 @@ class LazyLogits(torch.Tensor):
         return real
 
 
-def lazy_logits(source: Source) -> LazyLogits:
+def lazy_logits(source: Source, computed: Tensor | None = None) -> LazyLogits:
+    """Logits that are not computed yet, or that become this tensor when they are asked for."""
     _keep_out_of_traces()
-    return LazyLogits._of(source)
+    logits = LazyLogits._of(source)
+    logits._lazy.block.given = computed
+    return logits
 
 
 @functools.cache
