@@ -73,10 +73,10 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     head and loss in ways that torch does not count (`weight.data.copy_`, numpy memory) counts for
     the loss, and between forward and backward (`weight.data.mul_`) for a norm that adds to its
     weight (Gemma's) and not for a fused loss, where torch has it the other way round; logits that
-    are read or returned beside a loss that was made before (a forward that counts accuracy after
-    its loss; all steps with cross_entropy=True and no fused loss, Granite's default under Liger's
-    names) are beside that loss, not on its way: a hook on them or `retain_grad()` sees no gradient
-    of it; of torch's functions that somebody replaces after the patch, only those of linear
+    are read or returned after a fused loss was made (a forward that then counts accuracy), or that
+    are scaled or capped before a loss that is made of logits (cross_entropy=True, Granite's default
+    under Liger's names), are beside that loss, not on its way: a hook on them or `retain_grad()`
+    sees no gradient of it; of torch's functions that somebody replaces after the patch, only those of linear
     layers and cross entropy are asked for at each call (a profiler that wraps `F.silu` does not see
     ours); under autocast q and k leave a rotation in autocast's dtype, where torch's arithmetic
     gives float32 for attention to round (a cache holds them so); a loop of steps within one
