@@ -78,9 +78,9 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     under Liger's names), are beside that loss, not on its way: a hook on them or `retain_grad()`
     sees no gradient of it; of torch's functions that somebody replaces after the patch, only those
     of linear layers and cross entropy are asked for at each call (a profiler that wraps `F.silu`
-    does not see ours); under autocast q and k leave a rotation in autocast's dtype, where torch's arithmetic
-    gives float32 for attention to round (a cache holds them so); a loop of steps within one
-    autocast context computes with the weights of its step, where torch keeps rounded copies of
+    does not see ours); under autocast q and k leave a rotation in autocast's dtype, where torch's
+    arithmetic gives float32 for attention to round (a cache holds them so); a loop of steps within
+    one autocast context computes with the weights of its step, where torch keeps rounded copies of
     those that the context began with; projections of a class of the user's that give the same
     memory at each call (a workspace), and those with hooks that write into what another projection
     gave, are called before any of it is read, and what a hook of a projection changes in the norm
