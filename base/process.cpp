@@ -20,16 +20,17 @@
 #include "base/text.h"
 
 namespace liger {
+
+void cannot_start(const std::string& program, int error_number) {
+  throw Error(ErrorKind::compile,
+              fmt::format("cannot start {}: {}", program, std::strerror(error_number)));
+}
+
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
 constexpr int poll_milliseconds = 20;
-
-[[noreturn]] void cannot_start(const std::string& program, int error_number) {
-  throw Error(ErrorKind::compile,
-              fmt::format("cannot start {}: {}", program, std::strerror(error_number)));
-}
 
 struct Pipe {
   Descriptor read_end;

@@ -26,6 +26,9 @@ ProcessResult run_process(const std::vector<std::string>& arguments, const std::
                           double timeout_seconds = 300,
                           const std::vector<std::string>& environment = {});
 
+// Raises Error(compile) that says why, of an errno.
+[[noreturn]] void cannot_start(const std::string& program, int error_number);
+
 // Starts one with these descriptors, none of them below 3, as its standard input, output and error,
 // in a process group and an environment as above. Who calls this waits for it. Raises as above.
 pid_t start_process(std::vector<std::string> arguments, const std::vector<std::string>& environment,

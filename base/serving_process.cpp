@@ -9,12 +9,9 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdint>
-#include <cstring>
 #include <thread>
 
-#include "base/error.h"
 #include "base/process.h"
-#include "base/text.h"
 
 namespace liger {
 namespace {
@@ -66,11 +63,6 @@ bool receive_all(int socket, char* bytes, size_t size_bytes, Deadline deadline) 
   });
 }
 
-[[noreturn]] void cannot_start(const std::string& program) {
-  throw Error(ErrorKind::compile,
-              fmt::format("cannot start {}: {}", program, std::strerror(errno)));
-}
-
 }  // namespace
 
 bool send_message(int socket, std::string_view bytes, Deadline deadline) {
@@ -94,11 +86,11 @@ ServingProcess::ServingProcess(const std::vector<std::string>& arguments,
                                const std::vector<std::string>& environment) {
   const std::string& program = arguments.at(0);
   int ends[2] = {-1, -1};
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) cannot_start(program);
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) cannot_start(program, errno);
   socket_ = above_standard(ends[0]);
   const Descriptor theirs = above_standard(ends[1]);
   const Descriptor nowhere = above_standard(::open("/dev/null", O_WRONLY | O_CLOEXEC));
-  if (!socket_.is_open() || !theirs.is_open() || !nowhere.is_open()) cannot_start(program);
+  if (!socket_.is_open() || !theirs.is_open() || !nowhere.is_open()) cannot_start(program, errno);
   id_ = start_process(arguments, environment, {theirs.number(), theirs.number(), nowhere.number()});
 }
 

@@ -11,6 +11,7 @@ import torch
 import transformers
 from liger_jit import functional
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Phi3")
 VOCABULARY = 97
@@ -50,6 +51,17 @@ def build(family="Llama", dtype=torch.float32, **settings):
                 # Logits of a few units: errors of a softcap or a scale are then seen.
                 parameter.mul_(20.0)
     return model.to(dtype).train()
+
+
+class Checkpointed(nn.Module):
+    """A head that its model runs again in the backward."""
+
+    def __init__(self, head, use_reentrant=False):
+        super().__init__()
+        self.head, self.use_reentrant = head, use_reentrant
+
+    def forward(self, x):
+        return checkpoint(self.head, x, use_reentrant=self.use_reentrant)
 
 
 class LowRank(nn.Module):

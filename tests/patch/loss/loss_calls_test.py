@@ -8,6 +8,7 @@ import torch
 from liger_jit.patch import entered, patch
 from liger_jit.patch.loss.lazy_source import Source
 from tiny_models import (
+    Checkpointed,
     assert_same_step,
     batch,
     build,
@@ -15,7 +16,6 @@ from tiny_models import (
     error,
     loss_and_gradients,
 )
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 THREADS, CALLS = 4, 30
@@ -197,22 +197,13 @@ def test_a_whole_forward_inside_a_checkpoint(use_reentrant):
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_a_head_that_its_model_checkpoints(use_reentrant):
     """Its recomputation is in the backward, where no forward of the model runs."""
-
-    class Checkpointed(nn.Module):
-        def __init__(self, head):
-            super().__init__()
-            self.head = head
-
-        def forward(self, x):
-            return checkpoint(self.head, x, use_reentrant=use_reentrant)
-
     model = build()
     expected = loss_and_gradients(model)
     patch(model)
     # Put where the body's end is, so that the head itself is called in place.
     head, own = model.lm_head, type(model).forward
     model.forward = functools.partial(own, model)
-    model._modules["lm_head"] = Checkpointed(head)
+    model._modules["lm_head"] = Checkpointed(head, use_reentrant)
     found = loss_and_gradients(model)
     renamed = {name.replace("lm_head.head", "lm_head"): g for name, g in found[1].items()}
     assert_same_step((found[0], renamed), expected)

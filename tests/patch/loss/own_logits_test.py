@@ -5,12 +5,11 @@ import copy
 import pytest
 import torch
 from liger_jit.patch import patch
-from tiny_models import LowRank, batch, build, loss_and_gradients
+from tiny_models import Checkpointed, LowRank, batch, build, loss_and_gradients
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook
 from torch.overrides import TorchFunctionMode
-from torch.utils.checkpoint import checkpoint
 
 LOSSES = pytest.mark.parametrize(
     "role", ["fused_linear_cross_entropy", "cross_entropy"], ids=["fused", "of logits"]
@@ -58,14 +57,6 @@ def an_adapter(model):
 
 
 def a_checkpoint(model):
-    class Checkpointed(nn.Module):
-        def __init__(self, head):
-            super().__init__()
-            self.head = head
-
-        def forward(self, states):
-            return checkpoint(self.head, states, use_reentrant=False)
-
     model.lm_head = Checkpointed(model.lm_head)
 
 

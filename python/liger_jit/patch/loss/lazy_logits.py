@@ -51,9 +51,11 @@ class Block:
         """Computes the tensor if it is not yet, and makes its lazy tensors plain ones."""
         off = torch._C.DisableTorchFunctionSubclass()
         with off, outside_of_checkpoint(), unwatched(), self.source.as_at_the_head():
-            if self.tensor is None:
+            if self.tensor is None and self.given is None:
+                self.tensor = self.source.compute()
+            elif self.tensor is None:
                 self.source.check()
-                self.tensor = self.source.compute() if self.given is None else self.given
+                self.tensor = self.given
             living = [lazy for reference in self.lazies if (lazy := reference()) is not None]
             self.lazies.clear()
             for lazy in living:
