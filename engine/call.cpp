@@ -37,6 +37,7 @@ int Call::align_bytes() const {
   for (size_t i = 0; i < tensors_.size(); ++i) {
     const Tensor& tensor = tensors_[i];
     if (!tensor.defined || !is_float(tensor.dtype)) continue;
+    if (op_->inputs[i].layout == Layout::unread) continue;
     if (op_->inputs[i].layout == Layout::dense && tensor.count() == 1) continue;  // one number
     // What a kernel reads of a dense tensor is a vector of a row's columns, or one value a row.
     const bool dense = op_->inputs[i].layout == Layout::dense;

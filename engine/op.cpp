@@ -59,6 +59,7 @@ Input dense(std::string name, std::vector<Dtype> dtypes) {
   return tensor_input(std::move(name), Layout::dense, std::move(dtypes));
 }
 Input strided(std::string name) { return tensor_input(std::move(name), Layout::strided); }
+Input unread(std::string name) { return tensor_input(std::move(name), Layout::unread); }
 Input optional(Input input) {
   input.kind = InputKind::optional_tensor;
   input.default_text = "None";

@@ -23,6 +23,7 @@ enum class Layout : uint8_t {
   rows,     // [..., N]: last dim contiguous, leading dims collapse to one stride
   dense,    // contiguous
   strided,  // last dim contiguous, any other strides
+  unread,   // any: kernels read none of it, and it stands for its gradient alone
 };
 
 struct Input {
@@ -44,6 +45,7 @@ struct Input {
 Input rows(std::string name);                                   // a required tensor read by rows
 Input dense(std::string name, std::vector<Dtype> dtypes = {});  // a required contiguous tensor
 Input strided(std::string name);                  // a required tensor with free strides
+Input unread(std::string name);                   // a tensor that no kernel reads
 Input optional(Input input);                      // the same, may be None
 Input written(Input input);                       // the same, overwritten by the op
 Input of_tokens(Input input, int batch_dim = 0);  // the same, with sizes 1 or batch, then tokens,

@@ -40,6 +40,7 @@ void check_dims(const Call& call, const Output& output, int dims) {
 }  // namespace output_layout
 
 bool has_rows(const Op& op, const Shape& shape) {
+  if (shape.is_expanded) return false;
   if (shape.whole()) return op.inputs[op.input_index(shape.of)].layout != Layout::dense;
   // A last size that is a number is that of a few values of each row.
   const bool several = shape.then.size() > 1 || (!shape.of.empty() && !shape.then.empty());

@@ -81,6 +81,11 @@ Extents<Int> extents_of(const Call& call, const Output& output, InputOf&& input)
   Extents<Int> result;
   if (!shape.of.empty()) result = input(shape.of);
   if (shape.in_order) return output_layout::preserved<Int, Compare>(result);
+  if (shape.is_expanded) {
+    result.contiguous = false;
+    for (int dim = 0; dim < result.dims; ++dim) result.strides[dim] = 0;
+    return result;
+  }
   result.contiguous = true;
   result.dims -= shape.but;
   output_layout::check_dims(call, output, result.dims + static_cast<int>(shape.then.size()));

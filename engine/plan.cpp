@@ -39,6 +39,8 @@ bool readable(Layout layout, const Tensor& tensor) {
       return tensor.contiguous();
     case Layout::strided:
       return tensor.last_size() == 1 || tensor.strides[tensor.dims - 1] == 1;
+    case Layout::unread:
+      return true;
   }
   return false;
 }

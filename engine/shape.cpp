@@ -24,6 +24,7 @@ Size operator/(Size left, const Size& right) {
 
 Shape like(std::string input) { return {.of = std::move(input)}; }
 Shape preserve(std::string input) { return {.of = std::move(input), .in_order = true}; }
+Shape expanded(std::string input) { return {.of = std::move(input), .is_expanded = true}; }
 Shape rows_of(std::string input) { return {.of = std::move(input), .but = 1}; }
 Shape sized(std::vector<Size> sizes) { return {.then = std::move(sizes)}; }
 Shape followed_by(Shape shape, std::vector<Size> sizes) {

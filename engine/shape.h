@@ -51,11 +51,13 @@ struct Shape {
   int but = 0;                  // so many of the last ones are left out
   std::vector<Size> then = {};  // and these follow
   bool in_order = false;        // its dims lie in memory in the order of the input's
+  bool is_expanded = false;     // all its elements are one in memory
 
   bool whole() const { return !of.empty() && but == 0 && then.empty(); }  // all sizes of an input
 };
 Shape like(std::string input);      // same sizes, contiguous
 Shape preserve(std::string input);  // same sizes, same order of dims in memory: of a `strided` one
+Shape expanded(std::string input);  // same sizes, and one element in memory for all
 Shape rows_of(std::string input);   // all sizes but the last
 Shape sized(std::vector<Size> sizes);
 Shape followed_by(Shape shape, std::vector<Size> sizes);

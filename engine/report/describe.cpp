@@ -49,6 +49,8 @@ const char* layout_text(Layout layout) {
       return "dense";
     case Layout::strided:
       return "strided";
+    case Layout::unread:
+      return "unread";
   }
   return "";
 }

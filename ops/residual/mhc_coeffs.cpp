@@ -1,6 +1,7 @@
 // The factors of residual streams (manifold-constrained hyper-connections): alone, and with the
 // mixture that goes into the layer.
 #include <algorithm>
+#include <bit>
 
 #include "base/parts.h"
 #include "base/text.h"
@@ -12,16 +13,14 @@ namespace {
 
 constexpr int64_t slice_columns = 256;
 constexpr int64_t part = 16;  // of a token's products: one slice, some outputs
-constexpr int64_t coefficient_tokens = 32;
+constexpr int64_t coefficient_tokens = 16;
+constexpr int64_t logit_threads = 128;
 constexpr int64_t most_kept = 1 << 16;  // elements of matrices that a thread of a backward keeps
 
 int64_t outputs_of(const Call& call) {
   return streams_of(call) * streams_of(call) + 2 * streams_of(call);
 }
 int64_t elements_of(const Call& call) { return streams_of(call) * channels_of(call); }
-int64_t slices_of(const Call& call) {
-  return streams_of(call) * parts(channels_of(call), slice_columns);
-}
 bool has_tokens(const Call& call) { return tokens_of(call) > 0; }
 
 // Outputs of a task and tasks that share a slice, as even as they can be.
@@ -38,6 +37,21 @@ Groups gradient_groups(const Call& call) {
   return {padded_columns(parts(outputs_of(call), groups)), groups};
 }
 
+// Matrix units take the products where x is in bfloat16 and lies so.
+bool has_tiles(const Call& call) {
+  return call.place().capability >= 80 && call["x"].dtype == Dtype::bf16 &&
+         channels_of(call) % slice_columns == 0 && outputs_of(call) <= 24 &&
+         call.align_bytes() >= 16;
+}
+int64_t columns_of_slice(const Call& call) {
+  const bool fits =
+      size_bytes(call["phi"].dtype) == 2 && channels_of(call) % (2 * slice_columns) == 0;
+  return has_tiles(call) && fits ? 2 * slice_columns : slice_columns;
+}
+int64_t slices_of(const Call& call) {
+  return streams_of(call) * parts(channels_of(call), columns_of_slice(call));
+}
+
 // Tokens of a task: so many tasks that each multiprocessor has sixteen.
 int64_t product_walk(const Call& call) {
   const int64_t beside = slices_of(call) * product_groups(call).groups;
@@ -50,28 +64,20 @@ int64_t product_tasks(const Call& call) {
   return parts(tokens_of(call), walk) * slices_of(call) * product_groups(call).groups;
 }
 
-// Matrix units take the products where x is in bfloat16 and lies so.
-bool has_tiles(const Call& call) {
-  return call.place().capability >= 80 && call["x"].dtype == Dtype::bf16 &&
-         channels_of(call) % slice_columns == 0 && outputs_of(call) <= 24 &&
-         call.align_bytes() >= 16;
-}
-constexpr int64_t tile_columns = 128;  // of a warp, of the gradients
 constexpr int64_t tile_threads = 128;
-int64_t tile_gradient_threads(const Call& call) {
-  return size_bytes(call["phi"].dtype) == 4 ? 64 : 128;  // phi's parts fit in shared memory
-}
+constexpr int64_t tile_columns = 64;              // of a warp, of the gradients
 int64_t tile_gradient_blocks(const Call& call) {  // of one walk
-  return parts(elements_of(call), tile_columns * tile_gradient_threads(call) / 32);
+  return parts(elements_of(call), tile_columns * tile_threads / 32);
 }
-// Tokens of a block, in tiles of sixteen a warp: each multiprocessor has a few blocks.
-int64_t tile_product_walk(const Call& call) {
-  const int64_t wanted = std::max<int64_t>(1, call.place().multiprocessors * 4 / slices_of(call));
-  const int64_t of_warps = tile_threads / 32 * 16;
-  return parts(parts(tokens_of(call), wanted), of_warps) * of_warps;
+// Blocks that share the tokens, in tiles of sixteen a warp: each multiprocessor has a few blocks.
+int64_t tile_product_walks(const Call& call) {
+  const int64_t most = parts(tokens_of(call), tile_threads / 32 * 16);
+  return std::clamp<int64_t>(call.place().multiprocessors * 4 / slices_of(call), 1, most);
 }
-int64_t product_tile_blocks(const Call& call) {
-  return parts(tokens_of(call), tile_product_walk(call)) * slices_of(call);
+int64_t tile_gradient_walks(const Call& call) {
+  const int64_t most = parts(tokens_of(call), 16);
+  return std::clamp<int64_t>(call.place().multiprocessors * 2 / tile_gradient_blocks(call), 1,
+                             most);
 }
 
 constexpr int64_t gradient_threads = 128;
@@ -83,15 +89,14 @@ int64_t gradient_blocks(const Call& call) {  // of one walk
 // Walks fix the order of phi's gradient: they depend on sizes and the device alone.
 int64_t gradient_walk(const Call& call) {
   const int64_t most = std::max<int64_t>(1, tokens_of(call));
-  if (has_tiles(call)) {
-    const int64_t wanted = call.place().multiprocessors * 2 / tile_gradient_blocks(call);
-    return parts(parts(most, std::clamp<int64_t>(wanted, 1, most)), 16) * 16;
-  }
   const int64_t wanted =
       call.on_host() ? 2 : call.place().multiprocessors * 3 / gradient_blocks(call);
   return parts(most, std::clamp<int64_t>(wanted, 1, most));
 }
-int64_t gradient_walks(const Call& call) { return parts(tokens_of(call), gradient_walk(call)); }
+int64_t gradient_walks(const Call& call) {
+  if (tokens_of(call) == 0) return 0;
+  return has_tiles(call) ? tile_gradient_walks(call) : parts(tokens_of(call), gradient_walk(call));
+}
 // Gradients of products, the factor of the token itself, h_pre.
 int64_t zeros_up_to(const Call& call) {
   return gradient_groups(call).at_once * gradient_groups(call).groups;
@@ -145,12 +150,12 @@ Spec product_spec(const Call& call) {
           {"groups", product_groups(call).groups}};
 }
 
-std::vector<Argument> product_arguments(int64_t (*walk)(const Call&)) {
+std::vector<Argument> product_arguments(Argument walk) {
   return {"x",
           "phi",
           "parts",
           {"tokens", tokens_of},
-          {"walk", walk},
+          std::move(walk),
           {"x_token_stride", "x.stride0"},
           {"x_stride", "x.stride1"}};
 }
@@ -159,12 +164,18 @@ KernelOf product_tiles() {
   return {.name = "StreamProductTiles",
           .source = "residual/stream_tiles.h",
           .when = [](const Call& call) { return has_tokens(call) && has_tiles(call); },
-          .spec = product_spec,
+          .spec =
+              [](const Call& call) {
+                Spec spec = product_spec(call);
+                spec.push_back({"columns", columns_of_slice(call)});
+                return spec;
+              },
           .candidates = [](const Call&) -> std::vector<Knobs> {
             return {{{"threads", tile_threads}}};
           },
-          .blocks = [](const Call& call, const Knobs&) { return product_tile_blocks(call); },
-          .arguments = product_arguments(tile_product_walk)};
+          .blocks = [](const Call& call,
+                       const Knobs&) { return tile_product_walks(call) * slices_of(call); },
+          .arguments = product_arguments({"walks", tile_product_walks})};
 }
 
 KernelOf products() {
@@ -184,21 +195,22 @@ KernelOf products() {
           .blocks = [](const Call& call,
                        const Knobs& knobs) { return row_blocks(product_tasks(call), knobs); },
           .threads = [](const Knobs& knobs) { return 32 * value_of(knobs, "rows", 1); },
-          .arguments = product_arguments(product_walk)};
+          .arguments = product_arguments({"walk", product_walk})};
 }
 
 Spec coefficient_spec(const Call& call) {
   return {{"x", call["x"].dtype}, {"b", call["b"].dtype}, {"alpha", call["alpha_pre"].dtype}};
 }
 
-KernelOf coefficients() {
+KernelOf coefficients(bool mixes) {
   return {.name = "MhcCoefficients",
           .source = "residual/mhc_coeffs.h",
           .when = has_tokens,
           .spec =
-              [](const Call& call) {
+              [mixes](const Call& call) {
                 Spec spec = coefficient_spec(call);
-                spec.insert(spec.end(), {{"streams", streams_of(call)},
+                spec.insert(spec.end(), {{"has_mixture", mixes},
+                                         {"streams", streams_of(call)},
                                          {"steps", call.integer("tmax")},
                                          {"elements", elements_of(call)},
                                          {"slices", slices_of(call)},
@@ -219,6 +231,7 @@ KernelOf coefficients() {
                         "h_pre",
                         "h_post",
                         "h_res",
+                        {"streams", mixes ? "streams" : "rstd"},
                         "mix",
                         "rstd",
                         {"tokens", tokens_of},
@@ -262,6 +275,10 @@ Op forward(std::string name, std::string doc, bool mixes) {
   op.outputs.push_back({"h_res",
                         [](const Call&) { return followed_by(rows_of("x"), {size_of("x", 1)}); },
                         arithmetic_of_x});
+  if (mixes) {  // stands for the streams that go around the layer, whose gradient comes back by it
+    op.outputs.push_back({"streams", [](const Call&) { return expanded("x"); },
+                          [](const Call& call) { return call["x"].dtype; }});
+  }
   op.outputs.push_back({"mix",
                         [](const Call& call) {
                           if (!call.flag("keep_mix")) return empty();
@@ -277,18 +294,18 @@ Op forward(std::string name, std::string doc, bool mixes) {
                               part * arithmetic_bytes(call);
                      }}};
   op.check = check;
-  op.kernels = {product_tiles(), products(), coefficients()};
+  op.kernels = {product_tiles(), products(), coefficients(mixes)};
   if (mixes) op.kernels.push_back(mixture_before_layer());
   op.gradient.backward = op.name + "_backward";
   for (const Input& input : tensors()) {
     op.gradient.saved.push_back(input.name);
     // Each of the three alphas scales one of the factors.
     std::vector<std::string> through;
-    if (input.name == "alpha_pre")
-      through =
-          mixes ? std::vector<std::string>{"x_in", "h_pre"} : std::vector<std::string>{"h_pre"};
+    if (input.name == "alpha_pre") through = {"h_pre"};
     if (input.name == "alpha_post") through = {"h_post"};
     if (input.name == "alpha_res") through = {"h_res"};
+    if (input.name == "phi" || input.name == "b") through = {"h_pre", "h_post", "h_res"};
+    if (mixes && !through.empty() && through[0] == "h_pre") through.push_back("x_in");
     op.gradient.of.push_back({input.name, "d" + input.name, through});
   }
   op.gradient.saved.insert(op.gradient.saved.end(), {"mix", "rstd"});
@@ -299,12 +316,26 @@ Op forward(std::string name, std::string doc, bool mixes) {
   return op;
 }
 
+// The gradient that came to the streams themselves, after the layer.
+bool has_streams(bool mixes, const Call& call) { return mixes && call["dstreams"].defined; }
+
 bool wants_vectors(const Call& call) {
   for (int i = 2; i < 6; ++i) {
     if (call.wants_grad(i)) return true;
   }
   return false;
 }
+
+// A token has a lane for each row of its matrix; the 32 lanes that meet by shuffles make a partial.
+int64_t logit_tokens(const Call& call) {  // of one block
+  if (call.on_host()) return 32;
+  return logit_threads /
+         static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(streams_of(call))));
+}
+int64_t vector_partials(const Call& call) {
+  return parts(tokens_of(call), logit_tokens(call)) * (call.on_host() ? 1 : logit_threads / 32);
+}
+
 bool wants_products(const Call& call) { return call.wants_grad(0) || call.wants_grad(1); }
 
 KernelOf logits(bool mixes) {
@@ -318,19 +349,17 @@ KernelOf logits(bool mixes) {
                                          {"streams", streams_of(call)},
                                          {"steps", call.integer("tmax")},
                                          {"elements", elements_of(call)},
-                                         {"padded", zeros_up_to(call)}});
+                                         {"padded", zeros_up_to(call)},
+                                         {"want_vectors", wants_vectors(call)}});
                 return spec;
               },
-          .candidates = [](const Call&) -> std::vector<Knobs> {
-            return {{{"threads", 32}}};
+          .candidates = [](const Call& call) -> std::vector<Knobs> {
+            return {{{"threads", call.on_host() ? logit_tokens(call) : logit_threads}}};
           },
-          .blocks =
-              [](const Call& call, const Knobs& knobs) {
-                const int64_t threads = value_of(knobs, "threads", 1);
-                return parts(tokens_of(call), threads);
-              },
+          .blocks = [](const Call& call,
+                       const Knobs&) { return parts(tokens_of(call), logit_tokens(call)); },
           .arguments = {"dh_pre",
-                        {"dh_mixture", mixes ? "dh_mixture" : "dh_pre"},
+                        {"dh_mixture", mixes ? "dh_mixture" : "mix"},
                         "dh_post",
                         "dh_res",
                         "mix",
@@ -339,7 +368,7 @@ KernelOf logits(bool mixes) {
                         "alpha_pre",
                         "alpha_post",
                         "alpha_res",
-                        "dlogits",
+                        {"partials", "vector_partials"},
                         "factors",
                         {"tokens", tokens_of},
                         {"factors_stride", factors_stride},
@@ -349,27 +378,27 @@ KernelOf logits(bool mixes) {
 }
 
 Spec gradient_spec(bool mixes, const Call& call) {
-  return {{"x", call["x"].dtype},
-          {"phi", call["phi"].dtype},
-          {"has_mixture", mixes},
-          {"want_dx", call.wants_grad(0)},
-          {"want_dphi", call.wants_grad(1)},
-          {"streams", streams_of(call)},
-          {"channels", channels_of(call)},
+  return {{"x", call["x"].dtype},          {"phi", call["phi"].dtype},
+          {"has_mixture", mixes},          {"has_streams", has_streams(mixes, call)},
+          {"want_dx", call.wants_grad(0)}, {"want_dphi", call.wants_grad(1)},
+          {"streams", streams_of(call)},   {"channels", channels_of(call)},
           {"outputs", outputs_of(call)}};
 }
 
-std::vector<Argument> gradient_arguments(bool mixes) {
+std::vector<Argument> gradient_arguments(bool mixes, Argument walk) {
   return {{"dx_in", mixes ? "dx_in" : "x"},
+          {"dstreams", mixes ? "dstreams" : "x"},
           "x",
           "phi",
           "factors",
           "dx",
           "partials",
           {"tokens", tokens_of},
-          {"walk", gradient_walk},
+          std::move(walk),
           {"factors_stride", factors_stride},
           {"dx_in_stride", mixes ? "dx_in.stride0" : "x.stride0"},
+          {"dstreams_token_stride", mixes ? "dstreams.stride0" : "x.stride0"},
+          {"dstreams_stride", mixes ? "dstreams.stride1" : "x.stride1"},
           {"x_token_stride", "x.stride0"},
           {"x_stride", "x.stride1"}};
 }
@@ -387,12 +416,12 @@ KernelOf gradient_tiles(bool mixes) {
                 spec.push_back({"padded", zeros_up_to(call)});
                 return spec;
               },
-          .candidates = [](const Call& call) -> std::vector<Knobs> {
-            return {{{"threads", tile_gradient_threads(call)}}};
+          .candidates = [](const Call&) -> std::vector<Knobs> {
+            return {{{"threads", tile_threads}}};
           },
           .blocks = [](const Call& call,
                        const Knobs&) { return tile_gradient_blocks(call) * gradient_walks(call); },
-          .arguments = gradient_arguments(mixes)};
+          .arguments = gradient_arguments(mixes, {"walks", gradient_walks})};
 }
 
 KernelOf gradients(bool mixes) {
@@ -416,7 +445,7 @@ KernelOf gradients(bool mixes) {
           },
           .blocks = [](const Call& call,
                        const Knobs&) { return gradient_blocks(call) * gradient_walks(call); },
-          .arguments = gradient_arguments(mixes)};
+          .arguments = gradient_arguments(mixes, {"walk", gradient_walk})};
 }
 
 KernelOf phi_gradient() {
@@ -448,16 +477,15 @@ KernelOf vectors() {
                 return spec;
               },
           .candidates = [](const Call& call) -> std::vector<Knobs> {
-            return {{{"threads", call.on_host() ? 1 : 1024}}};
+            return {{{"threads", call.on_host() ? 1 : 128}}};
           },
           .blocks = [](const Call& call, const Knobs&) { return outputs_of(call) + 3; },
-          .arguments = {"dlogits",
-                        "mix",
+          .arguments = {{"partials", "vector_partials"},
                         "db",
                         "dalpha_pre",
                         "dalpha_post",
                         "dalpha_res",
-                        {"tokens", tokens_of}}};
+                        {"count", vector_partials}}};
 }
 
 Op backward(std::string name, bool mixes) {
@@ -466,7 +494,9 @@ Op backward(std::string name, bool mixes) {
   op.name = std::move(name) + "_backward";
   op.internal = true;
   if (mixes) op.inputs.push_back(strided("dx_in"));
-  for (const char* slope : {"dh_pre", "dh_post", "dh_res"}) op.inputs.push_back(dense(slope));
+  for (const char* slope : {"dh_pre", "dh_post", "dh_res"})
+    op.inputs.push_back(optional(dense(slope)));
+  if (mixes) op.inputs.push_back(optional(strided("dstreams")));
   for (Input& input : tensors()) op.inputs.push_back(std::move(input));
   op.inputs.push_back(dense("mix"));
   op.inputs.push_back(dense("rstd"));
@@ -483,9 +513,10 @@ Op backward(std::string name, bool mixes) {
                           },
                           [of](const Call& call) { return call[of].dtype; }});
   }
-  op.temporaries = {{"dlogits",
+  op.temporaries = {{"vector_partials",
                      [](const Call& call) {
-                       return tokens_of(call) * outputs_of(call) * arithmetic_bytes(call);
+                       return vector_partials(call) * (outputs_of(call) + 3) *
+                              arithmetic_bytes(call);
                      }},
                     {"factors",
                      [](const Call& call) {
@@ -507,6 +538,10 @@ Op backward(std::string name, bool mixes) {
     if (mixes) {
       require_sizes(call, "dx_in", {tokens, channels_of(call)}, "a channel's for each token");
       require_same_dtype(call, "x", "dx_in");
+      if (has_streams(mixes, call)) {
+        require_same_shape(call, "x", "dstreams");
+        require_same_dtype(call, "x", "dstreams");
+      }
     }
     require_sizes(call, "dh_pre", {tokens, streams}, "a factor for each stream of a token");
     require_sizes(call, "dh_post", {tokens, streams}, "a factor for each stream of a token");
@@ -529,6 +564,7 @@ Op backward(std::string name, bool mixes) {
     }
     samples.push_back(
         {.input = "dh_res", .shape = {e["rows"], streams, streams}, .dtype = "arithmetic"});
+    if (mixes) samples.push_back({.input = "dstreams", .shape = {e["rows"], streams, e["size"]}});
     for (Sample& sample : samples_of(e)) samples.push_back(std::move(sample));
     samples.insert(samples.end(), {{.input = "mix",
                                     .shape = {e["rows"], streams * streams + 2 * streams},

@@ -135,18 +135,26 @@ Op forward(const Mixture& mixture, std::string doc) {
   op.name = mixture.name;
   op.doc = std::move(doc);
   op.inputs = inputs_of(mixture);
+  // Who gets the gradient of x in its place.
+  if (mixture.after) op.inputs.push_back(optional(unread("streams")));
   op.outputs = {{mixture.after ? "x_out" : "x_in",
                  [mixture](const Call&) {
                    return mixture.after ? like("x") : sized({size_of("x", 0), size_of("x", 2)});
                  },
                  [](const Call& call) { return call["x"].dtype; }}};
-  op.check = [mixture](const Call& call) { check(mixture, call); };
+  op.check = [mixture](const Call& call) {
+    check(mixture, call);
+    if (!mixture.after || !call["streams"].defined) return;
+    require_same_shape(call, "x", "streams");
+    require_same_dtype(call, "x", "streams");
+  };
   op.kernels = {forward_kernel(mixture, mixture.after ? "x_out" : "x_in")};
   op.gradient.backward = mixture.name + "_backward";
-  for (const Input& input : op.inputs) {
+  for (const Input& input : inputs_of(mixture)) {
     op.gradient.saved.push_back(input.name);
     op.gradient.of.push_back({input.name, "d" + input.name});
   }
+  if (mixture.after) op.gradient.of.push_back({"streams", "dx"});
   op.example = [mixture](const Extent& e) { return samples_of(mixture, e); };
   op.sizes = example_sizes({{"streams", 4, "residual streams of a token"}});
   op.bench = {{"streams-4", {{"streams", 4}, {"rows", 4096}, {"size", 2048}}}};

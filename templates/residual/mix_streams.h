@@ -33,8 +33,10 @@ struct MixStreamsForward {
   long long x_stride;
   long long f_stride;
 
+  // A mixture before the layer begins at the last token, where the products of its factors ended;
+  // one after it at the first, where that one did; and a backward where its forward ended.
   LIGER_DEVICE void operator()(long long block) const {
-    each_row<S.threads, S.rows>(block, tokens, [&](long long token, int thread, bool active) {
+    const auto one_token = [&](long long token, int thread, bool active) {
       if (!active) return;
       A shares[S.mixtures][S.streams];
       A of_f[S.mixtures];
@@ -62,7 +64,12 @@ struct MixStreamsForward {
                                                 mixed);
         }
       });
-    });
+    };
+    if constexpr (S.has_f) {
+      each_row<S.threads, S.rows>(block, tokens, one_token);
+    } else {
+      each_row_from_the_end<S.threads, S.rows>(block, tokens, one_token);
+    }
   }
 };
 
@@ -112,7 +119,7 @@ struct MixStreamsBackward {
   long long f_stride;
 
   LIGER_DEVICE void operator()(long long block) const {
-    each_row<S.threads, S.rows>(block, tokens, [&](long long token, int thread, bool active) {
+    const auto one_token = [&](long long token, int thread, bool active) {
       // An array's members are made one by one: a share reads when it is made.
       const auto states = shares<S.streams>(x + token * x_token_stride, x_stride, thread);
       const auto slopes = shares<S.mixtures>(dy + token * dy_token_stride, dy_stride, thread);
@@ -125,7 +132,12 @@ struct MixStreamsBackward {
           sums(token, thread, active, first, states, slopes, layer);
         }
       }
-    });
+    };
+    if constexpr (S.has_f) {
+      each_row_from_the_end<S.threads, S.rows>(block, tokens, one_token);
+    } else {
+      each_row<S.threads, S.rows>(block, tokens, one_token);
+    }
   }
 
  private:

@@ -126,6 +126,7 @@ struct StreamGradientsSpec {
   Dtype x;
   Dtype phi;
   bool has_mixture;  // h_pre[i] * x[i] went into a mixture as well
+  bool has_streams;  // and x[i] around the layer
   bool want_dx;
   bool want_dphi;
   int streams;
@@ -140,7 +141,7 @@ struct StreamGradientsSpec {
 
 // Per token, `factors` has the M gradients of products and zeros up to at_once * groups, then the
 // factor of x itself, then h_pre.
-//   dx = sum of dz[m] * phi[m] + factor * x + h_pre[stream] * dx_in
+//   dx = sum of dz[m] * phi[m] + factor * x + h_pre[stream] * dx_in + dstreams
 // and for the tokens of a walk sums of x * dz, in partials[walk][output][K].
 template <StreamGradientsSpec S>
 struct StreamGradients {
@@ -154,6 +155,7 @@ struct StreamGradients {
   static constexpr int ahead = on_host ? 1 : 4;  // tokens on their way at once
 
   const T* dx_in;
+  const T* dstreams;
   const T* x;
   const Type<S.phi>* phi;
   const A* factors;
@@ -163,6 +165,8 @@ struct StreamGradients {
   long long walk;
   long long factors_stride;
   long long dx_in_stride;
+  long long dstreams_token_stride;
+  long long dstreams_stride;
   long long x_token_stride;
   long long x_stride;
 
@@ -226,11 +230,16 @@ struct StreamGradients {
     for (long long base = begin; base < end; base += ahead) {
       T values[ahead][S.columns];
       T mixed[ahead][S.columns];
+      T around[ahead][S.columns];
       LIGER_UNROLL for (int i = 0; i < ahead; ++i) {
         const long long token = base + i < end ? base + i : end - 1;
         load(x + token * x_token_stride + stream * x_stride + first, first, values[i]);
         if constexpr (makes_dx && S.has_mixture) {
           load(dx_in + token * dx_in_stride + first, first, mixed[i]);
+        }
+        if constexpr (makes_dx && S.has_streams) {
+          load(dstreams + token * dstreams_token_stride + stream * dstreams_stride + first, first,
+               around[i]);
         }
       }
       LIGER_UNROLL for (int i = 0; i < ahead; ++i) {
@@ -246,6 +255,11 @@ struct StreamGradients {
             const A share = of_token[own_factor + 1 + stream];
             LIGER_UNROLL for (int c = 0; c < S.columns; ++c) {
               slopes[c] = fused(share, static_cast<A>(widen(mixed[i][c])), slopes[c]);
+            }
+          }
+          if constexpr (S.has_streams) {
+            LIGER_UNROLL for (int c = 0; c < S.columns; ++c) {
+              slopes[c] += static_cast<A>(widen(around[i][c]));
             }
           }
         }

@@ -9,6 +9,7 @@
 #include <regex>
 
 #include "base/error.h"
+#include "engine/output_layout.h"
 #include "engine/plan.h"
 #include "engine/registry.h"
 #include "engine/report/describe.h"
@@ -223,6 +224,30 @@ TEST(OutputLayout, only_what_has_free_strides_is_preserved) {
       EXPECT_EQ(op->inputs[op->input_index(shape.of)].layout, Layout::strided) << op->name;
     }
   }
+}
+
+TEST(OutputLayout, an_expanded_output_is_one_element_that_asks_for_no_alignment) {
+  const Op& op = op_named("mhc_forward");
+  const Call call =
+      example_call(op, Dtype::bf16, {{"rows", 5}, {"size", 16}, {"inner", 4}}, hopper);
+  const Output& streams = op.outputs[op.output_index("streams")];
+  const Tensor made = output_tensor(call, streams);
+  EXPECT_EQ(made.count(), call["x"].count());
+  for (int dim = 0; dim < made.dims; ++dim) EXPECT_EQ(made.strides[dim], 0);
+  EXPECT_FALSE(has_rows(op, streams.shape(call)));
+}
+
+TEST(Inputs, what_no_kernel_reads_is_not_copied_and_asks_for_no_alignment) {
+  const Op& op = op_named("mhc_post_res");
+  Call call = example_call(op, Dtype::bf16, {{"rows", 5}, {"size", 16}, {"inner", 4}}, hopper);
+  const int align_bytes = call.align_bytes();
+  Tensor& streams = call.tensor(op.input_index("streams"));
+  streams = call["x"];
+  streams.align_bytes = 2;
+  std::fill(streams.strides, streams.strides + streams.dims, 0);
+  EXPECT_NO_THROW(check_call(call));
+  EXPECT_EQ(copies_needed(call), 0U);
+  EXPECT_EQ(call.align_bytes(), align_bytes);
 }
 
 TEST(Overlap, is_found_in_whatever_dims_share_memory) {

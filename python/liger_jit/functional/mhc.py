@@ -91,6 +91,11 @@ def mhc_pre(x: Tensor, h_pre: Tensor) -> Tensor:
     return _as_in(x, ops.mhc_pre(_by_token("mhc_pre", x), _factors(x, h_pre, 2)))
 
 
+def _post_res(flat: Tensor, f_out: Tensor, h_post: Tensor, h_res: Tensor, streams=None) -> Tensor:
+    layer = f_out if f_out.dim() == 2 else f_out.flatten(0, -2)
+    return ops.mhc_post_res(flat, layer, h_post, h_res, streams)
+
+
 def mhc_post_res(x: Tensor, f_out: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
     """x_out[o] = sum over i of h_res[o, i] * x[i] + h_post[o] * f_out, rounded once.
 
@@ -102,10 +107,8 @@ def mhc_post_res(x: Tensor, f_out: Tensor, h_post: Tensor, h_res: Tensor) -> Ten
 
     Returns x_out, of x's shape and dtype. Raises ValueError as `mhc_coeffs`.
     """
-    flat = _by_token("mhc_post_res", x)
-    layer = f_out if f_out.dim() == 2 else f_out.flatten(0, -2)
-    made = ops.mhc_post_res(flat, layer, _factors(x, h_post, 2), _factors(x, h_res, 3))
-    return _as_in(x, made)
+    factors = (_factors(x, h_post, 2), _factors(x, h_res, 3))
+    return _as_in(x, _post_res(_by_token("mhc_post_res", x), f_out, *factors))
 
 
 def mhc_forward(
@@ -134,15 +137,17 @@ def mhc_forward(
     Returns x_out, of x's shape and dtype; with return_coeffs (x_out, (h_pre, h_post, h_res)).
     Raises as `mhc_coeffs`.
     """
-    x_in, h_pre, h_post, h_res = ops.mhc_forward(
-        _by_token("mhc_forward", x),
-        *(phi, b, alpha_pre, alpha_post, alpha_res),
+    flat = _by_token("mhc_forward", x)
+    x_in, h_pre, h_post, h_res, streams = ops.mhc_forward(
+        *(flat, phi, b, alpha_pre, alpha_post, alpha_res),
         *(tmax, rms_eps, pre_eps, sinkhorn_eps, post_mult),
-    )[:4]
+    )[:5]
     f_out = _as_in(x, x_in)
     if layer is not None:
         first = next(layer.parameters(), None) if isinstance(layer, torch.nn.Module) else None
         f_out = layer(f_out if first is None else f_out.to(first.dtype))
-    h_pre, h_post, h_res = (_as_in(x, h) for h in (h_pre, h_post, h_res))
-    x_out = mhc_post_res(x, f_out, h_post, h_res)
-    return (x_out, (h_pre, h_post, h_res)) if return_coeffs else x_out
+    # The gradient of the streams around the layer comes back to the node before it, which adds it
+    # to its own.
+    x_out = _post_res(flat.detach(), f_out, h_post, h_res, streams)
+    x_out, *coeffs = (_as_in(x, made) for made in (x_out, h_pre, h_post, h_res))
+    return (x_out, tuple(coeffs)) if return_coeffs else x_out

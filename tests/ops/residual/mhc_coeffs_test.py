@@ -188,6 +188,52 @@ def test_shapes_and_layouts_agree_with_the_plain_case(device):
     assert all(not none[f"gradient of {name}"].any() for name in WEIGHTS)
 
 
+def test_gradients_come_by_every_way_that_a_loss_reads_and_by_no_other(device):
+    """Around the layer, through it, and by way of each factor alone."""
+    inputs = tensors(37, 4, 256, torch.bfloat16, device, torch.float32)
+    ways = {
+        "all": lambda x_out, coeffs: (x_out, *coeffs),
+        "streams": lambda x_out, coeffs: (x_out,),
+        "h_pre": lambda x_out, coeffs: coeffs[:1],
+        "h_post": lambda x_out, coeffs: coeffs[1:2],
+        "h_res": lambda x_out, coeffs: coeffs[2:],
+    }
+    for layer in (torch.tanh, lambda t: torch.zeros_like(t)):
+
+        def whole(layer=layer, **all_):
+            return mhc_forward(**all_, layer=layer, return_coeffs=True)
+
+        def reference(layer=layer, **all_):
+            coeffs = reference_coeffs(**all_)
+            f_out = layer(reference_pre(all_["x"], coeffs[0]))
+            return reference_post_res(all_["x"], f_out, *coeffs[1:]), coeffs
+
+        for select in ways.values():
+            check(
+                lambda select=select, **all_: select(*whole(**all_)),
+                lambda select=select, **all_: select(*reference(**all_)),
+                inputs,
+                ("x", "phi"),
+            )
+
+
+def test_nothing_adds_up_the_gradients_of_streams_after_the_nodes(device):
+    """The node before the layer is the only one that gives the streams a gradient."""
+    inputs = tensors(9, 4, 64, torch.float32, device)
+    x = inputs.pop("x").requires_grad_()
+    out = mhc_forward(x, **inputs, layer=torch.tanh)
+    seen, left, givers = set(), [out.grad_fn], []
+    while left:
+        node = left.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        nexts = [each for each, _ in node.next_functions if each is not None]
+        givers += [node.name() for each in nexts if getattr(each, "variable", None) is x]
+        left += nexts
+    assert givers == ["liger_jit::mhc_forward_gradient"]
+
+
 def test_the_module_is_the_formula_around_its_layer(device):
     for dtype in (torch.float32, *HALVES):
         layer = nn.Linear(32, 32, device=device, dtype=dtype)
