@@ -69,10 +69,10 @@ struct DivergenceRows {
   LIGER_DEVICE void operator()(long long block) const {
     each_row<S.threads, S.rows>(block, rows * pieces, [&](long long i, int thread, bool active) {
       const int piece = static_cast<int>(i % pieces);
-      if (piece == pieces - 1) {
-        one_piece<last_width>(i / pieces, piece, thread, active);
+      if (last_width == piece_width || piece < pieces - 1) {
+        one_piece<pieces == 1 ? last_width : piece_width>(i / pieces, piece, thread, active);
       } else {
-        one_piece<piece_width>(i / pieces, piece, thread, active);
+        one_piece<last_width>(i / pieces, piece, thread, active);
       }
     });
   }
@@ -124,8 +124,8 @@ struct DivergenceRows {
 
 // Measures take many registers: without a limit there would be one block.
 template <DivergenceSpec S, template <DivergenceSpec> class Measure>
-constexpr int resident_of<DivergenceRows<S, Measure>> = S.threads* S.rows < 512
-                                                            ? 512 / (S.threads * S.rows)
+constexpr int resident_of<DivergenceRows<S, Measure>> = S.threads* S.rows < 768
+                                                            ? 768 / (S.threads * S.rows)
                                                             : 1;
 
 struct DivergenceSumSpec {

@@ -18,9 +18,6 @@ struct JsdMeasure {
 
   LIGER_DEVICE explicit JsdMeasure(double beta) : beta(A(beta)), rest(A(1.0 - beta)) {}
 
-  // p * (log p - log m) of a p that may be zero.
-  static LIGER_DEVICE A weighted(A p, A difference) { return p == A(0) ? A(0) : p * difference; }
-
   LIGER_DEVICE LossAndSlope<A> at(A x, A y) const {
     if constexpr (of_probabilities) {
       const A q = exponential<exact>(x);
@@ -50,29 +47,38 @@ struct JsdMeasure {
     return log_of<exact>(fused(beta, power_of_two(log2_ratio), rest));
   }
 
+  // p * (log p - log q) of a p that may be zero.
+  static LIGER_DEVICE A weighted(A p, A log_p, A log_q) {
+    return p == A(0) ? A(0) : p * (log_p - log_q);
+  }
+
+  // So low that its exponential is zero, and a number whose products with zero are zero.
+  static LIGER_DEVICE A finite(A x) { return x < A(-1e4) ? A(-1e4) : x; }
+
   LIGER_DEVICE LossAndSlope<A> of_larger(A x, A y) const {
-    const bool nothing = x == minus_infinity<A>() && y == minus_infinity<A>();
-    const A d = nothing ? A(0) : y - x;
     if constexpr (S.at_zero) {
       const A p = exponential<exact>(y);
-      return {weighted(p, d), -p};
+      return {weighted(p, y, x), -p};
     } else if constexpr (S.at_one) {
       const A q = exponential<exact>(x);
-      const A loss = weighted(q, -d);
+      const A loss = weighted(q, x, y);
       return {loss, loss + q};
     } else {
       // All in the ratio to the larger of the two: log m itself would round as the logarithms do,
       // and p and q differ by less than that where they are alike.
+      const A log_q = finite(x);
+      const A log_p = finite(y);
+      const A d = log_p - log_q;
       const bool above = d > A(0);
-      const A ratio = exponential<exact>(above ? -d : d);
-      const A larger_one = exponential<exact>(above ? y : x);
-      const A smaller_one = larger_one * ratio;
-      const A log_m = log_of<exact>(above ? fused(rest, ratio, beta) : fused(beta, ratio, rest));
-      const A of_p =
-          weighted(beta * (above ? larger_one : smaller_one), (above ? A(0) : d) - log_m);
-      const A of_q =
-          weighted(rest * (above ? smaller_one : larger_one), (above ? -d : A(0)) - log_m);
-      return {of_p + of_q, of_q};
+      const A below = above ? -d : d;
+      const A ratio = exponential<exact>(below);
+      const A larger_one = exponential<exact>(above ? log_p : log_q);
+      const A share = above ? beta : rest;  // of the larger
+      const A other = above ? rest : beta;
+      const A log_m = log_of<exact>(fused(other, ratio, share));
+      const A of_larger_one = larger_one * share * -log_m;
+      const A of_smaller_one = larger_one * ratio * other * (below - log_m);
+      return {of_larger_one + of_smaller_one, above ? of_smaller_one : of_larger_one};
     }
   }
 };
