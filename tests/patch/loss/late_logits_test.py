@@ -182,6 +182,18 @@ def lazy(states, weight):
     return lazy_logits(Source(states, weight, None, states.dtype, (), LossCall(False)))
 
 
+def test_a_hook_on_what_logits_come_from_runs_once():
+    def gradient(head):
+        start, weight = torch.linspace(-1, 1, 32).view(4, 8).requires_grad_(), torch.ones(9, 8)
+        states = start * 2
+        states.register_hook(lambda gradient: gradient * 3)
+        logits = head(states, weight)
+        loss = F.cross_entropy(logits, torch.arange(4))
+        return torch.autograd.grad(loss + logits.square().sum(), start)[0]
+
+    assert error(gradient(lazy), gradient(F.linear)) <= 1e-5
+
+
 def test_a_loss_keeps_nothing_for_logits_that_nobody_reads():
     states, weight = torch.randn(4, 8, requires_grad=True) * 2, torch.randn(9, 8)
     logits = lazy(states, weight)

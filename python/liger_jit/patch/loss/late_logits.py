@@ -24,9 +24,6 @@ PAST_THIS_TENSOR = (
     "is that of the head's result, past this tensor. Patch the model with cross_entropy=False."
 )
 
-# As compiled autograd has it.
-NO_BACKWARD = -1
-
 
 def no_gradient(why: str) -> RuntimeError:
     return RuntimeError(
@@ -107,7 +104,7 @@ class History:
 
     def of_others(self, gradient: Tensor | None) -> list[Tensor | None]:
         """The gradients of states, weight and bias, of losses that were made of these logits."""
-        passed_by = self.passed_by == torch._C._current_graph_task_id() != NO_BACKWARD
+        passed_by = self.passed_by == torch._C._current_graph_task_id()
         if passed_by and not isinstance(gradient, NoGradient):  # a hook has put another there
             raise no_gradient(FROM_STATES)
         others = None if gradient is None else others_in(gradient)
