@@ -49,50 +49,47 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
 
     What raises in a patched model and not in the one before: a second derivative or a forward-mode
     one through an operator of ours; on a GPU, compiled autograd over a graph that was made eagerly
-    (a compiled model is no such graph); the gradient of logits that a step never had, or a hook on
-    it after the loss; logits that a step returns though their hidden states were written to after
-    the head (call it with skip_logits=False); with cross_entropy=True, a write in place into logits
-    that their loss has read for its backward, or that a scaled or cast copy not read yet was made
-    from; fullgraph=True, a hook on logits or their `.data` in a function that is compiled by itself
-    and that a training forward calls on its logits (compile the whole model, or call it with
-    skip_logits=False); a write in place into a norm's input after the norm,
-    which keeps that very tensor for its backward, where torch's norm keeps a copy in float32 of a
-    16-bit one, and nothing of one without a gradient; one into the weights of a routing after the
-    experts, whose loop keeps a copy; a checkpoint without reentry around modules
-    that run their own forwards in only one of its two runs, as under a hook or a mode that is taken
-    away before the backward: the second run must keep the tensors that the first kept, torch tells
-    nobody which run is on, and a choice that was remembered would pass by what is hooked by then.
+    (a compiled model is no such graph); the gradient of logits that a fused loss was made without,
+    for who reads it, or puts a hook on them after that loss and before something has computed them;
+    logits that a step returns though their hidden states were written to after the head (call it
+    with skip_logits=False); with cross_entropy=True, a write in place into logits that their loss
+    has read for its backward; fullgraph=True, a hook on logits or their `.data` in a function that
+    is compiled by itself and that a training forward calls on its logits (compile the whole model,
+    or call it with skip_logits=False); a write in place into a norm's input after the norm, which
+    keeps that very tensor for its backward, where torch's norm keeps a copy in float32 of a 16-bit
+    one, and nothing of one without a gradient; one into the weights of a routing after the experts,
+    whose loop keeps a copy; a checkpoint without reentry around modules that run their own forwards
+    in only one of its two runs, as under a hook or a mode that is taken away before the backward:
+    the second run must keep the tensors that the first kept, torch tells nobody which run is on,
+    and a choice that was remembered would pass by what is hooked by then.
 
     What differs and does not raise: with num_items_in_batch=0 the gradient of a head's weight is
     infinite where torch's is NaN; under torch.compile, a hook that the model puts on its logits
     after the loss, which never runs, and attention that has no mask where it has none without
     torch.compile (a hook on it sees None), and the items by number of an output without logits,
     which are one less, where without torch.compile the second is None; a training step's logits are
-    of a subclass of `Tensor`
-    until something computes them, so `type(logits) is Tensor` is False; what is written between
-    head and loss in ways that torch does not count (`weight.data.copy_`, numpy memory) counts for
-    the loss, and between forward and backward (`weight.data.mul_`) for a norm that adds to its
-    weight (Gemma's) and not for a fused loss, where torch has it the other way round; logits that
-    are read or returned after a fused loss was made (a forward that then counts accuracy), or that
-    are scaled or capped before a loss that is made of logits (cross_entropy=True, Granite's default
-    under Liger's names), are beside that loss, not on its way: a hook on them or `retain_grad()`
-    sees no gradient of it; of torch's functions that somebody replaces after the patch, only those
-    of linear layers and cross entropy are asked for at each call (a profiler that wraps `F.silu`
-    does not see ours); under autocast q and k leave a rotation in autocast's dtype, where torch's
-    arithmetic gives float32 for attention to round (a cache holds them so); a loop of steps within
-    one autocast context computes with the weights of its step, where torch keeps rounded copies of
-    those that the context began with; projections of a class of the user's that give the same
-    memory at each call (a workspace), and those with hooks that write into what another projection
-    gave, are called before any of it is read, and what a hook of a projection changes in the norm
-    or activation that its layer calls next counts from the layer's next call on; heads of which a
-    part is rotated stay in the order in memory in which they came, and are not made contiguous, so
-    torch may refuse a write into what attention gives, as it does where whole heads are rotated; a
-    tensor's hook on one of two results of an operator (a norm and the sum before it, rotated q and
-    k) is called with None where a backward comes to the other alone, as torch does for its own
-    nodes of several results, and hooks of two such results are called in their order; who takes
-    `module.forward` of a patched module and then gives its class another forward, with no call of
-    the module between, or calls what was taken from elsewhere than its place, has the class's new
-    forward, and without the patch the old one.
+    of a subclass of `Tensor` until something computes them, so `type(logits) is Tensor` is False;
+    what is written between head and loss in ways that torch does not count (`weight.data.copy_`,
+    numpy memory) counts for the loss, and between forward and backward (`weight.data.mul_`) for a
+    norm that adds to its weight (Gemma's) and not for a fused loss, where torch has it the other
+    way round; a view of logits that was taken before their loss and is looked at after it is beside
+    that loss, so a hook on it sees no gradient of it; of torch's functions that somebody replaces
+    after the patch, only those of linear layers and cross entropy are asked for at each call (a
+    profiler that wraps `F.silu` does not see ours); under autocast q and k leave a rotation in
+    autocast's dtype, where torch's arithmetic gives float32 for attention to round (a cache holds
+    them so); a loop of steps within one autocast context computes with the weights of its step,
+    where torch keeps rounded copies of those that the context began with; projections of a class of
+    the user's that give the same memory at each call (a workspace), and those with hooks that write
+    into what another projection gave, are called before any of it is read, and what a hook of a
+    projection changes in the norm or activation that its layer calls next counts from the layer's
+    next call on; heads of which a part is rotated stay in the order in memory in which they came,
+    and are not made contiguous, so torch may refuse a write into what attention gives, as it does
+    where whole heads are rotated; a tensor's hook on one of two results of an operator (a norm and
+    the sum before it, rotated q and k) is called with None where a backward comes to the other
+    alone, as torch does for its own nodes of several results, and hooks of two such results are
+    called in their order; who takes `module.forward` of a patched module and then gives its class
+    another forward, with no call of the module between, or calls what was taken from elsewhere than
+    its place, has the class's new forward, and without the patch the old one.
 
     A patched module and its forward refer to each other. So after `del model` its weights are freed
     when Python's cyclic collector runs (`gc.collect()`), or at once if `unpatch()` came before.

@@ -27,6 +27,7 @@ class LossCall:
     keep_logits: the output must hold real logits.
     labels: how many of them count, if that is on its way.
     bound: that number, while a loss runs whose target is known to be made from these labels.
+    in_own_loss: transformers' own loss function runs, which hands its tensors to nobody.
     blocks: what lazy logits of this call stand for; those of a call are real when it has ended.
     traced: under torch.compile the head's (logits, states, weight, bias).
     fused: a loss was made from lazy logits.
@@ -41,6 +42,7 @@ class LossCall:
     token_scaling: bool = False
     labels: LabelCount | None = None
     bound: LabelCount | None = None
+    in_own_loss: bool = False
     blocks: list[weakref.ref] = field(default_factory=list)
     traced: tuple[Tensor | None, ...] | None = None
     fused: bool = False
@@ -63,13 +65,15 @@ class LossCall:
 
     @contextmanager
     def losing(self, labels: object) -> Iterator[None]:
-        """While a loss runs that makes its target from `labels` by moving and ignoring them."""
-        before = self.bound
+        """While transformers' own loss runs: it makes its target from `labels` by moving and
+        ignoring them."""
+        before = self.bound, self.in_own_loss
+        self.in_own_loss = True
         self.bound = self.labels if self.labels is not None and self.labels.is_of(labels) else None
         try:
             yield
         finally:
-            self.bound = before
+            self.bound, self.in_own_loss = before
 
     def counted_tokens(self, target: Tensor, ignore_index: int) -> int | None:
         return None if self.bound is None else self.bound.bound_for(target, ignore_index)

@@ -33,7 +33,7 @@ from .call import OPTIONS, LossCall, next_token_loss
 from .causal_loss import is_causal_loss, labels_of_causal_loss, own_loss
 from .label_count import LabelCount
 from .lazy_logits import LazyLogits, are_computed, are_of_the_head, lazy_logits, real_logits
-from .lazy_source import Follow, Source
+from .lazy_source import Source
 from .place_of_logits import copy_of, with_place_of_logits
 
 # Of the tensors that a head may have; a set, as one lookup is all that a call pays.
@@ -118,9 +118,7 @@ class LossHead(OwnCalls):
             return own(*inputs, **named)
         if not self.fused:
             logits = own(states)
-            # What is made of them comes after them, so a hook on them has the gradient of all.
-            after = Follow.apply(logits, logits)
-            return lazy_logits(Source(after, None, None, logits.dtype, (), call), logits)
+            return lazy_logits(Source(logits, None, None, logits.dtype, (), call))
         # Views: whether a parameter is trained is settled here, as a product would settle it.
         head = (weight.view_as(weight), None if bias is None else bias.view_as(bias))
         return lazy_logits(Source(states, *head, product_dtype(states, weight), (), call))

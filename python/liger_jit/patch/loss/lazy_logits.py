@@ -16,7 +16,7 @@ import math
 import sys
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from ..autocasting import autocast_dtype, without_autocast
 from ..modes import is_watched, unwatched
 from ..recomputed import checkpoint_here, outside_of_checkpoint
 from .call import loss_of_logits, loss_of_states
+from .late_logits import FROM_STATES, PAST_THIS_TENSOR, Place, no_gradient, with_places
 from .lazy_source import STEPS, Follow, Source
 
 # A view that was taken: (function, its arguments after the tensor, whether gradients were on).
@@ -36,30 +37,43 @@ View = tuple[Callable, tuple, bool]
 class Block:
     """What lazy tensors that alias stand for: one tensor that is not computed yet, or `given`.
 
+    place: that tensor's, on the way to a loss that was made without it.
+
     Its lazy tensors own it; it knows them by weak references, which go before they become plain, as
     torch changes no tensor that has some.
     """
 
     def __init__(self, source: Source):
-        self.source = source
         self.tensor: Tensor | None = None
         self.given: Tensor | None = None
+        self.place: Place | None = None
         self.lazies: list[weakref.ref] = []
+        if source.weight is None and not source.steps:
+            # What is made of them comes after them, so a hook on them has the gradient of all.
+            self.given = source.states
+            source = replace(source, states=Follow.apply(source.states, source.states))
+        elif not source.call.in_own_loss:
+            source = replace(source, passed=(*source.passed, weakref.ref(self)))
+        self.source = source
         source.call.blocks.append(weakref.ref(self))
 
     def compute(self) -> None:
         """Computes the tensor if it is not yet, and makes its lazy tensors plain ones."""
         off = torch._C.DisableTorchFunctionSubclass()
         with off, outside_of_checkpoint(), unwatched(), self.source.as_at_the_head():
-            if self.tensor is None and self.given is None:
-                self.tensor = self.source.compute()
-            elif self.tensor is None:
-                self.source.check()
-                self.tensor = self.given
+            if self.tensor is None:
+                # What these hold may become a lazy tensor of this block.
+                self.tensor, self.given, self.place = self.made(), None, None
             living = [lazy for reference in self.lazies if (lazy := reference()) is not None]
             self.lazies.clear()
             for lazy in living:
                 lazy._become_plain()
+
+    def made(self) -> Tensor:
+        if self.given is not None:
+            self.source.check()
+            return self.given
+        return self.source.compute() if self.place is None else self.place.filled(self.source)
 
 
 class _Defer(torch.autograd.Function):
@@ -115,7 +129,8 @@ class LazyLogits(torch.Tensor):
         """Logits that alias no others."""
         if form is None:
             form = torch.empty(source.shape, dtype=source.result_dtype, device="meta")
-        return LazyLogits._made(source, form, Block(source), ())
+        block = Block(source)
+        return LazyLogits._made(block.source, form, block, ())
 
     def _viewed(self, source: Source, form: Tensor, function: Callable, *arguments) -> "LazyLogits":
         """A view of these logits: function(these, *arguments)."""
@@ -234,12 +249,10 @@ class LazyLogits(torch.Tensor):
         return real
 
 
-def lazy_logits(source: Source, computed: Tensor | None = None) -> LazyLogits:
-    """Logits that are not computed yet, or that become this tensor when they are asked for."""
+def lazy_logits(source: Source) -> LazyLogits:
+    """Logits that are not computed yet, or that become what the head made if they are asked for."""
     _keep_out_of_traces()
-    logits = LazyLogits._of(source)
-    logits._lazy.block.given = computed
-    return logits
+    return LazyLogits._of(source)
 
 
 @functools.cache
@@ -469,36 +482,48 @@ def _cross_entropy(
             softcap=softcap,
         )
     source.call.fused = True
+    loss = _with_places(loss, source)
     # Under autocast torch takes the logits of a cross entropy as float32, but for float64.
     casts = autocast_dtype(input.device) is not None and input.dtype != torch.float64
     return loss.to(torch.float32 if casts else input.dtype)
 
 
-def _no_gradient(source: Source) -> RuntimeError:
-    why = (
-        "is that of the head's result, past this tensor. Patch the model with cross_entropy=False."
-        if source.weight is None
-        else "comes from the hidden states and never had logits. Call the model with "
-        "skip_logits=False for this step."
-    )
-    return RuntimeError(
-        f"liger_jit: the gradient of logits is asked for, but this step's loss {why}"
-    )
+def _with_places(loss: Tensor, source: Source) -> Tensor:
+    """The same loss, with the logits that somebody may ask for later on its way."""
+    living = [block for reference in source.passed if (block := reference()) is not None]
+    blocks = [block for block in living if block.tensor is None]
+    if not (blocks and loss.requires_grad):
+        return loss
+    for block in blocks:
+        block.place = block.place or Place(block.source)
+    return with_places(loss, [block.place for block in blocks])
+
+
+def _is_on_the_way(logits: LazyLogits) -> bool:
+    """Whether a loss reads these very logits."""
+    source = logits._lazy.source
+    return source.weight is None and not source.steps and not logits._lazy.views
+
+
+def _no_gradient(logits: LazyLogits) -> RuntimeError:
+    view = logits._lazy.source.weight is None
+    return no_gradient(PAST_THIS_TENSOR if view else FROM_STATES)
 
 
 def _gradient(outputs, inputs, *rest, **options):
     """torch.autograd.grad. A loss made from states has no logits in its graph."""
     leaves = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
-    for source in map(_open, leaves):
-        if source is not None:
-            raise _no_gradient(source)
+    for logits in leaves:
+        if _open(logits) is not None and not _is_on_the_way(logits):
+            raise _no_gradient(logits)
     return NotImplemented
 
 
 def _hook(logits, *rest, **options):
     """On the gradient of logits: after a loss was made from their states there will be none."""
-    if isinstance(logits, LazyLogits) and logits._lazy.source.call.fused:
-        raise _no_gradient(logits._lazy.source)
+    lazy = isinstance(logits, LazyLogits)
+    if lazy and logits._lazy.source.call.fused and not _is_on_the_way(logits):
+        raise _no_gradient(logits)
     return NotImplemented
 
 

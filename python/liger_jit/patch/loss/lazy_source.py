@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -42,7 +43,9 @@ class Source:
     """States [..., H] and a head [V, H], or computed logits [..., V], and what follows.
 
     The tensors must stay as they are: `check` raises if one was written to since. `with_grad`,
-    `in_inference` and `stream` say under what the head was called.
+    `in_inference` and `stream` say under what the head was called. What follows computed logits is
+    done at once, as anybody may see it, but for the cast in transformers' own loss function.
+    `passed`: the blocks of lazy tensors, seen by others, that these logits are made from.
     """
 
     states: Tensor
@@ -54,6 +57,7 @@ class Source:
     with_grad: bool = field(default_factory=torch.is_grad_enabled)
     in_inference: bool = field(default_factory=torch.is_inference_mode_enabled)
     stream: torch.cuda.Stream | None = None
+    passed: tuple[weakref.ref, ...] = ()
     versions: tuple[int | None, ...] = field(init=False)
 
     def __post_init__(self):
@@ -113,7 +117,11 @@ class Source:
 
     def then(self, name: str, value=None) -> "Source":
         self.check()
-        return replace(self, steps=(*self.steps, (name, value)))
+        derived = replace(self, steps=(*self.steps, (name, value)))
+        if self.weight is not None or (name == "cast" and self.call.in_own_loss):
+            return derived
+        done = derived.compute()
+        return replace(self, states=done, dtype=done.dtype, steps=())
 
     def compute(self) -> Tensor:
         """The logits, by the same operations in the same order as the model would have used."""
