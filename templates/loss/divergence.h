@@ -123,9 +123,17 @@ struct DivergenceRows {
 };
 
 // Measures take many registers: without a limit there would be one block.
+template <class Measure>
+constexpr int threads_at_once = 768;
+template <class Measure>
+requires(Measure::threads_at_once >
+         0) constexpr int threads_at_once<Measure> = Measure::threads_at_once;
+
 template <DivergenceSpec S, template <DivergenceSpec> class Measure>
-constexpr int resident_of<DivergenceRows<S, Measure>> = S.threads* S.rows < 768
-                                                            ? 768 / (S.threads * S.rows)
+constexpr int resident_of<DivergenceRows<S, Measure>> = S.threads* S.rows <
+                                                                threads_at_once<Measure<S>>
+                                                            ? threads_at_once<Measure<S>> /
+                                                                  (S.threads * S.rows)
                                                             : 1;
 
 struct DivergenceSumSpec {

@@ -11,6 +11,8 @@ template <DivergenceSpec S>
 struct JsdMeasure {
   static constexpr bool exact = S.input == Dtype::f32 || S.input == Dtype::f64;
   static constexpr bool of_probabilities = !exact && !S.at_zero && !S.at_one;
+  // So much arithmetic wants as many warps as there can be.
+  static constexpr int threads_at_once = exact ? 1024 : 768;
   using A = Arithmetic<S.input>;
 
   A beta;

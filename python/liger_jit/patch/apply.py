@@ -44,8 +44,10 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     longer what was probed, it takes its own forward, and the report counts that. A module's new
     forward goes with it through deepcopy, `to`, `train` and torch.compile. A model that was
     pickled, or a head that was copied without its model, has the forwards that its classes had when
-    it was loaded or copied. `copy.copy` of a module runs the forward of the module that was copied.
-    `nn.DataParallel` is not supported: its replicas would use the first device's modules.
+    it was loaded or copied. `copy.copy` of a module, and any object that takes a module's
+    attributes (`vars(module)`, in which its forward stands), runs the forward of the module that
+    was copied: exchange a module's class before the patch, or unpatch first. `nn.DataParallel` is
+    not supported: its replicas would use the first device's modules.
 
     What raises in a patched model and not in the one before: a second derivative or a forward-mode
     one through an operator of ours; on a GPU, compiled autograd over a graph that was made eagerly
@@ -55,13 +57,14 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     with skip_logits=False); with cross_entropy=True, a write in place into logits that their loss
     has read for its backward; fullgraph=True, a hook on logits or their `.data` in a function that
     is compiled by itself and that a training forward calls on its logits (compile the whole model,
-    or call it with skip_logits=False); a write in place into a norm's input after the norm, which
-    keeps that very tensor for its backward, where torch's norm keeps a copy in float32 of a 16-bit
-    one, and nothing of one without a gradient; one into the weights of a routing after the experts,
-    whose loop keeps a copy; a checkpoint without reentry around modules that run their own forwards
-    in only one of its two runs, as under a hook or a mode that is taken away before the backward:
-    the second run must keep the tensors that the first kept, torch tells nobody which run is on,
-    and a choice that was remembered would pass by what is hooked by then.
+    or call it with skip_logits=False); a write in place into a norm's input after the norm, or into
+    the weight of one that adds to it (Gemma's), which keeps that very tensor for its backward,
+    where torch's norm keeps a copy in float32 of a 16-bit one, and nothing of one without a
+    gradient; one into the weights of a routing after the experts, whose loop keeps a copy; a
+    checkpoint without reentry around modules that run their own forwards in only one of its two
+    runs, as under a hook or a mode that is taken away before the backward: the second run must keep
+    the tensors that the first kept, torch tells nobody which run is on, and a choice that was
+    remembered would pass by what is hooked by then.
 
     What differs and does not raise: with num_items_in_batch=0 the gradient of a head's weight is
     infinite where torch's is NaN; under torch.compile, a hook that the model puts on its logits
