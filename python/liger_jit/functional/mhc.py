@@ -71,11 +71,12 @@ def mhc_coeffs(
         ValueError: a shape, tmax or an eps is none of these, dtype not supported, or tensors on
             different devices.
     """
-    made = ops.mhc_coeffs(
-        _by_token("mhc_coeffs", x),
-        *(phi, b, alpha_pre, alpha_post, alpha_res),
-        *(tmax, rms_eps, pre_eps, sinkhorn_eps, post_mult),
-    )
+    options = (tmax, rms_eps, pre_eps, sinkhorn_eps, post_mult)
+    return _coeffs(x, (phi, b, alpha_pre, alpha_post, alpha_res), options)
+
+
+def _coeffs(x: Tensor, weights: tuple[Tensor, ...], options: tuple) -> tuple[Tensor, ...]:
+    made = ops.mhc_coeffs(_by_token("mhc_coeffs", x), *weights, *options)
     return tuple(_as_in(x, h) for h in made[:3])
 
 
@@ -132,22 +133,29 @@ def mhc_forward(
     Args:
         layer: from [..., C] to [..., C]; None for a layer that does nothing. What it gets has the
             dtype of its first parameter, if it has any.
+        return_coeffs: the factors are made by `mhc_coeffs` then, and the mixture of them, so that
+            each has all of its gradient.
         Others as in `mhc_coeffs`.
 
     Returns x_out, of x's shape and dtype; with return_coeffs (x_out, (h_pre, h_post, h_res)).
     Raises as `mhc_coeffs`.
     """
+    options = (tmax, rms_eps, pre_eps, sinkhorn_eps, post_mult)
+    weights = (phi, b, alpha_pre, alpha_post, alpha_res)
+    if return_coeffs:
+        coeffs = h_pre, h_post, h_res = _coeffs(x, weights, options)
+        f_out = _through(layer, mhc_pre(x, h_pre))
+        return mhc_post_res(x, f_out, h_post, h_res), coeffs
     flat = _by_token("mhc_forward", x)
-    x_in, h_pre, h_post, h_res, streams = ops.mhc_forward(
-        *(flat, phi, b, alpha_pre, alpha_post, alpha_res),
-        *(tmax, rms_eps, pre_eps, sinkhorn_eps, post_mult),
-    )[:5]
-    f_out = _as_in(x, x_in)
-    if layer is not None:
-        first = next(layer.parameters(), None) if isinstance(layer, torch.nn.Module) else None
-        f_out = layer(f_out if first is None else f_out.to(first.dtype))
+    x_in, _, h_post, h_res, streams = ops.mhc_forward(flat, *weights, *options)[:5]
+    f_out = _through(layer, _as_in(x, x_in))
     # The gradient of the streams around the layer comes back to the node before it, which adds it
     # to its own.
-    x_out = _post_res(flat.detach(), f_out, h_post, h_res, streams)
-    x_out, *coeffs = (_as_in(x, made) for made in (x_out, h_pre, h_post, h_res))
-    return (x_out, tuple(coeffs)) if return_coeffs else x_out
+    return _as_in(x, _post_res(flat.detach(), f_out, h_post, h_res, streams))
+
+
+def _through(layer: Callable[[Tensor], Tensor] | None, x_in: Tensor) -> Tensor:
+    if layer is None:
+        return x_in
+    first = next(layer.parameters(), None) if isinstance(layer, torch.nn.Module) else None
+    return layer(x_in if first is None else x_in.to(first.dtype))

@@ -1,5 +1,7 @@
 """Hyper-connections: factors, mixtures and the whole around a layer against float64."""
 
+from functools import partial
+
 import pytest
 import torch
 from accuracy import HALVES, assert_as_exact_as_eager, assert_refused, dtypes_of, run
@@ -44,9 +46,13 @@ def reference_coeffs(
     return h_pre, h_post, sinkhorn(logits.unflatten(-1, (hc, hc)), tmax, sinkhorn_eps)
 
 
-def reference_forward(x, phi, b, alpha_pre, alpha_post, alpha_res, **options):
-    h_pre, h_post, h_res = reference_coeffs(x, phi, b, alpha_pre, alpha_post, alpha_res, **options)
-    return reference_post_res(x, torch.tanh(reference_pre(x, h_pre)), h_post, h_res)
+def reference_forward_and_coeffs(x, *weights, **options):
+    coeffs = h_pre, h_post, h_res = reference_coeffs(x, *weights, **options)
+    return reference_post_res(x, torch.tanh(reference_pre(x, h_pre)), h_post, h_res), coeffs
+
+
+def reference_forward(*args, **options):
+    return reference_forward_and_coeffs(*args, **options)[0]
 
 
 def forward(*args, **options):
@@ -188,33 +194,44 @@ def test_shapes_and_layouts_agree_with_the_plain_case(device):
     assert all(not none[f"gradient of {name}"].any() for name in WEIGHTS)
 
 
-def test_gradients_come_by_every_way_that_a_loss_reads_and_by_no_other(device):
-    """Around the layer, through it, and by way of each factor alone."""
+def test_gradients_come_around_a_layer_through_it_and_by_each_factor(device):
     inputs = tensors(37, 4, 256, torch.bfloat16, device, torch.float32)
-    ways = {
-        "all": lambda x_out, coeffs: (x_out, *coeffs),
-        "streams": lambda x_out, coeffs: (x_out,),
-        "h_pre": lambda x_out, coeffs: coeffs[:1],
-        "h_post": lambda x_out, coeffs: coeffs[1:2],
-        "h_res": lambda x_out, coeffs: coeffs[2:],
-    }
-    for layer in (torch.tanh, lambda t: torch.zeros_like(t)):
-
-        def whole(layer=layer, **all_):
-            return mhc_forward(**all_, layer=layer, return_coeffs=True)
+    for layer in (None, torch.tanh, torch.zeros_like):
 
         def reference(layer=layer, **all_):
             coeffs = reference_coeffs(**all_)
-            f_out = layer(reference_pre(all_["x"], coeffs[0]))
+            x_in = reference_pre(all_["x"], coeffs[0])
+            f_out = layer(x_in) if layer else x_in
             return reference_post_res(all_["x"], f_out, *coeffs[1:]), coeffs
 
-        for select in ways.values():
-            check(
-                lambda select=select, **all_: select(*whole(**all_)),
-                lambda select=select, **all_: select(*reference(**all_)),
-                inputs,
-                ("x", "phi"),
-            )
+        def whole(layer=layer, **all_):
+            return mhc_forward(**all_, layer=layer)
+
+        def with_coeffs(layer=layer, **all_):
+            return mhc_forward(**all_, layer=layer, return_coeffs=True)
+
+        wrt = ("x", "phi")
+        check(whole, lambda reference=reference, **all_: reference(**all_)[0], inputs, wrt)
+        for chosen in (slice(0, 1), slice(1, 2), slice(2, 3), slice(0, 4)):
+
+            def some(function, chosen=chosen, **all_):
+                x_out, coeffs = function(**all_)
+                return (*coeffs, x_out)[chosen]
+
+            check(partial(some, with_coeffs), partial(some, reference), inputs, wrt)
+
+
+@pytest.mark.parametrize("shape", [(6, 4, 64), (2, 3, 4, 64)])
+def test_factors_that_are_returned_are_on_the_way_to_the_streams(device, shape):
+    inputs = tensors(6, 4, 64, torch.float32, device)
+    inputs["x"] = inputs["x"].view(shape).requires_grad_()
+    out, coeffs = mhc_forward(**inputs, layer=torch.tanh, return_coeffs=True)
+    plain, plain_coeffs = reference_forward_and_coeffs(**inputs)
+    slope = torch.randn_like(out)
+    found = torch.autograd.grad(out, coeffs, slope)
+    wanted = torch.autograd.grad(plain, plain_coeffs, slope)
+    for ours, eager in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, eager, rtol=1e-4, atol=1e-4)
 
 
 def test_nothing_adds_up_the_gradients_of_streams_after_the_nodes(device):
