@@ -34,6 +34,7 @@ using namespace liger;
 struct Case {
   std::string op;
   std::string dtype;
+  int64_t size;
   Unit unit;
   double compile_ms = 0;
   double cpu_ms = 0;
@@ -62,7 +63,7 @@ std::vector<Case> cases_on(const Target& target) {
         }
         for (PlannedUnit& planned : units_of(call, false))
           if (known.insert(planned.unit.text).second)
-            cases.push_back({op.name, dtype, std::move(planned.unit)});
+            cases.push_back({op.name, dtype, size, std::move(planned.unit)});
       }
     }
   }
@@ -113,11 +114,12 @@ void run(const Target& target, int threads, const std::string& folder) {
     sizes.push_back(static_cast<double>(one.unit.expanded.size()));
     times.push_back(one.compile_ms);
     computed.push_back(one.cpu_ms);
-    std::printf(R"({"op": "%s", "kernel": "%s", "dtype": "%s", "bytes": %zu, "compile_ms": %.1f, )"
-                R"("cpu_ms": %.1f})"
+    std::printf(R"({"op": "%s", "kernel": "%s", "dtype": "%s", "size": %lld, "bytes": %zu, )"
+                R"("compile_ms": %.1f, "cpu_ms": %.1f})"
                 "\n",
                 one.op.c_str(), one.unit.kernel.c_str(), one.dtype.c_str(),
-                one.unit.expanded.size(), one.compile_ms, one.cpu_ms);
+                static_cast<long long>(one.size), one.unit.expanded.size(), one.compile_ms,
+                one.cpu_ms);
   }
   std::printf(R"({"units": %zu, "threads": %d, "bytes_p50": %.0f, "bytes_max": %.0f, )"
               R"("compile_ms_p50": %.1f, "compile_ms_p95": %.1f, "cpu_ms_p50": %.1f, )"
