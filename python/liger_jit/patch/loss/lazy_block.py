@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,14 +12,26 @@ from ..recomputed import outside_of_checkpoint
 from .late_logits import Place
 from .lazy_source import Follow, Source
 
-# What was done to a tensor: (function, its arguments after the tensor, whether gradients were on).
-Operation = tuple[Callable, tuple, bool]
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """What was done to a tensor once. with_grad: whether gradients were on."""
+
+    function: Callable
+    arguments: tuple
+    with_grad: bool
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        with torch.set_grad_enabled(self.with_grad):
+            return self.function(tensor, *self.arguments)
 
 
-def done(operations: tuple[Operation, ...], tensor: Tensor) -> Tensor:
-    for function, arguments, with_grad in operations:
-        with torch.set_grad_enabled(with_grad):
-            tensor = function(tensor, *arguments)
+Operations = tuple[Operation, ...]
+
+
+def done(operations: Operations, tensor: Tensor) -> Tensor:
+    for operation in operations:
+        tensor = operation(tensor)
     return tensor
 
 
@@ -30,6 +42,8 @@ class Block:
     origins: the blocks whose tensors this one is made from, the nearest first, with what is done to
     them. A hook on one of those has the gradient of this one too, so a block that is computed while
     one of its origins is not comes after the place of that, and is computed with it otherwise.
+    plain: while it is computed, its tensors that are plain already, by what makes them of the
+    block's, so that what is made of one of them comes after it.
 
     Its lazy tensors own it; it knows them by weak references, which go before they become plain, as
     torch changes no tensor that has some.
@@ -40,6 +54,7 @@ class Block:
         self.given: Tensor | None = None
         self.place: Place | None = None
         self.lazies: list[weakref.ref] = []
+        self.plain: dict[Operations, Tensor] = {}
         self.origins = origins
         if source.weight is None and not source.steps:
             # What is made of them comes after them, so a hook on them has the gradient of all.
@@ -57,23 +72,45 @@ class Block:
             if self.tensor is None:
                 # What these hold may become a lazy tensor of this block.
                 self.tensor, self.given, self.place = self._made(), None, None
-            living = [lazy for reference in self.lazies if (lazy := reference()) is not None]
+            living = self._living()
             self.lazies.clear()
             for lazy in living:
-                lazy._become_plain()
+                views = lazy._lazy.views
+                self.plain[views] = lazy._become_plain()
             for copy in self._copies():
                 copy.compute()
+            self.plain.clear()
+
+    def _living(self) -> list:
+        return [lazy for reference in self.lazies if (lazy := reference()) is not None]
+
+    def done(self, operations: Operations) -> Tensor:
+        """What they make of the tensor, by way of what is plain already."""
+        for number in range(len(operations), 0, -1):
+            if (plain := self.plain.get(operations[:number])) is not None:
+                return done(operations[number:], plain)
+        return done(operations, self.tensor)
 
     def _made(self) -> Tensor:
         if self.given is not None:
             self.source.check()
             return self.given
-        origin = next(self._living_origins(), None)
-        if origin is not None and origin[0].tensor is not None:
-            return done(origin[1], origin[0].tensor)
+        origin, operations = next(self._living_origins(), (None, ()))
+        if self.place is None and origin is not None and origin._has_view_among(operations):
+            origin.compute()
+        if self.tensor is not None:
+            return self.tensor
+        if origin is not None and origin.tensor is not None:
+            return origin.done(operations)
         if self.place is None and (origin is None or not self.source.has_gradients):
             return self.source.compute()
         return self.placed().filled()
+
+    def _has_view_among(self, operations: Operations) -> bool:
+        """Whether somebody has a view of this tensor that these lead by, and that no place can be
+        after, as there is one for the tensor alone."""
+        views = [lazy._lazy.views for lazy in self._living()] if self.place is None else []
+        return any(one and one == operations[: len(one)] for one in views)
 
     def _copies(self) -> "list[Block]":
         """Those that are made of this one, and have no place of their own yet."""
@@ -86,7 +123,7 @@ class Block:
             and any(block is self for block, _ in other._living_origins())
         ]
 
-    def _living_origins(self) -> "Iterator[tuple[Block, tuple[Operation, ...]]]":
+    def _living_origins(self) -> "Iterator[tuple[Block, Operations]]":
         for reference, operations in self.origins:
             if (block := reference()) is not None:
                 yield block, operations
@@ -103,10 +140,10 @@ class Block:
         seen = self if self.is_seen else next((block for block, _ in self._living_origins()), None)
         return None if seen is None or not self.source.has_gradients else seen.placed()
 
-    def origins_of_a_copy(self, operations: tuple[Operation, ...]) -> "tuple[Origin, ...]":
+    def origins_of_a_copy(self, operations: Operations) -> "tuple[Origin, ...]":
         """Of a block that these operations make of this one."""
         further = [(reference, (*before, *operations)) for reference, before in self.origins]
         return ((weakref.ref(self), operations), *further) if self.is_seen else tuple(further)
 
 
-Origin = tuple[weakref.ref, tuple[Operation, ...]]
+Origin = tuple[weakref.ref, Operations]

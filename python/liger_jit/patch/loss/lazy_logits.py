@@ -28,7 +28,7 @@ from ..modes import is_watched
 from ..recomputed import checkpoint_here
 from .call import loss_of_logits, loss_of_states
 from .late_logits import FROM_STATES, PAST_THIS_TENSOR, no_gradient, with_place
-from .lazy_block import Block, Operation, done
+from .lazy_block import Block, Operation, Operations, done
 from .lazy_source import STEPS, Follow, Source
 
 
@@ -69,7 +69,7 @@ class Standing:
     block: Block
     source: Source
     form: Tensor
-    views: tuple[Operation, ...]
+    views: Operations
     node: object = None
     computed: Tensor | None = None
 
@@ -92,19 +92,17 @@ class LazyLogits(torch.Tensor):
 
     def _copied(self, source: Source, form: Tensor, function: Callable, *arguments) -> "LazyLogits":
         """A copy made of these logits: function(these, *arguments)."""
-        step = (function, arguments, torch.is_grad_enabled())
+        step = Operation(function, arguments, torch.is_grad_enabled())
         origins = self._lazy.block.origins_of_a_copy((*self._lazy.views, step))
         return LazyLogits._alone(Block(source, origins), form)
 
     def _viewed(self, source: Source, form: Tensor, function: Callable, *arguments) -> "LazyLogits":
         """A view of these logits: function(these, *arguments)."""
-        step = (function, arguments, torch.is_grad_enabled())
+        step = Operation(function, arguments, torch.is_grad_enabled())
         return LazyLogits._made(source, form, self._lazy.block, (*self._lazy.views, step))
 
     @staticmethod
-    def _made(
-        source: Source, form: Tensor, block: Block, views: tuple[Operation, ...]
-    ) -> "LazyLogits":
+    def _made(source: Source, form: Tensor, block: Block, views: Operations) -> "LazyLogits":
         def make() -> LazyLogits:
             lazy = torch.Tensor._make_wrapper_subclass(
                 LazyLogits,
@@ -123,18 +121,21 @@ class LazyLogits(torch.Tensor):
         block.lazies.append(weakref.ref(lazy))
         return lazy
 
-    def _become_plain(self) -> None:
-        """Turns this very object into the real tensor. The block has its tensor."""
+    def _become_plain(self) -> Tensor:
+        """Turns this very object into the real tensor, or gives one that stands beside it. The
+        block has its tensor."""
         block = self._lazy.block
-        real = done(self._lazy.views, block.tensor)
+        real = block.done(self._lazy.views)
         if self.grad_fn is not self._lazy.node:  # as of what a checkpoint hands on
             with torch.enable_grad():
                 real = Follow.apply(self, real)
         whole = real is block.tensor
         if not self._swap(real):
             self._lazy.computed = real
-        elif whole:
+            return real
+        if whole:
             block.tensor = self  # what was the tensor is now the lazy one
+        return self
 
     def _swap(self, real: Tensor) -> bool:
         """Makes this object the real tensor and that one lazy; not while C++ holds it, as the node
@@ -207,10 +208,7 @@ class LazyLogits(torch.Tensor):
             return self._lazy.computed.detach()
         if self._lazy.block.tensor is None:
             return self._lazy.source.compute()
-        real = self._lazy.block.tensor.detach()
-        for function, arguments, _ in self._lazy.views:
-            real = function(real, *arguments)
-        return real
+        return done(self._lazy.views, self._lazy.block.tensor.detach())
 
 
 def lazy_logits(source: Source) -> LazyLogits:
