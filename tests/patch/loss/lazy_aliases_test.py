@@ -184,7 +184,7 @@ def test_random_programs_leave_what_they_leave_on_real_logits(biased, dtype, mon
     with counted(monkeypatch) as calls:
         for seed in range(PROGRAMS):
             assert_same_program(seed, leaves(dtype)[: 2 + biased])
-    assert calls["fused_linear_cross_entropy"] > PROGRAMS / 5, "few losses came from lazy logits"
+    assert calls["fused_linear_cross_entropy"] > PROGRAMS / 6, "few losses came from lazy logits"
 
 
 def assert_same_program(seed, own):

@@ -6,7 +6,7 @@ to that of another loss, which is made of these logits; to read it raises.
 """
 
 import functools
-import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -75,69 +75,115 @@ def others_in(gradient: Tensor) -> Tensor | None:
     return gradient.others if isinstance(gradient, NoGradient) else gradient
 
 
-class History:
-    """Of logits in their place.
+class Graph(NamedTuple):
+    """That logits were computed in. inputs: what they were made from; None has no gradient."""
 
-    made_from, result: the states, weight and bias that they were computed from, and where they are
-    in the graph that this made; None while they are not computed. passed_by: the last backward of a
-    loss that has no gradient for them.
-    """
+    inputs: list[GradientEdge | None]
+    result: GradientEdge
 
-    def __init__(self, source: Source):
-        self.form = Form(source.shape, source.result_dtype, source.states.device)
-        self.made_from: list[Tensor | None] | None = None
-        self.result: GradientEdge | None = None
-        self.passed_by: int | None = None
-
-    def compute(self, source: Source) -> Tensor:
-        self.made_from = [None if one is None else one.view_as(one) for one in source.tensors()]
-        logits = source.of(*self.made_from).compute()
-        self.result = get_gradient_edge(logits)
-        return logits.detach()
-
-    def of_loss(self) -> NoGradient | None:
-        """The gradient of a loss that was made without these logits, if there are any."""
-        if self.result is None:
-            return None
-        self.passed_by = torch._C._current_graph_task_id()
-        return NoGradient.made(self.form)
-
-    def of_others(self, gradient: Tensor | None) -> list[Tensor | None]:
-        """The gradients of states, weight and bias, of losses that were made of these logits."""
-        passed_by = self.passed_by == torch._C._current_graph_task_id()
-        if passed_by and not isinstance(gradient, NoGradient):  # a hook has put another there
-            raise no_gradient(FROM_STATES)
-        others = None if gradient is None else others_in(gradient)
-        if others is None or self.result is None:
-            return [None] * 3
-        needed = [one is not None and one.requires_grad for one in self.made_from]
+    def gradients(self, gradient: Tensor) -> list[Tensor | None]:
         found = torch.autograd.grad(
             self.result,
-            list(itertools.compress(self.made_from, needed)),
-            others,
+            [one for one in self.inputs if one is not None],
+            gradient,
             retain_graph=True,
             create_graph=torch.is_grad_enabled(),
         )
         left = iter(found)
-        return [next(left) if one else None for one in needed]
+        return [None if one is None else next(left) for one in self.inputs]
+
+
+class History:
+    """Of logits in their place.
+
+    before: that of the logits they are made from; without it they are made from hidden states.
+    graph: None while they are not computed, and after a backward that freed it. passed_by: the last
+    backward of a loss that has no gradient for them.
+    """
+
+    def __init__(self, form: Form, before: "History | None"):
+        self.form = form
+        self.before = before
+        self.graph: Graph | None = None
+        self.computed = False
+        self.passed_by: int | None = None
+
+    def compute(self, function: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor:
+        views = [None if one is None else one.view_as(one) for one in tensors]
+        logits = function(*views)
+        edges = [
+            None if one is None or not one.requires_grad else get_gradient_edge(one)
+            for one in views
+        ]
+        self.graph, self.computed = Graph(edges, get_gradient_edge(logits)), True
+        return logits.detach()
+
+    def of_loss(self) -> NoGradient | None:
+        """The gradient of a loss that was made without these logits, if there are any."""
+        passed = [self]
+        while passed[-1].before is not None:
+            passed.append(passed[-1].before)
+        if not any(history.computed for history in passed):
+            return None
+        for history in passed:
+            history.passed_by = torch._C._current_graph_task_id()
+        return NoGradient.made(self.form)
+
+    def of_others(self, gradient: Tensor | None) -> list[Tensor | None]:
+        """The gradients of what these are made from, of losses that were made of these logits."""
+        passed_by = self.passed_by == torch._C._current_graph_task_id()
+        if passed_by and not isinstance(gradient, NoGradient):  # a hook has put another there
+            raise no_gradient(FROM_STATES)
+        found = self._through(None if gradient is None else others_in(gradient))
+        if passed_by and self.before is not None:
+            found = [NoGradient.made(self.before.form, *found)]
+        return found
+
+    def _through(self, gradient: Tensor | None) -> list[Tensor | None]:
+        if gradient is None or not self.computed:
+            return [None] * (3 if self.before is None else 1)
+        if self.graph is None:
+            raise RuntimeError(
+                "liger_jit: backward through the graph of logits a second time: the first one "
+                "freed it. Specify retain_graph=True for that one."
+            )
+        return self.graph.gradients(gradient)
 
 
 class Place:
-    """Of a block's logits: `tensor`, which has no memory of its own until they are computed."""
+    """Of a block's logits: `tensor`, which has no memory of its own until they are computed.
 
-    def __init__(self, source: Source):
-        self.history = History(source)
-        self.tensor = _BeforeLogits.apply(self.history, *source.tensors())
+    made: (the place of the logits that these are made from, what is done to those), if others may
+    see those; else they are what their source says.
+    """
 
-    def filled(self, source: Source) -> Tensor:
-        self.tensor.data = self.history.compute(source)
-        return self.tensor
+    def __init__(self, source: Source, made: "tuple[Place, Callable] | None"):
+        self.source = source
+        self.made = made
+        before = None if made is None else made[0]
+        form = Form(source.shape, source.result_dtype, source.states.device)
+        self.history = History(form, None if before is None else before.history)
+        tensors = source.tensors() if before is None else [before.tensor]
+        self.tensor: Tensor | None = _BeforeLogits.apply(self.history, *tensors)
+
+    def filled(self) -> Tensor:
+        """The tensor, which others hold from now on."""
+        filled, self.tensor = self.tensor, None
+        filled.data = self._computed()
+        return filled
+
+    def _computed(self) -> Tensor:
+        if self.made is None:
+            return self.history.compute(
+                lambda *tensors: self.source.of(*tensors).compute(), *self.source.tensors()
+            )
+        before, function = self.made
+        return self.history.compute(function, before._computed().requires_grad_())
 
 
-def with_places(loss: Tensor, places: list[Place]) -> Tensor:
-    """The same loss, with these places on its way."""
-    histories = [place.history for place in places]
-    return _AfterLogits.apply(histories, loss, *[place.tensor for place in places])
+def with_place(loss: Tensor, place: Place) -> Tensor:
+    """The same loss, with this place on its way, and those it was made from."""
+    return _AfterLogits.apply(place.history, loss, place.tensor)
 
 
 class _BeforeLogits(torch.autograd.Function):
@@ -152,22 +198,24 @@ class _BeforeLogits(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        return None, *_given(ctx, ctx.history.of_others(gradient), ctx.forms)
+        found = ctx.history.of_others(gradient)
+        eager = isinstance(ctx, BackwardCFunction)
+        if eager and not torch._C._autograd._get_current_graph_task_keep_graph():
+            ctx.history.graph = None
+        return None, *_given(ctx, found, ctx.forms)
 
 
 class _AfterLogits(torch.autograd.Function):
-    """From the places of logits to a loss."""
+    """From the place of logits to a loss."""
 
     @staticmethod
-    def forward(ctx, histories: list[History], loss: Tensor, *places: Tensor):
-        ctx.histories = histories
+    def forward(ctx, history: History, loss: Tensor, place: Tensor):
+        ctx.history = history
         return loss.detach()
 
     @staticmethod
     def backward(ctx, gradient):
-        of_places = [history.of_loss() for history in ctx.histories]
-        forms = [history.form for history in ctx.histories]
-        return None, gradient, *_given(ctx, of_places, forms)
+        return None, gradient, *_given(ctx, [ctx.history.of_loss()], [ctx.history.form])
 
 
 def _given(ctx, gradients: list[Tensor | None], forms: list[Form | None]) -> list[Tensor | None]:

@@ -16,7 +16,7 @@ import math
 import sys
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,56 +24,12 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
 from ..autocasting import autocast_dtype, without_autocast
-from ..modes import is_watched, unwatched
-from ..recomputed import checkpoint_here, outside_of_checkpoint
+from ..modes import is_watched
+from ..recomputed import checkpoint_here
 from .call import loss_of_logits, loss_of_states
-from .late_logits import FROM_STATES, PAST_THIS_TENSOR, Place, no_gradient, with_places
+from .late_logits import FROM_STATES, PAST_THIS_TENSOR, no_gradient, with_place
+from .lazy_block import Block, Operation, Operations, done
 from .lazy_source import STEPS, Follow, Source
-
-# A view that was taken: (function, its arguments after the tensor, whether gradients were on).
-View = tuple[Callable, tuple, bool]
-
-
-class Block:
-    """What lazy tensors that alias stand for: one tensor that is not computed yet, or `given`.
-
-    place: that tensor's, on the way to a loss that was made without it.
-
-    Its lazy tensors own it; it knows them by weak references, which go before they become plain, as
-    torch changes no tensor that has some.
-    """
-
-    def __init__(self, source: Source):
-        self.tensor: Tensor | None = None
-        self.given: Tensor | None = None
-        self.place: Place | None = None
-        self.lazies: list[weakref.ref] = []
-        if source.weight is None and not source.steps:
-            # What is made of them comes after them, so a hook on them has the gradient of all.
-            self.given = source.states
-            source = replace(source, states=Follow.apply(source.states, source.states))
-        elif not source.call.in_own_loss:
-            source = replace(source, passed=(*source.passed, weakref.ref(self)))
-        self.source = source
-        source.call.blocks.append(weakref.ref(self))
-
-    def compute(self) -> None:
-        """Computes the tensor if it is not yet, and makes its lazy tensors plain ones."""
-        off = torch._C.DisableTorchFunctionSubclass()
-        with off, outside_of_checkpoint(), unwatched(), self.source.as_at_the_head():
-            if self.tensor is None:
-                # What these hold may become a lazy tensor of this block.
-                self.tensor, self.given, self.place = self.made(), None, None
-            living = [lazy for reference in self.lazies if (lazy := reference()) is not None]
-            self.lazies.clear()
-            for lazy in living:
-                lazy._become_plain()
-
-    def made(self) -> Tensor:
-        if self.given is not None:
-            self.source.check()
-            return self.given
-        return self.source.compute() if self.place is None else self.place.filled(self.source)
 
 
 class _Defer(torch.autograd.Function):
@@ -113,7 +69,7 @@ class Standing:
     block: Block
     source: Source
     form: Tensor
-    views: tuple[View, ...]
+    views: Operations
     node: object = None
     computed: Tensor | None = None
 
@@ -125,20 +81,28 @@ class LazyLogits(torch.Tensor):
     _lazy: "Standing"
 
     @staticmethod
-    def _of(source: Source, form: Tensor | None = None) -> "LazyLogits":
-        """Logits that alias no others."""
-        if form is None:
-            form = torch.empty(source.shape, dtype=source.result_dtype, device="meta")
-        block = Block(source)
+    def _of(source: Source) -> "LazyLogits":
+        """Logits of a head."""
+        form = torch.empty(source.shape, dtype=source.result_dtype, device="meta")
+        return LazyLogits._alone(Block(source), form)
+
+    @staticmethod
+    def _alone(block: Block, form: Tensor) -> "LazyLogits":
         return LazyLogits._made(block.source, form, block, ())
+
+    def _copied(self, source: Source, form: Tensor, function: Callable, *arguments) -> "LazyLogits":
+        """A copy made of these logits: function(these, *arguments)."""
+        step = Operation(function, arguments, torch.is_grad_enabled())
+        origins = self._lazy.block.origins_of_a_copy((*self._lazy.views, step))
+        return LazyLogits._alone(Block(source, origins), form)
 
     def _viewed(self, source: Source, form: Tensor, function: Callable, *arguments) -> "LazyLogits":
         """A view of these logits: function(these, *arguments)."""
-        step = (function, arguments, torch.is_grad_enabled())
+        step = Operation(function, arguments, torch.is_grad_enabled())
         return LazyLogits._made(source, form, self._lazy.block, (*self._lazy.views, step))
 
     @staticmethod
-    def _made(source: Source, form: Tensor, block: Block, views: tuple[View, ...]) -> "LazyLogits":
+    def _made(source: Source, form: Tensor, block: Block, views: Operations) -> "LazyLogits":
         def make() -> LazyLogits:
             lazy = torch.Tensor._make_wrapper_subclass(
                 LazyLogits,
@@ -157,20 +121,21 @@ class LazyLogits(torch.Tensor):
         block.lazies.append(weakref.ref(lazy))
         return lazy
 
-    def _become_plain(self) -> None:
-        """Turns this very object into the real tensor. The block has its tensor."""
-        block, real = self._lazy.block, self._lazy.block.tensor
-        for function, arguments, with_grad in self._lazy.views:
-            with torch.set_grad_enabled(with_grad):
-                real = function(real, *arguments)
+    def _become_plain(self) -> Tensor:
+        """Turns this very object into the real tensor, or gives one that stands beside it. The
+        block has its tensor."""
+        block = self._lazy.block
+        real = block.done(self._lazy.views)
         if self.grad_fn is not self._lazy.node:  # as of what a checkpoint hands on
             with torch.enable_grad():
                 real = Follow.apply(self, real)
         whole = real is block.tensor
         if not self._swap(real):
             self._lazy.computed = real
-        elif whole:
+            return real
+        if whole:
             block.tensor = self  # what was the tensor is now the lazy one
+        return self
 
     def _swap(self, real: Tensor) -> bool:
         """Makes this object the real tensor and that one lazy; not while C++ holds it, as the node
@@ -243,10 +208,7 @@ class LazyLogits(torch.Tensor):
             return self._lazy.computed.detach()
         if self._lazy.block.tensor is None:
             return self._lazy.source.compute()
-        real = self._lazy.block.tensor.detach()
-        for function, arguments, _ in self._lazy.views:
-            real = function(real, *arguments)
-        return real
+        return done(self._lazy.views, self._lazy.block.tensor.detach())
 
 
 def lazy_logits(source: Source) -> LazyLogits:
@@ -311,7 +273,8 @@ def _then(name: str, value=None) -> Callable:
         source = _open(logits)
         if source is None or rest or options:
             return NotImplemented
-        return LazyLogits._of(source.then(name, value), STEPS[name](logits._lazy.form, value))
+        form = STEPS[name](logits._lazy.form, value)
+        return logits._copied(source.then(name, value), form, STEPS[name], value)
 
     return fold
 
@@ -353,7 +316,8 @@ def _contiguous(logits, **options):
         return logits
     computed = source.weight is None  # then they are what is copied
     states = source.states.contiguous() if computed else source.states
-    return LazyLogits._of(source.copied(states), logits._lazy.form.contiguous())
+    form = logits._lazy.form.contiguous()
+    return logits._copied(source.copied(states), form, torch.Tensor.contiguous)
 
 
 def _shaped(function: Callable) -> Callable:
@@ -373,7 +337,7 @@ def _shaped(function: Callable) -> Callable:
         states = source.states.reshape(*form.shape[:-1], source.states.shape[-1])
         if _is_alias(form, logits._lazy.form):
             return logits._viewed(source.of(states), form, function, *shape)
-        return LazyLogits._of(source.copied(states), form)
+        return logits._copied(source.copied(states), form, function, *shape)
 
     return fold
 
@@ -410,7 +374,9 @@ def _take_rows(logits, source: Source, parts: tuple):
         return NotImplemented
     if len(rest) >= logits.dim() or not all(map(_is_whole, rest)):
         return NotImplemented
-    return LazyLogits._of(source.copied(source.states[rows]))
+    derived, rows = source.copied(source.states[rows]), rows.clone()  # they may be written to
+    form = torch.empty(derived.shape, dtype=derived.result_dtype, device="meta")
+    return logits._copied(derived, form, torch.Tensor.__getitem__, rows)
 
 
 def _is_whole(part) -> bool:
@@ -482,21 +448,11 @@ def _cross_entropy(
             softcap=softcap,
         )
     source.call.fused = True
-    loss = _with_places(loss, source)
+    place = input._lazy.block.place_before_a_loss() if loss.requires_grad else None
+    loss = loss if place is None else with_place(loss, place)
     # Under autocast torch takes the logits of a cross entropy as float32, but for float64.
     casts = autocast_dtype(input.device) is not None and input.dtype != torch.float64
     return loss.to(torch.float32 if casts else input.dtype)
-
-
-def _with_places(loss: Tensor, source: Source) -> Tensor:
-    """The same loss, with the logits that somebody may ask for later on its way."""
-    living = [block for reference in source.passed if (block := reference()) is not None]
-    blocks = [block for block in living if block.tensor is None]
-    if not (blocks and loss.requires_grad):
-        return loss
-    for block in blocks:
-        block.place = block.place or Place(block.source)
-    return with_places(loss, [block.place for block in blocks])
 
 
 def _is_on_the_way(logits: LazyLogits) -> bool:

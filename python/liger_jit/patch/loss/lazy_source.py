@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -45,7 +44,6 @@ class Source:
     The tensors must stay as they are: `check` raises if one was written to since. `with_grad`,
     `in_inference` and `stream` say under what the head was called. What follows computed logits is
     done at once, as anybody may see it, but for the cast in transformers' own loss function.
-    `passed`: the blocks of lazy tensors, seen by others, that these logits are made from.
     """
 
     states: Tensor
@@ -57,7 +55,6 @@ class Source:
     with_grad: bool = field(default_factory=torch.is_grad_enabled)
     in_inference: bool = field(default_factory=torch.is_inference_mode_enabled)
     stream: torch.cuda.Stream | None = None
-    passed: tuple[weakref.ref, ...] = ()
     versions: tuple[int | None, ...] = field(init=False)
 
     def __post_init__(self):
@@ -89,6 +86,10 @@ class Source:
     def result_dtype(self) -> torch.dtype:
         casts = [value for name, value in self.steps if name == "cast"]
         return casts[-1] if casts else self.dtype
+
+    @property
+    def has_gradients(self) -> bool:
+        return self.with_grad and any(t is not None and t.requires_grad for t in self.tensors())
 
     def tensors(self) -> tuple[Tensor | None, ...]:
         return (self.states, self.weight, self.bias)
