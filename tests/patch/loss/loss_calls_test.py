@@ -225,6 +225,25 @@ def test_logits_that_somebody_kept_are_real_when_the_forward_has_ended():
     assert error(kept[0].detach(), expected) <= 1e-5
 
 
+def test_logits_of_a_forward_that_raised_are_refused():
+    model = build()
+    patch(model)
+    kept, own = [], model.loss_function
+
+    def skipped(logits, **rest):
+        kept.append(logits)
+        raise KeyError("skipped")
+
+    model.loss_function = skipped
+    with pytest.raises(KeyError):
+        model(**batch())
+    model.lm_head.weight.data.mul_(2.0)  # which no version counts
+    with pytest.raises(RuntimeError, match="after the forward that made them raised"):
+        kept[0].sum()
+    model.loss_function = own
+    assert model(**batch()).loss.isfinite()
+
+
 @pytest.mark.parametrize("asked", [{}, {"return_token_accuracy": True}])
 def test_what_a_forward_sets_on_its_output_later_is_there(asked, monkeypatch):
     model = build(num_hidden_layers=1)

@@ -28,6 +28,7 @@ class LossCall:
     labels: how many of them count, if that is on its way.
     bound: that number, while a loss runs whose target is known to be made from these labels.
     in_own_loss: transformers' own loss function runs, which hands its tensors to nobody.
+    raised: the model's forward ended by an exception, so nothing of it is made any more.
     blocks: what lazy logits of this call stand for; those of a call are real when it has ended.
     traced: under torch.compile the head's (logits, states, weight, bias).
     fused: a loss was made from lazy logits.
@@ -43,6 +44,7 @@ class LossCall:
     labels: LabelCount | None = None
     bound: LabelCount | None = None
     in_own_loss: bool = False
+    raised: bool = False
     blocks: list[weakref.ref] = field(default_factory=list)
     traced: tuple[Tensor | None, ...] | None = None
     fused: bool = False

@@ -386,6 +386,10 @@ class AroundForward(StandIn, Covered):
                 if not call.fused:
                     loss_head.stand_back(call.missed)
             return output
+        except BaseException:
+            if call is not None:
+                call.raised = True
+            raise
         finally:
             here.innermost = outer
 

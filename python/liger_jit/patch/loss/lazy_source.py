@@ -96,6 +96,11 @@ class Source:
 
     def check(self) -> None:
         """Raises RuntimeError if the logits that are asked for are no longer to be had."""
+        if self.call.raised:
+            raise RuntimeError(
+                "logits are needed after the forward that made them raised, and the head's weight "
+                "may be another since: read them before, or call the model with skip_logits=False"
+            )
         names = ("input", "weight", "bias")
         for name, tensor, version in zip(names, self.tensors(), self.versions, strict=True):
             if _version(tensor) != version:
