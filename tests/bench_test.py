@@ -8,7 +8,7 @@ import pytest
 import torch
 from liger_jit import functional
 from liger_jit.bench.call import Reference
-from liger_jit.bench.cases import IGNORE_INDEX, declared
+from liger_jit.bench.cases import IGNORE_INDEX, cut_for_cpu, declared
 from liger_jit.bench.check import TIMES, changes
 from liger_jit.bench.clock import Clock
 from liger_jit.bench.floors import floors_ms
@@ -55,6 +55,18 @@ def test_every_case_has_a_line_for_each_provider(measured):
                 assert line[name] > 0
                 assert line[f"floor_{name}"] > 0
             assert 0 < line["error"] < 1e-2  # bfloat16 keeps 8 bits
+
+
+def test_cases_for_a_cpu_are_small_and_come_once_in_each_dtype():
+    whole = declared([])
+    cut = cut_for_cpu(whole)
+    assert {case.op["name"] for case in cut} == {case.op["name"] for case in whole}
+    keys = [(case.op["name"], case.dtype, *case.sizes.values(), case.ignored) for case in cut]
+    assert all(max(case.sizes.values()) <= 4096 and case.rows <= 256 for case in cut)
+    dtypes = {name: {key[1] for key in keys if key[0] == name} for name, *_ in keys}
+    assert all(found == {"f32", "bf16"} for found in dtypes.values())
+    softmax = [key for key in keys if key[0] == "softmax"]
+    assert len(softmax) == len(set(softmax)) == 4  # of three cases two become one
 
 
 def test_the_host_is_timed_once_for_an_op(measured):

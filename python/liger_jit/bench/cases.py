@@ -32,6 +32,9 @@ LABELS = ("target", "ids")
 # everything.
 SMALL = (8, 128, 8)
 
+# The same of a case on the CPU, whose declared sizes are a GPU's: some milliseconds a call.
+ON_CPU = (256, 4096, 256)
+
 
 @dataclass(frozen=True)
 class Case:
@@ -159,6 +162,17 @@ def needed_by(op: str) -> set[str]:
 
 def tensors_of(outputs) -> tuple[Tensor, ...]:
     return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def cut_for_cpu(cases: list[Case]) -> list[Case]:
+    """Those that differ still at sizes for a CPU, each in float32 and bfloat16."""
+    found: list[Case] = []
+    for case in cases:
+        for dtype in ("f32", "bf16"):
+            cut = replace(case.at_most(*ON_CPU), dtype=dtype)
+            if all(replace(cut, name=one.name) != one for one in found):
+                found.append(cut)
+    return [replace(case, name=f"{case.name}, cut for the CPU") for case in found]
 
 
 def declared(names: list[str]) -> list[Case]:

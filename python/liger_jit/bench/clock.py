@@ -33,7 +33,8 @@ class Clock:
         host_s = time.perf_counter() - begin
         self._synchronize()
         whole_s = time.perf_counter() - begin
-        repetitions = 3 if self.quick else min(max(int(0.2 / whole_s), 10), 100)
+        fewest = 3 if self.quick or whole_s > 0.5 else 10
+        repetitions = 3 if self.quick else min(max(int(0.2 / whole_s), fewest), 100)
         if self.device == "cpu":
             return statistics.median(_seconds(work) * 1e3 for _ in range(repetitions))
         return self._between_events_ms(work, repetitions, host_s)

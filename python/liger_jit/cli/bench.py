@@ -3,7 +3,8 @@
 For each case and provider: device time of forward and forward + backward, peak memory above the
 inputs, what the backward keeps, error against float64, host time of a small call, and the floor:
 the bytes that must move over the copy bandwidth measured in the same run, or the matrix products.
-What cannot be measured is listed with the reason. Exit code 1 if liger_jit failed, or if --check
+What cannot be measured is listed with the reason. On the CPU cases are cut to 256 rows of at most
+4096, and timed in float32 and bfloat16. Exit code 1 if liger_jit failed, or if --check
 finds it slower.
 
 examples:
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from ..bench.cases import SMALL, declared
+from ..bench.cases import SMALL, cut_for_cpu, declared
 from ..bench.check import ALLOWED, changes
 from ..bench.clock import Clock
 from ..bench.measure import measured
@@ -103,6 +104,8 @@ def _measured_ops(asked: argparse.Namespace, peers: list[str], device: str) -> I
     cases = declared(asked.ops)
     if asked.quick:
         cases = [case.at_most(*SMALL) for case in cases]
+    elif device == "cpu":
+        cases = cut_for_cpu(cases)
     clock = Clock(device, asked.quick)
     bytes_per_ms = clock.copy_bytes_per_ms()
     console.print(f"copy {bytes_per_ms / 1e6:.0f} GB/s", highlight=False)
