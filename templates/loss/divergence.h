@@ -69,10 +69,11 @@ struct DivergenceRows {
   LIGER_DEVICE void operator()(long long block) const {
     each_row<S.threads, S.rows>(block, rows * pieces, [&](long long i, int thread, bool active) {
       const int piece = static_cast<int>(i % pieces);
-      if (last_width == piece_width || piece < pieces - 1) {
-        one_piece<pieces == 1 ? last_width : piece_width>(i / pieces, piece, thread, active);
-      } else {
+      constexpr bool alike = pieces == 1 || last_width == piece_width;
+      if (alike || piece == pieces - 1) {
         one_piece<last_width>(i / pieces, piece, thread, active);
+      } else {
+        one_piece<alike ? last_width : piece_width>(i / pieces, piece, thread, active);
       }
     });
   }

@@ -126,10 +126,6 @@ struct MhcLogitsSpec {
   int threads;
 };
 
-// Tokens whose sums a partial of MhcVectors is: those of the lanes that meet by shuffles.
-template <int N>
-constexpr int tokens_of_partial = on_host ? 32 : team_lanes / power_of_two_from(N);
-
 // The gradients of logits: per token the factors that StreamGradients reads, and over the tokens of
 // a partial their sums, then those of their products with mix for each of the three alphas.
 template <MhcLogitsSpec S>
@@ -139,7 +135,9 @@ struct MhcLogits {
   static constexpr int outputs = N * N + 2 * N;
   using A = Arithmetic<S.x>;
   using Square = Matrix<N, A>;
-  static constexpr int block_tokens = S.threads / (on_host ? 1 : Square::lanes);
+  static constexpr int block_tokens = S.threads / Square::lanes;
+  // One for the lanes that meet by shuffles.
+  static constexpr int partials_of_block = on_host ? 1 : S.threads / team_lanes;
 
   const A* dh_pre;      // null: nothing arrived, here and below
   const A* dh_mixture;  // by way of the mixture of h_pre
@@ -233,7 +231,8 @@ struct MhcLogits {
   }
 
   LIGER_DEVICE void put(const Sums& sums, long long block) const {
-    A* const to = partials + partial_of(block) * (outputs + 3);
+    const long long partial = block * partials_of_block + thread_index() / team_lanes;
+    A* const to = partials + partial * (outputs + 3);
     const int token = thread_index() % team_lanes / Square::lanes;
     const bool writes = token == 0 && Square::has_row();
     const int first = Square::first_row();
@@ -250,10 +249,6 @@ struct MhcLogits {
       const A sum = over_tokens(Square::over_lanes(sums.alphas[i]));
       if (writes && first == 0) to[outputs + i] = sum;
     }
-  }
-  static LIGER_DEVICE long long partial_of(long long block) {
-    constexpr int of_block = block_tokens / tokens_of_partial<N>;
-    return block * of_block + thread_index() / team_lanes;
   }
   // Of the lanes that have the same row of different tokens.
   static LIGER_DEVICE A over_tokens(A value) {

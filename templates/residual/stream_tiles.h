@@ -14,6 +14,11 @@ constexpr int tile_tokens = 16;
 constexpr int columns_of_lanes = 32;  // that the four lanes of a row read at once
 constexpr int most_tiles = 3;         // of eight outputs
 
+// What is read for a token past the end.
+LIGER_DEVICE long long or_last(long long token, long long tokens) {
+  return token < tokens ? token : tokens - 1;
+}
+
 struct StreamProductTilesSpec {
   Dtype x;
   Dtype phi;
@@ -114,7 +119,7 @@ struct StreamProductTiles {
                                Piece& to) const {
     LIGER_UNROLL for (int half = 0; half < 2; ++half) {
       const long long token = base + lane / 4 + half * 8;
-      const auto* const row = from + (token < tokens ? token : tokens - 1) * x_token_stride;
+      const auto* const row = from + or_last(token, tokens) * x_token_stride;
       LIGER_UNROLL for (int i = 0; i < sets_of_piece; ++i) {
         to.raw[half][i] = load_raw<16>(row + (piece * sets_of_piece + i) * columns_of_lanes);
       }
@@ -231,7 +236,7 @@ struct StreamGradientTiles {
       if constexpr (S.want_dx) put_weights(weights[warp], task, lane);
     }
     if constexpr (S.want_dx) barrier();
-    if (has_task) one_walk(weights[warp], loaded, last, task, of_walk, lane);
+    if (has_task) one_walk(weights[warp], loaded, last, task, stream, column, of_walk, lane);
   }
 
  private:
@@ -268,9 +273,7 @@ struct StreamGradientTiles {
   }
 
   LIGER_DEVICE void one_walk(const Weights& weights, Tile& loaded, long long last, int task,
-                             long long of_walk, int lane) const {
-    const int stream = task * columns / S.channels;
-    const int column = task * columns % S.channels + lane % 4 * pack_size;
+                             int stream, int column, long long of_walk, int lane) const {
     float sums[sets][2][tiles][4] = {};
     LIGER_UNROLL_BY(1) for (long long at = last; at >= 0; at -= walks) {
       const long long token[2] = {at * tile_tokens + lane / 4, at * tile_tokens + lane / 4 + 8};
@@ -314,7 +317,7 @@ struct StreamGradientTiles {
   }
   LIGER_DEVICE void load_factors(int stream, long long token, int lane, Tile& to) const {
     LIGER_UNROLL for (int half = 0; half < 2; ++half) {
-      const float* const of_token = factors + no_later(token + half * 8) * factors_stride;
+      const float* const of_token = factors + or_last(token + half * 8, tokens) * factors_stride;
       LIGER_UNROLL for (int tile = 0; tile < tiles; ++tile) {
         LIGER_UNROLL for (int e = 0; e < 2; ++e) {
           to.slopes[half][tile][e] = of_token[tile * 8 + lane % 4 * 2 + e];
@@ -328,14 +331,11 @@ struct StreamGradientTiles {
   LIGER_DEVICE void load(const Type<S.x>* from, long long stride, long long token,
                          Words (&to)[2][sets]) const {
     LIGER_UNROLL for (int half = 0; half < 2; ++half) {
-      const auto* const row = from + no_later(token + half * 8) * stride;
+      const auto* const row = from + or_last(token + half * 8, tokens) * stride;
       LIGER_UNROLL for (int set = 0; set < sets; ++set) {
         to[half][set] = load_raw<16>(row + set * columns_of_lanes);
       }
     }
-  }
-  LIGER_DEVICE long long no_later(long long token) const {
-    return token < tokens ? token : tokens - 1;
   }
 
   LIGER_DEVICE void make_dx(const Weights& weights, const Tile& loaded,

@@ -33,7 +33,7 @@ class Clock:
         host_s = time.perf_counter() - begin
         self._synchronize()
         whole_s = time.perf_counter() - begin
-        fewest = 3 if self.quick or whole_s > 0.5 else 10
+        fewest = 3 if whole_s > 0.5 else 10
         repetitions = 3 if self.quick else min(max(int(0.2 / whole_s), fewest), 100)
         if self.device == "cpu":
             return statistics.median(_seconds(work) * 1e3 for _ in range(repetitions))
