@@ -136,8 +136,8 @@ struct GradientOf {
   std::string input;
   std::string gradient = {};              // output of the backward, or of the forward
   std::vector<std::string> through = {};  // outputs that depend on it; empty: all differentiable
-  // Instead of `gradient`: the output to which the input is added as it is. What arrives there is
-  // the input's gradient; nobody computes or copies it.
+  // The output to which the input is added. What arrives there is the input's gradient; nobody
+  // computes or copies it. With a `gradient`: where both have one shape and dtype, else that one.
   std::string added_to = {};
 };
 

@@ -108,7 +108,7 @@ std::string gradient_problem(const Op& op) {
       const int output = op.output_index(added_to);
       if (!backward || output < 0 || !op.outputs[output].differentiable)
         return wrong("of", added_to, "differentiable output of an op with a backward");
-      continue;
+      if (name.empty()) continue;
     }
     if ((backward ? *backward : op).output_index(name) < 0)
       return wrong("of", name, backward ? "output of the backward" : "output of the op");

@@ -171,6 +171,16 @@ struct Gradients final : Node {
     return (wiring.differentiable[i].through & arrived) != 0 && task_should_compute_output(i);
   }
 
+  // Whether input `i` was added as it is, so that its gradient is what arrives at the sum.
+  bool is_what_arrives(size_t i) const {
+    const auto& [input, gradient, through, sum] = wiring.differentiable[i];
+    if (sum < 0 || gradient < 0) return sum >= 0;
+    const torch::autograd::Edge& edge = next_edge(i);
+    const auto& one = edge.function->input_metadata(edge.input_nr);
+    const auto& whole = input_metadata(sum);
+    return one.dtype() == whole.dtype() && one.shape_as_dim_vector() == whole.shape_as_dim_vector();
+  }
+
   variable_list computed(const variable_list& incoming) {
     variable_list result(wiring.differentiable.size());
     uint32_t arrived = 0;
@@ -180,8 +190,8 @@ struct Gradients final : Node {
     uint32_t wanted = 0;
     for (size_t i = 0; i < result.size(); ++i) {
       if (!is_wanted(i, arrived)) continue;
-      if (const int output = wiring.differentiable[i].added_to; output >= 0) {
-        result[i] = incoming[output];
+      if (is_what_arrives(i)) {
+        result[i] = incoming[wiring.differentiable[i].added_to];
       } else {
         wanted |= 1u << wiring.differentiable[i].gradient;
       }

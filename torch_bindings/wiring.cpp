@@ -38,17 +38,17 @@ Wiring::Wiring(const Op& op)
   // A backward returns each distinct gradient once, in the order of the declaration.
   std::vector<std::string> names;
   for (const auto& [input, name, through, added_to] : gradient.of) {
-    if (!added_to.empty()) {
-      differentiable.push_back(
-          {op.input_index(input), -1, bits_of(op, {added_to}), op.output_index(added_to)});
+    const int sum = added_to.empty() ? -1 : op.output_index(added_to);
+    const uint32_t bits = bits_of(op, sum < 0 ? through : std::vector{added_to});
+    if (name.empty()) {
+      differentiable.push_back({op.input_index(input), -1, bits, sum});
       continue;
     }
     const auto found = std::find(names.begin(), names.end(), name);
     const auto place = static_cast<int>(found - names.begin());
     if (found == names.end()) names.push_back(name);
-    differentiable.push_back({op.input_index(input),
-                              gradient.ready() ? op.output_index(name) : place,
-                              bits_of(op, through), -1});
+    differentiable.push_back(
+        {op.input_index(input), gradient.ready() ? op.output_index(name) : place, bits, sum});
   }
   gradients = static_cast<int>(names.size());
   needs_grad_flag = op.input_index(gradient.needs_grad_flag);

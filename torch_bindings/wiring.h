@@ -29,9 +29,9 @@ struct Wiring {
 
   struct Differentiable {
     int input;
-    int gradient;      // output of the backward, or of a forward that makes its gradients
+    int gradient;      // output of the backward, or of a forward that makes its gradients; -1: none
     uint32_t through;  // by bits: the outputs that depend on it
-    int added_to;      // the output whose gradient it takes as it is, instead; -1: none
+    int added_to;      // the output whose gradient it takes as it is; -1: none
   };
   struct Saved {
     bool is_input;

@@ -150,11 +150,13 @@ const Register modulated_rms_norm{Op{
                                {"shift_stride", "shift.stride"},
                                "eps",
                                "offset"}}},
-    .gradient =
-        {.backward = "modulated_rms_norm_backward",
-         .saved = {"x", "scale", "weight", "rstd"},
-         .of = {{"x", "dx"}, {"scale", "dscale"}, {"shift", "dshift"}, {"weight", "dweight"}},
-         .needs_grad_flag = keeps_statistics().name},
+    .gradient = {.backward = "modulated_rms_norm_backward",
+                 .saved = {"x", "scale", "weight", "rstd"},
+                 .of = {{"x", "dx"},
+                        {"scale", "dscale"},
+                        {.input = "shift", .gradient = "dshift", .added_to = "y"},
+                        {"weight", "dweight"}},
+                 .needs_grad_flag = keeps_statistics().name},
     .sharding = Sharding::rows,
     .example = [](const Extent& e) -> std::vector<Sample> {
       return {{.input = "x", .shape = {e["sequences"], e["rows"], e["size"]}},
@@ -280,7 +282,8 @@ const Register modulated_rms_norm_backward{Op{
               {.input = "eps", .value = 1e-6},
               {.input = "offset", .value = 0.0},
               {.input = "casting_mode", .value = 0},
-              {.input = "output_mask", .value = 15}};
+              // A shift for each row has the gradient that arrives.
+              {.input = "output_mask", .value = e["rows"] == 1 ? 11.0 : 15.0}};
     },
     .sizes = example_sizes({{"sequences", 2, "sequences of so many rows, each modulated alike"}}),
 }};

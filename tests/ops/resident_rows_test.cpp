@@ -64,6 +64,21 @@ TEST(ResidentRows, what_is_in_registers_and_in_shared_memory_is_the_row) {
   }
 }
 
+TEST(ResidentRows, a_short_row_may_lie_in_registers_alone) {
+  const auto kept_whole = [](const ResidentRows& rows) {
+    for (const Knobs& knobs : resident_row_candidates(rows)) {
+      if (value_of(knobs, "kept", 0) > 0 && resident_row_shared_bytes(rows, knobs) == 0)
+        return true;
+    }
+    return false;
+  };
+  for (const int64_t size : {2048, 3072, 4096, 8192}) EXPECT_TRUE(kept_whole(on_hopper(size)));
+  for (const int64_t size : {2056, 16384, 32768}) EXPECT_FALSE(kept_whole(on_hopper(size))) << size;
+  ResidentRows two = on_hopper(8192);
+  two.arrays = 2;  // twice the registers
+  EXPECT_FALSE(kept_whole(two));
+}
+
 TEST(ResidentRows, longer_rows_take_clusters_where_there_are_any) {
   EXPECT_EQ(cluster_of(on_hopper(32000)), 1);
   EXPECT_EQ(cluster_of(on_hopper(50257, true)), 1);

@@ -15,7 +15,9 @@ from .taken import Taken, call_own
 
 # What callers read of a forward beside its signature.
 OF_A_METHOD = frozenset(
-    ("__code__", "__annotations__", "__qualname__", "__globals__", "__defaults__", "__kwdefaults__")
+    (
+        "__code__ __annotations__ __qualname__ __globals__ __defaults__ __kwdefaults__ __wrapped__"
+    ).split()
 )
 
 

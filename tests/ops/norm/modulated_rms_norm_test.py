@@ -129,6 +129,20 @@ def test_only_what_requires_a_gradient_gets_one(device, wrt, modulation):
         assert torch.equal(result[f"gradient of {name}"], every[f"gradient of {name}"])
 
 
+def test_the_gradient_of_a_shift_for_each_row_is_what_arrives(device):
+    inputs = tensors((3, 5, 64), (3, 5, 64), torch.bfloat16, device)
+    arrives = torch.randn(3, 5, 64, device=device).bfloat16()
+    for shift, is_it in ((inputs["shift"], True), (inputs["shift"].float(), False)):
+        given = {
+            **inputs,
+            "scale": inputs["scale"].to(shift.dtype),
+            "shift": shift.requires_grad_(),
+        }
+        (gradient,) = torch.autograd.grad(modulated_rms_norm(**given), [shift], arrives)
+        assert (gradient.data_ptr() == arrives.data_ptr()) is is_it
+        assert gradient.dtype == shift.dtype and torch.equal(gradient, arrives.to(shift.dtype))
+
+
 @pytest.mark.parametrize("modulation", [(1, 1, 64), (2, 1, 64), (2, 300, 64)])
 def test_a_second_run_gives_the_same_bits(device, modulation):
     inputs = tensors((2, 300, 64), modulation, torch.bfloat16, device)

@@ -428,6 +428,22 @@ def test_mixed_precision_of_accelerate_and_the_way_back(monkeypatch):
     assert_same_step(step(plain), step(small()))
 
 
+def test_mixed_precision_of_accelerate_is_taken_off_under_a_later_patch(monkeypatch):
+    """Who takes a wrapper off follows `__wrapped__` from the model's forward, which is ours."""
+    model = small()
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16")
+    prepared = accelerator.prepare(model)
+    handle = patch(prepared)
+    with counted(monkeypatch) as calls:
+        step(prepared)
+    assert calls["fused_linear_cross_entropy"] == 1
+    plain = accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
+    assert_same_step(step(plain), step(small()))
+    handle.unpatch()
+    assert_same_step(step(plain), step(small()))
+
+
 @pytest.mark.parametrize("change", ["the mapping", "the type"])
 def test_a_loss_type_that_changes_after_the_patch(change, monkeypatch):
     from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss

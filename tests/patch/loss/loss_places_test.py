@@ -142,14 +142,20 @@ def test_a_checkpoint_around_the_model_keeps_its_loss(monkeypatch):
     assert calls["fused_linear_cross_entropy"] == 2
 
 
-class OwnOption(LlamaForCausalLM):
-    """Has an argument with the name of an option of ours."""
+def with_own_option(own):
+    """Arguments with the names of options of ours."""
 
     def forward(self, input_ids, labels=None, use_token_scaling=False, skip_logits=None, **kwargs):
-        output = super().forward(input_ids, labels=labels, **kwargs)
+        output = own(self, input_ids, labels=labels, **kwargs)
         output.loss = output.loss * (0.1 if use_token_scaling else 1.0)
         output.loss = output.loss * (0.5 if skip_logits else 1.0)
         return output
+
+    return forward
+
+
+class OwnOption(LlamaForCausalLM):
+    forward = with_own_option(LlamaForCausalLM.forward)
 
 
 @pytest.mark.parametrize("flags", [{}, {"fused_linear_cross_entropy": False}])
@@ -160,6 +166,24 @@ def test_an_argument_of_the_models_own_is_the_models(flags):
     expected = loss_and_gradients(model, **inputs)
     patch(model, **flags)
     assert_same_step(loss_and_gradients(model, **inputs), expected)
+
+
+@pytest.mark.parametrize("change", ["another class", "another forward of the class"])
+def test_an_argument_of_a_forward_that_came_later_is_the_models(change, monkeypatch):
+    model = build()
+    patch(model)
+    loss_and_gradients(model, **batch())
+    if change == "another class":
+        model.__class__ = OwnOption
+    else:
+        monkeypatch.setattr(LlamaForCausalLM, "forward", with_own_option(LlamaForCausalLM.forward))
+    inputs = batch() | {"use_token_scaling": True, "skip_logits": True}
+    reference = build()
+    if change == "another class":
+        reference.__class__ = OwnOption
+    assert_same_step(loss_and_gradients(model, **inputs), loss_and_gradients(reference, **inputs))
+    positional = (batch()["input_ids"], batch()["labels"])  # where the first forward has a mask
+    torch.testing.assert_close(model(*positional).loss, reference(*positional).loss)
 
 
 def doubled(source, target, num_items_in_batch=None, ignore_index=-100, **kwargs):

@@ -68,7 +68,9 @@ class LossHead(OwnCalls):
 
     def read_arguments(self) -> None:
         """Of the model's forward, which somebody may have put on the instance."""
-        self.labels_position = labels_position(self.model)
+        self.read_forward = type(self.model).forward
+        position = labels_position(self.model)
+        self.labels_position = sys.maxsize if position is None else position
         self.options = options_of_ours(self.model)
 
     def begin(self, args: tuple, kwargs: dict) -> tuple[LossCall | None, tuple, dict]:
@@ -76,6 +78,8 @@ class LossHead(OwnCalls):
 
         Raises ValueError if skip_logits is asked for and there are no labels.
         """
+        if type(self.model).forward is not self.read_forward:
+            self.read_arguments()
         kwargs = dict(kwargs)
         skip, accuracy, tokens, scaling = (
             kwargs.pop(name, None) if name in self.options else None for name in OPTIONS
