@@ -168,10 +168,11 @@ def test_an_argument_of_the_models_own_is_the_models(flags):
     assert_same_step(loss_and_gradients(model, **inputs), expected)
 
 
+@pytest.mark.parametrize("flags", [{}, {"fused_linear_cross_entropy": False}])
 @pytest.mark.parametrize("change", ["another class", "another forward of the class"])
-def test_an_argument_of_a_forward_that_came_later_is_the_models(change, monkeypatch):
+def test_an_argument_of_a_forward_that_came_later_is_the_models(change, flags, monkeypatch):
     model = build()
-    patch(model)
+    patch(model, **flags)
     loss_and_gradients(model, **batch())
     if change == "another class":
         model.__class__ = OwnOption

@@ -12,10 +12,19 @@ from .head import AroundForward, labels_position, options_of_ours
 
 
 class WithoutSkipLogits(StandIn, Covered):
-    """In place of a model's forward: the same one, called without skip_logits."""
+    """In place of a model's forward: the same one, called without skip_logits, unless its class
+    has got one since that takes it."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__(model)
+        self.read_forward, self.is_the_models = type(model).forward, False
 
     def __call__(self, *args, **kwargs):
-        kwargs.pop("skip_logits", None)
+        if type(self.__self__).forward is not self.read_forward:
+            self.read_forward = type(self.__self__).forward
+            self.is_the_models = "skip_logits" not in options_of_ours(self.__self__)
+        if not self.is_the_models:
+            kwargs.pop("skip_logits", None)
         return super().__call__(*args, **kwargs)
 
 
