@@ -137,7 +137,8 @@ struct GradientOf {
   std::string gradient = {};              // output of the backward, or of the forward
   std::vector<std::string> through = {};  // outputs that depend on it; empty: all differentiable
   // The output to which the input is added. What arrives there is the input's gradient; nobody
-  // computes or copies it. With a `gradient`: where both have one shape and dtype, else that one.
+  // computes or copies it. With a `gradient`: only where input and output have one shape and
+  // dtype; elsewhere `gradient` is computed.
   std::string added_to = {};
 };
 

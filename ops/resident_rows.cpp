@@ -84,14 +84,15 @@ std::vector<Deal> deals_of(const ResidentRows& rows) {
   if (rows.size < shortest) return {};
   auto deals = that_fit(rows, {{256, 1, 0}, {512, 1, 0}});
   if (deals.empty()) deals = that_fit(rows, {{128, 1, 0}});
+  if (rows.place.capability < 90) return deals;
   const bool keeps = rows.may_keep && !rows.shifted && rows.size % pack_size == 0;
   const int64_t kept = keeps ? kept_bytes / (pack_size * rows.element_bytes * rows.arrays) : 0;
   if (!deals.empty()) {
     // All of a short row in registers: then none of it goes through shared memory.
     const Deal whole{deals[0].threads, 1, rows.size / deals[0].stride()};
     if (whole.kept <= kept && whole.kept * whole.stride() == rows.size) deals.push_back(whole);
+    return deals;
   }
-  if (!deals.empty() || rows.place.capability < 90) return deals;
   const int64_t threads = std::min(accumulators(rows), most_threads);
   deals = that_fit(rows, {{128, threads / 128, kept}, {256, threads / 256, kept}});
   if (kept == 0 && threads > 512) {

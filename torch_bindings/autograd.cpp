@@ -67,6 +67,7 @@ struct Gradients final : Node {
     for (size_t i = 0; i < saved.size(); ++i) args.collect(saved[i], keeps_own_output(i));
     for (const c10::IValue& scalar : scalars) args.collect(scalar);
     args.collect(unit);
+    for (size_t i = 0; i < wiring.differentiable.size(); ++i) args.collect(is_what_arrives(i));
   }
 
   variable_list apply_with_saved(const variable_list& inputs,
@@ -176,9 +177,20 @@ struct Gradients final : Node {
     const auto& [input, gradient, through, sum] = wiring.differentiable[i];
     if (sum < 0 || gradient < 0) return sum >= 0;
     const torch::autograd::Edge& edge = next_edge(i);
+    if (!edge.is_valid()) return false;
     const auto& one = edge.function->input_metadata(edge.input_nr);
     const auto& whole = input_metadata(sum);
-    return one.dtype() == whole.dtype() && one.shape_as_dim_vector() == whole.shape_as_dim_vector();
+    return one.dtype() == whole.dtype() &&
+           are_known_alike(one.shape_as_dim_vector(), whole.shape_as_dim_vector());
+  }
+
+  // Sizes that nobody knows yet are taken for others.
+  static bool are_known_alike(c10::SymIntArrayRef left, c10::SymIntArrayRef right) {
+    if (left.size() != right.size()) return false;
+    for (size_t i = 0; i < left.size(); ++i) {
+      if (!TORCH_GUARD_OR_FALSE(left[i].sym_eq(right[i]))) return false;
+    }
+    return true;
   }
 
   variable_list computed(const variable_list& incoming) {

@@ -31,7 +31,7 @@ struct Wiring {
     int input;
     int gradient;      // output of the backward, or of a forward that makes its gradients; -1: none
     uint32_t through;  // by bits: the outputs that depend on it
-    int added_to;      // the output whose gradient it takes as it is; -1: none
+    int added_to;      // the output that it was added to; -1: none
   };
   struct Saved {
     bool is_input;

@@ -72,6 +72,11 @@ TEST_F(Declaration, a_gradient_that_names_what_is_not_there_is_told) {
   EXPECT_TRUE(has(told([](Gradient& one) { one.of[0].through = {"xx"}; }), "`of` names 'xx'"));
   EXPECT_TRUE(has(told([](Gradient& one) { one.of[0].added_to = "xx"; }), "`of` names 'xx'"));
   EXPECT_TRUE(has(told([](Gradient& one) { one.of[0].added_to = "rstd"; }), "`of` names 'rstd'"));
+  EXPECT_TRUE(has(told([](Gradient& one) {
+                    one.of[0].added_to = "y";
+                    one.of[0].gradient = "xx";
+                  }),
+                  "`of` names 'xx'"));
   EXPECT_TRUE(has(told([](Gradient& one) { one.needs_grad_flag = "xx"; }), "names 'xx'"));
   EXPECT_TRUE(has(told([](Gradient& one) { one.saved.pop_back(); }), "wanted are"));
   EXPECT_TRUE(has(told([](Gradient& one) { one.backward = "rms_norm"; }), "names 'dx'"));

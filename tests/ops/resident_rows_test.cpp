@@ -77,6 +77,14 @@ TEST(ResidentRows, a_short_row_may_lie_in_registers_alone) {
   ResidentRows two = on_hopper(8192);
   two.arrays = 2;  // twice the registers
   EXPECT_FALSE(kept_whole(two));
+  EXPECT_TRUE(kept_whole(on_hopper(2048, false, 4)));
+  EXPECT_FALSE(kept_whole(on_hopper(8192, false, 4)));
+  ResidentRows elsewhere = on_hopper(2048);
+  elsewhere.place.capability = 80;
+  EXPECT_FALSE(kept_whole(elsewhere));
+  ResidentRows none_to_spare = on_hopper(2048);
+  none_to_spare.may_keep = false;
+  EXPECT_FALSE(kept_whole(none_to_spare));
 }
 
 TEST(ResidentRows, longer_rows_take_clusters_where_there_are_any) {

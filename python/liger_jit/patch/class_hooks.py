@@ -20,25 +20,28 @@ class Listener(Protocol):
 class ClassHooks:
     """The two methods of one class, in place from the first listener to the last.
 
-    Where something is put over them, they stay below it and call the class's own.
+    Where something is put over them, they stay below it and call the class's own. What the class
+    inherits is looked up at each call, as it is without us.
     """
 
     def __init__(self, base: type):
         self.base = base
         self.listeners: list[Listener] = []
         listeners = self.listeners
-        own_init, own_load = base.post_init, base.from_pretrained.__func__
+        own_init, own_load = vars(base).get("post_init"), vars(base).get("from_pretrained")
 
-        @functools.wraps(own_init)
+        @functools.wraps(base.post_init)
         def post_init(model, *args, **kwargs):
-            result = own_init(model, *args, **kwargs)
+            init = own_init.__get__(model) if own_init else super(base, model).post_init
+            result = init(*args, **kwargs)
             for listener in tuple(listeners):
                 listener.built(model)
             return result
 
-        @functools.wraps(own_load)
+        @functools.wraps(base.from_pretrained.__func__)
         def from_pretrained(cls, *args, **kwargs):
-            result = own_load(cls, *args, **kwargs)
+            load = own_load.__get__(None, cls) if own_load else super(base, cls).from_pretrained
+            result = load(*args, **kwargs)
             # With output_loading_info the model comes with a second value.
             model = result[0] if isinstance(result, tuple) else result
             for listener in tuple(listeners):

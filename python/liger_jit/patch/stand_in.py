@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from .taken import Taken, call_own
+from .taken import Taken, call_own, forward_of_call
 
 # What callers read of a forward beside its signature.
 OF_A_METHOD = frozenset(
@@ -90,6 +90,14 @@ class StandIn(LikeMethod):
     @property
     def own(self) -> Callable:
         return class_forward(self.__self__) if self.trainers is None else self.trainers
+
+    def stands_for(self) -> Callable | None:
+        """The forward of its class that a call stands for; None if it is a trainer's."""
+        if self.trainers is not None:
+            return None
+        module = self.__self__
+        own = type(module).forward if self.is_uncovered() else self.taken.own(module)
+        return forward_of_call(own, self.taken.then, module)
 
     def original(self, *args, **kwargs):
         if self.trainers is not None:

@@ -53,10 +53,14 @@ class Taken:
         return self.below if is_noted else type(module).forward
 
 
+def forward_of_call(own: Callable, before: Callable, module: nn.Module) -> Callable:
+    return before if own is before or (here.is_in(module) and not is_looked_up()) else own
+
+
 def call_own(own: Callable, before: Callable, module: nn.Module, /, *args, **kwargs):
     """Calls `own`, a forward of the module's class, or from within such a call `before`, which the
     class had when ours was taken."""
-    if own is before or (here.is_in(module) and not is_looked_up()):
+    if forward_of_call(own, before, module) is before:
         return before(module, *args, **kwargs)
     outer = here.modules
     try:

@@ -143,6 +143,22 @@ def test_the_gradient_of_a_shift_for_each_row_is_what_arrives(device):
         assert gradient.dtype == shift.dtype and torch.equal(gradient, arrives.to(shift.dtype))
 
 
+def test_a_number_of_rows_that_is_known_only_when_it_runs(device):
+    inputs = tensors((9, 64), (64,), torch.float32, device)
+    names = ("scale", "shift")
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def some_rows(x, scale, shift):
+        return modulated_rms_norm(x[x[:, 0] > 0], scale, shift).sum(0)
+
+    given = {name: inputs[name].clone().requires_grad_() for name in names}
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        found = torch.autograd.grad(some_rows(inputs["x"], **given)[3], list(given.values()))
+    rows = inputs["x"][inputs["x"][:, 0] > 0]
+    wanted = torch.autograd.grad(modulated_rms_norm(rows, **given).sum(0)[3], list(given.values()))
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
 @pytest.mark.parametrize("modulation", [(1, 1, 64), (2, 1, 64), (2, 300, 64)])
 def test_a_second_run_gives_the_same_bits(device, modulation):
     inputs = tensors((2, 300, 64), modulation, torch.bfloat16, device)

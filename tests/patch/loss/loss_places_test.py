@@ -184,7 +184,39 @@ def test_an_argument_of_a_forward_that_came_later_is_the_models(change, flags, m
         reference.__class__ = OwnOption
     assert_same_step(loss_and_gradients(model, **inputs), loss_and_gradients(reference, **inputs))
     positional = (batch()["input_ids"], batch()["labels"])  # where the first forward has a mask
-    torch.testing.assert_close(model(*positional).loss, reference(*positional).loss)
+    with counted(monkeypatch) as calls:
+        torch.testing.assert_close(model(*positional).loss, reference(*positional).loss)
+    assert calls["fused_linear_cross_entropy"] == (0 if flags else 1)
+
+
+def without_more(own):
+    def forward(self, input_ids, labels=None):
+        return own(self, input_ids, labels=labels)
+
+    return forward
+
+
+@pytest.mark.parametrize("flags", [{}, {"fused_linear_cross_entropy": False}])
+@pytest.mark.parametrize("over", ["a cover", "the class's new forward"])
+def test_options_are_those_of_the_forward_that_a_call_stands_for(over, flags, monkeypatch):
+    """One from before the class got a forward with arguments of those names."""
+    inputs = batch() | {"skip_logits": True}
+    monkeypatch.setattr(LlamaForCausalLM, "forward", without_more(LlamaForCausalLM.forward))
+    expected = loss_and_gradients(build(), **batch())
+    model = build()
+    patch(model, **flags)
+    before = model.forward
+    if over == "a cover":
+        model.forward = lambda *args, **kwargs: before(*args, **kwargs)
+        loss_and_gradients(model, **inputs)
+        monkeypatch.setattr(LlamaForCausalLM, "forward", with_own_option(LlamaForCausalLM.forward))
+    else:
+
+        def forward(self, input_ids, labels=None, skip_logits=None):
+            return before(input_ids, labels=labels, skip_logits=skip_logits)
+
+        monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
+    assert_same_step(loss_and_gradients(model, **inputs), expected)
 
 
 def doubled(source, target, num_items_in_batch=None, ignore_index=-100, **kwargs):

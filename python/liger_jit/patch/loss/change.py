@@ -43,7 +43,7 @@ class LossChange:
         self.reason = None if covered else replaced_forward(self.module)
         self.loss_head.applied = self.reason is None
         if self.loss_head.applied:
-            self.loss_head.read_arguments()
+            self.loss_head.arguments.read()
             self.put = self.places
         else:
             self.put = skip_logits.changes(self.loss_head.model)

@@ -8,8 +8,6 @@ ever gets anything but logits.
 """
 
 import functools
-import inspect
-import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, make_dataclass
@@ -29,6 +27,7 @@ from ..recomputed import checkpoint_here
 from ..rule import SHARDED_AWAY, MetaCall, Refusal, is_sharded
 from ..source.torchs_own import replaced_call, replaced_cross_entropy, replaced_linear
 from ..stand_in import Covered, HeadForward, StandIn
+from .arguments import OwnArguments, labels_position
 from .call import OPTIONS, LossCall, next_token_loss
 from .causal_loss import is_causal_loss, labels_of_causal_loss, own_loss
 from .label_count import LabelCount
@@ -63,30 +62,26 @@ class LossHead(OwnCalls):
         self.own_loss = own_loss(self.original_loss)
         # transformers looks the function up by the model's loss type, unless one was set.
         self.by_type = self.causal and "_loss_function" not in model.__dict__
-        self.read_arguments()
+        self.arguments = OwnArguments(model)
         self.links = links_between(model, head)
 
-    def read_arguments(self) -> None:
-        """Of the model's forward, which somebody may have put on the instance."""
-        self.read_forward = type(self.model).forward
-        position = labels_position(self.model)
-        self.labels_position = sys.maxsize if position is None else position
-        self.options = options_of_ours(self.model)
-
-    def begin(self, args: tuple, kwargs: dict) -> tuple[LossCall | None, tuple, dict]:
+    def begin(
+        self, args: tuple, kwargs: dict, own: Callable | None
+    ) -> tuple[LossCall | None, tuple, dict]:
         """Takes our options out of the keywords of a forward, and looks for labels.
+
+        `own`: the class's forward that it stands for, or None.
 
         Raises ValueError if skip_logits is asked for and there are no labels.
         """
-        if type(self.model).forward is not self.read_forward:
-            self.read_arguments()
+        options, position = self.arguments.of(own)
         kwargs = dict(kwargs)
         skip, accuracy, tokens, scaling = (
-            kwargs.pop(name, None) if name in self.options else None for name in OPTIONS
+            kwargs.pop(name, None) if name in options else None for name in OPTIONS
         )
         labels = kwargs.get("labels")
-        if len(args) > self.labels_position:
-            labels = args[self.labels_position]
+        if len(args) > position:
+            labels = args[position]
         if labels is None:
             if skip:
                 raise ValueError("skip_logits=True needs labels: without logits or a loss, nothing")
@@ -324,33 +319,6 @@ def links_between(
     return links
 
 
-def labels_position(model: nn.Module) -> int | None:
-    """Of `labels` among the arguments of the model's forward; None if it takes none.
-
-    A forward that a trainer put on the model may hand on whatever it gets to the class's own.
-    """
-    for parameters in arguments_of(model):
-        names = [one.name for one in parameters]
-        if "labels" not in names:
-            continue
-        position = names.index("labels")
-        by_name = parameters[position].kind is inspect.Parameter.KEYWORD_ONLY
-        return sys.maxsize if by_name else position
-    return None
-
-
-def arguments_of(model: nn.Module) -> list[list[inspect.Parameter]]:
-    """Of the model's forward and of its class's."""
-    own = list(inspect.signature(type(model).forward).parameters.values())[1:]
-    return [list(inspect.signature(model.forward).parameters.values()), own]
-
-
-def options_of_ours(model: nn.Module) -> frozenset[str]:
-    """Those of `OPTIONS` that the model's forward has no argument of its own for."""
-    taken = {one.name for parameters in arguments_of(model) for one in parameters}
-    return frozenset(OPTIONS) - taken
-
-
 def is_compiled(function) -> bool:
     """Whether torch.compile made this function or module, or compiles the calls of this module."""
     kept = getattr(function, "__dict__", {})
@@ -378,7 +346,7 @@ class AroundForward(StandIn, Covered):
         loss_head = self.loss_head
         if not loss_head.applied:
             return self.original(*args, **kwargs)
-        call, args, kwargs = loss_head.begin(args, kwargs)
+        call, args, kwargs = loss_head.begin(args, kwargs, self.stands_for())
         here = place()
         outer = here.innermost
         try:

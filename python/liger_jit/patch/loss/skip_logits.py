@@ -8,7 +8,8 @@ from torch import nn
 
 from ..handle import InstanceValue
 from ..stand_in import Covered, HeadForward, StandIn
-from .head import AroundForward, labels_position, options_of_ours
+from .arguments import OwnArguments, labels_position, options_of_ours
+from .head import AroundForward
 
 
 class WithoutSkipLogits(StandIn, Covered):
@@ -17,13 +18,11 @@ class WithoutSkipLogits(StandIn, Covered):
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
-        self.read_forward, self.is_the_models = type(model).forward, False
+        self.arguments = OwnArguments(model)
 
     def __call__(self, *args, **kwargs):
-        if type(self.__self__).forward is not self.read_forward:
-            self.read_forward = type(self.__self__).forward
-            self.is_the_models = "skip_logits" not in options_of_ours(self.__self__)
-        if not self.is_the_models:
+        options, _ = self.arguments.of(self.stands_for())
+        if "skip_logits" in options:
             kwargs.pop("skip_logits", None)
         return super().__call__(*args, **kwargs)
 
