@@ -12,9 +12,8 @@ struct ResidentRows {
   Place place;
   int64_t size;  // elements of a row
   int64_t element_bytes;
-  bool shifted;  // rows start anywhere
-  bool
-      may_keep;  // the kernel has registers to spare for some of the row, or for all of a short one
+  bool shifted;        // rows start anywhere
+  bool may_keep;       // the kernel has registers to spare for packs of the row
   int64_t arrays = 1;  // rows of that length that are held at once
 };
 

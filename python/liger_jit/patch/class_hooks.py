@@ -28,7 +28,9 @@ class ClassHooks:
         self.base = base
         self.listeners: list[Listener] = []
         listeners = self.listeners
-        own_init, own_load = vars(base).get("post_init"), vars(base).get("from_pretrained")
+        names = ("post_init", "from_pretrained")
+        self.before = {name: vars(base)[name] for name in names if name in vars(base)}
+        own_init, own_load = (self.before.get(name) for name in names)
 
         @functools.wraps(base.post_init)
         def post_init(model, *args, **kwargs):
@@ -49,7 +51,6 @@ class ClassHooks:
             return result
 
         self.ours = {"post_init": post_init, "from_pretrained": classmethod(from_pretrained)}
-        self.before = {name: vars(base)[name] for name in self.ours if name in vars(base)}
         for name, value in self.ours.items():
             setattr(base, name, value)
 

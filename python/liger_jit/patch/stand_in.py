@@ -16,8 +16,14 @@ from .taken import Taken, call_own, forward_of_call
 # What callers read of a forward beside its signature.
 OF_A_METHOD = frozenset(
     (
-        "__code__ __annotations__ __qualname__ __globals__ __defaults__ __kwdefaults__ __wrapped__"
-    ).split()
+        "__code__",
+        "__annotations__",
+        "__qualname__",
+        "__globals__",
+        "__defaults__",
+        "__kwdefaults__",
+        "__wrapped__",
+    )
 )
 
 
@@ -47,8 +53,12 @@ class LikeMethod:
         """The forward of its class that a call stands for. Not through `own`: torch.compile does
         not trace the binding of a method in all releases."""
         module = self.__self__
-        own = type(module).forward if self.is_uncovered() else self.taken.own(module)
-        return call_own(own, self.taken.then, module, *args, **kwargs)
+        return call_own(self.forward_of_class(), self.taken.then, module, *args, **kwargs)
+
+    def forward_of_class(self) -> Callable:
+        """That of now, or of when what covers ours took it."""
+        module = self.__self__
+        return type(module).forward if self.is_uncovered() else self.taken.own(module)
 
     def is_uncovered(self) -> bool:
         """Whether it is in its place, or under others of ours. What covers it is noted."""
@@ -95,9 +105,7 @@ class StandIn(LikeMethod):
         """The forward of its class that a call stands for; None if it is a trainer's."""
         if self.trainers is not None:
             return None
-        module = self.__self__
-        own = type(module).forward if self.is_uncovered() else self.taken.own(module)
-        return forward_of_call(own, self.taken.then, module)
+        return forward_of_call(self.forward_of_class(), self.taken.then, self.__self__)
 
     def original(self, *args, **kwargs):
         if self.trainers is not None:
