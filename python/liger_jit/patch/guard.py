@@ -23,7 +23,7 @@ from torch.nn.modules.module import (
     _global_forward_pre_hooks,
 )
 
-from .lookup import answers_for, looks_up_itself
+from .lookup import answers_for, inherited, looks_up_itself
 from .probe import Mismatch, Silent
 from .source.compared import Function, essence, function_of, is_same
 from .source.reading import Reading, read
@@ -97,9 +97,10 @@ class Guard:
     forward: the class's. codes: (function, code, defaults) of all Python functions that it runs.
     functions: those of them that have keyword defaults or closure cells as well. values:
     attributes that it reads. callables: attributes that it calls, as `essence`. methods: functions
-    of the class. names: (globals, name, value). tensors: parameters that must be plain. children:
-    modules whose work a replacement does, so that nobody calls them. made: modules like those that
-    the forward makes and calls.
+    of the class. inherited: (class, name, function) that `super()` finds after that class. defined:
+    (class, name, function) of others' classes. names: (globals, name, value). tensors: parameters
+    that must be plain. children: modules whose work a replacement does, so that nobody calls them.
+    made: modules like those that the forward makes and calls.
     """
 
     forward: Callable
@@ -108,6 +109,8 @@ class Guard:
     values: tuple[tuple[str, object], ...] = ()
     callables: tuple[tuple[str, object], ...] = ()
     methods: tuple[tuple[str, Callable], ...] = ()
+    inherited: tuple[tuple[type, str, Callable], ...] = ()
+    defined: tuple[tuple[type, str, object], ...] = ()
     names: tuple[tuple[dict, str, object], ...] = ()
     tensors: tuple[str, ...] = ()
     children: "tuple[tuple[str, Guard], ...]" = ()
@@ -135,6 +138,12 @@ class Guard:
         for name, function in self.methods:
             if name in module.__dict__ or getattr(kind, name, None) is not function:
                 return f"{name} is another"
+        for owner, name, function in self.inherited:
+            if inherited(owner, kind, name) is not function:
+                return f"super().{name} is another"
+        for owner, name, function in self.defined:
+            if getattr(owner, name, None) is not function:
+                return f"{owner.__name__}.{name} is another"
         for scope, name, value in self.names:
             if scope.get(name) is not value:
                 return f"{name} of its file is another"
@@ -193,6 +202,8 @@ def guard_of(
         tuple(found.values.items()),
         tuple(found.callables.items()),
         tuple(found.methods.items()),
+        tuple((owner, name, one) for (owner, name), one in found.inherited.items()),
+        tuple((owner, name, one) for (owner, name), one in found.defined.items()),
         tuple(found.names.values()),
         tuple(sorted(found.tensors)),
         tuple((name, guard_of_child(module, name)) for name in watched),

@@ -26,3 +26,12 @@ def answers_for(kind: type, name: str) -> bool:
     """Whether a module's class may give another thing than the parameter or child of that name: by
     an attribute of its own, or a lookup of its own."""
     return hasattr(kind, name) or looks_up_itself(kind)
+
+
+def inherited(owner: type, kind: type, name: str) -> object:
+    """What `super().name` finds in a method of `owner` that a module of class `kind` runs; None if
+    there is nothing."""
+    try:
+        return getattr(super(owner, kind), name) if issubclass(kind, owner) else None
+    except AttributeError:
+        return None

@@ -350,23 +350,26 @@ def guard_of_rotation(own: FunctionType, functions: list[RotaryFunction]) -> Gua
 
     Raises Mismatch if one of them cannot be watched: see `reading`.
     """
-    names, run = [], {}
+    names, run, defined = [], {}, []
     for function in functions:
-        original = function.original
+        original, kind = function.original, type(function.original)
         names.append((innermost(own).__globals__, function.name, original))
         try:
             if isinstance(original, nn.Module):
-                found = read(original, type(original).forward)
+                found = read(original, kind.forward)
                 names.append((original.__dict__, "forward", None))
+                defined.append((kind, "forward", kind.forward))
             else:
                 found = read(None, original)
         except Mismatch as mismatch:
             raise Mismatch(f"{function.name}: {mismatch}") from mismatch
-        if found.values or found.callables or found.tensors or found.called or found.made:
+        own_parts = (found.values, found.callables, found.tensors, found.called, found.made)
+        if any((*own_parts, found.methods, found.inherited)):
             raise Mismatch(f"{function.name}: it reads attributes of an object")
         names += found.names.values()
         run |= found.functions
-    return guard_of_rewritten(own, tuple(names), run.values())
+    guard = guard_of_rewritten(own, tuple(names), run.values())
+    return replace(guard, defined=tuple(defined))
 
 
 def parameter_names(function: Callable) -> tuple[str, ...]:

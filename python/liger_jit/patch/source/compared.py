@@ -56,13 +56,17 @@ def is_another(read: Callable[[], object], value: object) -> bool:
 
 
 def function_of(function: FunctionType) -> Function:
-    cells = [(cell, cell.cell_contents) for cell in function.__closure__ or ()]
+    cells = [
+        (cell, cell.cell_contents)
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ())
+        if name != "__class__"
+    ]
     return Function(
         function,
         function.__code__,
         function.__defaults__,
         dict(function.__kwdefaults__ or {}),
-        tuple((reader_of(cell), value) for cell, value in cells if not isinstance(value, type)),
+        tuple((reader_of(cell), value) for cell, value in cells),
     )
 
 

@@ -17,6 +17,7 @@ from types import FunctionType, MethodType, ModuleType
 import torch
 from torch import nn
 
+from ..lookup import inherited
 from ..probe import Mismatch
 from .autocast_calls import ASKING, CASTING, asks_for_state, is_autocast, turns_off, watched
 from .compared import Function, essence, function_of, is_immutable
@@ -61,6 +62,8 @@ class Reading:
     values: dict[str, object] = field(default_factory=dict)
     callables: dict[str, object] = field(default_factory=dict)
     methods: dict[str, Callable] = field(default_factory=dict)
+    inherited: dict[tuple[type, str], Callable] = field(default_factory=dict)
+    defined: dict[tuple[type, str], object] = field(default_factory=dict)
     names: dict[tuple[int, str], tuple] = field(default_factory=dict)
     functions: dict[FunctionType, Function] = field(default_factory=dict)
     tensors: set[str] = field(default_factory=set)
@@ -554,10 +557,12 @@ class _Body:
         self.defined(type(made), "forward")
         found = read(made, type(made).forward)
         more = (found.tensors, found.called, found.made, found.callables, found.methods)
+        more += (found.inherited,)
         if any(more) or not vars(made).keys() >= found.values.keys():
             self.refuse(f"calls {first_line(function)}, which is more than an activation")
         self.reading.functions |= found.functions
         self.reading.names |= found.names
+        self.reading.defined |= found.defined
         self.reading.made.append(made)
 
     def value_of(self, node: ast.expr) -> object:
@@ -571,22 +576,14 @@ class _Body:
 
     def defined(self, kind: type, name: str) -> None:
         """Watches which function a class has by that name, and what that does."""
-        for one in kind.__mro__:
-            found = vars(one).get(name)
-            self.reading.names[id(one), name] = (vars(one), name, found)
-            if isinstance(found, FunctionType):
-                self.reading.functions.setdefault(found, function_of(found))
-            if found is not None:
-                return
+        self.reading.defined[kind, name] = found = getattr(kind, name)
+        if isinstance(found, FunctionType):
+            self.reading.functions.setdefault(found, function_of(found))
 
     def inherited_call(self, name: str) -> None:
-        owner = self.cells.get("__class__")
-        line = type(self.module).__mro__
-        for one in line[line.index(owner) + 1 :] if owner in line else ():
-            found = vars(one).get(name)
-            self.reading.names[id(one), name] = (vars(one), name, found)
-            if isinstance(found, FunctionType):
-                return self.reader.function(found, bound=True)
-            if found is not None:
-                break
-        self.refuse(f"calls super().{name}")
+        owner, kind = self.cells.get("__class__"), type(self.module)
+        found = inherited(owner, kind, name) if owner else None
+        if not isinstance(found, FunctionType):
+            self.refuse(f"calls super().{name}")
+        self.reading.inherited[owner, name] = found
+        self.reader.function(found, bound=True)
