@@ -7,7 +7,7 @@ import torch
 from liger_jit.patch import patch
 from liger_jit.patch.flags import FLAGS
 from liger_jit.patch.probe import Mismatch
-from liger_jit.patch.rules.causal_mask import check_positions
+from liger_jit.patch.rules.causal_mask import check_positions, is_exporting
 from tiny_models import batch, build
 from transformers import masking_utils
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -215,3 +215,15 @@ def test_an_exported_program_has_its_mask_whatever_its_attention_says():
     for layer in model.model.layers:
         layer.self_attn.is_causal = False
     torch.testing.assert_close(exported(), expected)
+
+
+def test_what_is_compiled_is_not_exported():
+    class Asks(torch.nn.Module):
+        def forward(self, x):
+            return x + 1 if is_exporting() else x - 1
+
+    x = torch.zeros(2)
+    assert torch.compile(Asks(), backend="eager", fullgraph=True)(x).tolist() == [-1, -1]
+    for strict in (False, True):
+        assert torch.export.export(Asks(), (x,), strict=strict).module()(x).tolist() == [1, 1]
+    assert Asks()(x).tolist() == [-1, -1]

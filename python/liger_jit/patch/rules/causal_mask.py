@@ -214,7 +214,7 @@ def maker_without_mask(maker: FunctionType, interface: Mapping) -> Callable:
 
     def mask_of(bare: bool, own: Callable) -> Callable:
         # An exported program is given transformers' own mask, whatever its attention says by then.
-        if not bare or not torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        if not bare or not torch.compiler.is_compiling() or is_exporting():
             return own
 
         def mask(*inputs, **named):
@@ -236,6 +236,12 @@ def rewritten(own: FunctionType, definition: ast.FunctionDef, mask_of: Callable)
     text = f"{BARE} = " + " and ".join(f"{name} is None" for name in given)
     definition.body.insert(0, statement_at(text, definition.body[0]))
     return rebuilt(definition, own, {FUNCTION: mask_of})
+
+
+def is_exporting() -> bool:
+    # torch.compile of torch 2.11 takes torch's own function for True in all that it traces.
+    flag = getattr(torch.compiler, "_is_exporting_flag", None)
+    return torch.compiler.is_exporting() if flag is None else flag
 
 
 class Calls(ast.NodeTransformer):
