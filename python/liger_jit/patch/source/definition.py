@@ -20,7 +20,10 @@ from types import CellType, CodeType, FunctionType, MethodType
 
 from ..probe import Mismatch
 
+# Whose decorators are known.
+LIBRARIES = ("transformers", "torch", "contextlib")
 NO_SOURCE = "its forward has no source that is surely its own"
+DECORATED = "a decorator of its forward may do more with it than call it"
 FEATURES = sum(getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
 
 
@@ -86,16 +89,19 @@ def rebuilt(
         raise Mismatch("its forward's source means something else outside of its class")
     function = decorated(forward, inner)
     if function is None:
-        raise Mismatch("a decorator of its forward keeps what it wraps out of sight")
+        raise Mismatch(DECORATED)
     return function
 
 
 def decorated(forward: Callable, inner: FunctionType) -> FunctionType | None:
     """`inner` with copies of all decorators of `forward` around it, in place of the innermost
-    function; None where one of them keeps the function that it wraps out of sight."""
+    function; None where one of them is not known to call the function that it wraps and to do no
+    more with it."""
     wrapped = getattr(forward, "__wrapped__", None)
     if wrapped is None:
         return inner
+    if not is_of_library(forward):
+        return None
     rebuilt_inside = decorated(wrapped, inner)
     if rebuilt_inside is None or not isinstance(forward, FunctionType):
         return None
@@ -110,6 +116,14 @@ def decorated(forward: Callable, inner: FunctionType) -> FunctionType | None:
     copied = function_like(forward, forward.__code__, tuple(closure))
     copied.__wrapped__ = rebuilt_inside
     return copied
+
+
+def is_of_library(decorator: Callable) -> bool:
+    """Whether it was written in one of these packages: what it wraps may be told by its `__module__`,
+    which `functools.wraps` copies. One of somebody else's may count its calls on the function that
+    it wraps, look that up in a table, or exchange for a call what a guard has asked about."""
+    place = getattr(decorator, "__globals__", {}).get("__name__", "")
+    return place.split(".")[0] in LIBRARIES
 
 
 def contents_of(cell: CellType) -> object:
