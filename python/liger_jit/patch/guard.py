@@ -157,16 +157,18 @@ class Guard:
             child = module._modules.get(name)
             if child is None or name in module.__dict__ or hasattr(kind, name):
                 return f"{name} is no module"
-            if "forward" in child.__dict__:
-                return f"{name} has a forward of its own"
-            if is_hooked(child):
-                return f"{name} has hooks"
-            reason = guard.broken(child)
+            reason = guard.broken_by_itself(child)
             if reason is not None:
                 return f"in {name}: {reason}"
         if any(map(is_hooked, self.made)):
             return "all modules have hooks"
         return None
+
+    def broken_by_itself(self, child: nn.Module) -> str | None:
+        """The same of a module that is called by others: calling it must be running its forward."""
+        if "forward" in child.__dict__:
+            return "it has a forward of its own"
+        return "it has hooks" if is_hooked(child) else self.broken(child)
 
 
 def guard_of(

@@ -121,7 +121,7 @@ def test_a_permuted_input_may_be_viewed_after_the_norm():
 @pytest.mark.parametrize("dim", [1, 2])
 def test_a_rotations_results_lie_in_memory_as_eagers(dim, monkeypatch):
     replacement = RotaryFunction("rotate", apply_rotary_pos_emb, True).replacement
-    rotate = partial(replacement, nn.Module())
+    rotate = partial(replacement, nn.Module(), apply_rotary_pos_emb)
     tables = [torch.randn(2, 5, 8) for _ in range(2)]
     sizes = [(2, heads, 5, 8) if dim == 1 else (2, 5, heads, 8) for heads in (4, 3)]
     rotated = 0

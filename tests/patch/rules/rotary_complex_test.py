@@ -30,7 +30,7 @@ def name_of(function):
 
 def replacement_of(original, factors):
     replacement = RotaryFunction("rotate", original, True, factors=factors).replacement
-    return partial(replacement, nn.Module())
+    return partial(replacement, nn.Module(), original)
 
 
 def heads(heads_at, dtype=torch.float32, gradient=True):
@@ -251,7 +251,7 @@ def test_positions_are_left_to_the_function(monkeypatch):
     (_, function) = installed_in(attention).proof.functions
     if function.name != "apply_rotary_pos_emb_interleave":
         (function, _) = installed_in(attention).proof.functions
-    rotate = partial(function.replacement, attention)
+    rotate = partial(function.replacement, attention, function.original)
     q, k = torch.randn(2, 2, 2, 5, 4)
     cos, sin = torch.randn(2, 1, 5, 4)
     with counted(monkeypatch) as calls:

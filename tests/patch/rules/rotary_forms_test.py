@@ -47,7 +47,7 @@ def forms_of(original):
 def replacement_of(original, form=USUAL, rows=False):
     """As a module calls it that is not patched."""
     function = RotaryFunction("rotate", original, True, form, rows=rows)
-    return partial(function.replacement, nn.Module())
+    return partial(function.replacement, nn.Module(), function.original)
 
 
 def assert_alike(found, expected, dtype):

@@ -33,7 +33,7 @@ def function_of(original, form=USUAL, pair=True):
 
 def replacement_of(function):
     """As a module calls it that is not patched."""
-    return partial(function.replacement, nn.Module())
+    return partial(function.replacement, nn.Module(), function.original)
 
 
 def results(function, heads, *given, **named):

@@ -14,7 +14,7 @@ from types import FunctionType
 import torch
 from torch import Tensor, nn
 
-from ..guard import Guard, guard_of_child, guard_of_rewritten, is_hooked, is_usable
+from ..guard import Guard, guard_of_child, guard_of_rewritten, is_usable
 from ..modes import is_watched
 from ..probe import LONG, OUTLYING, TINY, assert_same, random, run_own, twin_of
 from ..rule import own_class_forward
@@ -63,27 +63,35 @@ def guard_of_call(module: nn.Module, child: str) -> Guard:
     return replace(guard, children=((child, guard_of_child(module, child)),))
 
 
-def with_call(module: nn.Module, child: str, operator: Callable[[Tensor], Tensor]) -> FunctionType:
+def with_call(
+    module: nn.Module, child: str, operator: Callable[[Tensor], Tensor], guard: Guard
+) -> FunctionType:
     """The class's forward in which that child is called through `operator`; `Mismatch` if it cannot
-    be rebuilt."""
+    be rebuilt. `guard`: see `guard_of_call`."""
     own = own_class_forward(module)
     definition = copy.deepcopy(sure_definition(own))
     (call,) = calls_in(definition, {child})
     call.args.insert(0, call.func)
     call.func = ast.copy_location(ast.Name(FUNCTION, ast.Load()), call)
-    return rebuilt(definition, own, {FUNCTION: through(operator)})
+    return rebuilt(definition, own, {FUNCTION: through(operator, guard.children[0][1])})
 
 
-def through(operator: Callable[[Tensor], Tensor]) -> Callable[[nn.Module, Tensor], Tensor]:
+def through(
+    operator: Callable[[Tensor], Tensor], guard: Guard
+) -> Callable[[nn.Module, Tensor], Tensor]:
     def activate(child: nn.Module, x: Tensor) -> Tensor:
-        # What came over the child since the forward began is seen as well.
-        if not isinstance(child, nn.Module) or is_hooked(child) or is_watched():
+        if not is_as_seen(child, guard) or is_watched():
             return child(x)
         if not is_usable(x) or not x.is_contiguous():
             return child(x)
         return operator(x)
 
     return activate
+
+
+def is_as_seen(child: object, guard: Guard) -> bool:
+    """Asked where it is called: the forward may have put another there, or have changed it."""
+    return isinstance(child, nn.Module) and guard.broken_by_itself(child) is None
 
 
 def check_formula(child: nn.Module, formula: Callable[[Tensor], Tensor]) -> None:

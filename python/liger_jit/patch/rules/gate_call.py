@@ -13,12 +13,12 @@ from types import FunctionType
 import torch
 from torch import Tensor, nn
 
-from ..guard import is_hooked, is_usable
+from ..guard import Guard, is_usable
 from ..modes import is_watched
 from ..probe import Mismatch, assert_same, random, run_own, twin_of
 from ..rule import own_class_forward
 from ..source.definition import definition_of, rebuilt, sure_definition
-from .activation_call import PROBED, calls_in
+from .activation_call import PROBED, calls_in, is_as_seen
 
 # A name that no forward has.
 FUNCTION = "_liger_jit_gate"
@@ -47,9 +47,9 @@ def gate_of(module: nn.Module, names: set[str]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def with_gate(module: nn.Module, child: str, operator: Gate) -> FunctionType:
+def with_gate(module: nn.Module, child: str, operator: Gate, guard: Guard) -> FunctionType:
     """The class's forward with that product through `operator`; `Mismatch` if it cannot be
-    rebuilt."""
+    rebuilt. `guard`: see `guard_of_call`."""
     own = own_class_forward(module)
     definition = copy.deepcopy(sure_definition(own))
     product, (call,) = product_in(definition, child), calls_in(definition, {child})
@@ -63,7 +63,7 @@ def with_gate(module: nn.Module, child: str, operator: Gate) -> FunctionType:
     for node in (name, new):
         ast.copy_location(node, product)
     definition = Replaced(product, new).visit(definition)
-    return rebuilt(definition, own, {FUNCTION: through(operator, gate_first)})
+    return rebuilt(definition, own, {FUNCTION: through(operator, gate_first, guard.children[0][1])})
 
 
 def _leaves_alone(gate: ast.expr, up: ast.expr, module: nn.Module) -> bool:
@@ -104,12 +104,12 @@ class Replaced(ast.NodeTransformer):
         return self.new if node is self.old else super().visit(node)
 
 
-def through(operator: Gate, gate_first: bool) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
+def through(
+    operator: Gate, gate_first: bool, guard: Guard
+) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
     def gated(child: nn.Module, first: Tensor, second: Tensor) -> Tensor:
         gate, up = (first, second) if gate_first else (second, first)
-        # What came over the child since the forward began is seen as well.
-        own = isinstance(child, nn.Module) and not is_hooked(child)
-        if own and not is_watched() and are_alike(gate, up):
+        if is_as_seen(child, guard) and not is_watched() and are_alike(gate, up):
             return operator(gate, up)
         return child(gate) * up if gate_first else up * child(gate)
 

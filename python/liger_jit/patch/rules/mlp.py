@@ -137,7 +137,7 @@ def prove_call(module: nn.Module, names: tuple[str, ...], refusal: Refusal) -> G
     for gate in GATES:
         try:
             activation_call.check_formula(module._modules[child], gate.activation)
-            run = gate_call.with_gate(module, child, gate.operator)
+            run = gate_call.with_gate(module, child, gate.operator, guard)
         except Mismatch:
             continue
         more = {"names": names, "call": (gate, child), "missed": (WHOLE, refusal.reason)}

@@ -146,7 +146,7 @@ def prove_call(
             continue
         try:
             activation_call.check_formula(module._modules[child], activation.formula)
-            run = activation_call.with_call(module, child, activation.operator)
+            run = activation_call.with_call(module, child, activation.operator, guard)
         except Mismatch:
             continue
         more = {"names": names, "call": (activation, child)}

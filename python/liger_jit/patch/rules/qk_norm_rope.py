@@ -27,7 +27,7 @@ from . import rope as rotary
 from .norm import NORM, is_norm
 from .proved_norm import NormProof, ProvedRmsNorm, norm_of
 from .qk_norm_source import Rewritten, rewrite
-from .rope import RotationProof
+from .rope import RotaryFunction, RotationProof
 from .rotary_form import USUAL
 
 ROLE = "qk_norm_rope"
@@ -73,8 +73,8 @@ def fits(
     cos: Tensor,
     sin: Tensor,
 ) -> bool:
-    """True if the kernel gives what norms and rotation give, in dtype as in value. full, wide,
-    part: as of `norm_and_rope`."""
+    """True if the kernel gives what norms and rotation give, in dtype as in value. full: as of
+    `norm_and_rope`. wide, part: as of `RotaryFunction`."""
     if not (is_usable(q) and is_usable(k)) or q.dim() != 4 or k.dim() != 4:
         return False
     q_size, k_size = (x.shape[-1] * (x.shape[1] if full else 1) for x in (q, k))
@@ -135,18 +135,19 @@ def norms_of_rows(
 
 
 @cache
-def norm_and_rope(rotate: Callable, full: bool, wide: bool, part: bool) -> Callable:
-    """What finishes a module's q and k where they are rotated; `rotate` is the rotation alone.
-    full: whether the norms are of all heads of a token together. wide, part: as of
-    `RotaryFunction`."""
-    apart = norms_alone(full)
+def norm_and_rope(function: RotaryFunction, full: bool) -> Callable:
+    """What finishes a module's q and k where they are rotated, given what has that function's name
+    by then. full: whether the norms are of all heads of a token together."""
+    apart, rotate = norms_alone(full), function.replacement
+    original, wide, part = function.original, function.wide, function.part
 
-    def finish(module, waits, q_norm, k_norm, q, k, cos, sin):
+    def finish(module, now, waits, q_norm, k_norm, q, k, cos, sin):
         if not waits:
-            return rotate(module, q, k, cos, sin)
+            return rotate(module, now, q, k, cos, sin)
         # What stood where the norms stand was found there: a hook that came since is too late.
-        if not fits(full, wide, part, waits, q_norm, k_norm, q, k, cos, sin):
-            return rotate(module, *apart(waits, q_norm, k_norm, q, k), cos, sin)
+        given = q_norm, k_norm, q, k
+        if now is not original or not fits(full, wide, part, waits, *given, cos, sin):
+            return rotate(module, now, *apart(waits, *given), cos, sin)
         form = waits.form
         options = waits.eps(q_norm), form.offset, form.mode
         together = functional.full_qk_norm_rope if full else functional.qk_norm_rope
@@ -260,7 +261,7 @@ def with_norms(module: nn.Module, rotation: RotationProof, proved: Parts) -> QkN
         raise Mismatch(f"the heads of a token have together more than {LARGEST_TOKEN} elements")
     check_formula(module, source, norm)
     full, wide = source.full, rotary_function.wide
-    finish = norm_and_rope(rotary_function.replacement, full, wide, rotary_function.part)
+    finish = norm_and_rope(rotary_function, full)
     functions = may_wait, normed, finish, norms_alone(full), norms_of_rows
     forward = source.forward(own_class_forward(module), functions)
     meta, guard = meta_call(module, source, norm, wide), rotation.guard
@@ -314,7 +315,7 @@ def check_formula(module: nn.Module, source: Rewritten, norm: ProvedRmsNorm) -> 
             q, k = (reference(x, o.weight, norm.eps(o)) for x, o in ((q, q_norm), (k, k_norm)))
         return q, k
 
-    def finish(module, *given):
+    def finish(module, now, *given):
         *both, cos, sin = given
         return rotate(*apart(*both), cos, sin)
 

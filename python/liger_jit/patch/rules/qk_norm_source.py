@@ -11,9 +11,10 @@ with nothing between that writes to a tensor in place, becomes, statement by sta
     q = normed(waits, self.q_norm, <expression>).transpose(1, 2)
     k = normed(waits, self.k_norm, <expression>).transpose(1, 2)
     ...
-    q, k = norm_and_rope(self, waits, self.q_norm, self.k_norm, q, k, cos, sin)
+    q, k = norm_and_rope(self, apply_rotary_pos_emb, waits, self.q_norm, self.k_norm, q, k, cos, sin)
 
-so that norms that are hooked are still called where they stand. Where the rotation is the end of
+so that norms that are hooked are still called where they stand, and another rotation that stands
+there by then as well. Where the rotation is the end of
 an `if`, as in models that rotate in some of their layers, norms that waited are computed in an
 `else`:
 
@@ -145,7 +146,7 @@ def rewrite(own: ast.FunctionDef, rotary: str) -> Rewritten:
             raise Mismatch(f"`{write}` may write to what a norm is given, before the rotation")
     norms = of_q.call.func.attr, of_k.call.func.attr
     both = f"{WAITS}, self.{norms[0]}, self.{norms[1]}, {q}, {k}"
-    new = f"{q}, {k} = {NORM_AND_ROPE}(self, {both}, {cos}, {sin})"
+    new = f"{q}, {k} = {NORM_AND_ROPE}(self, {rotary}, {both}, {cos}, {sin})"
     if isinstance(body[end], ast.If):
         last = body[end].body[-1]
         body[end].body[-1] = statement_at(new, last)

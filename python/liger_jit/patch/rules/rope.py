@@ -43,6 +43,7 @@ from .rotary_layouts import Layouts, are_columns, takes_shared, with_shared
 PAIR = ("q", "k", "cos", "sin", "unsqueeze_dim")
 # Nothing is done with the positions.
 POSITIONED = ("q", "k", "cos", "sin", "position_ids", "unsqueeze_dim")
+ANOTHER = "another function stands for its rotary function by the time it is called"
 SINGLE = ("x", "cos", "sin", "unsqueeze_dim")
 # What a name begins with that no forward has, by which the rewritten one finds our function.
 FUNCTION = "_liger_jit_"
@@ -121,8 +122,9 @@ class RotaryFunction:
 
     @property
     def replacement(self) -> Callable:
-        """Our function, with the original's signature after the module that calls it. For what no
-        operator takes it calls the original, which the module counts if it is patched."""
+        """Our function, with the original's signature after the module that calls it and what has
+        the original's name at the call. Where that is another, and for what no operator takes, it
+        calls that, which the module counts if it is patched."""
         return or_own(self.original, self._taken)
 
     @property
@@ -270,7 +272,7 @@ def confirm_operator(
 ) -> RotaryFunction | Refusal:
     heads, keys, size, rotated = sizes_of(module)
     where = live_device(module), compute_dtype(module)
-    candidate = partial(function.replacement, module)
+    candidate = partial(function.replacement, module, function.original)
     try:
         if function.rows:
             rotary_rows.check(function.original, candidate, size, *where)
@@ -331,7 +333,7 @@ def confirm(module: nn.Module, proof: RotationProof, confirmed: Parts) -> Rotati
 
 def rewritten(own: FunctionType, replacements: dict[str, Callable]) -> FunctionType:
     """The class's forward, which calls replacements wherever it called these globals, with itself
-    before all else; `Mismatch` if it cannot be rebuilt."""
+    and the global before all else; `Mismatch` if it cannot be rebuilt."""
     definition = sure_definition(own)
     called = {node.func: node for node in ast.walk(definition) if isinstance(node, ast.Call)}
     module = next(iter(inspect.signature(own).parameters))
@@ -339,9 +341,9 @@ def rewritten(own: FunctionType, replacements: dict[str, Callable]) -> FunctionT
         if isinstance(node, ast.Name) and node.id in replacements:
             if node not in called:
                 raise Mismatch(f"its forward does more with {node.id} than call it")
+            names = [ast.Name(name, ast.Load()) for name in (module, node.id)]
+            called[node].args[:0] = [ast.copy_location(name, node) for name in names]
             node.id = FUNCTION + node.id
-            itself = ast.copy_location(ast.Name(module, ast.Load()), node)
-            called[node].args.insert(0, itself)
     return rebuilt(definition, own, {FUNCTION + name: one for name, one in replacements.items()})
 
 
@@ -378,16 +380,16 @@ def parameter_names(function: Callable) -> tuple[str, ...]:
 
 
 def or_own(original: Callable, taken: Callable) -> Callable:
-    """What is taken by ours, or the original's results."""
+    """What is taken by ours, or the results of what has the original's name at the call."""
     reason = f"its {getattr(original, '__name__', 'rotary function')} was called with heads or "
     reason += "tables of a dtype, shape or layout that was not proved"
 
-    def apply(module, *inputs, **named):
-        found = taken(*inputs, **named)
+    def apply(module, now, *inputs, **named):
+        found = taken(*inputs, **named) if now is original else None
         if found is not None:
             return found
-        stood_back(module, WATCHED if is_watched() else reason)
-        return original(*inputs, **named)
+        stood_back(module, WATCHED if is_watched() else reason if now is original else ANOTHER)
+        return now(*inputs, **named)
 
     return apply
 
