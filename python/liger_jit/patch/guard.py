@@ -98,9 +98,9 @@ class Guard:
     functions: those of them that have keyword defaults or closure cells as well. values:
     attributes that it reads. callables: attributes that it calls, as `essence`. methods: functions
     of the class. inherited: (class, name, function) that `super()` finds after that class. defined:
-    (class, name, function) of others' classes. names: (globals, name, value). tensors: parameters
-    that must be plain. children: modules whose work a replacement does, so that nobody calls them.
-    made: modules like those that the forward makes and calls.
+    (owner, name, value) of classes, or objects, of others. names: (globals, name, value). tensors:
+    parameters that must be plain. children: modules whose work a replacement does, so that nobody
+    calls them. made: modules like those that the forward makes and calls.
     """
 
     forward: Callable
@@ -110,7 +110,7 @@ class Guard:
     callables: tuple[tuple[str, object], ...] = ()
     methods: tuple[tuple[str, Callable], ...] = ()
     inherited: tuple[tuple[type, str, Callable], ...] = ()
-    defined: tuple[tuple[type, str, object], ...] = ()
+    defined: tuple[tuple[object, str, object], ...] = ()
     names: tuple[tuple[dict, str, object], ...] = ()
     tensors: tuple[str, ...] = ()
     children: "tuple[tuple[str, Guard], ...]" = ()
@@ -143,7 +143,7 @@ class Guard:
                 return f"super().{name} is another"
         for owner, name, function in self.defined:
             if getattr(owner, name, None) is not function:
-                return f"{owner.__name__}.{name} is another"
+                return f"{getattr(owner, '__name__', 'its')}.{name} is another"
         for scope, name, value in self.names:
             if scope.get(name) is not value:
                 return f"{name} of its file is another"

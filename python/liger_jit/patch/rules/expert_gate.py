@@ -58,7 +58,7 @@ def candidates(module: nn.Module) -> list[ExpertGate]:
 
 
 def is_positive(module: nn.Module, name: str) -> bool:
-    value = module.__dict__.get(name)
+    value = getattr(module, name, None)
     return type(value) in (int, float) and value > 0
 
 

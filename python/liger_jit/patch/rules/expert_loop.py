@@ -18,7 +18,7 @@ from ..probe import Mismatch
 from ..source.definition import sure_definition
 from ..source.phrases import first_line
 from ..source.torchs_own import is_torchs
-from .expert_gate import LIMITS
+from .expert_gate import ALPHA, LIMITS
 
 LOOP, GATE = "its loop over experts", "its gate"
 WEIGHTS = ("gate_up_proj", "down_proj")
@@ -31,6 +31,7 @@ NAMES_OF_LOOP = frozenset(
 NAMES_OF_GATE = frozenset("clamp sigmoid silu gelu limit swiglu_limit alpha".split()).union(
     NAMES_OF_BOTH
 )
+ATTRIBUTES_OF_GATE = frozenset({"act_fn", ALPHA, *LIMITS})
 PARTS_OF_GATE = (
     ast.Assign, ast.Return, ast.Call, ast.keyword, ast.Attribute, ast.Name, ast.Tuple,
     ast.Subscript, ast.Slice, ast.Constant, ast.BinOp, ast.UnaryOp, ast.Mult, ast.Add, ast.USub,
@@ -185,9 +186,26 @@ class _Loop:
 
 def names_of_gate(gate: Callable) -> frozenset[str]:
     """The names in its `_apply_gate`; Mismatch if it is made of anything but smooth arithmetic and
-    clamps."""
+    clamps, on what its module holds by known names."""
     check_parts(source_of(gate))
+    if strange := sorted(attributes_of(gate) - ATTRIBUTES_OF_GATE):
+        refuse(GATE, f"self.{strange[0]}")
     return names_in(gate, NAMES_OF_GATE, GATE)
+
+
+def attributes_of(function: Callable) -> frozenset[str]:
+    """The names that a loop or a gate reads of its module; Mismatch if it does more with that."""
+    definition = source_of(function)
+    nodes = [node for one in definition.body for node in ast.walk(one)]
+    found = [one for one in nodes if isinstance(one, ast.Attribute) and is_self(one.value)]
+    first = definition.args.args[0].arg if definition.args.args else ""
+    if first != "self" or len(found) != sum(map(is_self, nodes)):
+        raise Mismatch(f"{function.__qualname__} reads more of its module than attributes")
+    return frozenset(one.attr for one in found)
+
+
+def is_self(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name) and node.id == "self"
 
 
 def source_of(function: Callable) -> ast.FunctionDef:

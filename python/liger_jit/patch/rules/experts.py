@@ -6,6 +6,7 @@ be made of, and then it is probed. All that its names stand for in the module an
 guarded. Routers stay as they are.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType
@@ -31,12 +32,10 @@ from ..probe import (
 from ..rule import Proof, Refusal, Rule, group_of, own_class_forward
 from ..source.compared import function_of, is_immutable
 from ..source.torchs_own import replaced_linear
+from .expert_dispatch import DISPATCHER, IMPLEMENTATIONS, dispatch_of
 from .expert_gate import ExpertGate, gate_of
-from .expert_loop import BIASES, WEIGHTS, names_of_gate, names_of_loop
+from .expert_loop import BIASES, WEIGHTS, attributes_of, names_of_gate, names_of_loop
 
-DISPATCHER = "transformers.integrations.moe"
-# Its own names for implementations that compute the same; the first is the class's own loop.
-IMPLEMENTATIONS = ("eager", "grouped_mm", "batched_mm")
 # What modules say of their layout, and what the releases mean that do not say it.
 FLAGS = {"has_gate": True, "has_bias": False, "is_transposed": False, "is_concatenated": True}
 # What a module may have beside these, and must not.
@@ -89,24 +88,25 @@ def experts_guard(module: nn.Module) -> Guard:
     loop = getattr(own, "__wrapped__", None)
     if own.__globals__.get("__name__") != DISPATCHER or type(loop) is not FunctionType:
         raise Mismatch("transformers does not dispatch its forward by an experts' implementation")
-    registered = registered_by(own)
-    known = {name for _, name, function in registered if is_transformers(function)}
-    if (implementation := implementation_of(module)) not in {IMPLEMENTATIONS[0], *known}:
+    dispatch = dispatch_of(own)
+    if (implementation := implementation_of(module)) not in IMPLEMENTATIONS:
         raise Mismatch(f"its experts' implementation is {implementation!r}")
     check_layout(module)
     gate = type(module)._apply_gate
     words = names_of_loop(loop) | names_of_gate(gate)
-    read = {*words, *FLAGS, *ABSENT}
-    values = [(name, getattr(module, name, None)) for name in sorted(read) if is_own(module, name)]
-    if not all(is_immutable(value) for _, value in values):
-        raise Mismatch("it reads attributes that are no numbers")
+    read = attributes_of(loop) | attributes_of(gate)
+    if strange := sorted(read.intersection(BIASES).difference(parameters_of(module))):
+        raise Mismatch(f"it reads {strange}, and says that it has no bias")
+    children = sorted(read & module._modules.keys())
+    numbers = {*read, *FLAGS, *ABSENT}.difference(WEIGHTS, BIASES, children, ("_apply_gate",))
     return Guard(
         own,
-        *parts_of(map(function_of, (own, loop, gate))),
-        values=tuple(values),
+        *parts_of([*map(function_of, (own, loop, gate)), *dispatch.functions]),
+        values=tuple((name, number_of(module, name)) for name in sorted(numbers)),
         methods=(("_apply_gate", gate),),
+        defined=dispatch.defined,
         names=(
-            *registered,
+            *dispatch.names,
             *(
                 (scope, name, scope[name])
                 for scope in (loop.__globals__, gate.__globals__)
@@ -114,10 +114,16 @@ def experts_guard(module: nn.Module) -> Guard:
             ),
         ),
         tensors=parameters_of(module),
-        children=tuple(
-            (name, guard_of_child(module, name)) for name in sorted(words & module._modules.keys())
-        ),
+        children=tuple((name, guard_of_child(module, name)) for name in children),
     )
+
+
+def number_of(module: nn.Module, name: str) -> object:
+    """Its attribute, wherever it is found; Mismatch if it is no number, or one that is computed."""
+    held, found = inspect.getattr_static(module, name, None), getattr(module, name, None)
+    if held is not found or not is_immutable(found):
+        raise Mismatch(f"it reads {name}, which is no number that it or its class holds")
+    return found
 
 
 def check_layout(module: nn.Module) -> None:
@@ -140,26 +146,6 @@ def flag_of(module: nn.Module, name: str) -> bool:
 
 def parameters_of(module: nn.Module) -> tuple[str, ...]:
     return (*WEIGHTS, *BIASES) if flag_of(module, "has_bias") else WEIGHTS
-
-
-def registered_by(own: FunctionType) -> list[tuple[dict, str, object]]:
-    """(mapping, name, function) of the implementations that a dispatched forward may run."""
-    cells = dict(zip(own.__code__.co_freevars, own.__closure__ or (), strict=True))
-    if "experts_interface" in cells:
-        interface = cells["experts_interface"].cell_contents
-    else:
-        interface = own.__globals__["ALL_EXPERTS_FUNCTIONS"]
-    mappings = (interface._global_mapping, interface._local_mapping)
-    return [(one, name, one.get(name)) for one in mappings for name in IMPLEMENTATIONS]
-
-
-def is_transformers(function: object) -> bool:
-    """Whether a registered function is the one that transformers has under that name."""
-    return getattr(function, "__module__", None) == DISPATCHER
-
-
-def is_own(module: nn.Module, name: str) -> bool:
-    return name in module.__dict__ or name in ABSENT
 
 
 def implementation_of(module: nn.Module) -> str | None:
@@ -218,7 +204,7 @@ def takes(module: nn.Module, x: Tensor, indices: Tensor, weights: Tensor) -> boo
         and x.shape[0] == indices.shape[0]
         and may_have_elements(indices)
         and indices.dtype in (torch.int64, torch.int32)
-        and not are_counted_from_the_last(indices)
+        and not are_beside_the_experts(indices, module.num_experts)
     )
 
 
@@ -246,13 +232,14 @@ def may_have_elements(indices: Tensor) -> bool:
     return indices.numel() > 0
 
 
-def are_counted_from_the_last(indices: Tensor) -> bool:
-    """Whether one is negative, where that is seen at once: on the CPU, and in no trace."""
+def are_beside_the_experts(indices: Tensor, experts: int) -> bool:
+    """Whether one is counted from the last expert, or all are of none, where that is seen at once:
+    on the CPU, and in no trace."""
     if not indices.is_cpu or type(indices) is not Tensor or torch.compiler.is_compiling():
         return False
     if DISPATCH_MODES() or torch._C._are_functorch_transforms_active():
         return False
-    return bool(indices.amin() < 0)
+    return not 0 <= int(indices.amin()) < experts
 
 
 def experts_run(gate: ExpertGate) -> Callable:

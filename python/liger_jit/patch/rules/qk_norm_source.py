@@ -11,7 +11,7 @@ with nothing between that writes to a tensor in place, becomes, statement by sta
     q = normed(waits, self.q_norm, <expression>).transpose(1, 2)
     k = normed(waits, self.k_norm, <expression>).transpose(1, 2)
     ...
-    q, k = norm_and_rope(self, apply_rotary_pos_emb, waits, self.q_norm, self.k_norm, q, k, cos, sin)
+    q, k = norm_and_rope(self, apply_rotary_pos_emb, waits, self.q_norm, self.k_norm, q, k, ...)
 
 so that norms that are hooked are still called where they stand, and another rotation that stands
 there by then as well. Where the rotation is the end of

@@ -119,9 +119,11 @@ def decorated(forward: Callable, inner: FunctionType) -> FunctionType | None:
 
 
 def is_of_library(decorator: Callable) -> bool:
-    """Whether it was written in one of these packages: what it wraps may be told by its `__module__`,
-    which `functools.wraps` copies. One of somebody else's may count its calls on the function that
-    it wraps, look that up in a table, or exchange for a call what a guard has asked about."""
+    """Whether it was written in one of these packages; its `__module__` is that of what it wraps.
+
+    One of somebody else's may count its calls on the function that it wraps, look that up in a
+    table, or exchange for a call what a guard has asked about.
+    """
     place = getattr(decorator, "__globals__", {}).get("__name__", "")
     return place.split(".")[0] in LIBRARIES
 
