@@ -49,6 +49,7 @@ class LossChange:
             self.put = skip_logits.changes(self.loss_head.model)
         for place in self.put:
             place.apply()
+        self.loss_head.found_loss.of_now()  # noted, as it may have changed while ours was out
 
     def undo(self) -> None:
         for place in reversed(self.put):
