@@ -43,3 +43,11 @@ def call_of(owner: object) -> LossCall | None:
     while entered is not None and entered.owner is not owner:
         entered = entered.outer
     return None if entered is None else entered.call
+
+
+def is_in_others(owner: object) -> bool:
+    """Whether this thread is in forwards of patched models, and in none of that owner's."""
+    innermost = entered = place().innermost
+    while entered is not None and entered.owner is not owner:
+        entered = entered.outer
+    return innermost is not None and entered is None

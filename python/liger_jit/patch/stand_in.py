@@ -182,14 +182,17 @@ class LossFunction:
 
     def __init__(self, loss_head):
         self.loss_head = loss_head
-        self.__name__ = getattr(loss_head.original_loss, "__name__", "loss_function")
 
     def __call__(self, *args, **kwargs):
         return self.loss_head.loss(*args, **kwargs)
 
     @property
     def __signature__(self) -> inspect.Signature:
-        return inspect.signature(self.loss_head.original_loss)
+        return inspect.signature(self.loss_head.found_loss.of_now())
+
+    @property
+    def __name__(self) -> str:
+        return getattr(self.loss_head.found_loss.of_now(), "__name__", "loss_function")
 
     def __deepcopy__(self, memo: dict) -> "LossFunction":
         return LossFunction(copy.deepcopy(self.loss_head, memo))

@@ -4,6 +4,7 @@ from ..handle import InstanceValue
 from ..stand_in import HeadForward, LossFunction
 from . import skip_logits
 from .head import AroundForward, LossHead, replaced_forward
+from .saved import save_as_unpatched
 
 
 class PlaceOfHead(InstanceValue):
@@ -27,6 +28,7 @@ class LossChange:
         self.places = [self.head, InstanceValue(model, "forward", AroundForward(loss_head))]
         if loss_head.causal:
             self.places.append(InstanceValue(model, "_loss_function", LossFunction(loss_head)))
+            save_as_unpatched(type(model))
         self.put: list[InstanceValue] = []
         self.reason: str | None = None
 
@@ -49,6 +51,7 @@ class LossChange:
             self.put = skip_logits.changes(self.loss_head.model)
         for place in self.put:
             place.apply()
+        self.loss_head.found_loss.of_now()  # noted, as it may have changed while ours was out
 
     def undo(self) -> None:
         for place in reversed(self.put):

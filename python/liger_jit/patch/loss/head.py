@@ -30,6 +30,7 @@ from ..stand_in import Covered, HeadForward, StandIn
 from .arguments import OwnArguments, labels_position
 from .call import OPTIONS, LossCall, next_token_loss
 from .causal_loss import is_causal_loss, labels_of_causal_loss, own_loss
+from .found_loss import FoundLoss
 from .label_count import LabelCount
 from .lazy_logits import LazyLogits, are_computed, are_of_the_head, lazy_logits, real_logits
 from .lazy_source import Source
@@ -57,11 +58,10 @@ class LossHead(OwnCalls):
         self.model, self.head, self.fused = model, head, fused
         self.applied = False  # the switch: off, a forward of ours is the one it stands for
         self.head_class, self.head_forward = type(head), type(head).forward
-        self.original_loss = getattr(model, "loss_function", None)
+        self.found_loss = FoundLoss(self, model)
+        self.original_loss = self.found_loss.original
         self.causal = is_causal_loss(self.original_loss)
         self.own_loss = own_loss(self.original_loss)
-        # transformers looks the function up by the model's loss type, unless one was set.
-        self.by_type = self.causal and "_loss_function" not in model.__dict__
         self.arguments = OwnArguments(model)
         self.links = links_between(model, head)
 
@@ -196,20 +196,13 @@ class LossHead(OwnCalls):
         call = call_of(self)
         if torch.compiler.is_compiling() and call is not None:
             return self.traced_loss(call, *args, **kwargs)
-        original = self.loss_by_type()
-        if call is None or original is not self.original_loss:
-            return original(*args, **kwargs)
+        found = self.found_loss.of_call()
+        if found is not self.original_loss:
+            return self.found_loss.call(found, *args, **kwargs)
+        if call is None:
+            return found(*args, **kwargs)
         with call.losing(labels_of_causal_loss(*args, **kwargs)):
             return self.original_loss(*args, **kwargs)
-
-    def loss_by_type(self) -> Callable:
-        """The original one, or what the model's `loss_type` means now."""
-        if not self.by_type:
-            return self.original_loss
-        from transformers.loss.loss_utils import LOSS_MAPPING
-
-        kind = getattr(self.model, "loss_type", None)
-        return LOSS_MAPPING[kind if kind in LOSS_MAPPING else "ForCausalLM"]
 
     def traced_loss(
         self,
@@ -229,8 +222,10 @@ class LossHead(OwnCalls):
             "ignore_index": ignore_index,
             "shift_labels": shift_labels,
         }
-        original = self.loss_by_type()
-        if original is not self.original_loss or not self.can_stand_for_loss(num_items_in_batch):
+        found, original = self.found_loss.of_call(), self.original_loss
+        if found is not original:
+            return self.found_loss.call(found, logits, labels, vocab_size, **options, **kwargs)
+        if not self.can_stand_for_loss(num_items_in_batch):
             return original(logits, labels, vocab_size, **options, **kwargs)
         if not self.fused:
             return shaped(next_token_loss(call, logits, labels, None, None, **options), options)

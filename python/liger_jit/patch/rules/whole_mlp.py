@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules import linear as linear_file
 
 from ... import functional
 from ...meta_calls import MetaCall
@@ -44,7 +45,7 @@ def is_plain(projection: Callable) -> bool:
 
 def are_linear() -> bool:
     """Whether torch's linear layers multiply by what they hold, and by torch's own function."""
-    own = F.linear is LINEAR
+    own = F.linear is LINEAR and linear_file.F.linear is LINEAR
     return own and not answers_for(nn.Linear, "weight") and not answers_for(nn.Linear, "bias")
 
 
