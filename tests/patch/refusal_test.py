@@ -53,6 +53,44 @@ class CastingNorm(LlamaRMSNorm):
         return super().forward(hidden_states.to(self.weight.dtype))
 
 
+class CappedNorm(LlamaRMSNorm):
+    """Of a usual weight it is the usual norm."""
+
+    cap = 1e4
+
+    def forward(self, hidden_states):
+        x = hidden_states.to(torch.float32)
+        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        return (torch.tanh(self.weight * x / self.cap) * self.cap).to(hidden_states.dtype)
+
+
+__GAIN = _MangledNorm__GAIN = 1.0
+
+
+class MangledNorm(LlamaRMSNorm):
+    """Python reads the second of these names."""
+
+    def forward(self, hidden_states):
+        dtype = hidden_states.dtype
+        x = hidden_states.to(torch.float32)
+        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        return self.weight * x.to(dtype) * __GAIN
+
+
+class MarkedNorm(LlamaRMSNorm):
+    extra = None
+
+    def forward(self, hidden_states):
+        dtype = hidden_states.dtype
+        x = hidden_states.to(torch.float32)
+        if self.extra is not None:
+            x = x * self.extra
+        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        return self.weight * x.to(dtype)
+
+    forward.mark = "a decorator left it"
+
+
 @pytest.mark.parametrize("lie", [ScaledMLP, DropoutMLP])
 def test_an_mlp_whose_class_lies(lie):
     model = build()
@@ -69,12 +107,31 @@ def test_an_mlp_whose_class_lies(lie):
         (LeakyNorm, "no known norm"),
         (DetachedNorm, "uses .detach"),
         (GatedNorm, "no known gated norm"),
+        (CappedNorm, "no known norm"),
+        (MangledNorm, "may have another name in its class"),
     ],
 )
 def test_a_norm_whose_class_lies(lie, reason):
     model = build()
     model.model.norm.__class__ = lie
     assert reason in statuses(model)["model.norm"]
+
+
+def test_what_is_none_and_goes_away_is_missed():
+    model = build()
+    norm = model.model.norm
+    norm.__class__, norm.extra = MarkedNorm, None
+    assert statuses(model)["model.norm"] == "patched"
+    assert norm.forward.mark == MarkedNorm.forward.mark
+    loss_and_gradients(model)
+    del norm.extra
+    loss_and_gradients(model)  # its class has one
+    extra, MarkedNorm.extra = MarkedNorm.extra, 2.0
+    assert torch.equal(norm(x := torch.randn(3, 32)), MarkedNorm.forward(norm, x))
+    del MarkedNorm.extra
+    with pytest.raises(AttributeError, match="extra"):
+        norm(x)
+    MarkedNorm.extra = extra
 
 
 def test_a_norm_that_casts_is_patched_where_there_is_nothing_to_cast():

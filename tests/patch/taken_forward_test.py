@@ -13,7 +13,9 @@ from liger_jit.patch.installed import standing
 from tiny_models import assert_same_step, batch, build, counted, loss_and_gradients, shape_of
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.llama import modeling_llama
+from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 PARTS = ["model.norm", "model.layers.0.mlp", "model.layers.0.self_attn", "model.layers.0"]
 ALL = [*PARTS, "model", "lm_head", ""]
@@ -228,3 +230,122 @@ def test_a_copy_that_is_made_while_the_class_has_another_forward_is_patched(monk
     with counted(monkeypatch) as ours:
         assert_same_step(loss_and_gradients(twin), expected)
     assert ours["rms_norm"] and standing(twin.model.norm) is not None
+
+
+class Halves:
+    """A class's new forward, which takes a batch apart by calls of the module's forward of now."""
+
+    def __init__(self, own):
+        self.own = own
+
+    def of_a_model(self):
+        own = self.own
+
+        @wraps(own)
+        def forward(self, input_ids=None, labels=None, **more):
+            if len(input_ids) > 1:
+                parts = zip(input_ids.split(1), labels.split(1))
+                losses = [self.forward(input_ids=i, labels=n, **more).loss for i, n in parts]
+                return CausalLMOutputWithPast(loss=sum(losses))
+            output = own(self, input_ids=input_ids, labels=labels, **more)
+            output.loss = output.loss * 0.3
+            return output
+
+        return forward
+
+    def of_a_layer(self):
+        own = self.own
+
+        @wraps(own)
+        def forward(self, x):
+            if len(x) > 1:
+                return torch.cat([self.forward(part) for part in x.split(1)])
+            return own(self, x) * 1.3
+
+        return forward
+
+
+@pytest.mark.parametrize("name", ["model", "head"])
+def test_a_new_forward_that_calls_itself(name, monkeypatch):
+    model, reference = build(), build()
+    patch(model)
+    untouched = loss_and_gradients(model)
+    kind = type(model) if name == "model" else nn.Linear
+    halves = Halves(kind.forward)
+    monkeypatch.setattr(
+        kind, "forward", halves.of_a_model() if name == "model" else halves.of_a_layer()
+    )
+    expected = loss_and_gradients(reference)
+    with pytest.raises(AssertionError):
+        assert_same_step(expected, untouched)
+    assert_same_step(loss_and_gradients(model), expected)
+
+
+def plus_a_tenth(own):
+    @wraps(own)
+    def forward(*args, **kwargs):
+        output = own(*args, **kwargs)
+        output.loss = output.loss + 0.1
+        return output
+
+    return forward
+
+
+def called_in_its_own_hook(model):
+    losses, inner = [], []
+
+    def hook(*_):
+        if not inner:
+            inner.append(None)
+            losses.append(model(**batch()).loss.item())
+
+    handle = model.get_input_embeddings().register_forward_hook(hook)
+    losses.append(model(**batch()).loss.item())
+    handle.remove()
+    return losses
+
+
+@pytest.mark.parametrize("taken_back", [False, True])
+def test_a_call_within_a_call_of_a_covered_forward(taken_back, monkeypatch):
+    results = []
+    own = LlamaForCausalLM.forward
+    for patched in (False, True):
+        model = build()
+        handle = patch(model) if patched else None
+        with monkeypatch.context() as changed:
+            changed.setattr(LlamaForCausalLM, "forward", plus_a_tenth(own))
+            model.forward = wrapper_of(model)
+            if patched and taken_back:
+                handle.unpatch()
+            results.append(called_in_its_own_hook(model))
+    assert results[1] == pytest.approx(results[0], rel=1e-5)
+
+
+def wrapper_of(model):
+    inner = model.forward
+
+    @wraps(inner)
+    def forward(*args, **kwargs):
+        return inner(*args, **kwargs)
+
+    return forward
+
+
+def test_a_wrapper_over_a_wrapper_has_what_the_inner_one_took(monkeypatch):
+    results = []
+    own = LlamaForCausalLM.forward
+    for patched in (False, True):
+        model, losses = build(), []
+        if patched:
+            patch(model)
+        model.forward = wrapper_of(model)
+        losses.append(model(**batch()).loss.item())
+        with monkeypatch.context() as changed:
+            changed.setattr(LlamaForCausalLM, "forward", plus_a_tenth(own))
+            for _ in range(2):
+                losses.append(model(**batch()).loss.item())
+                model.forward = wrapper_of(model)
+            losses.append(model(**batch()).loss.item())
+        results.append(losses)
+    assert results[1] == pytest.approx(results[0], rel=1e-5)
+    assert results[0] == pytest.approx(results[0][:1] * 4, rel=1e-5)

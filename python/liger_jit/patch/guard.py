@@ -33,6 +33,7 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # Tensors that are not ordinary ones, and that the operators know all the same, by name: their
 # packages take long to import.
 KNOWN_KINDS = ("DTensor", "FakeTensor", "FunctionalTensor")
+ABSENT = object()
 LOOKS_UP_ITSELF = "its class looks its attributes up itself"
 
 
@@ -130,10 +131,10 @@ class Guard:
             if one.is_changed():
                 return f"{one.function.__qualname__} is another"
         for name, value in self.values:
-            if not is_same(getattr(module, name, None), value):
+            if not is_same(getattr(module, name, ABSENT), value):
                 return f"{name} is another"
         for name, value in self.callables:
-            if not is_same(essence(getattr(module, name, None), module), value):
+            if not is_same(essence(getattr(module, name, ABSENT), module), value):
                 return f"{name} is another"
         for name, function in self.methods:
             if name in module.__dict__ or getattr(kind, name, None) is not function:
@@ -205,7 +206,7 @@ def guard_of(
         tuple(found.callables.items()),
         tuple(found.methods.items()),
         tuple((owner, name, one) for (owner, name), one in found.inherited.items()),
-        tuple((owner, name, one) for (owner, name), one in found.defined.items()),
+        tuple(found.defined.values()),
         tuple(found.names.values()),
         tuple(sorted(found.tensors)),
         tuple((name, guard_of_child(module, name)) for name in watched),

@@ -263,8 +263,9 @@ def following(own: Callable) -> FunctionType:
 
 
 def like_own(forward: FunctionType, own: Callable) -> FunctionType:
-    """With the signature of the class's own; a pickled module looks it up by this name."""
-    update_wrapper(forward, own, updated=()).__name__ = "forward"
+    """With the signature and attributes of the class's own; a pickled module looks it up by this
+    name."""
+    update_wrapper(forward, own).__name__ = "forward"
     return forward
 
 

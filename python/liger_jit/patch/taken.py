@@ -4,7 +4,8 @@ A module that is called has its forward looked up in that call: the class's of n
 `module.forward` has the class's of then, for good. Both call one object of ours, and nothing tells
 when it is taken. What tells that it was taken before the class got its new forward:
 
-- That forward itself calls it, and not by way of torch's `__call__`, which looks it up.
+- That forward itself calls it, and not by way of torch's `__call__` or of the name `forward`, which
+  look it up.
 - What was put over it on the instance, and calls it, was called while the class had the old one.
 - The patch was taken back since.
 
@@ -15,11 +16,13 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from types import CodeType
+from functools import partial
+from types import CodeType, FrameType, MethodType
 
 import torch
 from torch import nn
 
+from .source.definition import parts_of
 from .source.torchs_own import CALL_IMPL_CODE
 
 PACKAGE = __package__
@@ -44,8 +47,11 @@ class Taken:
         from before."""
         if self.ended or torch.compiler.is_compiling():
             return
-        if self.cover is None or self.cover() is not cover:
-            self.cover, self.below = reference(cover), type(module).forward
+        before = self.cover and self.cover()
+        if before is not cover:
+            if before is None or not reaches(cover, before):
+                self.below = type(module).forward
+            self.cover = reference(cover)
 
     def own(self, module: nn.Module) -> Callable:
         """What a call under a cover stands for, or one after the end."""
@@ -54,7 +60,7 @@ class Taken:
 
 
 def forward_of_call(own: Callable, before: Callable, module: nn.Module) -> Callable:
-    return before if own is before or (here.is_in(module) and not is_looked_up()) else own
+    return before if own is before or (here.is_in(module) and not is_looked_up_in(module)) else own
 
 
 def call_own(own: Callable, before: Callable, module: nn.Module, /, *args, **kwargs):
@@ -95,7 +101,64 @@ def is_looked_up() -> bool:
     """Whether torch calls ours as what it has found in a module that was called."""
     if torch.compiler.is_compiling():
         return False
-    frame = sys._getframe(1)
+    caller = caller_of_ours(sys._getframe(1))
+    return caller is not None and caller.f_code in CODES_THAT_LOOK_UP
+
+
+def is_looked_up_in(module: nn.Module) -> bool:
+    """The same within a forward of its class, where others may stand between; or whether who calls
+    ours finds it by the name `forward` and holds nothing of ours."""
+    if torch.compiler.is_compiling():
+        return False
+    frame = caller = caller_of_ours(sys._getframe(1))
+    while frame is not None:
+        if frame.f_code is CALLS_OWN and frame.f_locals["module"] is module:
+            break
+        if frame.f_code in CODES_THAT_LOOK_UP and frame.f_locals.get("self") is module:
+            return True
+        frame = frame.f_back
+    return caller is not None and finds_forward(caller.f_code) and not holds_ours(caller, module)
+
+
+def caller_of_ours(frame: FrameType | None) -> FrameType | None:
+    """The first frame from there on that is not of this package."""
     while frame is not None and frame.f_globals.get("__name__", "").startswith(PACKAGE):
         frame = frame.f_back
-    return frame is not None and frame.f_code in CODES_THAT_LOOK_UP
+    return frame
+
+
+def finds_forward(code: CodeType) -> bool:
+    return "forward" in code.co_names or "forward" in code.co_consts
+
+
+def holds_ours(frame: FrameType, module: nn.Module) -> bool:
+    """Whether a variable that it can see is a forward of ours of that module."""
+    seen = (frame.f_globals.get(name) for name in frame.f_code.co_names)
+    return any(is_ours(value, module) for value in (*frame.f_locals.values(), *seen))
+
+
+def is_ours(value: object, module: nn.Module) -> bool:
+    if type(value) is partial:
+        return is_ours(value.func, module)
+    if getattr(value, "__self__", None) is not module:
+        return False
+    if type(value) is not MethodType:
+        return type(value).__module__.startswith(PACKAGE)
+    scope = getattr(value.__func__, "__globals__", {})
+    return scope.get("__name__", "").startswith(PACKAGE)
+
+
+def reaches(outer: object, inner: object) -> bool:
+    """Whether one function holds another, at any depth."""
+    seen, left = set(), [outer]
+    while left:
+        value = left.pop()
+        if value is inner:
+            return True
+        if id(value) not in seen:
+            seen.add(id(value))
+            left += parts_of(value)
+    return False
+
+
+CALLS_OWN = call_own.__code__

@@ -326,6 +326,10 @@ def test_what_is_changed_after_the_patch_counts(monkeypatch):
     with monkeypatch.context() as changed:
         changed.setattr(type(ACT2FN), "__getitem__", lambda self, name: torch.tanh)
         assert error(same(), plain) > 0.1
+    with monkeypatch.context() as changed:
+        more = {"__getitem__": lambda self, name: torch.tanh}
+        changed.setattr(ACT2FN, "__class__", type("More", (type(ACT2FN),), more))
+        assert error(same(), plain) > 0.1
     norm.activation = "sigmoid"
     assert error(same(), plain) > 0.1
     norm.activation = "silu"

@@ -138,6 +138,16 @@ def test_keys_may_be_left_out(monkeypatch):
     assert_alike(both, of_one_or_two(q, q, table, table), torch.float32)
 
 
+def test_a_table_of_an_odd_size_goes_to_the_function_itself(monkeypatch):
+    rotate = modeling_llama.apply_rotary_pos_emb
+    q, table = torch.randn(2, 4, 7, 16), torch.randn(2, 7, 1)
+    with counted(monkeypatch) as calls:
+        found = replacement_of(rotate)(q, q, table, table)
+    assert not calls["rope"]
+    for mine, own in zip(found, rotate(q, q, table, table), strict=True):
+        assert torch.equal(mine, own)
+
+
 class Doubling(torch.Tensor):
     """What is multiplied by it counts twice."""
 

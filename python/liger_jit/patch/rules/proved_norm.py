@@ -21,6 +21,7 @@ PROBES = (
     ((2, 3), OUTLYING, 1.0, 1.0),
     ((2, 3), TINY, 1.0, TINY),
     ((2, 3), 1.0, TINY, TINY),
+    ((2, 3), 1.0, OUTLYING, OUTLYING),
 )
 
 # A norm's attribute, or the number that its forward has.

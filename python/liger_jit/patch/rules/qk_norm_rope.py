@@ -89,7 +89,7 @@ def fits(
         return False
     if not (norm.takes_rows_of(q_size, q_norm, q) and norm.takes_rows_of(k_size, k_norm, k)):
         return False
-    if cos.shape[-1] != q.shape[-1] and not part:
+    if cos.shape[-1] % 2 or (cos.shape[-1] != q.shape[-1] and not part):
         return False
     keep_dtype = rotary.keep_dtype(cos, q, wide)
     return keep_dtype and rotary.are_angles(cos, sin, q.shape[0], q.shape[2])

@@ -412,7 +412,8 @@ def rotary_function(
             return False
         if not lies(x, unsqueeze_dim):
             return False
-        if cos.shape[-1] * form.table_parts != x.shape[-1] and not part:
+        rotated = cos.shape[-1] * form.table_parts
+        if rotated % 2 or (rotated != x.shape[-1] and not part):
             return False
         if watched is not None and (type(watched) is not kind or is_hooked(watched)):
             return False

@@ -63,7 +63,7 @@ class Reading:
     callables: dict[str, object] = field(default_factory=dict)
     methods: dict[str, Callable] = field(default_factory=dict)
     inherited: dict[tuple[type, str], Callable] = field(default_factory=dict)
-    defined: dict[tuple[type, str], object] = field(default_factory=dict)
+    defined: dict[tuple[int, str], tuple[object, str, object]] = field(default_factory=dict)
     names: dict[tuple[int, str], tuple] = field(default_factory=dict)
     functions: dict[FunctionType, Function] = field(default_factory=dict)
     tensors: set[str] = field(default_factory=set)
@@ -350,6 +350,8 @@ class _Body:
         """A name of the closure, of the file or of Python, which the guard will watch."""
         if name in self.cells:
             return self.cells[name]
+        if name.startswith("__") and not name.endswith("__"):
+            self.refuse(f"reads {name}, which may have another name in its class")
         scope = self.function.__globals__
         if name in scope:
             self.reading.names[id(scope), name] = (scope, name, scope[name])
@@ -551,6 +553,7 @@ class _Body:
             self.refuse(f"calls {first_line(function)}")
         self.found(ast.unparse(function.value))
         self.reading.names[id(table), key] = (table, key, dict.get(table, key))
+        self.reading.defined[id(table), "__class__"] = (table, "__class__", type(table))
         self.defined(type(table), "__getitem__")
         made = table[key]
         self.defined(type(made), "__init__")
@@ -576,7 +579,8 @@ class _Body:
 
     def defined(self, kind: type, name: str) -> None:
         """Watches which function a class has by that name, and what that does."""
-        self.reading.defined[kind, name] = found = getattr(kind, name)
+        found = getattr(kind, name)
+        self.reading.defined[id(kind), name] = (kind, name, found)
         if isinstance(found, FunctionType):
             self.reading.functions.setdefault(found, function_of(found))
 
