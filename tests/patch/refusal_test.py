@@ -107,7 +107,7 @@ def test_an_mlp_whose_class_lies(lie):
         (LeakyNorm, "no known norm"),
         (DetachedNorm, "uses .detach"),
         (GatedNorm, "no known gated norm"),
-        (CappedNorm, "no known norm"),
+        (CappedNorm, "the formula: output differs"),
         (MangledNorm, "may have another name in its class"),
     ],
 )

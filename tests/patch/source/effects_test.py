@@ -1,6 +1,7 @@
 """A probe leaves nothing behind: what runs in one was read first."""
 
 from collections import Counter, deque
+from types import FunctionType
 
 import pytest
 import torch
@@ -283,7 +284,10 @@ def counted(forward):
 
 
 class Decorated(Layer):
-    forward = counted(Layer.forward)
+    # As a file of transformers has it.
+    forward = FunctionType(counted.__code__, {"__name__": "transformers.x", "SEEN": SEEN})(
+        Layer.forward
+    )
 
 
 def test_a_decorator_is_not_run():
