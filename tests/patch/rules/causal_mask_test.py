@@ -1,6 +1,7 @@
 """Under torch.compile no mask is made where eager attention gets none; everything else has one."""
 
 import ast
+import functools
 
 import pytest
 import torch
@@ -215,6 +216,26 @@ def test_an_exported_program_has_its_mask_whatever_its_attention_says():
     for layer in model.model.layers:
         layer.self_attn.is_causal = False
     torch.testing.assert_close(exported(), expected)
+
+
+@pytest.mark.parametrize("place", ["mask", "attention"])
+def test_a_wrapper_is_not_transformers_own(place, monkeypatch):
+    """Though it says that it comes from there."""
+    calls = []
+    mapping = ALL_ATTENTION_FUNCTIONS._global_mapping
+    own = modeling_llama.create_causal_mask if place == "mask" else mapping["sdpa"]
+
+    @functools.wraps(own)
+    def logged(*args, **kwargs):
+        calls.append(None)
+        return own(*args, **kwargs)
+
+    if place == "mask":
+        monkeypatch.setattr(modeling_llama, "create_causal_mask", logged)
+    else:
+        monkeypatch.setitem(mapping, "sdpa", logged)
+    assert not row_of(model_of()).patched
+    assert place == "attention" or not calls
 
 
 def test_what_is_compiled_is_not_exported():

@@ -280,8 +280,22 @@ def gate_with_a_method(self, gate_up):
     return self.act_fn(gate) * up
 
 
-@pytest.mark.parametrize("gate", [gate_that_gives_itself_away, gate_with_a_method])
+def usual_gate(self, gate_up):
+    gate, up = gate_up.chunk(2, dim=-1)
+    return self.act_fn(gate) * up
+
+
+@functools.wraps(usual_gate)
+def decorated_gate(self, gate_up):
+    return usual_gate(self, gate_up) * 2
+
+
+GATES = [gate_that_gives_itself_away, gate_with_a_method, decorated_gate]
+
+
+@pytest.mark.parametrize("gate", GATES)
 def test_a_gate_reads_attributes_of_known_names(gate):
+    assert names_of_gate(usual_gate)
     with pytest.raises(Mismatch):
         names_of_gate(gate)
 

@@ -1,11 +1,9 @@
 """The loss function that transformers puts after the head of a causal language model."""
 
-import importlib.util
-import os
 from dataclasses import dataclass
 from types import CodeType, FunctionType
 
-from ..source.torchs_own import name_in
+from ..source.transformers_own import is_transformers
 
 
 @dataclass(frozen=True)
@@ -34,13 +32,6 @@ def own_loss(loss_function: object) -> OwnLoss | None:
     if not is_transformers(inner, "fixed_cross_entropy"):
         return None
     return OwnLoss(loss_function, loss_function.__code__, inner, inner.__code__)
-
-
-def is_transformers(function: object, name: str) -> bool:
-    package = importlib.util.find_spec("transformers")
-    if package is None or not isinstance(function, FunctionType):
-        return False
-    return name_in(os.path.dirname(package.origin) + os.sep, function) == name
 
 
 def is_causal_loss(loss_function) -> bool:

@@ -20,6 +20,7 @@ from ..installed import switched
 from ..probe import LONG, Mismatch
 from ..rule import Proof, Refusal, Rule, own_class_forward
 from ..source.definition import NO_SOURCE, codes_in, definition_of, innermost, rebuilt, statement_at
+from ..source.transformers_own import comes_from
 
 ROLE = "causal_mask"
 ATTENTION = "ALL_ATTENTION_FUNCTIONS"
@@ -60,7 +61,7 @@ def prove(module: nn.Module) -> Proof | Refusal:
     maker, definition = scope[MAKER], definition_of(own)
     if definition is None:
         return Refusal(NO_SOURCE)
-    if not isinstance(maker, FunctionType) or maker.__module__ != HOME:
+    if not isinstance(maker, FunctionType) or not comes_from(maker, HOME):
         return Refusal(f"{MAKER} of its file is not that of transformers")
     try:
         check_positions(definition)
@@ -197,7 +198,7 @@ def maker_without_mask(maker: FunctionType, interface: Mapping) -> Callable:
     functions that attend; `Mismatch` if that which is told is not transformers' own."""
     made_for = innermost(maker).__globals__["ALL_MASK_ATTENTION_FUNCTIONS"]
     function, attends = made_for[TOLD], interface[TOLD]
-    if attends.__module__ != SDPA:
+    if not comes_from(attends, SDPA):
         raise Mismatch(f"its attention is {attends.__module__}.{attends.__name__}")
 
     def needs_no_mask(named: dict) -> bool:

@@ -5,15 +5,13 @@ must be transformers' own, and all of it is watched: the interface's attributes 
 functions that it holds, and those of their file that they reach by name.
 """
 
-import os
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import CodeType, FunctionType
 
 from ..probe import Mismatch
 from ..source.compared import Function, function_of
-from ..source.torchs_own import name_in
+from ..source.transformers_own import is_transformers
 
 DISPATCHER = "transformers.integrations.moe"
 # Its own names for implementations that compute the same; the first is the class's own loop.
@@ -112,13 +110,6 @@ def globals_of(function: FunctionType) -> list[str]:
 def names_in_code(code: CodeType) -> set[str]:
     nested = [one for one in code.co_consts if isinstance(one, CodeType)]
     return {*code.co_names}.union(*map(names_in_code, nested))
-
-
-def is_transformers(function: object, name: str) -> bool:
-    """Whether transformers defines this function, and by that qualified name: no wrapper has its
-    code."""
-    home = os.path.dirname(sys.modules["transformers"].__file__) + os.sep
-    return type(function) is FunctionType and name_in(home, function) == name
 
 
 def is_lookup(method: object, name: str) -> bool:

@@ -211,6 +211,8 @@ def is_self(node: ast.AST) -> bool:
 def source_of(function: Callable) -> ast.FunctionDef:
     if type(function) is not FunctionType:
         raise Mismatch(f"{function!r} is no Python function, and cannot be read")
+    if hasattr(function, "__wrapped__"):
+        raise Mismatch(f"{function.__qualname__} is decorated, and its decorator is not read")
     return sure_definition(function)
 
 

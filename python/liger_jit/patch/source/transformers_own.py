@@ -1,0 +1,26 @@
+"""Which functions are transformers' own: by their code, for a wrapper says that it comes from where
+what it wraps comes from."""
+
+import os
+import sys
+from types import FunctionType
+
+from .definition import innermost, is_of_library
+from .torchs_own import name_in
+
+
+def is_transformers(function: object, name: str) -> bool:
+    """Whether transformers defines this function, and by that qualified name."""
+    package = sys.modules.get("transformers")
+    if package is None or type(function) is not FunctionType:
+        return False
+    return name_in(os.path.dirname(package.__file__) + os.sep, function) == name
+
+
+def comes_from(function: object, home: str) -> bool:
+    """Whether it is of that file, in decorators of transformers and torch alone."""
+    while function is not innermost(function):
+        if not is_of_library(function):
+            return False
+        function = function.__wrapped__
+    return getattr(function, "__globals__", {}).get("__name__") == home
