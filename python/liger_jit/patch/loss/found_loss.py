@@ -90,6 +90,9 @@ def of_class(model: nn.Module) -> Callable:
     return functools.partial(found, model) if is_method(type(model)) else found
 
 
-@torch.compiler.assume_constant_result
 def is_method(kind: type) -> bool:
     return isinstance(inspect.getattr_static(kind, NAME), FunctionType)
+
+
+# What `torch.compiler.assume_constant_result` writes, and imports the compiler for.
+is_method._dynamo_marked_constant = True
