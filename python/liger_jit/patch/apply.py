@@ -57,10 +57,13 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     with skip_logits=False); with cross_entropy=True, a write in place into logits that their loss
     has read for its backward; fullgraph=True, a hook on logits or their `.data` in a function that
     is compiled by itself and that a training forward calls on its logits (compile the whole model,
-    or call it with skip_logits=False); a write in place into a norm's input after the norm, or into
-    the weight of one that adds to it (Gemma's), which keeps that very tensor for its backward,
-    where torch's norm keeps a copy in float32 of a 16-bit one, and nothing of one without a
-    gradient; one into the weights of a routing after the experts, whose loop keeps a copy; a
+    or call it with skip_logits=False); torch.jit.trace of a training forward with labels;
+    copy.deepcopy of a module whose own `__deepcopy__` copies its attributes without a note of
+    itself in the memo; for a family's model that waits for its first forward, a wrapper around that
+    forward and a checkpoint around the whole of it; a write in place into a norm's input after the
+    norm, or into the weight of one that adds to it (Gemma's), which keeps that very tensor for its
+    backward, where torch's norm keeps a copy in float32 of a 16-bit one, and nothing of one without
+    a gradient; one into the weights of a routing after the experts, whose loop keeps a copy; a
     checkpoint without reentry around modules that run their own forwards in only one of its two
     runs, as under a hook or a mode that is taken away before the backward: the second run must keep
     the tensors that the first kept, torch tells nobody which run is on, and a choice that was
@@ -96,7 +99,17 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     and then gives its class another forward, with no call of the module between, or calls what was
     taken from elsewhere than its place, has the class's new forward, and without the patch the old
     one, and so has a call whose own forward pre-hook gives the module's class that forward, for
-    torch looks a forward up before such hooks.
+    torch looks a forward up before such hooks; who took `model.loss_function` of a model and calls
+    it outside of any forward has the loss of the model's type of now, and a loss that was made of a
+    loss that was made of it has the one of the patch in both.
+
+    What a proof takes for granted: that a class answers for an attribute what its modules answer
+    (no `types.DynamicClassAttribute`), and that `_modules` is a dict as torch makes it; that
+    torch's own functions and tables, such as that of all modules' hooks, are where torch put them;
+    that transformers' functions call what transformers wrote, beyond those that a guard reads; that
+    what a projection of the user's does leaves alone the norms that its attention has called by
+    then; and that no value is so near to the ends of its dtype that an intermediate of torch's
+    would overflow.
 
     A patched module and its forward refer to each other. So after `del model` its weights are freed
     when Python's cyclic collector runs (`gc.collect()`), or at once if `unpatch()` came before.
