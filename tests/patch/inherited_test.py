@@ -4,6 +4,9 @@ that its class's bases have then."""
 import pytest
 import torch
 from liger_jit.patch import patch
+from liger_jit.patch.answers import Answers
+from liger_jit.patch.guard import Guard
+from liger_jit.patch.rule import Proof, Refusal, Rule
 from tiny_models import assert_same_step, batch, build, error, loss_and_gradients
 from torch import nn
 from transformers.models.llama import modeling_llama
@@ -166,3 +169,42 @@ def test_the_class_of_a_module_that_rotates_is_looked_up(monkeypatch):
     with pytest.raises(AssertionError):
         assert_same_step(expected, untouched)
     assert_same_step(loss_and_gradients(model), expected)
+
+
+class MaybeScaled(modeling_llama.LlamaRMSNorm):
+    """It has no factor where it does not scale."""
+
+    scaled = False
+
+    def forward(self, hidden_states):
+        dtype = hidden_states.dtype
+        x = hidden_states.to(torch.float32)
+        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        if self.scaled:
+            x = x * self.factor
+        return self.weight * x.to(dtype)
+
+
+@pytest.mark.parametrize("how", ["eager", "compiled"])
+def test_an_attribute_that_nothing_holds_is_missing_later_too(how):
+    model, reference = build("Llama"), build("Llama")
+    for one in (model, reference):
+        one.model.norm.__class__ = MaybeScaled
+    handle = patch(model)
+    torch._dynamo.reset()
+    step = torch.compile(model, backend="aot_eager", fullgraph=True) if how == "compiled" else model
+    assert error(step(**batch()).loss, loss_and_gradients(reference)[0]) < 1e-5
+    assert not any(row.own_calls for row in handle.report())
+    for one in (model, reference):
+        one.model.norm.scaled, one.model.norm.factor = True, 3.0
+    expected = loss_and_gradients(reference)[0]
+    assert error(step(**batch()).loss, expected) < 1e-5
+
+
+def test_a_proof_that_does_not_hold_when_it_is_made_is_none():
+    norm = nn.RMSNorm(8)
+    guard = Guard(nn.RMSNorm.forward, values=(("eps", 3.0),))
+    proof = Proof("rms_norm", nn.RMSNorm.forward, guard, nn.RMSNorm.forward)
+    rule = Rule("rms_norm", ("rms_norm",), bool, type, lambda module: proof, lambda *_: proof)
+    refusal = Answers().proved(rule, norm)
+    assert isinstance(refusal, Refusal) and "eps is another" in refusal.reason

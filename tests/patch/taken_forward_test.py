@@ -5,6 +5,7 @@ import copy
 import threading
 from contextlib import contextmanager
 from functools import partial, wraps
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -349,3 +350,42 @@ def test_a_wrapper_over_a_wrapper_has_what_the_inner_one_took(monkeypatch):
         results.append(losses)
     assert results[1] == pytest.approx(results[0], rel=1e-5)
     assert results[0] == pytest.approx(results[0][:1] * 4, rel=1e-5)
+
+
+KEPT = {}
+
+
+class TakenFirst:
+    """New forwards of a class that call what was taken of the module before, by other names."""
+
+    @staticmethod
+    def by_an_attribute(self, *args, **kwargs):
+        with torch.profiler.record_function("forward"):
+            return self._taken(*args, **kwargs)
+
+    @staticmethod
+    def by_a_table(self, *args, **kwargs):
+        assert callable(super(type(self), self).forward)
+        return KEPT[id(self)](*args, **kwargs)
+
+    @staticmethod
+    def by_a_holder(self, *args, **kwargs):
+        return KEPT["holder"].taken.forward_of(*args, **kwargs)
+
+
+@pytest.mark.parametrize("name", ["by_an_attribute", "by_a_table", "by_a_holder"])
+def test_a_new_forward_that_calls_what_was_taken(name, monkeypatch):
+    results = []
+    for patched in (False, True):
+        model = build()
+        if patched:
+            patch(model)
+        results.append(loss_and_gradients(model))
+        holder = SimpleNamespace(taken=SimpleNamespace(forward_of=model.forward))
+        model._taken, KEPT[id(model)], KEPT["holder"] = model.forward, model.forward, holder
+        with monkeypatch.context() as changed:
+            changed.setattr(LlamaForCausalLM, "forward", getattr(TakenFirst, name))
+            results.append(loss_and_gradients(model))
+    for one in results[1:]:
+        assert_same_step(one, results[0])
+    KEPT.clear()

@@ -58,9 +58,13 @@ class Answers:
     def _prove(self, rule: Rule[P], module: nn.Module) -> P | Refusal:
         parts = (self.proved,) if isinstance(rule, CompoundRule) else ()
         try:
-            return rule.prove(module, *parts)
+            answer = rule.prove(module, *parts)
+            reason = answer.guard.broken(module) if isinstance(answer, Proof) else None
         except Exception as error:  # what no rule foresaw is no reason to fail
             return Refusal(f"it cannot be probed: {type(error).__name__}: {error}")
+        # Hooks may go; nothing else is other now than it was a moment ago.
+        is_read_wrong = reason is not None and "hooks" not in reason
+        return Refusal(f"what it depends on is misread: {reason}") if is_read_wrong else answer
 
 
 def holds_for(answer: object, module: nn.Module) -> bool:

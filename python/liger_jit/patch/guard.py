@@ -23,7 +23,7 @@ from torch.nn.modules.module import (
     _global_forward_pre_hooks,
 )
 
-from .lookup import answers_for, inherited, looks_up_itself
+from .lookup import ABSENT, answers_for, inherited, looks_up_itself
 from .probe import Mismatch, Silent
 from .source.compared import Function, essence, function_of, is_same
 from .source.reading import Reading, read
@@ -33,7 +33,6 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # Tensors that are not ordinary ones, and that the operators know all the same, by name: their
 # packages take long to import.
 KNOWN_KINDS = ("DTensor", "FakeTensor", "FunctionalTensor")
-ABSENT = object()
 LOOKS_UP_ITSELF = "its class looks its attributes up itself"
 
 

@@ -263,9 +263,11 @@ def following(own: Callable) -> FunctionType:
 
 
 def like_own(forward: FunctionType, own: Callable) -> FunctionType:
-    """With the signature and attributes of the class's own; a pickled module looks it up by this
-    name."""
+    """With the signature and attributes of the class's own, but for what torch's compiler notes of
+    that; a pickled module looks it up by this name."""
     update_wrapper(forward, own).__name__ = "forward"
+    for name in [one for one in vars(forward) if one.startswith("_torchdynamo")]:
+        del forward.__dict__[name]
     return forward
 
 

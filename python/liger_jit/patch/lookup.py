@@ -12,6 +12,8 @@ from .source.torchs_own import taken
 GETATTR = taken(nn.Module.__getattr__, "Module.__getattr__")
 GETATTR_CODE = getattr(GETATTR, "__code__", None)
 GETATTRIBUTE = object.__getattribute__
+# What a guard has for a name that nothing holds.
+ABSENT = object()
 
 
 def looks_up_itself(kind: type) -> bool:

@@ -12,12 +12,12 @@ when it is taken. What tells that it was taken before the class got its new forw
 Else a call is one of now.
 """
 
+import dis
 import sys
 import threading
 import weakref
 from collections.abc import Callable
-from functools import partial
-from types import CodeType, FrameType, MethodType
+from types import CodeType, FrameType
 
 import torch
 from torch import nn
@@ -107,7 +107,7 @@ def is_looked_up() -> bool:
 
 def is_looked_up_in(module: nn.Module) -> bool:
     """The same within a forward of its class, where others may stand between; or whether who calls
-    ours finds it by the name `forward` and holds nothing of ours."""
+    ours finds it by the name `forward` in that call."""
     if torch.compiler.is_compiling():
         return False
     frame = caller = caller_of_ours(sys._getframe(1))
@@ -117,7 +117,7 @@ def is_looked_up_in(module: nn.Module) -> bool:
         if frame.f_code in CODES_THAT_LOOK_UP and frame.f_locals.get("self") is module:
             return True
         frame = frame.f_back
-    return caller is not None and finds_forward(caller.f_code) and not holds_ours(caller, module)
+    return caller is not None and calls_forward(caller)
 
 
 def caller_of_ours(frame: FrameType | None) -> FrameType | None:
@@ -127,25 +127,23 @@ def caller_of_ours(frame: FrameType | None) -> FrameType | None:
     return frame
 
 
-def finds_forward(code: CodeType) -> bool:
-    return "forward" in code.co_names or "forward" in code.co_consts
-
-
-def holds_ours(frame: FrameType, module: nn.Module) -> bool:
-    """Whether a variable that it can see is a forward of ours of that module."""
-    seen = (frame.f_globals.get(name) for name in frame.f_code.co_names)
-    return any(is_ours(value, module) for value in (*frame.f_locals.values(), *seen))
-
-
-def is_ours(value: object, module: nn.Module) -> bool:
-    if type(value) is partial:
-        return is_ours(value.func, module)
-    if getattr(value, "__self__", None) is not module:
+def calls_forward(frame: FrameType) -> bool:
+    """Whether the call that it is in is that of an attribute of this name, by the places in its
+    source of that call and of what it loads. False where Python does not tell, before 3.11."""
+    places = list(getattr(frame.f_code, "co_positions", tuple)())
+    if not places:
         return False
-    if type(value) is not MethodType:
-        return type(value).__module__.startswith(PACKAGE)
-    scope = getattr(value.__func__, "__globals__", {})
-    return scope.get("__name__", "").startswith(PACKAGE)
+    name, begin = None, places[frame.f_lasti // 2]
+    for step in dis.get_instructions(frame.f_code):
+        loads = step.opname in ("LOAD_ATTR", "LOAD_METHOD") and step.offset < frame.f_lasti
+        if loads and begins_alike(places[step.offset // 2], begin):
+            name = step.argval
+    return name == "forward"
+
+
+def begins_alike(place: tuple, other: tuple) -> bool:
+    (line, _, column, _), (of_other, _, column_of_other, _) = place, other
+    return line is not None and (line, column) == (of_other, column_of_other)
 
 
 def reaches(outer: object, inner: object) -> bool:
@@ -155,7 +153,7 @@ def reaches(outer: object, inner: object) -> bool:
         value = left.pop()
         if value is inner:
             return True
-        if id(value) not in seen:
+        if id(value) not in seen and not isinstance(value, nn.Module):
             seen.add(id(value))
             left += parts_of(value)
     return False

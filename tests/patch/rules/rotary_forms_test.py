@@ -14,6 +14,7 @@ from torch import nn
 from transformers.models.cohere import modeling_cohere
 from transformers.models.deepseek_v3 import modeling_deepseek_v3
 from transformers.models.glm4 import modeling_glm4
+from transformers.models.gpt_neox import modeling_gpt_neox
 from transformers.models.gpt_oss import modeling_gpt_oss
 from transformers.models.llama import modeling_llama
 from transformers.models.qwen2_vl import modeling_qwen2_vl
@@ -139,8 +140,8 @@ def test_keys_may_be_left_out(monkeypatch):
 
 
 def test_a_table_of_an_odd_size_goes_to_the_function_itself(monkeypatch):
-    rotate = modeling_llama.apply_rotary_pos_emb
-    q, table = torch.randn(2, 4, 7, 16), torch.randn(2, 7, 1)
+    rotate = modeling_gpt_neox.apply_rotary_pos_emb  # of a part of each head
+    q, table = torch.randn(2, 4, 7, 16), torch.randn(2, 7, 3)
     with counted(monkeypatch) as calls:
         found = replacement_of(rotate)(q, q, table, table)
     assert not calls["rope"]

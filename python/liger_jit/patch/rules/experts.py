@@ -19,7 +19,7 @@ from ...meta_calls import MetaCall
 from ..autocasting import autocast_dtype
 from ..guard import DTYPES, Guard, guard_of_child, parts_of
 from ..installed import guarded
-from ..lookup import answers_for
+from ..lookup import ABSENT, answers_for
 from ..modes import DISPATCH_MODES
 from ..probe import (
     Mismatch,
@@ -39,7 +39,7 @@ from .expert_loop import BIASES, WEIGHTS, attributes_of, names_of_gate, names_of
 # What modules say of their layout, and what the releases mean that do not say it.
 FLAGS = {"has_gate": True, "has_bias": False, "is_transposed": False, "is_concatenated": True}
 # What a module may have beside these, and must not.
-ABSENT = ("has_post_expert_norm", "_is_expert_parallel")
+MUST_LACK = ("has_post_expert_norm", "_is_expert_parallel")
 # Tokens, experts of a token and sizes of a probe: no two alike.
 PROBE_TOKENS, PROBE_SLOTS, PROBE_HIDDEN, PROBE_WIDTH = 29, 3, 8, 16
 
@@ -98,7 +98,7 @@ def experts_guard(module: nn.Module) -> Guard:
     if strange := sorted(read.intersection(BIASES).difference(parameters_of(module))):
         raise Mismatch(f"it reads {strange}, and says that it has no bias")
     children = sorted(read & module._modules.keys())
-    numbers = {*read, *FLAGS, *ABSENT}.difference(WEIGHTS, BIASES, children, ("_apply_gate",))
+    numbers = {*read, *FLAGS, *MUST_LACK}.difference(WEIGHTS, BIASES, children, ("_apply_gate",))
     return Guard(
         own,
         *parts_of([*map(function_of, (own, loop, gate)), *dispatch.functions]),
@@ -120,9 +120,9 @@ def experts_guard(module: nn.Module) -> Guard:
 
 def number_of(module: nn.Module, name: str) -> object:
     """Its attribute, wherever it is found; Mismatch if it is no number, or one that is computed."""
-    held, found = inspect.getattr_static(module, name, None), getattr(module, name, None)
-    if held is not found or not is_immutable(found):
-        raise Mismatch(f"it reads {name}, which is no number that it or its class holds")
+    held, found = inspect.getattr_static(module, name, ABSENT), getattr(module, name, ABSENT)
+    if held is not found or not (found is ABSENT or is_immutable(found)):
+        raise Mismatch(f"it reads {name}, which is a function, a module or computed")
     return found
 
 
@@ -130,7 +130,7 @@ def check_layout(module: nn.Module) -> None:
     """Raises Mismatch where the operator has nothing for what the module says of itself."""
     if not flag_of(module, "has_gate"):
         raise Mismatch("its experts have no gate")
-    for name in ABSENT:
+    for name in MUST_LACK:
         if getattr(module, name, False):
             raise Mismatch(f"it has {name}")
     for name in parameters_of(module):

@@ -17,7 +17,7 @@ from types import FunctionType, MethodType, ModuleType
 import torch
 from torch import nn
 
-from ..lookup import inherited
+from ..lookup import ABSENT, inherited
 from ..probe import Mismatch
 from .autocast_calls import ASKING, CASTING, asks_for_state, is_autocast, turns_off, watched
 from .compared import Function, essence, function_of, is_immutable
@@ -422,9 +422,9 @@ class _Body:
             self.refuse(f"reads its child {name}")
         if name in module.__dict__:
             return self.own_value(name, module.__dict__[name])
-        found = inspect.getattr_static(type(module), name, None)
+        found = inspect.getattr_static(type(module), name, ABSENT)
         reading.values[name] = found
-        return self.number(name, found)
+        return Kind.NUMBER if found is ABSENT else self.number(name, found)
 
     def own_value(self, name: str, value: object) -> Kind:
         self.reading.values[name] = value
@@ -565,7 +565,6 @@ class _Body:
             self.refuse(f"calls {first_line(function)}, which is more than an activation")
         self.reading.functions |= found.functions
         self.reading.names |= found.names
-        self.reading.defined |= found.defined
         self.reading.made.append(made)
 
     def value_of(self, node: ast.expr) -> object:
