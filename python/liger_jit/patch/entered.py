@@ -37,17 +37,20 @@ def place() -> _Thread:
     return traced if torch.compiler.is_compiling() else here
 
 
-def call_of(owner: object) -> LossCall | None:
-    """What the innermost forward of that owner in this thread has to fuse."""
+def entered_of(owner: object) -> Entered | None:
+    """The innermost forward of that owner in this thread."""
     entered = place().innermost
     while entered is not None and entered.owner is not owner:
         entered = entered.outer
+    return entered
+
+
+def call_of(owner: object) -> LossCall | None:
+    """What that forward has to fuse."""
+    entered = entered_of(owner)
     return None if entered is None else entered.call
 
 
 def is_in_others(owner: object) -> bool:
     """Whether this thread is in forwards of patched models, and in none of that owner's."""
-    innermost = entered = place().innermost
-    while entered is not None and entered.owner is not owner:
-        entered = entered.outer
-    return innermost is not None and entered is None
+    return place().innermost is not None and entered_of(owner) is None

@@ -22,7 +22,7 @@ from types import CodeType, FrameType
 import torch
 from torch import nn
 
-from .source.definition import parts_of
+from .source.definition import reached
 from .source.torchs_own import CALL_IMPL_CODE
 
 PACKAGE = __package__
@@ -148,15 +148,7 @@ def begins_alike(place: tuple, other: tuple) -> bool:
 
 def reaches(outer: object, inner: object) -> bool:
     """Whether one function holds another, at any depth."""
-    seen, left = set(), [outer]
-    while left:
-        value = left.pop()
-        if value is inner:
-            return True
-        if id(value) not in seen and not isinstance(value, nn.Module):
-            seen.add(id(value))
-            left += parts_of(value)
-    return False
+    return any(value is inner for value in reached([outer], None, skipped=nn.Module))
 
 
 CALLS_OWN = call_own.__code__

@@ -8,10 +8,11 @@ functions that it holds, and those of their file that they reach by name.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from types import CodeType, FunctionType
+from types import FunctionType
 
 from ..probe import Mismatch
 from ..source.compared import Function, function_of
+from ..source.definition import codes_in
 from ..source.transformers_own import is_transformers
 
 DISPATCHER = "transformers.integrations.moe"
@@ -108,13 +109,8 @@ def globals_of(function: FunctionType) -> list[str]:
     """The names in its code that its file has a value for, but for functions that remember what
     they gave: torch.compile of torch 2.11 compares none of these."""
     scope = function.__globals__
-    names = names_in_code(function.__code__) & scope.keys()
+    names = {name for code in codes_in(function.__code__) for name in code.co_names} & scope.keys()
     return sorted(name for name in names if type(scope[name]) is not REMEMBERING)
-
-
-def names_in_code(code: CodeType) -> set[str]:
-    nested = [one for one in code.co_consts if isinstance(one, CodeType)]
-    return {*code.co_names}.union(*map(names_in_code, nested))
 
 
 def is_lookup(method: object, name: str) -> bool:

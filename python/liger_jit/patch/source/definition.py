@@ -142,16 +142,19 @@ def holds(values: list, function: Callable, but: Callable) -> bool:
     while function is not None:
         wanted.add(id(function))
         function = getattr(function, "__wrapped__", None)
+    return any(id(value) in wanted for value in reached(values, but))
+
+
+def reached(values: list, but: object, skipped: type | tuple = ()) -> Iterator[object]:
+    """These values and all that they hold, at any depth; nothing that `but` or one of a `skipped`
+    class holds."""
     seen, left = {id(but)}, list(values)
     while left:
         value = left.pop()
-        if id(value) in wanted:
-            return True
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        left += parts_of(value)
-    return False
+        yield value
+        if id(value) not in seen and not isinstance(value, skipped):
+            seen.add(id(value))
+            left += parts_of(value)
 
 
 def parts_of(value: object) -> list:
