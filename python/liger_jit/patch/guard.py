@@ -11,7 +11,7 @@ are tensors' values, which a proof never reads.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import CodeType, FunctionType
 
 import torch
@@ -25,6 +25,7 @@ from torch.nn.modules.module import (
 
 from .lookup import ABSENT, answers_for, inherited, looks_up_itself
 from .probe import Mismatch, Silent
+from .quick_guard import quick_form
 from .source.compared import Function, essence, function_of, is_same
 from .source.reading import Reading, read
 from .source.torchs_own import CALL, CALL_CODE, CALL_IMPL, CALL_IMPL_CODE, replaced_call
@@ -100,7 +101,8 @@ class Guard:
     of the class. inherited: (class, name, function) that `super()` finds after that class. defined:
     (owner, name, value) of classes, or objects, of others. names: (globals, name, value). tensors:
     parameters that must be plain. children: modules whose work a replacement does, so that nobody
-    calls them. made: modules like those that the forward makes and calls.
+    calls them. made: modules like those that the forward makes and calls. chosen: (choose, guards):
+    the one by the name `choose(module)` must hold.
     """
 
     forward: Callable
@@ -115,9 +117,16 @@ class Guard:
     tensors: tuple[str, ...] = ()
     children: "tuple[tuple[str, Guard], ...]" = ()
     made: tuple[nn.Module, ...] = ()
+    chosen: "tuple[tuple[Callable[[nn.Module], object], dict[object, Guard]], ...]" = ()
+    holds: Callable[[nn.Module], bool] = field(init=False, repr=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "holds", quick_form(self, is_plain, is_hooked))
 
     def broken(self, module: nn.Module) -> str | None:
         """What is not as it was seen; None while all is."""
+        if not torch.compiler.is_compiling() and self.holds(module):
+            return None
         kind = type(module)
         if kind.forward is not self.forward:
             return "its class has another forward"
@@ -160,6 +169,12 @@ class Guard:
             reason = guard.broken_by_itself(child)
             if reason is not None:
                 return f"in {name}: {reason}"
+        for choose, guards in self.chosen:
+            guard = guards.get(choose(module))
+            if guard is None:
+                return f"{choose(module)!r} was not proved"
+            if (reason := guard.broken(module)) is not None:
+                return reason
         if any(map(is_hooked, self.made)):
             return "all modules have hooks"
         return None

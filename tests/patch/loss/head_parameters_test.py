@@ -1,5 +1,7 @@
 """The head's parameters are read when, and as often as, its own forward reads them."""
 
+import copy
+
 import pytest
 import torch
 from liger_jit.patch import patch
@@ -163,3 +165,29 @@ def test_a_bias_that_is_broadcast_is_the_heads_own(shape):
     found = loss_and_gradients(model)
     handle.unpatch()
     assert_same_step(found, loss_and_gradients(model))
+
+
+def a_weight_in_float64(model):
+    model.lm_head.to(torch.float64)
+
+
+def a_bias_in_bfloat16(model):
+    model.lm_head.bias = nn.Parameter(torch.ones(model.config.vocab_size, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("change", [a_weight_in_float64, a_bias_in_bfloat16])
+def test_a_head_of_mixed_dtypes_is_torchs_own(change, compiled):
+    plain = build(num_hidden_layers=1)
+    model = copy.deepcopy(plain)
+    patch(model)
+    torch._dynamo.reset()
+    step = torch.compile(model, backend="eager") if compiled else model
+    assert error(step(**batch()).loss, plain(**batch()).loss) <= 1e-5
+    change(model)
+    change(plain)
+    with pytest.raises(Exception, match="dtype"):  # torch.compile has torch's error in one of its
+        step(**batch())
+    with torch.autocast("cpu", torch.bfloat16):
+        if change is a_bias_in_bfloat16:
+            assert error(step(**batch()).loss, plain(**batch()).loss) <= 1e-2

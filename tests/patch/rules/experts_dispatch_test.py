@@ -156,11 +156,27 @@ def a_wrapper(seen):
 def test_what_is_registered_by_a_known_name_must_be_transformers_own(mixtral, name, monkeypatch):
     model, seen = copy.deepcopy(mixtral), []
     monkeypatch.setitem(KIND._global_mapping, name, a_wrapper(seen))
+    model.set_experts_implementation(name)
     handle = patch(model)
     assert not seen
     (experts, *_) = experts_of(model)
     reasons = [row.status for row in handle.report() if row.module == type(experts).__name__]
     assert any(f"{name!r} is not that of transformers" in str(one) for one in reasons)
+
+
+def test_others_by_such_a_name_count_where_they_are_called(mixtral, monkeypatch):
+    model, seen = copy.deepcopy(mixtral), []
+    monkeypatch.setitem(KIND._global_mapping, "grouped_mm", a_wrapper(seen))
+    model.set_experts_implementation("eager")
+    handle = patch(model)
+    (experts, *_) = experts_of(model)
+    inputs = one_call(experts)
+    for implementation, own_calls in (("eager", 0), ("batched_mm", 0), ("grouped_mm", 1)):
+        model.set_experts_implementation(implementation)
+        expected = type(experts).forward(experts, *inputs)
+        seen.clear()
+        torch.testing.assert_close(experts(*inputs), expected)
+        assert sum(row.own_calls for row in handle.report()) == own_calls == len(seen)
 
 
 def test_so_must_be_what_finds_them(mixtral, monkeypatch):

@@ -151,9 +151,11 @@ def next_token_loss(
         shift_labels: [B, T] labels that are shifted already; then `labels` is not read.
     """
     if shift_labels is None:
-        shift_labels = F.pad(labels, (0, 1), value=ignore_index)[..., 1:]
+        target = F.pad(labels, (0, 1), value=ignore_index)[..., 1:].reshape(-1)
+    else:
+        target = shift_labels.view(-1)
     options = {
-        "target": shift_labels.reshape(-1).to(predictions.device),
+        "target": target.to(predictions.device),
         "ignore_index": ignore_index,
         "num_items": num_items_in_batch,
     }

@@ -43,6 +43,7 @@ PLAIN_OR_NONE = PLAIN | {type(None)}
 ASKED_FOR = "its logits were asked for: skip_logits=False, or no training step"
 CHECKPOINTED = "it was called in a checkpoint that the loss is not in"
 NOT_WHOLE = "its input, weight or bias is no plain tensor, or none that outlives its call"
+MIXED = "its input, weight and bias are not of one dtype"
 NO_LOSS = "no cross entropy was called on its logits"
 
 
@@ -112,6 +113,8 @@ class LossHead(OwnCalls):
             weight, bias = held(self.head, "weight"), held(self.head, "bias")
             if not (type(states) is Tensor and self.stays_whole(weight, bias)):
                 reason = NOT_WHOLE
+            elif not have_one_dtype(states, weight, bias):
+                reason = MIXED
         call.missed = reason or NO_LOSS
         if reason is not None:
             return own(*inputs, **named)
@@ -131,7 +134,8 @@ class LossHead(OwnCalls):
         states = inputs[0] if inputs else next(iter(named.values()))
         logits = own(*inputs, **named)
         weight, bias = held(self.head, "weight"), held(self.head, "bias")
-        if self.fused and self.changed() is None and self.stays_whole(weight, bias):
+        stays_whole = self.stays_whole(weight, bias) and have_one_dtype(states, weight, bias)
+        if self.fused and self.changed() is None and stays_whole:
             made(logits, states, weight, bias)
             call.traced = (logits, states, weight, bias)
         return logits
@@ -225,7 +229,7 @@ class LossHead(OwnCalls):
         found, original = self.found_loss.of_call(), self.original_loss
         if found is not original:
             return self.found_loss.call(found, logits, labels, vocab_size, **options, **kwargs)
-        if not self.can_stand_for_loss(num_items_in_batch):
+        if logits.shape[-1] != vocab_size or not self.can_stand_for_loss(num_items_in_batch):
             return original(logits, labels, vocab_size, **options, **kwargs)
         if not self.fused:
             return shaped(next_token_loss(call, logits, labels, None, None, **options), options)
@@ -237,7 +241,10 @@ class LossHead(OwnCalls):
 
     def can_stand_for_loss(self, num_items: Tensor | int | None) -> bool:
         """Whether `next_token_loss` is what transformers' own gives now, for that divisor."""
-        one = not isinstance(num_items, Tensor) or num_items.numel() == 1
+        one = not isinstance(num_items, Tensor) or (
+            num_items.numel() == 1
+            and (num_items.dtype is torch.float32 or not num_items.is_floating_point())
+        )
         own = self.own_loss is not None and self.own_loss.stands()
         return one and own and replaced_cross_entropy() is None and not is_watched()
 
@@ -321,6 +328,15 @@ def is_compiled(function) -> bool:
         kept.get("_torchdynamo_orig_callable") is not None
         or kept.get("_compiled_call_impl") is not None
     )
+
+
+def have_one_dtype(states: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether torch multiplies them as they are or, under autocast, in its dtype: that leaves
+    float64 alone."""
+    dtypes = {one.dtype for one in (states, weight, bias) if one is not None}
+    if len(dtypes) == 1:
+        return True
+    return autocast_dtype(states.device) is not None and torch.float64 not in dtypes
 
 
 def product_dtype(states: Tensor, weight: Tensor) -> torch.dtype:

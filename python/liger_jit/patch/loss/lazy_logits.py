@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
 from ..autocasting import autocast_dtype, without_autocast
+from ..guard import DTYPES
 from ..modes import is_watched
 from ..recomputed import checkpoint_here
 from .call import loss_of_logits, loss_of_states
@@ -424,6 +425,11 @@ def _cross_entropy(
     shape = source.scale_and_softcap()
     if not indices or target.shape[0] != input.shape[0] or shape is None:
         return NotImplemented
+    # Under autocast torch takes the logits of a cross entropy as float32, but for float64.
+    casts = autocast_dtype(input.device) is not None and input.dtype != torch.float64
+    allowed = DTYPES if casts else (input.dtype,)
+    if weight is not None and weight.dtype not in allowed:
+        return NotImplemented
     source.check()
     scale, softcap = shape
     if source.dtype == torch.float16 and not _keeps_half_precision(scale):
@@ -450,8 +456,6 @@ def _cross_entropy(
     source.call.fused = True
     place = input._lazy.block.place_before_a_loss() if loss.requires_grad else None
     loss = loss if place is None else with_place(loss, place)
-    # Under autocast torch takes the logits of a cross entropy as float32, but for float64.
-    casts = autocast_dtype(input.device) is not None and input.dtype != torch.float64
     return loss.to(torch.float32 if casts else input.dtype)
 
 

@@ -33,40 +33,40 @@ class Dispatch:
     names: tuple[tuple[dict, str, object], ...]
 
 
-def dispatch_of(own: FunctionType) -> Dispatch:
-    """Raises Mismatch if what it finds, or what finds it, is not transformers'."""
+def finders_of(own: FunctionType) -> Dispatch:
+    """What finds the function of a name. Raises Mismatch if that is not transformers'."""
     interface = interface_of(own)
     kind, held = type(interface), vars(interface)
     lookups = {name: getattr(kind, name) for name in LOOKUPS if hasattr(kind, name)}
     for name, method in lookups.items():
         if name in held or not is_lookup(method, name):
             raise Mismatch(f"another {name} finds its experts' implementation")
-    mappings = [getattr(interface, name) for name in MAPPINGS]
-    reached = functions_reached(implementations_in(mappings))
     # `super()` in a class of transformers' finds what the next one has.
     kinds = [one for one in kind.__mro__ if is_of_transformers(one)]
+    defined = [
+        (one, name, getattr(one, name)) for one in kinds for name in LOOKUPS if hasattr(one, name)
+    ]
     return Dispatch(
-        tuple(map(function_of, [*reached, *lookups.values()])),
+        tuple(map(function_of, lookups.values())),
         (
             (interface, "__class__", kind),
             (kind, "_global_mapping", kind._global_mapping),
-            *(
-                (one, name, getattr(one, name))
-                for one in kinds
-                for name in LOOKUPS
-                if hasattr(one, name)
-            ),
+            *defined,
         ),
         (
             *((held, name, held.get(name)) for name in (*LOOKUPS, *MAPPINGS)),
-            *((one, name, one.get(name)) for one in mappings for name in IMPLEMENTATIONS),
-            *(
-                (one.__globals__, name, one.__globals__[name])
-                for one in [own, *reached]
-                for name in globals_of(one)
-            ),
+            *names_read_by([own]),
         ),
     )
+
+
+def dispatch_of(own: FunctionType, implementation: str) -> Dispatch:
+    """What is found by that name, and all it runs. Raises Mismatch if that is not theirs."""
+    interface = interface_of(own)
+    mappings = [getattr(interface, name) for name in MAPPINGS]
+    reached = functions_reached(implementations_in(mappings, implementation))
+    found = [(one, implementation, one.get(implementation)) for one in mappings]
+    return Dispatch(tuple(map(function_of, reached)), (), (*found, *names_read_by(reached)))
 
 
 def interface_of(own: FunctionType) -> object:
@@ -77,17 +77,16 @@ def interface_of(own: FunctionType) -> object:
     return own.__globals__["ALL_EXPERTS_FUNCTIONS"]
 
 
-def implementations_in(mappings: list[dict]) -> list[FunctionType]:
-    """All that have a known name there; Mismatch unless each is the one of transformers."""
-    found = []
-    for name in IMPLEMENTATIONS:
-        functions = [one[name] for one in mappings if name in one]
-        if not all(is_transformers(one, f"{name}_experts_forward") for one in functions):
-            raise Mismatch(f"its experts' implementation {name!r} is not that of transformers")
-        if not functions and name != IMPLEMENTATIONS[0]:
-            raise Mismatch(f"its experts' implementation {name!r} is not registered")
-        found += functions
-    return found
+def implementations_in(mappings: list[dict], name: str) -> list[FunctionType]:
+    """What has that name there; Mismatch unless it is transformers' function of a known name."""
+    if name not in IMPLEMENTATIONS:
+        raise Mismatch(f"its experts' implementation is {name!r}")
+    functions = [one[name] for one in mappings if name in one]
+    if not all(is_transformers(one, f"{name}_experts_forward") for one in functions):
+        raise Mismatch(f"its experts' implementation {name!r} is not that of transformers")
+    if not functions and name != IMPLEMENTATIONS[0]:
+        raise Mismatch(f"its experts' implementation {name!r} is not registered")
+    return functions
 
 
 def functions_reached(functions: Iterable[FunctionType]) -> list[FunctionType]:
@@ -103,6 +102,14 @@ def functions_reached(functions: Iterable[FunctionType]) -> list[FunctionType]:
         values = [scope[name] for name in globals_of(one)]
         waiting += [v for v in values if type(v) is FunctionType and v.__globals__ is scope]
     return found
+
+
+def names_read_by(functions: Iterable[FunctionType]) -> list[tuple[dict, str, object]]:
+    return [
+        (one.__globals__, name, one.__globals__[name])
+        for one in functions
+        for name in globals_of(one)
+    ]
 
 
 def globals_of(function: FunctionType) -> list[str]:

@@ -32,7 +32,7 @@ from ..probe import (
 from ..rule import Proof, Refusal, Rule, group_of, own_class_forward
 from ..source.compared import function_of, is_immutable
 from ..source.torchs_own import replaced_linear
-from .expert_dispatch import DISPATCHER, IMPLEMENTATIONS, dispatch_of
+from .expert_dispatch import DISPATCHER, IMPLEMENTATIONS, dispatch_of, finders_of
 from .expert_gate import ExpertGate, gate_of
 from .expert_loop import BIASES, WEIGHTS, attributes_of, names_of_gate, names_of_loop
 
@@ -88,9 +88,8 @@ def experts_guard(module: nn.Module) -> Guard:
     loop = getattr(own, "__wrapped__", None)
     if own.__globals__.get("__name__") != DISPATCHER or type(loop) is not FunctionType:
         raise Mismatch("transformers does not dispatch its forward by an experts' implementation")
-    dispatch = dispatch_of(own)
-    if (implementation := implementation_of(module)) not in IMPLEMENTATIONS:
-        raise Mismatch(f"its experts' implementation is {implementation!r}")
+    finders = finders_of(own)
+    implementations = guards_of_implementations(own, implementation_of(module))
     check_layout(module)
     gate = type(module)._apply_gate
     words = names_of_loop(loop) | names_of_gate(gate)
@@ -101,12 +100,12 @@ def experts_guard(module: nn.Module) -> Guard:
     numbers = {*read, *FLAGS, *MUST_LACK}.difference(WEIGHTS, BIASES, children, ("_apply_gate",))
     return Guard(
         own,
-        *parts_of([*map(function_of, (own, loop, gate)), *dispatch.functions]),
+        *parts_of([*map(function_of, (own, loop, gate)), *finders.functions]),
         values=tuple((name, number_of(module, name)) for name in sorted(numbers)),
         methods=(("_apply_gate", gate),),
-        defined=dispatch.defined,
+        defined=finders.defined,
         names=(
-            *dispatch.names,
+            *finders.names,
             *(
                 (scope, name, scope[name])
                 for scope in (loop.__globals__, gate.__globals__)
@@ -115,7 +114,23 @@ def experts_guard(module: nn.Module) -> Guard:
         ),
         tensors=parameters_of(module),
         children=tuple((name, guard_of_child(module, name)) for name in children),
+        chosen=((implementation_of, implementations),),
     )
+
+
+def guards_of_implementations(own: FunctionType, chosen: str | None) -> dict[object, Guard]:
+    """Of the one that is chosen, by its name, and of the others that its config may come to name.
+    Raises Mismatch if the chosen one cannot be watched."""
+    found = {}
+    for name in {chosen: None, **dict.fromkeys(IMPLEMENTATIONS)}:
+        try:
+            dispatch = dispatch_of(own, name)
+        except Mismatch:
+            if name == chosen:
+                raise
+            continue
+        found[name] = Guard(own, *parts_of(dispatch.functions), names=dispatch.names)
+    return found
 
 
 def number_of(module: nn.Module, name: str) -> object:
@@ -152,6 +167,11 @@ def implementation_of(module: nn.Module) -> str | None:
     return getattr(getattr(module, "config", None), "_experts_implementation", None)
 
 
+def is_looped(module: nn.Module) -> bool:
+    """Whether its class's own loop runs, which calls torch's linear layer."""
+    return implementation_of(module) == IMPLEMENTATIONS[0]
+
+
 # Of the GPUs on which modules were proved, the dtypes whose grouped products have matrix units and
 # do not ask the GPU where their groups end. A trace reads this, and asks no driver.
 _grouped: dict[int, tuple[torch.dtype, ...]] = {}
@@ -178,16 +198,13 @@ def is_multiplied_fast(module: nn.Module, x: Tensor, dtype: torch.dtype) -> bool
 
 
 def takes(module: nn.Module, x: Tensor, indices: Tensor, weights: Tensor) -> bool:
-    """Whether the config still asks for an implementation that computes this, in x's dtype, and the
+    """Whether the implementation that the config asks for computes this, in x's dtype, and the
     operator takes it and is quick at it."""
-    implementation = implementation_of(module)
-    if implementation not in IMPLEMENTATIONS:
-        return False
-    if implementation == IMPLEMENTATIONS[0] and replaced_linear() is not None:
+    if replaced_linear() is not None and is_looped(module):
         return False
     autocast = autocast_dtype(x.device)
-    if autocast is not None and autocast != x.dtype and implementation != IMPLEMENTATIONS[0]:
-        return False  # these multiply in the weights' dtype
+    if autocast is not None and autocast != x.dtype and not is_looped(module):
+        return False  # the other implementations multiply in the weights' dtype
     parameters = [module._parameters[name] for name in parameters_of(module)]
     if autocast is None and any(one.dtype != x.dtype for one in parameters):
         return False
