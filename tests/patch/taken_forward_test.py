@@ -206,6 +206,29 @@ def test_what_covers_a_class_that_was_changed_calls_the_new_forward(path):
     assert_same_step(step(other), expected)
 
 
+@pytest.mark.parametrize("covered_within", [False, True], ids=["after", "within"])
+@pytest.mark.parametrize("path", ALL)
+def test_what_covers_a_class_that_had_another_forward_for_a_while(path, covered_within):
+    def steps(model, handle=None):
+        module = model.get_submodule(path)
+        with class_forward(module, decorated(type(module).forward)):
+            found = [loss_and_gradients(model)]
+            if covered_within:
+                cover(module)
+                found.append(loss_and_gradients(model))
+        if not covered_within:
+            cover(module)
+        found += [loss_and_gradients(model) for _ in range(2)]
+        if handle is not None:
+            handle.unpatch()
+        return *found, loss_and_gradients(model)
+
+    model, other = build(), build()
+    expected = steps(model)
+    for one, found in zip(steps(other, patch(other)), expected, strict=True):
+        assert_same_step(found, one)
+
+
 def test_one_that_is_kept_after_the_patch_is_the_modules_own(monkeypatch):
     model = build()
     handle = patch(model)

@@ -247,9 +247,13 @@ def following(own: Callable) -> FunctionType:
     """In place of a replacement, while the class has this forward and not the proved one."""
 
     def forward(self, *inputs, **named):
-        if not is_bound(self.__dict__.get("forward"), forward, self):
-            return own(self, *inputs, **named)
         now, installed = type(self).forward, installed_in(self)
+        there = self.__dict__.get("forward")
+        if not is_bound(there, forward, self):
+            if installed is None or is_ours(self, installed):
+                return own(self, *inputs, **named)
+            installed.called()
+            return call_own(installed.taken.own(self), own, self, *inputs, **named)
         if installed is None or not installed.on:
             return now(self, *inputs, **named)
         if now is not own and not torch.compiler.is_compiling():
