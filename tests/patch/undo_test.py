@@ -54,6 +54,37 @@ def test_a_class_forward_that_stood_in_a_module_stands_there_again():
     assert shape_of(model) == shape
 
 
+def another_class_forward(module):
+    own = type(module).forward
+    module.__class__ = type("Another", (type(module),), {"forward": lambda *args, **named: own})
+
+
+def covered_and_another_class_forward(module):
+    taken = module.forward
+    module.forward = lambda *args, **named: taken(*args, **named)
+    another_class_forward(module)
+
+
+@pytest.mark.parametrize("change", [another_class_forward, covered_and_another_class_forward])
+def test_no_later_forward_of_a_class_counts_where_one_stood_in_a_module(change):
+    model = build()
+    parts = ["model.norm", "model.layers.0", "model.layers.0.mlp", "model.layers.0.self_attn"]
+    for path in parts:
+        module = model.get_submodule(path)
+        module.forward = type(module).forward.__get__(module)
+    expected = loss_and_gradients(model)
+    handle = patch(model)
+    twin = copy.deepcopy(model)
+    assert_same_step(loss_and_gradients(model), expected)
+    for of in (model, twin):
+        for path in parts:
+            change(of.get_submodule(path))
+        for _ in range(2):
+            assert_same_step(loss_and_gradients(of), expected)
+    handle.unpatch()
+    assert_same_step(loss_and_gradients(model), expected)
+
+
 BORROWED = ["post_attention_layernorm", "input_layernorm", "mlp", "self_attn.q_norm"]
 
 

@@ -57,7 +57,8 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     with skip_logits=False); with cross_entropy=True, a write in place into logits that their loss
     has read for its backward; fullgraph=True, a hook on logits or their `.data` in a function that
     is compiled by itself and that a training forward calls on its logits (compile the whole model,
-    or call it with skip_logits=False); torch.jit.trace of a training forward with labels;
+    or call it with skip_logits=False); torch.jit.trace of a training forward with labels, and
+    torch.jit.script of a patched module;
     copy.deepcopy of a module whose own `__deepcopy__` copies its attributes without a note of
     itself in the memo; for a family's model that waits for its first forward, a wrapper around that
     forward and a checkpoint around the whole of it; a write in place into a norm's input after the
@@ -68,6 +69,10 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     runs, as under a hook or a mode that is taken away before the backward: the second run must keep
     the tensors that the first kept, torch tells nobody which run is on, and a choice that was
     remembered would pass by what is hooked by then.
+
+    What torch refuses and a patched model computes: a fused loss has the gradients of its forward
+    before its backward, so it does not see what is written between the two into its labels, its
+    head's weight or the hidden states, where torch may raise.
 
     What differs and does not raise: with num_items_in_batch=0 the gradient of a head's weight is
     infinite where torch's is NaN; under torch.compile, a hook that the model puts on its logits

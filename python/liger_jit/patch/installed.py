@@ -30,9 +30,9 @@ UNPROVED = "its input is of a dtype, shape or layout that was not proved"
 
 class Installed(OwnCalls):
     """Owned by its module, and shared with the handle. `on` is the switch that the forward reads.
-    `was_bound`: the class's own forward stood in the module's `__dict__`, and stands there again
-    when this is undone. `ours`: what was put there last: the replacement, `bound`, or what stands
-    for the class's new forward.
+    `was_bound`: the proved forward stood in the module's `__dict__`, so no later one of the class
+    counts, and stands there again when this is undone. `ours`: what was put there last: the
+    replacement, `bound`, or what stands for the class's new forward.
     """
 
     def __init__(self, module: nn.Module, proof: Proof, was_bound: bool = False):
@@ -152,7 +152,7 @@ class Installation:
         if is_ours(self.module, found):
             del self.module.__dict__["forward"]
             if found.was_bound:
-                self.module.__dict__["forward"] = type(self.module).forward.__get__(self.module)
+                self.module.__dict__["forward"] = self.proof.guard.forward.__get__(self.module)
         if "forward" not in self.module.__dict__ or is_class_forward(self.module):
             del self.module.__dict__[KEY]
 
@@ -232,7 +232,9 @@ def own_forward(ours: FunctionType, guard: Guard, module: nn.Module, /, *inputs,
     """The forward of its class that a call of ours stands for."""
     installed, forward = installed_in(module), module.__dict__.get("forward")
     own = guard.forward
-    if is_bound(forward, ours, module):
+    if installed is not None and installed.was_bound:
+        pass
+    elif is_bound(forward, ours, module):
         own = type(module).forward
         is_on = installed is not None and installed.on
         if is_on and own is not guard.forward and is_looked_up():
@@ -289,6 +291,7 @@ def switched(rewritten: FunctionType, guard: Guard) -> FunctionType:
             installed.called()
         run, reason = rewritten, guard.broken(self)
         is_of_now = is_in_place or installed.taken.own(self) is type(self).forward
+        is_of_now = is_of_now and not installed.was_bound
         if reason is not None and is_of_now and type(self).forward is not guard.forward:
             # What is compiled is not traced through this, and finds what a call before it made.
             if type(self).forward not in again and not torch.compiler.is_compiling():

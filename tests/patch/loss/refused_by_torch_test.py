@@ -91,3 +91,70 @@ def test_a_loss_has_the_dtype_that_its_divisor_gives_it(name, compiled):
     assert found.dtype == expected.dtype
     assert found.shape == expected.shape
     assert error(found.float(), expected.float()) <= 2e-3
+
+
+def probability(rows, labels):
+    return F.nll_loss(F.log_softmax(rows, dim=-1), labels)
+
+
+def written_as_a_whole(logits, labels):
+    capped = torch.tanh(logits)
+    capped.mul_(1.5)
+    return probability(capped, labels)
+
+
+def written_by_a_function(logits, labels):
+    capped = torch.tanh(logits)
+    capped.sigmoid_()
+    return F.cross_entropy(capped, labels)
+
+
+def written_through_a_view(logits, labels):
+    capped = torch.tanh(logits / 5)
+    loss = F.cross_entropy(capped, labels)
+    capped.view(2, -1)[:, 3] = 0.0
+    return loss + probability(capped, labels)
+
+
+def written_beside_a_loss(logits, labels):
+    loss = F.cross_entropy(logits, labels)
+    capped = torch.tanh(logits)
+    capped.masked_fill_(capped > 0, -2.0)
+    return loss + probability(capped, labels)
+
+
+def written_after_what_was_made_of_it(logits, labels):
+    capped = torch.tanh(logits)
+    scaled = capped * 3
+    capped.add_(1.0)
+    return F.cross_entropy(scaled, labels)
+
+
+WRITTEN = [
+    written_as_a_whole,
+    written_by_a_function,
+    written_through_a_view,
+    written_beside_a_loss,
+    written_after_what_was_made_of_it,
+]
+
+
+class Capped(LlamaForCausalLM):
+    """Makes its loss of logits by a function."""
+
+    def forward(self, input_ids, labels=None, **kwargs):
+        logits = self.lm_head(self.model(input_ids, **kwargs).last_hidden_state)
+        return {"loss": self.loss_of(logits.flatten(0, 1), labels.flatten())}
+
+
+@pytest.mark.parametrize("loss_of", WRITTEN)
+def test_a_backward_that_reads_what_was_written_to(loss_of):
+    plain = build(num_hidden_layers=1)
+    plain.__class__, plain.loss_of = Capped, loss_of
+    model = copy.deepcopy(plain)
+    patch(model)
+    inputs = {name: batch()[name] for name in ("input_ids", "labels")}
+    for one in (plain, model):
+        loss = one(**inputs)["loss"]
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()

@@ -179,6 +179,22 @@ def test_others_by_such_a_name_count_where_they_are_called(mixtral, monkeypatch)
         assert sum(row.own_calls for row in handle.report()) == own_calls == len(seen)
 
 
+@pytest.mark.parametrize("implementation, own_calls", [("eager", 0), ("grouped_mm", 1)])
+def test_float64_is_the_loops_alone(mixtral, implementation, own_calls):
+    model = copy.deepcopy(mixtral)
+    model.set_experts_implementation(implementation)
+    handle = patch(model)
+    (experts, *_) = experts_of(model.double())
+    x, indices, weights = one_call(experts)
+    inputs = x.double(), indices, weights.double()
+    with contextlib.suppress(RuntimeError):  # a release whose product takes it gives its own
+        expected = type(experts).forward(experts, *inputs)
+        torch.testing.assert_close(experts(*inputs), expected)
+    with contextlib.suppress(RuntimeError):
+        experts(*inputs)
+    assert bool(sum(row.own_calls for row in handle.report())) == bool(own_calls)
+
+
 def test_so_must_be_what_finds_them(mixtral, monkeypatch):
     model = copy.deepcopy(mixtral)
     name = "get_interface" if hasattr(KIND, "get_interface") else "__getitem__"

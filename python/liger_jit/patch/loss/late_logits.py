@@ -98,7 +98,8 @@ class History:
 
     before: that of the logits they are made from; without it they are made from hidden states.
     graph: None while they are not computed, and after a backward that freed it. passed_by: the last
-    backward of a loss that has no gradient for them.
+    backward of a loss that has no gradient for them. kept: the logits, and how often they had been
+    written to, if their backward reads them: writes into them do not count for the graph's.
     """
 
     def __init__(self, form: Form, before: "History | None"):
@@ -107,6 +108,7 @@ class History:
         self.graph: Graph | None = None
         self.computed = False
         self.passed_by: int | None = None
+        self.kept: tuple[Tensor, int] | None = None
 
     def compute(self, function: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor:
         views = [None if one is None else one.view_as(one) for one in tensors]
@@ -147,6 +149,12 @@ class History:
                 "liger_jit: backward through the graph of logits a second time: the first one "
                 "freed it. Specify retain_graph=True for that one."
             )
+        if self.kept is not None and self.kept[0]._version != self.kept[1]:
+            raise RuntimeError(
+                "liger_jit: one of the variables needed for gradient computation has been modified "
+                f"by an inplace operation: logits of shape {tuple(self.form.shape)}, the output 0 "
+                "of a tanh. Write into a copy of them."
+            )
         return self.graph.gradients(gradient)
 
 
@@ -170,6 +178,8 @@ class Place:
         """The tensor, which others hold from now on."""
         filled, self.tensor = self.tensor, None
         filled.data = self._computed()
+        if self.source.is_kept_for_backward:
+            self.history.kept = filled.detach(), filled._version
         return filled
 
     def _computed(self) -> Tensor:
@@ -201,7 +211,7 @@ class _BeforeLogits(torch.autograd.Function):
         found = ctx.history.of_others(gradient)
         eager = isinstance(ctx, BackwardCFunction)
         if eager and not torch._C._autograd._get_current_graph_task_keep_graph():
-            ctx.history.graph = None
+            ctx.history.graph = ctx.history.kept = None
         return None, *_given(ctx, found, ctx.forms)
 
 

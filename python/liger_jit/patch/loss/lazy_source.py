@@ -91,6 +91,11 @@ class Source:
     def has_gradients(self) -> bool:
         return self.with_grad and any(t is not None and t.requires_grad for t in self.tensors())
 
+    @property
+    def is_kept_for_backward(self) -> bool:
+        """Whether the backward of the last step reads what it gave, as that of a tanh does."""
+        return bool(self.steps) and self.steps[-1][0] == "tanh"
+
     def tensors(self) -> tuple[Tensor | None, ...]:
         return (self.states, self.weight, self.bias)
 
@@ -116,10 +121,10 @@ class Source:
         return replace(self, states=states, weight=weight, bias=bias)
 
     def copied(self, states: Tensor) -> "Source":
-        """The same, and not what the last step gave: a backward reads what a tanh gave, so a write
-        into that spoils it, and one into a copy does not."""
+        """The same, and not what the last step gave: a write into that may spoil its backward, and
+        one into a copy does not."""
         derived = self.of(states)
-        return derived.then("copy") if self.steps and self.steps[-1][0] == "tanh" else derived
+        return derived.then("copy") if self.is_kept_for_backward else derived
 
     def then(self, name: str, value=None) -> "Source":
         self.check()

@@ -205,6 +205,8 @@ def takes(module: nn.Module, x: Tensor, indices: Tensor, weights: Tensor) -> boo
     autocast = autocast_dtype(x.device)
     if autocast is not None and autocast != x.dtype and not is_looped(module):
         return False  # the other implementations multiply in the weights' dtype
+    if x.dtype == torch.float64 and not is_looped(module):
+        return False  # torch's grouped product takes none
     parameters = [module._parameters[name] for name in parameters_of(module)]
     if autocast is None and any(one.dtype != x.dtype for one in parameters):
         return False
