@@ -3,6 +3,7 @@ takes its own forward, and the report says so."""
 
 import copy
 import functools
+import inspect
 from contextlib import contextmanager
 
 import numpy
@@ -528,3 +529,15 @@ def test_a_compiled_step_sees_what_was_changed_before_it(change):
     torch._dynamo.reset()
     step = torch.compile(model, backend="aot_eager")
     assert error(step(**batch()).loss, expected[0]) < 1e-5
+
+
+@pytest.mark.parametrize("path", ["model.norm", "model.layers.0.mlp"])
+def test_a_forward_of_ours_has_the_signature_of_the_modules_own(path):
+    model = build()
+    own = model.get_submodule(path).forward
+    signature, arguments = inspect.signature(own), inspect.getfullargspec(own)
+    patch(model)
+    ours = model.get_submodule(path).forward
+    assert ours != own
+    assert inspect.signature(ours) == signature
+    assert inspect.getfullargspec(ours) == arguments

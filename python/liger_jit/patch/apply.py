@@ -58,32 +58,33 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     has read for its backward; fullgraph=True, a hook on logits or their `.data` in a function that
     is compiled by itself and that a training forward calls on its logits (compile the whole model,
     or call it with skip_logits=False); torch.jit.trace of a training forward with labels, and
-    torch.jit.script of a patched module;
-    copy.deepcopy of a module whose own `__deepcopy__` copies its attributes without a note of
-    itself in the memo; for a family's model that waits for its first forward, a wrapper around that
-    forward and a checkpoint around the whole of it; a write in place into a norm's input after the
-    norm, or into the weight of one that adds to it (Gemma's), which keeps that very tensor for its
-    backward, where torch's norm keeps a copy in float32 of a 16-bit one, and nothing of one without
-    a gradient; one into the weights of a routing after the experts, whose loop keeps a copy; a
-    checkpoint without reentry around modules that run their own forwards in only one of its two
-    runs, as under a hook or a mode that is taken away before the backward: the second run must keep
-    the tensors that the first kept, torch tells nobody which run is on, and a choice that was
-    remembered would pass by what is hooked by then.
+    torch.jit.script of a patched module; copy.deepcopy of a module whose own `__deepcopy__` copies
+    its attributes without a note of itself in the memo; for a family's model that waits for its
+    first forward, a wrapper around that forward and a checkpoint around the whole of it; a write in
+    place into a norm's input after the norm, or into the weight of one that adds to it (Gemma's),
+    which keeps that very tensor for its backward, where torch's norm keeps a copy in float32 of a
+    16-bit one, and nothing of one without a gradient; one into the weights of a routing after the
+    experts, whose loop keeps a copy; a checkpoint without reentry around modules that run their own
+    forwards in only one of its two runs, as under a hook or a mode that is taken away before the
+    backward: the second run must keep the tensors that the first kept, torch tells nobody which run
+    is on, and a choice that was remembered would pass by what is hooked by then.
 
     What torch refuses and a patched model computes: a fused loss has the gradients of its forward
     before its backward, so it does not see what is written between the two into its labels, its
     head's weight or the hidden states, where torch may raise.
 
-    What differs and does not raise: with num_items_in_batch=0 the gradient of a head's weight is
-    infinite where torch's is NaN; under torch.compile, a hook that the model puts on its logits
-    after the loss, which never runs, and attention that has no mask where it has none without
-    torch.compile (a hook on it sees None), and the items by number of an output without logits,
-    which are one less, where without torch.compile the second is None; a training step's logits are
-    of a subclass of `Tensor` until something computes them, so `type(logits) is Tensor` is False;
-    what is written between head and loss in ways that torch does not count (`weight.data.copy_`,
-    numpy memory) counts for the loss, and between forward and backward (`weight.data.mul_`,
-    `model.to(dtype)`, which may raise there) for a norm that adds to its weight (Gemma's) and not
-    for a fused loss, where torch has it the other way round; a view of logits that was taken before
+    What differs and does not raise: with num_items_in_batch=0, or a loss that is multiplied by
+    infinity, the gradient of a head's weight is infinite where torch's is NaN; `model.forward` is
+    an object and no method (`inspect.signature` reads it, `inspect.getsource` does not); under
+    torch.compile, a hook that the model puts on its logits after the loss, which never runs, and
+    attention that has no mask where it has none without torch.compile (a hook on it sees None), and
+    the items by number of an output without logits, which are one less, where without torch.compile
+    the second is None; a training step's logits are of a subclass of `Tensor` until something
+    computes them, so `type(logits) is Tensor` is False; what is written between head and loss in
+    ways that torch does not count (`weight.data.copy_`, numpy memory) counts for the loss, and
+    between forward and backward (`weight.data.mul_`, `model.to(dtype)`, which may raise there) for
+    a norm that adds to its weight (Gemma's) and for a loss with reduction="none", and not for any
+    other fused loss, where torch has it the other way round; a view of logits that was taken before
     their loss and is looked at after it is beside that loss, so a hook on it sees no gradient of
     it, nor does one that is put on logits after a function of torch's engine (an autograd.Function,
     a checkpoint) was given them; of torch's functions that somebody replaces after the patch, only
@@ -104,9 +105,12 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     and then gives its class another forward, with no call of the module between, or calls what was
     taken from elsewhere than its place, has the class's new forward, and without the patch the old
     one, and so has a call whose own forward pre-hook gives the module's class that forward, for
-    torch looks a forward up before such hooks; who took `model.loss_function` of a model and calls
-    it outside of any forward has the loss of the model's type of now, and a loss that was made of a
-    loss that was made of it has the one of the patch in both.
+    torch looks a forward up before such hooks; a module over whose forward something was put and
+    taken off again has its class's forward of now, where in an unpatched one that of then may stand
+    in its place (as accelerate's hooks leave it, and `mock.patch` does not); who took
+    `model.loss_function` of a model and calls it outside of any forward has the loss of the model's
+    type of now, and a loss that was made of a loss that was made of it has the one of the patch in
+    both.
 
     What a proof takes for granted: that a class answers for an attribute what its modules answer
     (no `types.DynamicClassAttribute`), and that `_modules` is a dict as torch makes it; that

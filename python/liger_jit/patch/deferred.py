@@ -82,7 +82,7 @@ class FamilyHandle:
         model.liger_handle = self.patch(model)
         self._handles.add(model.liger_handle)
         if type(forward) is ForwardOfNow:
-            forward.now = model.__dict__.get("forward")
+            forward.now = model.forward
         return model.liger_handle
 
     def revert(self) -> None:

@@ -272,6 +272,8 @@ def like_own(forward: FunctionType, own: Callable) -> FunctionType:
     """With the signature and attributes of the class's own, but for what torch's compiler notes of
     that; a pickled module looks it up by this name."""
     update_wrapper(forward, own).__name__ = "forward"
+    if not hasattr(own, "__wrapped__"):  # else those who do not ask what it wraps see what it takes
+        forward.__signature__ = inspect.signature(own)
     for name in [one for one in vars(forward) if one.startswith("_torchdynamo")]:
         del forward.__dict__[name]
     return forward

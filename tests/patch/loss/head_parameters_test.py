@@ -68,6 +68,64 @@ def test_a_head_is_trained_as_it_was_when_it_made_the_logits(trained):
         assert error(found[0], plain[0]) <= 1e-5
 
 
+def detached_before_the_loss(states, logits_of, loss_of):
+    logits = logits_of(states)
+    states.detach_()
+    return loss_of(logits)
+
+
+def detached_after_the_loss(states, logits_of, loss_of):
+    logits = logits_of(states)
+    loss = loss_of(logits)
+    states.detach_()
+    return loss + logits.pow(2).mean()
+
+
+def trained_after_the_head(states, logits_of, loss_of):
+    states = states.detach()
+    logits = logits_of(states)
+    states.requires_grad_()
+    loss = loss_of(logits)
+    assert states.grad is None
+    if loss.requires_grad:
+        (gradient,) = torch.autograd.grad(loss, states, retain_graph=True, allow_unused=True)
+        assert gradient is None
+    return loss
+
+
+class OfStates(LlamaForCausalLM):
+    """Makes its loss of hidden states by a function that changes what is trained."""
+
+    def forward(self, input_ids, labels=None, **kwargs):
+        def loss_of(logits):
+            return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+        states = self.model(input_ids, **kwargs).last_hidden_state
+        return {"loss": self.path(states, self.lm_head, loss_of)}
+
+
+@pytest.mark.parametrize(
+    "path", [detached_before_the_loss, detached_after_the_loss, trained_after_the_head]
+)
+def test_states_are_trained_as_they_were_when_the_head_was_called(path):
+    results = []
+    for patched in (False, True):
+        model = build(num_hidden_layers=1)
+        model.__class__, model.path = OfStates, path
+        if patched:
+            patch(model)
+        loss = model(**{name: batch()[name] for name in ("input_ids", "labels")})["loss"]
+        loss.backward()
+        results.append((loss.detach(), {name: p.grad for name, p in model.named_parameters()}))
+    plain, found = results
+    trained = [
+        {name for name, gradient in one[1].items() if gradient is not None} for one in results
+    ]
+    assert trained[0] == trained[1] != set()
+    assert error(found[0], plain[0]) <= 1e-5
+    assert all(error(found[1][name], plain[1][name]) <= 1e-4 for name in trained[0])
+
+
 class Normalised(nn.Linear):
     """Stands in for the weight that it holds."""
 

@@ -80,6 +80,39 @@ def test_a_loss_function_that_is_set_after_the_patch(change, how, monkeypatch):
     assert_same_step(found, step(unpatched))
 
 
+class Doubling(torch.Tensor):
+    """Doubles each cross entropy that it is an argument of."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        result = super().__torch_function__(function, types, args, kwargs or {})
+        return result * 2 if function is F.cross_entropy else result
+
+
+def weighted_by_a_subclass(logits, labels, vocab_size, **kwargs):
+    weight = torch.ones(vocab_size).as_subclass(Doubling)
+    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), weight=weight)
+
+
+@pytest.mark.parametrize("loss_function", [None, weighted_by_a_subclass])
+def test_a_tensor_of_another_class_is_asked_for_its_loss(loss_function):
+    inputs = batch()
+    found = []
+    for patched in (False, True):
+        model = small()
+        if patched:
+            patch(model)
+        if loss_function is not None:
+            model.loss_function = loss_function
+        else:
+            inputs["labels"] = inputs["labels"].as_subclass(Doubling)
+        loss = model(**inputs).loss
+        loss.backward()
+        gradients = {name: p.grad.as_subclass(torch.Tensor) for name, p in model.named_parameters()}
+        found.append((loss.as_subclass(torch.Tensor), gradients))
+    assert_same_step(*found)
+
+
 def test_a_compiled_loss_function_gets_real_logits(monkeypatch):
     model = small()
     model.loss_function = smoothed

@@ -195,6 +195,31 @@ def test_float64_is_the_loops_alone(mixtral, implementation, own_calls):
     assert bool(sum(row.own_calls for row in handle.report())) == bool(own_calls)
 
 
+@pytest.mark.parametrize(
+    "implementation, indices",
+    [
+        ("eager", torch.tensor([[0, 1], [1, 0]], dtype=torch.int32)),
+        ("batched_mm", torch.tensor([[0, 4], [1, 0]])),
+        ("batched_mm", torch.tensor([[0, -1], [1, 0]])),
+    ],
+)
+def test_indices_that_an_implementation_has_no_expert_for(mixtral, implementation, indices):
+    model = copy.deepcopy(mixtral)
+    model.set_experts_implementation(implementation)
+    handle = patch(model)
+    (experts, *_) = experts_of(model)
+    assert experts.num_experts == 4
+    inputs = torch.ones(2, 32), indices, torch.ones(2, 2)
+    try:
+        expected = type(experts).forward(experts, *inputs)
+    except Exception as error:
+        with pytest.raises(type(error)):
+            experts(*inputs)
+    else:
+        torch.testing.assert_close(experts(*inputs), expected, equal_nan=True)
+    assert sum(row.own_calls for row in handle.report()) == 1
+
+
 def test_so_must_be_what_finds_them(mixtral, monkeypatch):
     model = copy.deepcopy(mixtral)
     name = "get_interface" if hasattr(KIND, "get_interface") else "__getitem__"

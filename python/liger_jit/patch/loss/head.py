@@ -121,9 +121,9 @@ class LossHead(OwnCalls):
         if not self.fused:
             logits = own(states)
             return lazy_logits(Source(logits, None, None, logits.dtype, (), call))
-        # Views: whether a parameter is trained is settled here, as a product would settle it.
-        head = (weight.view_as(weight), None if bias is None else bias.view_as(bias))
-        return lazy_logits(Source(states, *head, product_dtype(states, weight), (), call))
+        # Views: what is trained, and on the way to what, is settled here, as a product would.
+        views = [None if one is None else one.view_as(one) for one in (states, weight, bias)]
+        return lazy_logits(Source(*views, product_dtype(states, weight), (), call))
 
     def traced_forward(self, call: LossCall, own: Callable, /, *inputs, **named) -> Tensor:
         """Under torch.compile, which cannot trace a lazy tensor: real logits, and a note of what

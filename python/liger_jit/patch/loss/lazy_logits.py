@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
 from ..autocasting import autocast_dtype, without_autocast
-from ..guard import DTYPES
+from ..guard import DTYPES, is_plain
 from ..modes import is_watched
 from ..recomputed import checkpoint_here
 from .call import loss_of_logits, loss_of_states
@@ -421,14 +421,16 @@ def _cross_entropy(
     source = _open(input)
     if source is None or size_average is not None or reduce is not None:
         return NotImplemented
-    indices = target.dim() == 1 and target.dtype == torch.int64 and input.dim() == 2
+    indices = (
+        is_plain(target) and target.dim() == 1 and target.dtype == torch.int64 and input.dim() == 2
+    )
     shape = source.scale_and_softcap()
     if not indices or target.shape[0] != input.shape[0] or shape is None:
         return NotImplemented
     # Under autocast torch takes the logits of a cross entropy as float32, but for float64.
     casts = autocast_dtype(input.device) is not None and input.dtype != torch.float64
     allowed = DTYPES if casts else (input.dtype,)
-    if weight is not None and weight.dtype not in allowed:
+    if weight is not None and not (is_plain(weight) and weight.dtype in allowed):
         return NotImplemented
     source.check()
     scale, softcap = shape

@@ -172,6 +172,11 @@ def is_looped(module: nn.Module) -> bool:
     return implementation_of(module) == IMPLEMENTATIONS[0]
 
 
+def is_grouped(module: nn.Module) -> bool:
+    """Whether torch's grouped product runs, which knows pairs of no expert, and any integers."""
+    return implementation_of(module) == "grouped_mm"
+
+
 # Of the GPUs on which modules were proved, the dtypes whose grouped products have matrix units and
 # do not ask the GPU where their groups end. A trace reads this, and asks no driver.
 _grouped: dict[int, tuple[torch.dtype, ...]] = {}
@@ -222,8 +227,8 @@ def takes(module: nn.Module, x: Tensor, indices: Tensor, weights: Tensor) -> boo
         and x.dim() == indices.dim() == 2
         and x.shape[0] == indices.shape[0]
         and may_have_elements(indices)
-        and indices.dtype in (torch.int64, torch.int32)
-        and not are_beside_the_experts(indices, module.num_experts)
+        and (indices.dtype == torch.int64 or (indices.dtype == torch.int32 and is_grouped(module)))
+        and not are_beside_the_experts(indices, module)
     )
 
 
@@ -251,14 +256,17 @@ def may_have_elements(indices: Tensor) -> bool:
     return indices.numel() > 0
 
 
-def are_beside_the_experts(indices: Tensor, experts: int) -> bool:
-    """Whether one is counted from the last expert, or all are of none, where that is seen at once:
-    on the CPU, and in no trace."""
+def are_beside_the_experts(indices: Tensor, module: nn.Module) -> bool:
+    """Whether the module's own forward has another meaning for one that is no expert's, or no
+    gradient as all are of none, where that is seen at once: on the CPU, and in no trace."""
     if not indices.is_cpu or type(indices) is not Tensor or torch.compiler.is_compiling():
         return False
     if DISPATCH_MODES() or torch._C._are_functorch_transforms_active():
         return False
-    return not 0 <= int(indices.amin()) < experts
+    lowest, highest = map(int, indices.aminmax())
+    if not 0 <= lowest < module.num_experts:
+        return True
+    return highest >= module.num_experts and not is_grouped(module)
 
 
 def experts_run(gate: ExpertGate) -> Callable:
