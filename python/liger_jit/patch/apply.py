@@ -102,15 +102,15 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     rotated q and k), or on a parameter that only that one is made of, is called with None where a
     backward comes to the other alone, as torch does for its own nodes of several results, and hooks
     of two such results are called in their order; who takes `module.forward` of a patched module
-    and then gives its class another forward, with no call of the module between, or calls what was
-    taken from elsewhere than its place, has the class's new forward, and without the patch the old
-    one, and so has a call whose own forward pre-hook gives the module's class that forward, for
-    torch looks a forward up before such hooks; a module over whose forward something was put and
-    taken off again has its class's forward of now, where in an unpatched one that of then may stand
-    in its place (as accelerate's hooks leave it, and `mock.patch` does not); who took
-    `model.loss_function` of a model and calls it outside of any forward has the loss of the model's
-    type of now, and a loss that was made of a loss that was made of it has the one of the patch in
-    both.
+    and then gives its class another forward, with no call of the module between but compiled ones,
+    or calls what was taken from elsewhere than its place, has the class's new forward, and without
+    the patch the old one, and so has a call whose own forward pre-hook gives the module's class
+    that forward, for torch looks a forward up before such hooks; a module over whose forward
+    something was put and taken off again has its class's forward of now, where in an unpatched one
+    that of then may stand in its place (as accelerate's hooks leave it, and `mock.patch` does not);
+    who took `model.loss_function` of a model and calls it outside of any forward has the loss of
+    the model's type of now, and a loss that was made of a loss that was made of it has the one of
+    the patch in both.
 
     What a proof takes for granted: that a class answers for an attribute what its modules answer
     (no `types.DynamicClassAttribute`), and that `_modules` is a dict as torch makes it; that
