@@ -206,6 +206,26 @@ def test_what_covers_a_class_that_was_changed_calls_the_new_forward(path):
     assert_same_step(step(other), expected)
 
 
+@pytest.mark.parametrize("path", ALL)
+def test_a_copy_has_what_its_cover_took(path, monkeypatch):
+    """A cover that a deep copy has one of its own of."""
+
+    def steps(model):
+        module = model.get_submodule(path)
+        module.forward = partial(module.forward)
+        found = [loss_and_gradients(model)]
+        with monkeypatch.context() as changed:
+            changed.setattr(type(module), "forward", decorated(type(module).forward))
+            found += [loss_and_gradients(model), loss_and_gradients(copy.deepcopy(model))]
+        return found
+
+    model, other = build(), build()
+    expected = steps(model)
+    patch(other)
+    for one, found in zip(steps(other), expected, strict=True):
+        assert_same_step(found, one)
+
+
 @pytest.mark.parametrize("covered_within", [False, True], ids=["after", "within"])
 @pytest.mark.parametrize("path", ALL)
 def test_what_covers_a_class_that_had_another_forward_for_a_while(path, covered_within):

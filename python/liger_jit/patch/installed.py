@@ -57,7 +57,7 @@ class Installed(OwnCalls):
     def __deepcopy__(self, memo: dict) -> "Installed":
         twin = Installed(copy.deepcopy(self.module, memo), self.proof, self.was_bound)
         twin.bound, twin.ours = copy.deepcopy((self.bound, self.ours), memo)
-        twin.taken = copy.copy(self.taken)
+        twin.taken = self.taken.copied(self.module)
         twin.on = self.on
         return twin
 

@@ -136,7 +136,9 @@ class StandIn(LikeMethod):
 
     def __deepcopy__(self, memo: dict) -> "StandIn":
         memo[id(self)] = twin = object.__new__(type(self))
-        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        held = {name: value for name, value in self.__dict__.items() if name != "taken"}
+        twin.__dict__.update(copy.deepcopy(held, memo))
+        twin.taken = self.taken.copied(self.__self__)
         return twin
 
     def __reduce__(self):
@@ -168,7 +170,7 @@ class HeadForward(LikeMethod, Covered):
         if id(self.loss_head.model) in memo:
             memo[id(self)] = twin = object.__new__(HeadForward)
             # Of a head that is no longer the model's the loss head may be half copied by now.
-            twin.taken = Taken(type(self.loss_head.head).forward)
+            twin.taken = self.taken.copied(self.loss_head.head)
             twin.loss_head = copy.deepcopy(self.loss_head, memo)
             return twin
         return class_forward(copy.deepcopy(self.loss_head.head, memo))

@@ -12,6 +12,7 @@ when it is taken. What tells that it was taken before the class got its new forw
 Else a call is one of now.
 """
 
+import copy
 import dis
 import sys
 import threading
@@ -26,6 +27,8 @@ from .source.definition import reached
 from .source.torchs_own import CALL_IMPL_CODE
 
 PACKAGE = __package__
+# In place of the cover of a copy, which nobody has seen yet.
+COPIED = object()
 CODES_THAT_LOOK_UP = {
     nn.Module._slow_forward.__code__,
     CALL_IMPL_CODE,
@@ -49,9 +52,16 @@ class Taken:
             return
         before = self.cover and self.cover()
         if before is not cover:
-            if before is None or not reaches(cover, before):
+            if before is None or not (before is COPIED or reaches(cover, before)):
                 self.below = type(module).forward
             self.cover = reference(cover)
+
+    def copied(self, module: nn.Module) -> "Taken":
+        """For the copy of this module: its cover is copied with it."""
+        twin = copy.copy(self)
+        if self.cover is not None and self.cover() is module.__dict__.get("forward", COPIED):
+            twin.cover = lambda: COPIED
+        return twin
 
     def own(self, module: nn.Module) -> Callable:
         """What a call under a cover stands for, or one after the end."""

@@ -41,6 +41,12 @@ def with_states_that_go_on(model, states, loss):
     return loss(logits) + states.pow(2).mean()
 
 
+def with_states_that_are_detached(model, states, loss):
+    logits = model.lm_head(states)
+    states.detach_()
+    return loss(logits)
+
+
 def with_another_use(model, states, loss):
     logits = model.lm_head(states)
     return loss(logits) + logits.pow(2).mean()
@@ -64,6 +70,7 @@ WAYS = [
     with_a_hook,
     with_a_hook_of_the_head,
     with_states_that_go_on,
+    with_states_that_are_detached,
     with_another_use,
 ]
 

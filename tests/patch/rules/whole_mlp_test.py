@@ -205,6 +205,30 @@ def test_a_sparse_input_is_its_projections(layout, kind):
         assert torch.allclose(mlp(getattr(x, layout)()), expected, atol=1e-6)
 
 
+def a_gate_in_float64(mlp):
+    next(mlp.children()).to(torch.float64)
+
+
+def a_result_in_bfloat16(mlp):
+    mlp.down_proj.to(torch.bfloat16)
+
+
+@pytest.mark.parametrize("family", FEW)
+@pytest.mark.parametrize("change", [None, a_gate_in_float64, a_result_in_bfloat16])
+def test_what_does_not_go_together_has_torchs_own_error(change, family):
+    model = build(family)
+    patch(model)
+    (mlp, *_) = mlps(model)
+    x = torch.ones(2, 3, 32)
+    assert torch.isfinite(mlp(x)).all()
+    if change is None:
+        x = torch.ones(2, 3, 33)
+    else:
+        change(mlp)
+    with pytest.raises(RuntimeError, match="dtype|shapes|type"):
+        mlp(x)
+
+
 def test_an_input_of_a_layout_that_nobody_takes_has_the_modules_own_error():
     model, reference = build(), build()
     patch(model)

@@ -43,7 +43,7 @@ PLAIN_OR_NONE = PLAIN | {type(None)}
 ASKED_FOR = "its logits were asked for: skip_logits=False, or no training step"
 CHECKPOINTED = "it was called in a checkpoint that the loss is not in"
 NOT_WHOLE = "its input, weight or bias is no plain tensor, or none that outlives its call"
-MIXED = "its input, weight and bias are not of one dtype"
+MIXED = "its input, weight and bias do not go together, and torch says how"
 NO_LOSS = "no cross entropy was called on its logits"
 
 
@@ -113,7 +113,7 @@ class LossHead(OwnCalls):
             weight, bias = held(self.head, "weight"), held(self.head, "bias")
             if not (type(states) is Tensor and self.stays_whole(weight, bias)):
                 reason = NOT_WHOLE
-            elif not have_one_dtype(states, weight, bias):
+            elif not go_together(states, weight, bias):
                 reason = MIXED
         call.missed = reason or NO_LOSS
         if reason is not None:
@@ -134,7 +134,7 @@ class LossHead(OwnCalls):
         states = inputs[0] if inputs else next(iter(named.values()))
         logits = own(*inputs, **named)
         weight, bias = held(self.head, "weight"), held(self.head, "bias")
-        stays_whole = self.stays_whole(weight, bias) and have_one_dtype(states, weight, bias)
+        stays_whole = self.stays_whole(weight, bias) and go_together(states, weight, bias)
         if self.fused and self.changed() is None and stays_whole:
             made(logits, states, weight, bias)
             call.traced = (logits, states, weight, bias)
@@ -330,10 +330,13 @@ def is_compiled(function) -> bool:
     )
 
 
-def have_one_dtype(states: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether torch multiplies them as they are or, under autocast, in its dtype: that leaves
-    float64 alone."""
-    dtypes = {one.dtype for one in (states, weight, bias) if one is not None}
+def go_together(states: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether torch multiplies them, as they are or in the dtype of autocast, which leaves float64
+    alone."""
+    tensors = [one for one in (states, weight, bias) if one is not None]
+    dtypes = {one.dtype for one in tensors}
+    if states.shape[-1:] != weight.shape[1:] or len({one.device for one in tensors}) > 1:
+        return False
     if len(dtypes) == 1:
         return True
     return autocast_dtype(states.device) is not None and torch.float64 not in dtypes

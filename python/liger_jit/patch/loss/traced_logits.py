@@ -17,7 +17,7 @@ NAMES = ("logits", "states", "weight", "bias")
 class _Trace:
     """Of the trace that is being made; torch makes one at a time."""
 
-    made: dict[str, tuple[weakref.ref, int]] | None = None
+    made: dict[str, tuple[weakref.ref, tuple]] | None = None
     node: object = None  # of the logits; a hook on their gradient gives them another
     with_grad = False
     untouched = False
@@ -30,8 +30,8 @@ def made(logits: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None) ->
 
 def is_untouched(logits: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether these are what the head returned in this very trace and what it had, nothing was
-    written to them since, gradients are on or off as they were, and nothing used the logits or
-    waits for their gradient."""
+    written to them since or detached, gradients are on or off as they were, and nothing used the
+    logits or waits for their gradient."""
     comptime(_compare)
     return _answer()
 
@@ -43,9 +43,13 @@ def _fakes(context) -> dict[str, Tensor]:
     }
 
 
+def _state(fake: Tensor) -> tuple:
+    return fake._version, fake.requires_grad, fake.grad_fn
+
+
 def _remember(context) -> None:
     fakes = _fakes(context)
-    _Trace.made = {name: (weakref.ref(fake), fake._version) for name, fake in fakes.items()}
+    _Trace.made = {name: (weakref.ref(fake), _state(fake)) for name, fake in fakes.items()}
     _Trace.node = context.get_local("logits").as_proxy().node
     _Trace.with_grad = torch.is_grad_enabled()
 
@@ -58,7 +62,7 @@ def _compare(context) -> None:
         before is not None
         and before.keys() == fakes.keys()
         and all(
-            before[name][0]() is fake and before[name][1] == fake._version
+            before[name][0]() is fake and before[name][1] == _state(fake)
             for name, fake in fakes.items()
         )
         and _Trace.with_grad == torch.is_grad_enabled()

@@ -13,6 +13,7 @@ from torch.nn.modules import linear as linear_file
 
 from ... import functional
 from ...meta_calls import MetaCall
+from ..autocasting import autocast_dtype
 from ..guard import is_hooked
 from ..lookup import answers_for
 from ..probe import assert_same, random, run_own, twin_of
@@ -58,6 +59,15 @@ def keeps_less(gate: nn.Module, up: nn.Module | None, down: nn.Module) -> bool:
     return inner and down.weight.requires_grad
 
 
+def go_together(x: Tensor, *weights: Tensor | None) -> bool:
+    """Whether torch multiplies x by the first of these, and the others are of their dtype, or are
+    cast to one by autocast."""
+    if x.shape[-1] != weights[0].shape[-1]:
+        return False
+    alike = all(one is None or one.dtype == x.dtype for one in weights)
+    return alike or autocast_dtype(x.device) is not None
+
+
 def whole_run(
     names: tuple[str, ...], activation: str, otherwise: Callable[[nn.Module, Tensor], Tensor]
 ) -> Callable:
@@ -78,6 +88,8 @@ def whole_run(
         up_weight = None if up is None else up.weight
         if up is not None and up_weight.shape != gate.weight.shape:
             return otherwise(self, x)
+        if not go_together(x, gate.weight, up_weight, down.weight):
+            return otherwise(self, x)  # torch's errors are its own
         return functional.gated_mlp(x, gate.weight, up_weight, down.weight, activation)
 
     return run
