@@ -21,7 +21,7 @@ from .own_calls import OwnCalls
 from .rule import Proof
 from .source.compared import function_of
 from .source.definition import decorated, innermost
-from .taken import Taken, call_own, is_looked_up
+from .taken import Taken, call_as_found, call_own, is_function, is_looked_up
 
 # Of the entry in a patched module's __dict__.
 KEY = "_liger_jit"
@@ -42,10 +42,11 @@ class Installed(OwnCalls):
         self.on = True
 
     def follow(self, own: Callable) -> None:
-        """Puts in what stands for `own`, the class's forward of now. So who took what was there has
-        what that stood for."""
-        is_proved = own is self.proof.guard.forward
-        self.ours = self.bound if is_proved else following(own).__get__(self.module)
+        """Puts in what stands for `own`, the class's forward of now, if that is a function. So who
+        took what was there has what that stood for."""
+        kind = type(self.module)
+        follows = own is not self.proof.guard.forward and is_function(kind)
+        self.ours = following(own).__get__(self.module) if follows else self.bound
         self.module.__dict__["forward"] = self.ours
 
     def called(self) -> None:
@@ -239,7 +240,7 @@ def own_forward(ours: FunctionType, guard: Guard, module: nn.Module, /, *inputs,
         is_on = installed is not None and installed.on
         if is_on and own is not guard.forward and is_looked_up():
             installed.follow(own)
-            return own(module, *inputs, **named)
+            return call_as_found(own, module, *inputs, **named)
     elif installed is not None and forward is not installed.ours:
         own = installed.taken.own(module)
     return call_own(own, guard.forward, module, *inputs, **named)
@@ -257,13 +258,13 @@ def following(own: Callable) -> FunctionType:
             installed.called()
             return call_own(installed.taken.own(self), own, self, *inputs, **named)
         if installed is None or not installed.on:
-            return now(self, *inputs, **named)
+            return call_as_found(now, self, *inputs, **named)
         if now is not own and not torch.compiler.is_compiling():
             installed.follow(now)
         if now is installed.proof.guard.forward:
             return installed.bound(*inputs, **named)
         installed.stand_back(installed.proof.guard.broken(self))
-        return now(self, *inputs, **named)
+        return call_as_found(now, self, *inputs, **named)
 
     return like_own(forward, own)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from .taken import Taken, call_own, forward_of_call
+from .taken import Taken, call_as_found, call_own, class_forward, forward_of_call
 
 # What callers read of a forward beside its signature.
 OF_A_METHOD = frozenset(
@@ -25,10 +25,6 @@ OF_A_METHOD = frozenset(
         "__wrapped__",
     )
 )
-
-
-def class_forward(module: nn.Module) -> Callable:
-    return type(module).forward.__get__(module)
 
 
 # What is saved is rebuilt by these alone, so it loads where liger_jit is not installed.
@@ -129,7 +125,7 @@ class StandIn(LikeMethod):
     def as_anothers(self, module: nn.Module, *args, **kwargs):
         """Of that model its own forward, or the trainer's."""
         if self.trainers is None:
-            return type(module).forward(module, *args, **kwargs)
+            return call_as_found(type(module).forward, module, *args, **kwargs)
         if not hasattr(self.trainers, "__func__"):
             return self.trainers(*args, **kwargs)
         return self.trainers.__func__(module, *args, **kwargs)

@@ -14,11 +14,12 @@ Else a call is one of now.
 
 import copy
 import dis
+import inspect
 import sys
 import threading
 import weakref
 from collections.abc import Callable
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
 
 import torch
 from torch import nn
@@ -77,13 +78,41 @@ def call_own(own: Callable, before: Callable, module: nn.Module, /, *args, **kwa
     """Calls `own`, a forward of the module's class, or from within such a call `before`, which the
     class had when ours was taken."""
     if forward_of_call(own, before, module) is before:
-        return before(module, *args, **kwargs)
+        return call_as_found(before, module, *args, **kwargs)
     outer = here.modules
     try:
         here.modules = (module, *outer)
-        return own(module, *args, **kwargs)
+        return call_as_found(own, module, *args, **kwargs)
     finally:
         here.modules = outer
+
+
+def call_as_found(own: Callable, module: nn.Module, /, *args, **kwargs):
+    """Calls a forward of the module's class as it is found in the module. Not by binding a function
+    to it, which torch.compile does not trace in all releases."""
+    if is_function(type(module)):
+        return own(module, *args, **kwargs)
+    if type(own) is FunctionType and own is not type(module).forward:  # not that of now
+        return own(module, *args, **kwargs)
+    return class_forward(module)(*args, **kwargs)
+
+
+def class_forward(module: nn.Module) -> Callable:
+    """The forward of its class, as it is found in the module where none is in its `__dict__`."""
+    kind = type(module)
+    found = inspect.getattr_static(kind, "forward")
+    binds = getattr(type(found), "__get__", None)
+    return found if binds is None else binds(found, module, kind)
+
+
+def is_function(kind: type) -> bool:
+    """Whether the class's forward is a function of Python, which is bound as such. Anything that
+    can be called may stand there, and a mock does in tests."""
+    return type(inspect.getattr_static(kind, "forward")) is FunctionType
+
+
+# What `torch.compiler.assume_constant_result` writes, and imports the compiler for.
+is_function._dynamo_marked_constant = True
 
 
 def reference(cover: object) -> Callable[[], object]:

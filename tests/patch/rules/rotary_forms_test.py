@@ -111,6 +111,18 @@ def test_other_heads_go_to_the_function_itself(monkeypatch):
     assert not calls["rope"]
 
 
+@pytest.mark.parametrize(
+    "of_heads, of_tables", [(torch.float64, torch.float32), (torch.float32, torch.float64)]
+)
+def test_autocast_leaves_float64_to_the_function(of_heads, of_tables, monkeypatch):
+    original = of_file(modeling_llama)
+    x, table = torch.randn(2, 4, 7, 16, dtype=of_heads), torch.randn(2, 7, 16, dtype=of_tables)
+    with torch.autocast("cpu", torch.bfloat16), counted(monkeypatch) as calls:
+        found, expected = (f(x, x, table, table) for f in (replacement_of(original), original))
+    assert not calls["rope"]
+    assert all(map(torch.equal, found, expected))
+
+
 def test_another_formula_is_not_taken_for_it():
     def rounded(q, k, cos, sin):
         return vision(q, k, cos.bfloat16(), sin.bfloat16())

@@ -476,10 +476,12 @@ def takes_part(original: Callable, pair: bool, form: RotaryForm) -> bool:
 
 def keep_dtype(cos: Tensor, x: Tensor, wide: bool) -> bool:
     """Whether x has its dtype after such tables turned it. wide: as of `RotaryFunction`."""
-    # With cos in another dtype eager arithmetic promotes, which autocast then takes back, or the
-    # function itself.
-    if x.dtype == cos.dtype or autocast_dtype(x.device) is not None:
+    # With cos in another dtype eager arithmetic promotes, which autocast then takes back, but for
+    # float64, or the function itself.
+    if x.dtype == cos.dtype:
         return True
+    if autocast_dtype(x.device) is not None:
+        return torch.float64 not in (x.dtype, cos.dtype)
     return wide and cos.dtype == torch.float32 and x.dtype in HALVES
 
 
