@@ -1,7 +1,10 @@
 """A patched model under modes of torch: what a mode does with operations is part of the step."""
 
+from collections import Counter
+
 import pytest
 import torch
+from family_models import tiny
 from liger_jit.patch import patch
 from liger_jit.patch.modes import is_watched
 from tiny_models import assert_same_step, batch, build, counted, loss_and_gradients
@@ -45,6 +48,32 @@ MODES = {
     "cross_entropy": lambda: Functions(F.cross_entropy),
     "products": Products,
 }
+
+
+class Calls(TorchFunctionMode):
+    """Counts what is asked of tensors, by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = Counter()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        owner = getattr(function, "__self__", None)
+        self.seen[getattr(owner, "__name__", function.__name__)] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen3", "mixtral", "gemma2", "olmo2", "phi"])
+def test_a_mode_is_asked_nothing_that_the_model_itself_does_not_ask(model_type):
+    model, inputs = tiny(model_type)
+    seen = []
+    for patched in (False, True):
+        if patched:
+            patch(model)
+        with Calls() as calls:
+            model(**inputs)
+        seen.append(calls.seen)
+    assert seen[0] == seen[1]
 
 
 @pytest.mark.parametrize("kind", MODES)

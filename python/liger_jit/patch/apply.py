@@ -76,43 +76,44 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     head's weight or the hidden states, where torch may raise.
 
     What differs and does not raise: with num_items_in_batch=0, or a loss that is multiplied by
-    infinity, the gradient of a head's weight is infinite where torch's is NaN; `model.forward` is
-    an object and no method (`inspect.signature` reads it, `inspect.getsource` does not); under
-    torch.compile, a hook that the model puts on its logits after the loss, which never runs, and
-    attention that has no mask where it has none without torch.compile (a hook on it sees None), and
-    the items by number of an output without logits, which are one less, where without torch.compile
-    the second is None; a training step's logits are of a subclass of `Tensor` until something
-    computes them, so `type(logits) is Tensor` is False; what is written between head and loss in
-    ways that torch does not count (`weight.data.copy_`, numpy memory) counts for the loss, and
-    between forward and backward (`weight.data.mul_`, `model.to(dtype)`, which may raise there) for
-    a norm that adds to its weight (Gemma's) and for a loss with reduction="none", and not for any
-    other fused loss, where torch has it the other way round; a view of logits that was taken before
-    their loss and is looked at after it is beside that loss, so a hook on it sees no gradient of
-    it, nor does one that is put on logits after a function of torch's engine (an autograd.Function,
-    a checkpoint) was given them; hooks of saved tensors see what our operators keep; of torch's
-    functions that somebody replaces after the patch, only those of linear layers and cross entropy
-    are asked for at each call (a profiler that wraps `F.silu` does not see ours); under autocast q
-    and k leave a rotation in autocast's dtype, where torch's arithmetic gives float32 for attention
-    to round (a cache holds them so); a loop of steps within one autocast context computes with the
-    weights of its step, where torch keeps rounded copies of those that the context began with;
-    projections of a class of the user's that give the same memory at each call (a workspace), and
-    those with hooks that write into what another projection gave, are called before any of it is
-    read, and what a hook of a projection changes in the norm or activation that its layer calls
-    next counts from the layer's next call on; heads of which a part is rotated stay in the order in
-    memory in which they came, and are not made contiguous, so torch may refuse a write into what
-    attention gives, as it does where whole heads are rotated; a tensor's hook on one of two results
-    of an operator (a norm and the sum before it, rotated q and k), or on a parameter that only that
-    one is made of, is called with None where a backward comes to the other alone, as torch does for
-    its own nodes of several results, and hooks of two such results are called in their order; who
-    takes `module.forward` of a patched module and then gives its class another forward, with no
-    call of the module between but compiled ones, or calls what was taken from elsewhere than its
-    place, has the class's new forward, and without the patch the old one, and so has a call whose
-    own forward pre-hook gives the module's class that forward, for torch looks a forward up before
-    such hooks; a module over whose forward something was put and taken off again has its class's
-    forward of now, where in an unpatched one that of then may stand in its place (as accelerate's
-    hooks leave it, and `mock.patch` does not); who took `model.loss_function` of a model and calls
-    it outside of any forward has the loss of the model's type of now, and a loss that was made of a
-    loss that was made of it has the one of the patch in both.
+    infinity, the gradient of a head's weight is infinite where torch's is NaN, and the loss of a
+    compiled model NaN where torch's is infinite; `model.forward` is an object and no method
+    (`inspect.signature` reads it, `inspect.getsource` does not); under torch.compile, a hook that
+    the model puts on its logits after the loss, which never runs, and attention that has no mask
+    where it has none without torch.compile (a hook on it sees None), and the items by number of an
+    output without logits, which are one less, where without torch.compile the second is None; a
+    training step's logits are of a subclass of `Tensor` until something computes them, so
+    `type(logits) is Tensor` is False; what is written between head and loss in ways that torch does
+    not count (`weight.data.copy_`, numpy memory) counts for the loss, and between forward and
+    backward (`weight.data.mul_`, `model.to(dtype)`, which may raise there) for a norm that adds to
+    its weight (Gemma's) and for a loss with reduction="none", and not for any other fused loss,
+    where torch has it the other way round; a view of logits that was taken before their loss and is
+    looked at after it is beside that loss, so a hook on it sees no gradient of it, nor does one
+    that is put on logits after a function of torch's engine (an autograd.Function, a checkpoint)
+    was given them; hooks of saved tensors see what our operators keep; of torch's functions that
+    somebody replaces after the patch, only those of linear layers and cross entropy are asked for
+    at each call (a profiler that wraps `F.silu` does not see ours); under autocast q and k leave a
+    rotation in autocast's dtype, where torch's arithmetic gives float32 for attention to round (a
+    cache holds them so); a loop of steps within one autocast context computes with the weights of
+    its step, where torch keeps rounded copies of those that the context began with; projections of
+    a class of the user's that give the same memory at each call (a workspace), and those with hooks
+    that write into what another projection gave, are called before any of it is read, and what a
+    hook of a projection changes in the norm or activation that its layer calls next counts from the
+    layer's next call on; heads of which a part is rotated stay in the order in memory in which they
+    came, and are not made contiguous, so torch may refuse a write into what attention gives, as it
+    does where whole heads are rotated; a tensor's hook on one of two results of an operator (a norm
+    and the sum before it, rotated q and k), or on a parameter that only that one is made of, is
+    called with None where a backward comes to the other alone, as torch does for its own nodes of
+    several results, and hooks of two such results are called in their order; who takes
+    `module.forward` of a patched module and then gives its class another forward, with no call of
+    the module between but compiled ones, or calls what was taken from elsewhere than its place, has
+    the class's new forward, and without the patch the old one, and so has a call whose own forward
+    pre-hook gives the module's class that forward, for torch looks a forward up before such hooks;
+    a module over whose forward something was put and taken off again has its class's forward of
+    now, where in an unpatched one that of then may stand in its place (as accelerate's hooks leave
+    it, and `mock.patch` does not); who took `model.loss_function` of a model and calls it outside
+    of any forward has the loss of the model's type of now, and a loss that was made of a loss that
+    was made of it has the one of the patch in both.
 
     What a proof takes for granted: that a class answers for an attribute what its modules answer
     (no `types.DynamicClassAttribute`), and that `_modules` is a dict as torch makes it; that

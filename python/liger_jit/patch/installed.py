@@ -211,12 +211,12 @@ def guarded(
         given = inputs
         if named and named.keys() == set(names[len(inputs) :]):
             given = (*inputs, *(named[name] for name in names[len(inputs) :]))
-        if len(given) != count or (named and given is inputs):
+        if is_watched():  # first, as a mode sees what is asked of tensors as well
+            reason = WATCHED
+        elif len(given) != count or (named and given is inputs):
             reason = more
         elif not is_usable(given[0]) or not all(is_plain(x) and is_kept(x) for x in given[1:]):
             reason = "its input is of a kind that no operator takes"
-        elif is_watched():
-            reason = WATCHED
         else:
             reason = guard.broken(self)
             if reason is None and not takes(self, *given):

@@ -1,5 +1,6 @@
 """Logits of a training step are a tensor like any other to the code that gets them."""
 
+import pytest
 import torch
 from liger_jit.patch import patch
 from tiny_models import batch, build, error
@@ -52,6 +53,28 @@ def test_the_names_of_a_tensor_are_a_tensors():
         return logits.real.shape, logits.mT.shape, logits.data.shape
 
     assert found_by(use, patched=True)[0] == found_by(use, patched=False)[0]
+
+
+class Named(torch.Tensor):
+    """A class of tensors of the user's."""
+
+
+def as_a_class_of_the_users(logits):
+    named = logits.as_subclass(Named)
+    return type(named).__name__, named.sin().as_subclass(torch.Tensor)
+
+
+def its_gradient_before_the_loss(logits):
+    (gradient,) = torch.autograd.grad((logits * 2).sin().sum(), logits, retain_graph=True)
+    return "gradient", gradient
+
+
+@pytest.mark.parametrize("use", [as_a_class_of_the_users, its_gradient_before_the_loss])
+def test_what_is_asked_of_logits_before_the_loss(use):
+    (ours, expected) = (found_by(use, patched) for patched in (True, False))
+    assert ours[0][0] == expected[0][0]
+    assert error(ours[0][1], expected[0][1]) <= 1e-5
+    assert error(ours[1], expected[1]) <= 1e-5
 
 
 def test_autocast_leaves_float64_alone():

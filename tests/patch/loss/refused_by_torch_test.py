@@ -93,6 +93,50 @@ def test_a_loss_has_the_dtype_that_its_divisor_gives_it(name, compiled):
     assert error(found.float(), expected.float()) <= 2e-3
 
 
+def a_second_argument(model, states):
+    model.lm_head(states, 1)
+
+
+def no_argument(model, states):
+    model.lm_head()
+
+
+def an_argument_of_another_name(model, states):
+    model.lm_head(states=states)
+
+
+class Calls(LlamaForCausalLM):
+    """Calls its head in a way of its own first."""
+
+    def forward(self, input_ids, labels=None, **kwargs):
+        states = self.model(input_ids, **kwargs).last_hidden_state
+        self.first(self, states)
+        return {"loss": F.cross_entropy(self.lm_head(states).flatten(0, 1), labels.flatten())}
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("first", [a_second_argument, no_argument, an_argument_of_another_name])
+def test_calls_that_the_head_does_not_take(first, compiled):
+    model = build(num_hidden_layers=1)
+    model.__class__, model.first = Calls, first
+    patch(model)
+    torch._dynamo.reset()
+    step = torch.compile(model, backend="eager") if compiled else model
+    with pytest.raises(Exception, match="argument"):  # torch.compile has it in an error of its own
+        step(**{name: batch()[name] for name in ("input_ids", "labels")})
+
+
+def test_an_ignored_index_is_a_number():
+    model = build(num_hidden_layers=1)
+    model.__class__ = Calls
+    patch(model)
+    model.first = lambda model, states: F.cross_entropy(
+        model.lm_head(states).flatten(0, 1), torch.zeros(22, dtype=torch.int64), ignore_index=0.5
+    )
+    with pytest.raises(TypeError):
+        model(**{name: batch()[name] for name in ("input_ids", "labels")})
+
+
 def probability(rows, labels):
     return F.nll_loss(F.log_softmax(rows, dim=-1), labels)
 

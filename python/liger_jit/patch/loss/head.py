@@ -95,7 +95,7 @@ class LossHead(OwnCalls):
         if self.fused and keep and not call.wants_more:
             self.stand_back(ASKED_FOR)
             return None, args, kwargs
-        if self.fused:
+        if self.fused and not is_watched():
             shifted = kwargs.get("shift_labels")
             call.labels = LabelCount.begin(labels if shifted is None else shifted)
         return call, args, kwargs
@@ -103,10 +103,10 @@ class LossHead(OwnCalls):
     def forward(self, own: Callable, /, *inputs, **named) -> Tensor:
         """The head's forward: lazy logits where there is a loss to fuse, else its `own`."""
         call = call_of(self)
-        if call is not None and torch.compiler.is_compiling():
-            return self.traced_forward(call, own, *inputs, **named)
-        if call is None:
+        if call is None or len(inputs) + len(named) != 1 or (named and "input" not in named):
             return own(*inputs, **named)
+        if torch.compiler.is_compiling():
+            return self.traced_forward(call, own, *inputs, **named)
         reason = self.covered() or (None if checkpoint_here() is call.checkpoint else CHECKPOINTED)
         if reason is None:
             states = inputs[0] if inputs else next(iter(named.values()))

@@ -122,6 +122,10 @@ class LazyLogits(torch.Tensor):
         block.lazies.append(weakref.ref(lazy))
         return lazy
 
+    def as_subclass(self, kind: type) -> Tensor:
+        """Asked of nobody but a class: C++ code would take an alias of this tensor as it is."""
+        return self._real().as_subclass(kind)
+
     def _become_plain(self) -> Tensor:
         """Turns this very object into the real tensor, or gives one that stands beside it. The
         block has its tensor."""
@@ -421,6 +425,8 @@ def _cross_entropy(
     source = _open(input)
     if source is None or size_average is not None or reduce is not None:
         return NotImplemented
+    if type(ignore_index) is not int:
+        return NotImplemented
     indices = (
         is_plain(target) and target.dim() == 1 and target.dtype == torch.int64 and input.dim() == 2
     )
@@ -474,10 +480,9 @@ def _no_gradient(logits: LazyLogits) -> RuntimeError:
 
 def _gradient(outputs, inputs, *rest, **options):
     """torch.autograd.grad. A loss made from states has no logits in its graph."""
-    leaves = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
-    for logits in leaves:
-        if _open(logits) is not None and not _is_on_the_way(logits):
-            raise _no_gradient(logits)
+    for logits in inputs if isinstance(inputs, (tuple, list)) else (inputs,):
+        if _open(logits) is not None:
+            _hook(logits)
     return NotImplemented
 
 

@@ -34,9 +34,9 @@ ROLES = tuple(role for kind in KINDS for role in (kind.sum_role, kind.post_norm_
 
 def add_and_norm(norm: nn.Module, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """(norm(left + right), left + right)."""
-    alike = is_plain(left) and is_plain(right) and left.dtype == right.dtype
-    ours = norm_of(norm) if alike and left.shape == right.shape else None
-    usable = ours is not None and is_usable(left) and ours.takes(norm, left)
+    ours = norm_of(norm)  # first, as a mode that is on sees what is asked of tensors as well
+    usable = ours is not None and is_plain(left) and is_plain(right) and left.dtype == right.dtype
+    usable = usable and left.shape == right.shape and is_usable(left) and ours.takes(norm, left)
     if not usable or not is_one_node(left, right, norm):
         total = left + right
         return norm(total), total
@@ -45,10 +45,10 @@ def add_and_norm(norm: nn.Module, left: Tensor, right: Tensor) -> tuple[Tensor, 
 
 def norm_and_add(norm: nn.Module, x: Tensor, residual: Tensor, is_left: bool) -> Tensor:
     """residual + norm(x), with the norm's result on that side."""
-    alike = is_plain(x) and is_plain(residual) and x.dtype == residual.dtype
+    ours = norm_of(norm)
+    alike = ours is not None and is_plain(x) and is_plain(residual) and x.dtype == residual.dtype
     alike = alike and x.shape == residual.shape and x.is_contiguous() and residual.is_contiguous()
-    ours = norm_of(norm) if alike else None
-    if ours is None or not (is_usable(x) and is_usable(residual)) or not ours.takes(norm, x):
+    if not alike or not (is_usable(x) and is_usable(residual)) or not ours.takes(norm, x):
         normed = norm(x)
         return normed + residual if is_left else residual + normed
     return ours.then_add(norm, x, residual)

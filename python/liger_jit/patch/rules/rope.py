@@ -408,7 +408,7 @@ def rotary_function(
         return has_rows(x) or (layouts.columns and unsqueeze_dim == 1 and are_columns(x))
 
     def fits(x: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int) -> bool:
-        if is_watched() or not is_usable(x) or x.dim() != 4 or unsqueeze_dim not in (1, 2):
+        if not is_usable(x) or x.dim() != 4 or unsqueeze_dim not in (1, 2):
             return False
         if not lies(x, unsqueeze_dim):
             return False
@@ -423,6 +423,8 @@ def rotary_function(
 
     def turn(q, k, cos, sin, unsqueeze_dim):
         """q, and k if there is one."""
+        if is_watched():  # first, as a mode sees what is asked of tensors as well
+            return None
         if k is not None:
             both = q.dtype == k.dtype and is_usable(k) and k.dim() == 4 and lies(k, unsqueeze_dim)
             # Heads are where the tables have none, and may differ in number.
