@@ -80,6 +80,7 @@ OF_MODELS = {
     "a mock": lambda: mock.MagicMock(return_value=OUTPUT),
     "a static method": lambda: staticmethod(lambda *args, **kwargs: OUTPUT),
     "a partial function": lambda: functools.partial(lambda given, *args, **kwargs: given, OUTPUT),
+    "a property": lambda: property(lambda self: lambda *args, **kwargs: OUTPUT),
 }
 
 

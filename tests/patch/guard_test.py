@@ -531,6 +531,24 @@ def test_a_compiled_step_sees_what_was_changed_before_it(change):
     assert error(step(**batch()).loss, expected[0]) < 1e-5
 
 
+OF_ALL_KINDS = ["", "model", "model.norm", "model.layers.0", "model.layers.0.mlp", "lm_head"]
+
+
+@pytest.mark.parametrize("path", [*OF_ALL_KINDS, "model.layers.0.self_attn"])
+def test_who_takes_all_wrappers_off_a_forward_finds_what_is_under_the_modules_own(path):
+    model = build()
+    module = model.get_submodule(path)
+    own = inspect.unwrap(module.forward)
+    patch(model)
+    ours = module.forward
+    while hasattr(ours, "__wrapped__"):
+        ours = ours.__wrapped__
+    if hasattr(type(module).forward, "__wrapped__"):
+        assert ours is own
+    else:
+        assert ours == module.forward
+
+
 @pytest.mark.parametrize("path", ["model.norm", "model.layers.0.mlp"])
 def test_a_forward_of_ours_has_the_signature_of_the_modules_own(path):
     model = build()

@@ -73,7 +73,8 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
 
     What torch refuses and a patched model computes: a fused loss has the gradients of its forward
     before its backward, so it does not see what is written between the two into its labels, its
-    head's weight or the hidden states, where torch may raise.
+    head's weight or the hidden states, where torch may raise; nor does a checkpoint over logits see
+    a later write in place into them.
 
     What differs and does not raise: with num_items_in_batch=0, or a loss that is multiplied by
     infinity, the gradient of a head's weight is infinite where torch's is NaN, and the loss of a
@@ -116,12 +117,12 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     was made of it has the one of the patch in both.
 
     What a proof takes for granted: that a class answers for an attribute what its modules answer
-    (no `types.DynamicClassAttribute`), and that `_modules` is a dict as torch makes it; that
-    torch's own functions and tables, such as that of all modules' hooks, are where torch put them;
-    that transformers' functions call what transformers wrote, beyond those that a guard reads; that
-    what a projection of the user's does leaves alone the norms that its attention has called by
-    then; and that no value is so near to the ends of its dtype that an intermediate of torch's
-    would overflow.
+    (no `types.DynamicClassAttribute`, and no cached property as a forward), and that `_modules` is
+    a dict as torch makes it; that torch's own functions and tables, such as that of all modules'
+    hooks, are where torch put them; that transformers' functions call what transformers wrote,
+    beyond those that a guard reads; that what a projection of the user's does leaves alone the
+    norms that its attention has called by then; and that no value is so near to the ends of its
+    dtype that an intermediate of torch's would overflow.
 
     A patched module and its forward refer to each other. So after `del model` its weights are freed
     when Python's cyclic collector runs (`gc.collect()`), or at once if `unpatch()` came before.

@@ -49,11 +49,11 @@ def is_plain(tensor: Tensor | None) -> bool:
 def is_usable(x: Tensor) -> bool:
     """Whether the operators take this input: its kind, layout, dtype and device, that its rows have
     elements, and that they can keep it for a backward."""
-    if not is_plain(x) or x.dim() == 0 or x.shape[-1] == 0:
+    if not is_plain(x) or x.is_nested or x.dim() == 0 or x.shape[-1] == 0:
         return False
     if x.dtype not in DTYPES and (x.dtype is not torch.float64 or x.is_cuda):
         return False
-    if not (x.is_cuda or x.is_cpu or x.is_meta) or x.is_nested:
+    if not (x.is_cuda or x.is_cpu or x.is_meta):
         return False
     return is_kept(x)
 

@@ -273,7 +273,10 @@ def like_own(forward: FunctionType, own: Callable) -> FunctionType:
     """With the signature and attributes of the class's own, but for what torch's compiler notes of
     that; a pickled module looks it up by this name."""
     update_wrapper(forward, own).__name__ = "forward"
-    if not hasattr(own, "__wrapped__"):  # else those who do not ask what it wraps see what it takes
+    del forward.__wrapped__  # who takes wrappers off finds what is under `own`
+    if hasattr(own, "__wrapped__"):
+        forward.__wrapped__ = own.__wrapped__
+    else:
         forward.__signature__ = inspect.signature(own)
     for name in [one for one in vars(forward) if one.startswith("_torchdynamo")]:
         del forward.__dict__[name]
@@ -306,7 +309,7 @@ def switched(rewritten: FunctionType, guard: Guard) -> FunctionType:
             return own_forward(forward, guard, self, *inputs, **named)
         return run(self, *inputs, **named)
 
-    return like_own(forward, rewritten)
+    return like_own(forward, guard.forward)
 
 
 def decorated_again(

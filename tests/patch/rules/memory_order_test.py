@@ -55,6 +55,30 @@ def test_a_norms_result_lies_in_memory_as_eagers(name, dtype):
         assert order(found) == order(expected), (x.shape, x.stride())
 
 
+@pytest.mark.parametrize("name", NORMS)
+def test_a_norms_result_is_no_view(name):
+    """A write into a view would part it from its hooks."""
+    norm = NORMS[name]()
+    own = copy.deepcopy(norm)
+    assert applied(norm).patched
+    steps = []
+    for one in (norm, own):
+        torch.manual_seed(5)
+        x, called = torch.randn(2, 5, 4, WIDTH, requires_grad=True), []
+        y = one(x.transpose(1, 2))
+        assert not y._is_view()
+        y.register_hook(lambda gradient, called=called: called.append(1) or gradient * 10)
+        y.mul_(3)
+        (gradient,) = torch.autograd.grad(y.sin().sum(), x)
+        with torch.no_grad():
+            untracked = one(x.transpose(1, 2))
+        untracked.mul_(torch.ones(WIDTH, requires_grad=True))
+        one(x.transpose(1, 2)).detach_()
+        assert called == [1] and untracked.requires_grad
+        steps.append((y.detach(), gradient))
+    torch.testing.assert_close(*steps, rtol=1e-4, atol=1e-3)
+
+
 def test_heads_that_are_transposed_are_normed_where_they_lie(monkeypatch):
     norm = Llama()
     own = copy.deepcopy(norm)

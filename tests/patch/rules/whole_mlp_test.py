@@ -205,6 +205,22 @@ def test_a_sparse_input_is_its_projections(layout, kind):
         assert torch.allclose(mlp(getattr(x, layout)()), expected, atol=1e-6)
 
 
+def a_nested_input():
+    return torch.nested.nested_tensor([torch.ones(2, 32), torch.ones(3, 32)])
+
+
+@pytest.mark.parametrize("make", [a_nested_input, lambda: torch.ones(2, 32, device="meta")])
+def test_an_input_that_torch_takes_and_no_operator_does(make):
+    (mlp, *_) = mlps(model := build())
+    expected = mlp(make())
+    patch(model)
+    found = mlp(make())
+    assert found.is_nested == expected.is_nested
+    assert found.device == expected.device
+    if found.is_nested:
+        torch.testing.assert_close(found.values(), expected.values())
+
+
 def a_gate_in_float64(mlp):
     next(mlp.children()).to(torch.float64)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from ..taken import class_forward
 from .call import OPTIONS
 
 
@@ -36,7 +37,9 @@ class OwnArguments:
         if own is not None and own is not self.own:
             if torch.compiler.is_compiling():
                 return frozenset(), sys.maxsize
-            self.take(own, [parameters(own)[1:]])
+            is_of_now = own is type(self.model).forward
+            found = parameters(class_forward(self.model)) if is_of_now else parameters(own)[1:]
+            self.take(own, [found])
         return self.found
 
 
@@ -55,11 +58,15 @@ def options_of_ours(model: nn.Module) -> frozenset[str]:
 
 def arguments_of(model: nn.Module) -> list[list[inspect.Parameter]]:
     """Of the model's forward and of its class's."""
-    return [parameters(model.forward), parameters(type(model).forward)[1:]]
+    return [parameters(model.forward), parameters(class_forward(model))]
 
 
-def parameters(function: Callable) -> list[inspect.Parameter]:
-    return list(inspect.signature(function).parameters.values())
+def parameters(function: object) -> list[inspect.Parameter]:
+    """None of what does not tell, as functions of torch."""
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return []
 
 
 def position_of_labels(lists: list[list[inspect.Parameter]]) -> int | None:

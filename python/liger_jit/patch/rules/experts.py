@@ -227,6 +227,7 @@ def takes(module: nn.Module, x: Tensor, indices: Tensor, weights: Tensor) -> boo
         and x.dim() == indices.dim() == 2
         and x.shape[0] == indices.shape[0]
         and may_have_elements(indices)
+        and (x.is_contiguous() or not is_looped(module))  # a loop's result lies as x does
         and (indices.dtype == torch.int64 or (indices.dtype == torch.int32 and is_grouped(module)))
         and not are_beside_the_experts(indices, module)
     )
@@ -264,9 +265,9 @@ def are_beside_the_experts(indices: Tensor, module: nn.Module) -> bool:
     if DISPATCH_MODES() or torch._C._are_functorch_transforms_active():
         return False
     lowest, highest = map(int, indices.aminmax())
-    if not 0 <= lowest < module.num_experts:
+    if not 0 <= lowest < module.num_experts or highest > module.num_experts:
         return True
-    return highest >= module.num_experts and not is_grouped(module)
+    return highest == module.num_experts and (flag_of(module, "has_bias") or not is_grouped(module))
 
 
 def experts_run(gate: ExpertGate) -> Callable:

@@ -53,5 +53,25 @@ def in_order_of(x: Tensor, operator: Callable[[Tensor], Tensor]) -> Tensor:
         return operator(x)
     back = [order.index(dim) for dim in dims]
     if has_rows(x):
-        return operator(x.permute(order)).permute(back)
-    return operator(x.contiguous()).permute(order).contiguous().permute(back)
+        return reordered(operator(x.permute(order)), back)
+    return reordered(operator(x.contiguous()).permute(order).contiguous(), back)
+
+
+def reordered(y: Tensor, order: list[int]) -> Tensor:
+    """Its memory with the dims in that order, and no view of it, as arithmetic gives none: a write
+    into a view would part it from its hooks. In what is traced or transformed a view is all there
+    is to have."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return y.permute(order)
+    return Reordered.apply(y, order)
+
+
+class Reordered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, y, order):
+        ctx.back = [order.index(dim) for dim in range(len(order))]
+        return y.permute(order).detach()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.permute(ctx.back), None

@@ -62,7 +62,7 @@ def keeps_less(gate: nn.Module, up: nn.Module | None, down: nn.Module) -> bool:
 def go_together(x: Tensor, *weights: Tensor | None) -> bool:
     """Whether torch multiplies x by the first of these, and the others are of their dtype, or are
     cast to one by autocast."""
-    if x.shape[-1] != weights[0].shape[-1]:
+    if x.shape[-1] != weights[0].shape[-1] or x.device != weights[0].device:
         return False
     alike = all(one is None or one.dtype == x.dtype for one in weights)
     return alike or autocast_dtype(x.device) is not None
