@@ -57,25 +57,26 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     with skip_logits=False); with cross_entropy=True, a write in place into logits that their loss
     has read for its backward; fullgraph=True, a hook on logits or their `.data` in a function that
     is compiled by itself and that a training forward calls on its logits (compile the whole model,
-    or call it with skip_logits=False); torch.jit.trace of a training forward with labels, and
-    torch.jit.script of a patched module; cloudpickle, which saves functions by their code, of a
-    model whose class decorates its forward, as most of transformers do (pickle and torch.save take
-    it; or unpatch first); copy.deepcopy of a module whose own `__deepcopy__` copies its attributes
-    without a note of itself in the memo; for a family's model that waits for its first forward, a
-    wrapper around that forward and a checkpoint around the whole of it; a write in place into a
-    norm's input after the norm, or into the weight of one that adds to it (Gemma's), which keeps
-    that very tensor for its backward, where torch's norm keeps a copy in float32 of a 16-bit one,
-    and nothing of one without a gradient; one into the weights of a routing after the experts,
-    whose loop keeps a copy; one into a head's weight or bias between a loss with reduction="none",
-    which makes its logits again, and its backward; a checkpoint without reentry around modules that
-    run their own forwards in only one of its two runs, as under a hook or a mode that is taken away
-    before the backward: the second run must keep the tensors that the first kept, torch tells
-    nobody which run is on, and a choice that was remembered would pass by what is hooked by then.
+    or call it with skip_logits=False); torch.jit.trace of a training forward with labels, and a
+    transform of torch.func over a function that reads logits made outside of it; torch.jit.script
+    of a patched module; cloudpickle, which saves functions by their code, of a model whose class
+    decorates its forward, as most of transformers do (pickle and torch.save take it; or unpatch
+    first); copy.deepcopy of a module whose own `__deepcopy__` copies its attributes without a note
+    of itself in the memo; for a family's model that waits for its first forward, a wrapper around
+    that forward and a checkpoint around the whole of it; a write in place into a norm's input after
+    the norm, or into the weight of one that adds to it (Gemma's), which keeps that very tensor for
+    its backward, where torch's norm keeps a copy in float32 of a 16-bit one, and nothing of one
+    without a gradient; one into the weights of a routing after the experts, whose loop keeps a
+    copy; one into a head's weight or bias between a loss with reduction="none", which makes its
+    logits again, and its backward; a checkpoint without reentry around modules that run their own
+    forwards in only one of its two runs, as under a hook or a mode that is taken away before the
+    backward: the second run must keep the tensors that the first kept, torch tells nobody which run
+    is on, and a choice that was remembered would pass by what is hooked by then.
 
     What torch refuses and a patched model computes: a fused loss has the gradients of its forward
     before its backward, so it does not see what is written between the two into its labels, its
-    head's weight or the hidden states, where torch may raise; nor does a checkpoint over logits see
-    a later write in place into them.
+    head's or its classes' weights or the hidden states, where torch may raise; nor does a
+    checkpoint over logits see a later write in place into them.
 
     What differs and does not raise: with num_items_in_batch=0, or a loss that is multiplied by
     infinity, the gradient of a head's weight is infinite where torch's is NaN, and the loss of a

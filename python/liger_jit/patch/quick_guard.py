@@ -8,7 +8,7 @@ where the guard does not hold.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,9 +23,6 @@ from .lookup import ABSENT, GETATTR, GETATTR_CODE, GETATTRIBUTE, inherited
 from .source.compared import essence, is_same
 from .source.torchs_own import CALL, CALL_CODE, CALL_IMPL, CALL_IMPL_CODE
 
-if TYPE_CHECKING:
-    from .guard import Guard
-
 HOOKS = (
     _global_forward_hooks,
     _global_forward_pre_hooks,
@@ -37,8 +34,9 @@ HOLDERS = ("_parameters", "_buffers", "_modules")
 UNHOOKED = ("_compiled_call_impl", "_call_impl", "forward")
 
 
-def quick_form(guard: "Guard", is_plain: Callable, is_hooked: Callable) -> Callable:
-    """`holds(module)`: whether the module is what the guard has seen, as far as identity tells."""
+def quick_form(guard: Any, is_plain: Callable, is_hooked: Callable) -> Callable:
+    """`holds(module)`: whether the module is what this `Guard`, with these two functions of its
+    file, has seen, as far as identity tells."""
     form = _Form()
     for name, what in (("is_plain", is_plain), ("is_hooked", is_hooked)):
         form.scope[name] = what
@@ -84,7 +82,7 @@ class _Form:
         found = f"[{name!r}]" if value is not None else f".get({name!r})"
         self.is_seen(self.constant(scope) + found, value)
 
-    def of_module(self, guard: "Guard", module: str) -> None:
+    def of_module(self, guard: Any, module: str) -> None:
         kind, held = f"kind_of_{module}", f"held_by_{module}"
         self.lines += [f"{kind} = type({module})", f"{held} = {module}.__dict__"]
         self.is_seen(f"{kind}.forward", guard.forward)
@@ -128,7 +126,7 @@ class _Form:
         for made in guard.made:
             self.ask(f"not is_hooked({self.constant(made)})")
 
-    def of_functions(self, guard: "Guard") -> None:
+    def of_functions(self, guard: Any) -> None:
         for function, code, defaults in guard.codes:
             name = self.constant(function)
             self.is_seen(f"{name}.__code__", code)

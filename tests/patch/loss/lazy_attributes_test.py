@@ -77,6 +77,45 @@ def test_what_is_asked_of_logits_before_the_loss(use):
     assert error(ours[1], expected[1]) <= 1e-5
 
 
+class Twice(float):
+    """A number that gives another when it is asked for a plain one."""
+
+    def __float__(self):
+        return 2 * super().__float__()
+
+
+class Rounded(Used):
+    """Makes its loss of what a function makes of its logits."""
+
+    def forward(self, input_ids, labels=None, **kwargs):
+        logits = self.use(self.lm_head(self.model(input_ids, **kwargs).last_hidden_state))
+        return {"loss": F.cross_entropy(logits.view(-1, logits.shape[-1]), labels.view(-1))}
+
+
+def rounded_to_16_bits(logits):
+    return logits.to(torch.bfloat16).to(torch.float64)
+
+
+def overflown(logits):
+    return (logits * 1e6).half().to(torch.float64)
+
+
+def scaled_by_a_number_of_the_users(logits):
+    return logits * Twice(1.5)
+
+
+@pytest.mark.parametrize("use", [rounded_to_16_bits, overflown, scaled_by_a_number_of_the_users])
+def test_a_loss_is_made_of_what_the_user_rounded(use):
+    losses = []
+    for patched in (False, True):
+        model = build(num_hidden_layers=1).double()
+        model.__class__, model.use = Rounded, use
+        if patched:
+            patch(model)
+        losses.append(model(**{name: batch()[name] for name in ("input_ids", "labels")})["loss"])
+    torch.testing.assert_close(*losses, rtol=1e-7, atol=0, equal_nan=True)
+
+
 def test_autocast_leaves_float64_alone():
     results = []
     for patched in (False, True):

@@ -137,6 +137,59 @@ def test_an_ignored_index_is_a_number():
         model(**{name: batch()[name] for name in ("input_ids", "labels")})
 
 
+def labels_of_an_inference_mode(model, states, labels):
+    with torch.inference_mode():
+        labels = labels.clone()
+    return F.cross_entropy(model.lm_head(states).flatten(0, 1), labels)
+
+
+def weights_of_an_inference_mode(model, states, labels):
+    with torch.inference_mode():
+        weights = torch.ones(97)
+    return F.cross_entropy(model.lm_head(states).flatten(0, 1), labels, weight=weights)
+
+
+def states_of_an_inference_mode(model, states, labels):
+    with torch.inference_mode():
+        states = states.clone()
+    return F.cross_entropy(model.lm_head(states).flatten(0, 1), labels)
+
+
+class Scores(LlamaForCausalLM):
+    """Makes its loss by a function."""
+
+    def forward(self, input_ids, labels=None, **kwargs):
+        states = self.model(input_ids, **kwargs).last_hidden_state
+        return {"loss": self.score(self, states, labels.flatten())}
+
+
+@pytest.mark.parametrize(
+    "score",
+    [labels_of_an_inference_mode, weights_of_an_inference_mode, states_of_an_inference_mode],
+)
+def test_what_no_backward_can_keep(score):
+    for patched in (False, True):
+        model = build(num_hidden_layers=1)
+        model.__class__, model.score = Scores, score
+        if patched:
+            patch(model)
+        with pytest.raises(RuntimeError, match="Inference tensors cannot be saved"):
+            model(**{name: batch()[name] for name in ("input_ids", "labels")})
+
+
+def test_a_reduction_by_its_old_name():
+    model = build(num_hidden_layers=1)
+    model.__class__ = Scores
+    patch(model)
+    losses = []
+    for reduction in ("mean", "elementwise_mean"):
+        model.score = lambda model, states, labels, reduction=reduction: F.cross_entropy(
+            model.lm_head(states).flatten(0, 1), labels, reduction=reduction
+        )
+        losses.append(model(**{name: batch()[name] for name in ("input_ids", "labels")})["loss"])
+    torch.testing.assert_close(*losses)
+
+
 def probability(rows, labels):
     return F.nll_loss(F.log_softmax(rows, dim=-1), labels)
 

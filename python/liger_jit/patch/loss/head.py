@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..autocasting import autocast_dtype
 from ..entered import Entered, call_of, place
-from ..guard import is_hooked
+from ..guard import is_hooked, is_kept
 from ..installed import replaced_by
 from ..lookup import answers_for
 from ..modes import WATCHED, is_watched
@@ -111,7 +111,8 @@ class LossHead(OwnCalls):
         if reason is None:
             states = inputs[0] if inputs else next(iter(named.values()))
             weight, bias = held(self.head, "weight"), held(self.head, "bias")
-            if not (type(states) is Tensor and self.stays_whole(weight, bias)):
+            kept = type(states) is Tensor and is_kept(states)
+            if not (kept and self.stays_whole(weight, bias)):
                 reason = NOT_WHOLE
             elif not go_together(states, weight, bias):
                 reason = MIXED

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
 from ..autocasting import autocast_dtype, without_autocast
-from ..guard import DTYPES, is_plain
+from ..guard import DTYPES, is_kept, is_plain
 from ..modes import is_watched
 from ..recomputed import checkpoint_here
 from .call import loss_of_logits, loss_of_states
@@ -284,13 +284,15 @@ def _then(name: str, value=None) -> Callable:
     return fold
 
 
-# Casts that a loss is computed without: what they round, it computes more exactly. To fewer bits a
-# user rounds on purpose.
+# Casts to these that round nothing a loss is computed without. To fewer bits a user rounds on
+# purpose.
 WRITTEN_DOWN = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
 
 def _cast(logits, dtype: torch.dtype):
     if _open(logits) is None or dtype not in WRITTEN_DOWN:
+        return NotImplemented
+    if torch.promote_types(logits.dtype, dtype) != dtype:
         return NotImplemented
     return logits if dtype == logits.dtype else _then("cast", dtype)(logits)
 
@@ -397,7 +399,7 @@ def _scaled(name: str) -> Callable:
     def fold(logits, factor=None, *rest, **options):
         if not isinstance(logits, LazyLogits):
             logits, factor = factor, logits
-        plain = isinstance(factor, (int, float)) and not isinstance(factor, bool)
+        plain = type(factor) in (int, float)
         if rest or options or not plain or factor == 0:
             return NotImplemented
         return _then(name, float(factor))(logits)
@@ -425,7 +427,9 @@ def _cross_entropy(
     source = _open(input)
     if source is None or size_average is not None or reduce is not None:
         return NotImplemented
-    if type(ignore_index) is not int:
+    if type(ignore_index) is not int or reduction not in ("mean", "sum", "none"):
+        return NotImplemented
+    if not all(one is None or is_kept(one) for one in (target, weight)):
         return NotImplemented
     indices = (
         is_plain(target) and target.dim() == 1 and target.dtype == torch.int64 and input.dim() == 2
