@@ -308,8 +308,10 @@ def _to(logits, target=None, *rest, dtype=None, device=None, **options):
         dtype, device = target.dtype, target.device
     elif isinstance(target, torch.dtype):
         dtype = target
-    elif target is not None:
+    elif type(target) in (str, int, torch.device):
         device = target
+    elif target is not None:
+        return NotImplemented
     if device is not None and torch.device(device) != logits.device:
         return NotImplemented
     return _cast(logits, dtype or logits.dtype)
@@ -398,8 +400,10 @@ def _is_alias(one: Tensor, other: Tensor) -> bool:
 def _scaled(name: str) -> Callable:
     def fold(logits, factor=None, *rest, **options):
         if not isinstance(logits, LazyLogits):
+            if name == "div":  # of a number by logits
+                return NotImplemented
             logits, factor = factor, logits
-        plain = type(factor) in (int, float)
+        plain = type(factor) is float or (type(factor) is int and abs(factor) < 2**63)
         if rest or options or not plain or factor == 0:
             return NotImplemented
         return _then(name, float(factor))(logits)
