@@ -67,7 +67,8 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     the norm, or into the weight of one that adds to it (Gemma's), which keeps that very tensor for
     its backward, where torch's norm keeps a copy in float32 of a 16-bit one, and nothing of one
     without a gradient; one into the weights of a routing after the experts, whose loop keeps a
-    copy; one into a head's weight or bias between a loss with reduction="none", which makes its
+    copy, or into their biases; a training step with such a tensor that was made in an inference
+    mode; one into a head's weight or bias between a loss with reduction="none", which makes its
     logits again, and its backward; a checkpoint without reentry around modules that run their own
     forwards in only one of its two runs, as under a hook or a mode that is taken away before the
     backward: the second run must keep the tensors that the first kept, torch tells nobody which run
@@ -89,34 +90,35 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     `type(logits) is Tensor` is False; what is written between head and loss in ways that torch does
     not count (`weight.data.copy_`, numpy memory) counts for the loss, and between forward and
     backward (`weight.data.mul_`, `model.to(dtype)`, which may raise there) for a norm that adds to
-    its weight (Gemma's) and for a loss with reduction="none", and not for any other fused loss,
-    where torch has it the other way round; a view of logits that was taken before their loss and is
-    looked at after it is beside that loss, so a hook on it sees no gradient of it, nor does one
-    that is put on logits after a function of torch's engine (an autograd.Function, a checkpoint)
-    was given them; hooks of saved tensors see what our operators keep; of torch's functions that
-    somebody replaces after the patch, only those of linear layers and cross entropy are asked for
-    at each call (a profiler that wraps `F.silu` does not see ours); under autocast q and k leave a
-    rotation in autocast's dtype, where torch's arithmetic gives float32 for attention to round (a
-    cache holds them so); a loop of steps within one autocast context computes with the weights of
-    its step, where torch keeps rounded copies of those that the context began with; projections of
-    a class of the user's that give the same memory at each call (a workspace), and those with hooks
-    that write into what another projection gave, are called before any of it is read, and what a
-    hook of a projection changes in the norm or activation that its layer calls next counts from the
-    layer's next call on; heads of which a part is rotated stay in the order in memory in which they
-    came, and are not made contiguous, so torch may refuse a write into what attention gives, as it
-    does where whole heads are rotated; a tensor's hook on one of two results of an operator (a norm
-    and the sum before it, rotated q and k), or on a parameter that only that one is made of, is
-    called with None where a backward comes to the other alone, as torch does for its own nodes of
-    several results, and hooks of two such results are called in their order; who takes
-    `module.forward` of a patched module and then gives its class another forward, with no call of
-    the module between but compiled ones, or calls what was taken from elsewhere than its place, has
-    the class's new forward, and without the patch the old one, and so has a call whose own forward
-    pre-hook gives the module's class that forward, for torch looks a forward up before such hooks;
-    a module over whose forward something was put and taken off again has its class's forward of
-    now, where in an unpatched one that of then may stand in its place (as accelerate's hooks leave
-    it, and `mock.patch` does not); who took `model.loss_function` of a model and calls it outside
-    of any forward has the loss of the model's type of now, and a loss that was made of a loss that
-    was made of it has the one of the patch in both.
+    its weight (Gemma's) or has a gate, for experts, and for a loss with reduction="none", and not
+    for any other fused loss, where torch has it the other way round; a view of logits that was
+    taken before their loss and is looked at after it is beside that loss, so a hook on it sees no
+    gradient of it, nor does one that is put on logits after a function of torch's engine (an
+    autograd.Function, a checkpoint) was given them; hooks of saved tensors see what our operators
+    keep; of torch's functions that somebody replaces after the patch, only those of linear layers
+    and cross entropy are asked for at each call (a profiler that wraps `F.silu` does not see ours);
+    under autocast q and k leave a rotation in autocast's dtype, where torch's arithmetic gives
+    float32 for attention to round (a cache holds them so); a loop of steps within one autocast
+    context computes with the weights of its step, where torch keeps rounded copies of those that
+    the context began with; projections of a class of the user's that give the same memory at each
+    call (a workspace), and those with hooks that write into what another projection gave, are
+    called before any of it is read, and what a hook of a projection changes in the norm or
+    activation that its layer calls next counts from the layer's next call on; heads of which a part
+    is rotated stay in the order in memory in which they came, and are not made contiguous, so torch
+    may refuse a write into what attention gives, as it does where whole heads are rotated; a
+    tensor's hook on one of two results of an operator (a norm and the sum before it, rotated q and
+    k), or on a parameter that only that one is made of, is called with None where a backward comes
+    to the other alone, as torch does for its own nodes of several results, and hooks of two such
+    results are called in their order; who takes `module.forward` of a patched module and then gives
+    its class another forward, with no call of the module between but compiled ones, or calls what
+    was taken from elsewhere than its place, has the class's new forward, and without the patch the
+    old one, and so has a call whose own forward pre-hook gives the module's class that forward, for
+    torch looks a forward up before such hooks; a module over whose forward something was put and
+    taken off again has its class's forward of now, where in an unpatched one that of then may stand
+    in its place (as accelerate's hooks leave it, and `mock.patch` does not); who took
+    `model.loss_function` of a model and calls it outside of any forward has the loss of the model's
+    type of now, and a loss that was made of a loss that was made of it has the one of the patch in
+    both.
 
     What a proof takes for granted: that a class answers for an attribute what its modules answer
     (no `types.DynamicClassAttribute`, and no cached property as a forward), and that `_modules` is

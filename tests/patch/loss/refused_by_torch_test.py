@@ -155,6 +155,12 @@ def states_of_an_inference_mode(model, states, labels):
     return F.cross_entropy(model.lm_head(states).flatten(0, 1), labels)
 
 
+def a_head_of_an_inference_mode(model, states, labels):
+    with torch.inference_mode():
+        model.lm_head.weight = nn.Parameter(torch.ones(97, 32), requires_grad=False)
+    return F.cross_entropy(model.lm_head(states).flatten(0, 1), labels)
+
+
 class Scores(LlamaForCausalLM):
     """Makes its loss by a function."""
 
@@ -165,7 +171,12 @@ class Scores(LlamaForCausalLM):
 
 @pytest.mark.parametrize(
     "score",
-    [labels_of_an_inference_mode, weights_of_an_inference_mode, states_of_an_inference_mode],
+    [
+        labels_of_an_inference_mode,
+        weights_of_an_inference_mode,
+        states_of_an_inference_mode,
+        a_head_of_an_inference_mode,
+    ],
 )
 def test_what_no_backward_can_keep(score):
     for patched in (False, True):

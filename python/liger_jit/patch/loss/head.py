@@ -111,8 +111,7 @@ class LossHead(OwnCalls):
         if reason is None:
             states = inputs[0] if inputs else next(iter(named.values()))
             weight, bias = held(self.head, "weight"), held(self.head, "bias")
-            kept = type(states) is Tensor and is_kept(states)
-            if not (kept and self.stays_whole(weight, bias)):
+            if not (type(states) is Tensor and self.stays_whole(weight, bias)):
                 reason = NOT_WHOLE
             elif not go_together(states, weight, bias):
                 reason = MIXED
@@ -333,8 +332,10 @@ def is_compiled(function) -> bool:
 
 def go_together(states: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether torch multiplies them, as they are or in the dtype of autocast, which leaves float64
-    alone."""
+    alone, and a backward can keep them."""
     tensors = [one for one in (states, weight, bias) if one is not None]
+    if not all(map(is_kept, tensors)):
+        return False
     dtypes = {one.dtype for one in tensors}
     if states.shape[-1:] != weight.shape[1:] or len({one.device for one in tensors}) > 1:
         return False
