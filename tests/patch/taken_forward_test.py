@@ -151,6 +151,15 @@ def test_so_may_each_of_several(path):
     assert shape_of(model) == shape_of(build())
 
 
+def assert_same_steps(steps):
+    """That a patched model does these as one that is not patched."""
+    model, other = build(), build()
+    expected = steps(model)
+    patch(other)
+    for one, found in zip(steps(other), expected, strict=True):
+        assert_same_step(found, one)
+
+
 @pytest.mark.parametrize("path", ALL)
 def test_what_a_covering_forward_called_before_it_calls_ever_after(path):
     def steps(model):
@@ -162,11 +171,7 @@ def test_what_a_covering_forward_called_before_it_calls_ever_after(path):
             found.append(loss_and_gradients(model))
         return found
 
-    model, other = build(), build()
-    expected = steps(model)
-    patch(other)
-    for one, found in zip(steps(other), expected, strict=True):
-        assert_same_step(found, one)
+    assert_same_steps(steps)
 
 
 @pytest.mark.parametrize("path", PARTS)
@@ -184,11 +189,7 @@ def test_so_it_does_where_the_new_forward_decorates_the_old_one(path):
             kind.forward = own
         return found
 
-    model, other = build(), build()
-    expected = steps(model)
-    patch(other)
-    for one, found in zip(steps(other), expected, strict=True):
-        assert_same_step(found, one)
+    assert_same_steps(steps)
 
 
 @pytest.mark.parametrize("path", ALL)
@@ -219,11 +220,7 @@ def test_a_copy_has_what_its_cover_took(path, monkeypatch):
             found += [loss_and_gradients(model), loss_and_gradients(copy.deepcopy(model))]
         return found
 
-    model, other = build(), build()
-    expected = steps(model)
-    patch(other)
-    for one, found in zip(steps(other), expected, strict=True):
-        assert_same_step(found, one)
+    assert_same_steps(steps)
 
 
 @pytest.mark.parametrize("covered_within", [False, True], ids=["after", "within"])

@@ -44,6 +44,15 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     return torch.get_autocast_dtype(kind)
 
 
+def have_one_dtype(*tensors: torch.Tensor) -> bool:
+    """Whether torch computes with them in one dtype: their own, or autocast's, which leaves float64
+    alone."""
+    dtypes = {one.dtype for one in tensors}
+    if len(dtypes) == 1:
+        return True
+    return autocast_dtype(tensors[0].device) is not None and torch.float64 not in dtypes
+
+
 def _has_autocast(kind: str) -> bool:
     # Not every release of torch can ask that in a graph.
     if torch.compiler.is_compiling():

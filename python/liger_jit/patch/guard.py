@@ -10,8 +10,9 @@ The functions of torch itself are trusted once they are known to be torch's (`to
 are tensors' values, which a proof never reads.
 """
 
+import functools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import CodeType, FunctionType
 
 import torch
@@ -118,10 +119,11 @@ class Guard:
     children: "tuple[tuple[str, Guard], ...]" = ()
     made: tuple[nn.Module, ...] = ()
     chosen: "tuple[tuple[Callable[[nn.Module], object], dict[object, Guard]], ...]" = ()
-    holds: Callable[[nn.Module], bool] = field(init=False, repr=False)
 
-    def __post_init__(self):
-        object.__setattr__(self, "holds", quick_form(self, is_plain, is_hooked))
+    @functools.cached_property
+    def holds(self) -> Callable[[nn.Module], bool]:
+        """Its quick form, which children of other guards need none of."""
+        return quick_form(self, is_plain, is_hooked)
 
     def broken(self, module: nn.Module) -> str | None:
         """What is not as it was seen; None while all is."""

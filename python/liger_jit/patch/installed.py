@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from .guard import Guard, is_hooked, is_kept, is_plain, is_usable, parts_of
+from .lookup import is_function
 from .modes import WATCHED, is_watched
 from .own_calls import OwnCalls
 from .rule import Proof
 from .source.compared import function_of
 from .source.definition import decorated, innermost
-from .taken import Taken, call_as_found, call_own, is_function, is_looked_up
+from .taken import Taken, call_as_found, call_own, is_looked_up
 
 # Of the entry in a patched module's __dict__.
 KEY = "_liger_jit"
@@ -44,8 +45,8 @@ class Installed(OwnCalls):
     def follow(self, own: Callable) -> None:
         """Puts in what stands for `own`, the class's forward of now, if that is a function. So who
         took what was there has what that stood for."""
-        kind = type(self.module)
-        follows = own is not self.proof.guard.forward and is_function(kind)
+        proved = own is self.proof.guard.forward
+        follows = not proved and is_function(type(self.module), "forward")
         self.ours = following(own).__get__(self.module) if follows else self.bound
         self.module.__dict__["forward"] = self.ours
 

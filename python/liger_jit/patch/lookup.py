@@ -4,6 +4,9 @@ A replacement reads parameters, and asks about children, where a module holds th
 module's own reads attributes, and its class may answer these with anything.
 """
 
+import inspect
+from types import FunctionType
+
 import torch
 from torch import nn
 
@@ -37,3 +40,13 @@ def inherited(owner: type, kind: type, name: str) -> object:
         return getattr(super(owner, kind), name) if issubclass(kind, owner) else None
     except AttributeError:
         return None
+
+
+def is_function(kind: type, name: str) -> bool:
+    """Whether a class holds a function of Python by that name, which is bound to its objects.
+    Anything that can be called may stand there, and a mock does in tests."""
+    return type(inspect.getattr_static(kind, name)) is FunctionType
+
+
+# What `torch.compiler.assume_constant_result` writes, and imports the compiler for.
+is_function._dynamo_marked_constant = True

@@ -12,26 +12,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import (
-    _global_backward_hooks,
-    _global_backward_pre_hooks,
-    _global_forward_hooks,
-    _global_forward_pre_hooks,
-)
 
 from .lookup import ABSENT, GETATTR, GETATTR_CODE, GETATTRIBUTE, inherited
 from .source.compared import essence, is_same
-from .source.torchs_own import CALL, CALL_CODE, CALL_IMPL, CALL_IMPL_CODE
 
-HOOKS = (
-    _global_forward_hooks,
-    _global_forward_pre_hooks,
-    _global_backward_hooks,
-    _global_backward_pre_hooks,
-)
-OF_MODULE = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 HOLDERS = ("_parameters", "_buffers", "_modules")
-UNHOOKED = ("_compiled_call_impl", "_call_impl", "forward")
 
 
 def quick_form(guard: Any, is_plain: Callable, is_hooked: Callable) -> Callable:
@@ -119,7 +104,7 @@ class _Form:
             inner = f"{module}_{len(self.lines)}"
             self.lines.append(f"{inner} = {held}['_modules'][{name!r}]")
             self.of_module(child, inner)
-            self.is_called_as_torch(inner)
+            self.ask(f"'forward' not in {inner}.__dict__ and not is_hooked({inner})")
         for choose, guards in guard.chosen:
             chosen = f"{self.constant(guards)}[{self.constant(choose)}({module})]"
             self.ask(f"{chosen}.holds({module})")
@@ -142,20 +127,7 @@ class _Form:
                 self.is_seen(f"{self.constant(cell)}.cell_contents", value)
 
     def looks_up_as_torch(self, kind: str) -> None:
+        """Not `looks_up_itself`: a call of it costs as much as the guard of a norm may."""
         self.is_seen(f"{kind}.__getattr__", GETATTR)
         self.is_seen(f"{self.constant(GETATTR)}.__code__", GETATTR_CODE)
         self.is_seen(f"{kind}.__getattribute__", GETATTRIBUTE)
-
-    def is_called_as_torch(self, module: str) -> None:
-        """Calling it is running its class's forward."""
-        kind, held = f"kind_of_{module}", f"held_by_{module}"
-        hooks = [*(f"{held}[{name!r}]" for name in OF_MODULE), *map(self.constant, HOOKS)]
-        self.ask(f"not ({' or '.join(hooks)})")
-        for name in UNHOOKED:
-            self.ask(f"{name!r} not in {held}")
-        for name, method, code in (
-            ("__call__", CALL, CALL_CODE),
-            ("_call_impl", CALL_IMPL, CALL_IMPL_CODE),
-        ):
-            self.is_seen(f"{kind}.{name}", method)
-            self.is_seen(f"{self.constant(method)}.__code__", code)

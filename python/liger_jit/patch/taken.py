@@ -24,6 +24,7 @@ from types import CodeType, FrameType, FunctionType
 import torch
 from torch import nn
 
+from .lookup import is_function
 from .source.definition import reached
 from .source.torchs_own import CALL_IMPL_CODE
 
@@ -90,7 +91,7 @@ def call_own(own: Callable, before: Callable, module: nn.Module, /, *args, **kwa
 def call_as_found(own: Callable, module: nn.Module, /, *args, **kwargs):
     """Calls a forward of the module's class as it is found in the module. Not by binding a function
     to it, which torch.compile does not trace in all releases."""
-    if is_function(type(module)):
+    if is_function(type(module), "forward"):
         return own(module, *args, **kwargs)
     if type(own) is FunctionType and own is not type(module).forward:  # not that of now
         return own(module, *args, **kwargs)
@@ -103,16 +104,6 @@ def class_forward(module: nn.Module) -> Callable:
     found = inspect.getattr_static(kind, "forward")
     binds = getattr(type(found), "__get__", None)
     return found if binds is None else binds(found, module, kind)
-
-
-def is_function(kind: type) -> bool:
-    """Whether the class's forward is a function of Python, which is bound as such. Anything that
-    can be called may stand there, and a mock does in tests."""
-    return type(inspect.getattr_static(kind, "forward")) is FunctionType
-
-
-# What `torch.compiler.assume_constant_result` writes, and imports the compiler for.
-is_function._dynamo_marked_constant = True
 
 
 def reference(cover: object) -> Callable[[], object]:

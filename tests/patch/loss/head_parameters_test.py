@@ -33,6 +33,22 @@ def test_a_parametrised_weight_is_evaluated_once_a_step(flags, compiles):
     assert torch.equal(found_vector, vector)
 
 
+def steps_of(kind, **attributes):
+    """Loss and gradients of a model of that class without a patch and with one."""
+    results = []
+    for patched in (False, True):
+        model = build(num_hidden_layers=1)
+        model.__class__ = kind
+        for name, value in attributes.items():
+            setattr(model, name, value)
+        if patched:
+            patch(model)
+        loss = model(**{name: batch()[name] for name in ("input_ids", "labels")})["loss"]
+        loss.backward()
+        results.append((loss.detach(), {name: p.grad for name, p in model.named_parameters()}))
+    return results
+
+
 class Frozen(LlamaForCausalLM):
     """Its head is trained by a loss, or not, as it was when it made the logits."""
 
@@ -50,16 +66,7 @@ class Frozen(LlamaForCausalLM):
 
 @pytest.mark.parametrize("trained", [False, True])
 def test_a_head_is_trained_as_it_was_when_it_made_the_logits(trained):
-    results = []
-    for patched in (False, True):
-        model = build(num_hidden_layers=1)
-        model.__class__, model.trained = Frozen, trained
-        if patched:
-            patch(model)
-        loss = model(**{name: batch()[name] for name in ("input_ids", "labels")})["loss"]
-        loss.backward()
-        results.append((loss.detach(), {name: p.grad for name, p in model.named_parameters()}))
-    plain, found = results
+    plain, found = steps_of(Frozen, trained=trained)
     assert (plain[1]["lm_head.weight"] is not None) == trained
     assert (found[1]["lm_head.weight"] is not None) == trained
     if trained:
@@ -108,18 +115,10 @@ class OfStates(LlamaForCausalLM):
     "path", [detached_before_the_loss, detached_after_the_loss, trained_after_the_head]
 )
 def test_states_are_trained_as_they_were_when_the_head_was_called(path):
-    results = []
-    for patched in (False, True):
-        model = build(num_hidden_layers=1)
-        model.__class__, model.path = OfStates, path
-        if patched:
-            patch(model)
-        loss = model(**{name: batch()[name] for name in ("input_ids", "labels")})["loss"]
-        loss.backward()
-        results.append((loss.detach(), {name: p.grad for name, p in model.named_parameters()}))
-    plain, found = results
+    plain, found = steps_of(OfStates, path=path)
     trained = [
-        {name for name, gradient in one[1].items() if gradient is not None} for one in results
+        {name for name, gradient in one[1].items() if gradient is not None}
+        for one in (plain, found)
     ]
     assert trained[0] == trained[1] != set()
     assert error(found[0], plain[0]) <= 1e-5
@@ -248,9 +247,8 @@ def test_a_head_that_does_not_fit_is_torchs_own(change, compiled):
     assert error(step(**batch()).loss, plain(**batch()).loss) <= 1e-5
     change(model)
     change(plain)
-    with pytest.raises(
-        RuntimeError, match="dtype|shapes|reduction"
-    ):  # torch.compile has torch's error in one of its
+    # torch.compile has torch's error in one of its own.
+    with pytest.raises(RuntimeError, match="dtype|shapes|reduction"):
         step(**batch())
     with torch.autocast("cpu", torch.bfloat16):
         if change is a_bias_in_bfloat16:

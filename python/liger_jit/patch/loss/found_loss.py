@@ -10,15 +10,14 @@ when it is taken. What tells that it was taken before is who calls it:
 """
 
 import functools
-import inspect
 import threading
 from collections.abc import Callable
-from types import FunctionType
 
 import torch
 from torch import nn
 
 from ..entered import is_in_others
+from ..lookup import is_function
 from ..stand_in import LossFunction
 
 NAME = "_loss_function"
@@ -87,12 +86,4 @@ def of_class_and_type(model: nn.Module) -> Callable:
 def of_class(model: nn.Module) -> Callable:
     """Bound as an attribute of the model would be, in a way that torch.compile traces."""
     found = getattr(type(model), NAME)
-    return functools.partial(found, model) if is_method(type(model)) else found
-
-
-def is_method(kind: type) -> bool:
-    return isinstance(inspect.getattr_static(kind, NAME), FunctionType)
-
-
-# What `torch.compiler.assume_constant_result` writes, and imports the compiler for.
-is_method._dynamo_marked_constant = True
+    return functools.partial(found, model) if is_function(type(model), NAME) else found

@@ -15,7 +15,7 @@ from dataclasses import fields, is_dataclass, make_dataclass
 import torch
 from torch import Tensor, nn
 
-from ..autocasting import autocast_dtype
+from ..autocasting import autocast_dtype, have_one_dtype
 from ..entered import Entered, call_of, place
 from ..guard import is_hooked, is_kept
 from ..installed import replaced_by
@@ -331,17 +331,11 @@ def is_compiled(function) -> bool:
 
 
 def go_together(states: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether torch multiplies them, as they are or in the dtype of autocast, which leaves float64
-    alone, and a backward can keep them."""
+    """Whether torch multiplies them, and a backward can keep them."""
     tensors = [one for one in (states, weight, bias) if one is not None]
-    if not all(map(is_kept, tensors)):
-        return False
-    dtypes = {one.dtype for one in tensors}
     if states.shape[-1:] != weight.shape[1:] or len({one.device for one in tensors}) > 1:
         return False
-    if len(dtypes) == 1:
-        return True
-    return autocast_dtype(states.device) is not None and torch.float64 not in dtypes
+    return all(map(is_kept, tensors)) and have_one_dtype(*tensors)
 
 
 def product_dtype(states: Tensor, weight: Tensor) -> torch.dtype:

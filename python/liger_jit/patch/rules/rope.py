@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...meta_calls import MetaCall
-from ..autocasting import autocast_dtype
+from ..autocasting import have_one_dtype
 from ..guard import Guard, guard_of_rewritten, is_hooked, is_usable
 from ..installed import stood_back, switched
 from ..modes import WATCHED, is_watched
@@ -480,10 +480,8 @@ def keep_dtype(cos: Tensor, x: Tensor, wide: bool) -> bool:
     """Whether x has its dtype after such tables turned it. wide: as of `RotaryFunction`."""
     # With cos in another dtype eager arithmetic promotes, which autocast then takes back, but for
     # float64, or the function itself.
-    if x.dtype == cos.dtype:
+    if have_one_dtype(x, cos):
         return True
-    if autocast_dtype(x.device) is not None:
-        return torch.float64 not in (x.dtype, cos.dtype)
     return wide and cos.dtype == torch.float32 and x.dtype in HALVES
 
 

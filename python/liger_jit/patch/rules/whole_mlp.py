@@ -13,7 +13,7 @@ from torch.nn.modules import linear as linear_file
 
 from ... import functional
 from ...meta_calls import MetaCall
-from ..autocasting import autocast_dtype
+from ..autocasting import have_one_dtype
 from ..guard import is_hooked
 from ..lookup import answers_for
 from ..probe import assert_same, random, run_own, twin_of
@@ -60,12 +60,10 @@ def keeps_less(gate: nn.Module, up: nn.Module | None, down: nn.Module) -> bool:
 
 
 def go_together(x: Tensor, *weights: Tensor | None) -> bool:
-    """Whether torch multiplies x by the first of these, and the others are of their dtype, or are
-    cast to one by autocast."""
+    """Whether torch multiplies x by the first of these, and all are of one dtype to it."""
     if x.shape[-1] != weights[0].shape[-1] or x.device != weights[0].device:
         return False
-    alike = all(one is None or one.dtype == x.dtype for one in weights)
-    return alike or autocast_dtype(x.device) is not None
+    return have_one_dtype(x, *(one for one in weights if one is not None))
 
 
 def whole_run(
