@@ -106,6 +106,17 @@ def test_files_that_documents_link_to_exist():
             assert "://" in link or (path.parent / link).exists(), f"{path.name}: {link}"
 
 
+def test_documents_that_docstrings_name_exist():
+    named = {
+        name
+        for path in (ROOT / "python").rglob("*.py")
+        for name in re.findall(r"\bdocs/\w+\.md\b", path.read_text())
+    }
+    assert "docs/patched_models.md" in named
+    for name in named:
+        assert (ROOT / name).is_file(), name
+
+
 def test_targets_and_variables_of_the_page_on_reliability_exist():
     page = text(ROOT / "docs" / "reliability.md")
     makefile = text(ROOT / "Makefile")

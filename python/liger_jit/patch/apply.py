@@ -41,100 +41,24 @@ def patch(model: nn.Module, flags: dict[str, bool]) -> Handle:
     Only this instance is touched: no class, no module global, no other model. Each kind of module
     is probed numerically against its own forward first; what does not match stays as it was, and
     the handle's report says why. What is changed after the patch counts: where a module is no
-    longer what was probed, it takes its own forward, and the report counts that. A module's new
-    forward goes with it through deepcopy, `to`, `train` and torch.compile. A model that was
-    pickled, or a head that was copied without its model, has the forwards that its classes had when
-    it was loaded or copied. `copy.copy` of a module, and any object that takes a module's
-    attributes (`vars(module)`, in which its forward stands), runs the forward of the module that
-    was copied: exchange a module's class before the patch, or unpatch first. `nn.DataParallel` is
-    not supported: its replicas would use the first device's modules.
+    longer what was probed, or a mode of torch is on, it takes its own forward, and the report
+    counts that. A module's new forward goes with it through deepcopy, `to`, `train` and
+    torch.compile; what was pickled has the forwards of its classes again.
 
-    What raises in a patched model and not in the one before: a second derivative or a forward-mode
-    one through an operator of ours; on a GPU, compiled autograd over a graph that was made eagerly
-    (a compiled model is no such graph); the gradient of logits that a fused loss was made without,
-    for who reads it, or puts a hook on them after that loss and before something has computed them;
-    logits that a step returns though their hidden states were written to after the head (call it
-    with skip_logits=False); with cross_entropy=True, a write in place into logits that their loss
-    has read for its backward; fullgraph=True, a hook on logits or their `.data` in a function that
-    is compiled by itself and that a training forward calls on its logits (compile the whole model,
-    or call it with skip_logits=False); torch.jit.trace of a training forward with labels, and a
-    transform of torch.func over a function that reads logits made outside of it; torch.jit.script
-    of a patched module; cloudpickle, which saves functions by their code, of a model whose class
-    decorates its forward, as most of transformers do (pickle and torch.save take it; or unpatch
-    first); copy.deepcopy of a module whose own `__deepcopy__` copies its attributes without a note
-    of itself in the memo; for a family's model that waits for its first forward, a wrapper around
-    that forward and a checkpoint around the whole of it; a write in place into a norm's input after
-    the norm, or into the weight of one that adds to it (Gemma's), which keeps that very tensor for
-    its backward, where torch's norm keeps a copy in float32 of a 16-bit one, and nothing of one
-    without a gradient; one into the weights of a routing after the experts, whose loop keeps a
-    copy, or into their biases; a training step with such a tensor that was made in an inference
-    mode; one into a head's weight or bias between a loss with reduction="none", which makes its
-    logits again, and its backward; a checkpoint without reentry around modules that run their own
-    forwards in only one of its two runs, as under a hook or a mode that is taken away before the
-    backward: the second run must keep the tensors that the first kept, torch tells nobody which run
-    is on, and a choice that was remembered would pass by what is hooked by then.
+    Some things that a model can do raise when it is patched, and a few differ in silence. The ones
+    that are met first:
 
-    What torch refuses and a patched model computes: a fused loss has the gradients of its forward
-    before its backward, so it does not see what is written between the two into its labels, its
-    head's or its classes' weights or the hidden states, where torch may raise; nor does a
-    checkpoint over logits see a later write in place into them.
+    - A second derivative, or a forward-mode one, through an operator of ours raises.
+    - A training step's logits are computed when something needs their values, and `type(logits) is
+      Tensor` is False until then. Their gradient, asked for after a fused loss was made without
+      them, raises. `model(..., skip_logits=False)` computes them as the model before did.
+    - A write in place into a norm's input between forward and backward raises.
+    - Under autocast q and k leave a rotation in autocast's dtype.
+    - `nn.DataParallel` is not supported.
+    - A module and its new forward refer to each other: after `del model` its weights are freed by
+      Python's cyclic collector (`gc.collect()`), or at once if `unpatch()` came before.
 
-    What differs and does not raise: with num_items_in_batch=0, or a loss that is multiplied by
-    infinity, the gradient of a head's weight is infinite where torch's is NaN, and the loss of a
-    compiled model NaN where torch's is infinite; `model.forward` is an object and no method
-    (`inspect.signature` reads it, `inspect.getsource` does not); under torch.compile, a hook that
-    the model puts on its logits after the loss, which never runs, and attention that has no mask
-    where it has none without torch.compile (a hook on it sees None), and the items by number of an
-    output without logits, which are one less, where without torch.compile the second is None; a
-    training step's logits are of a subclass of `Tensor` until something computes them, so
-    `type(logits) is Tensor` is False; what is written between head and loss in ways that torch does
-    not count (`weight.data.copy_`, numpy memory) counts for the loss, and between forward and
-    backward (`weight.data.mul_`, `model.to(dtype)`, which may raise there) for a norm that adds to
-    its weight (Gemma's) or has a gate, for experts, and for a loss with reduction="none", and not
-    for any other fused loss, where torch has it the other way round; a view of logits that was
-    taken before their loss and is looked at after it is beside that loss, so a hook on it sees no
-    gradient of it, nor does one that is put on logits after a function of torch's engine (an
-    autograd.Function, a checkpoint) was given them; hooks of saved tensors see what our operators
-    keep; of torch's functions that somebody replaces after the patch, only those of linear layers
-    and cross entropy are asked for at each call (a profiler that wraps `F.silu` does not see ours);
-    under autocast q and k leave a rotation in autocast's dtype, where torch's arithmetic gives
-    float32 for attention to round (a cache holds them so); a loop of steps within one autocast
-    context computes with the weights of its step, where torch keeps rounded copies of those that
-    the context began with; projections of a class of the user's that give the same memory at each
-    call (a workspace), and those with hooks that write into what another projection gave, are
-    called before any of it is read, and what a hook of a projection changes in the norm or
-    activation that its layer calls next counts from the layer's next call on; heads of which a part
-    is rotated stay in the order in memory in which they came, and are not made contiguous, so torch
-    may refuse a write into what attention gives, as it does where whole heads are rotated; a
-    tensor's hook on one of two results of an operator (a norm and the sum before it, rotated q and
-    k), or on a parameter that only that one is made of, is called with None where a backward comes
-    to the other alone, as torch does for its own nodes of several results, and hooks of two such
-    results are called in their order; who takes `module.forward` of a patched module and then gives
-    its class another forward, with no call of the module between but compiled ones, or calls what
-    was taken from elsewhere than its place, has the class's new forward, and without the patch the
-    old one, and so has a call whose own forward pre-hook gives the module's class that forward, for
-    torch looks a forward up before such hooks; a module over whose forward something was put and
-    taken off again has its class's forward of now, where in an unpatched one that of then may stand
-    in its place (as accelerate's hooks leave it, and `mock.patch` does not); who took
-    `model.loss_function` of a model and calls it outside of any forward has the loss of the model's
-    type of now, and a loss that was made of a loss that was made of it has the one of the patch in
-    both.
-
-    What a proof takes for granted: that a class answers for an attribute what its modules answer
-    (no `types.DynamicClassAttribute`, and no cached property as a forward), and that `_modules` is
-    a dict as torch makes it; that torch's own functions and tables, such as that of all modules'
-    hooks, are where torch put them; that transformers' functions call what transformers wrote,
-    beyond those that a guard reads; that what a projection of the user's does leaves alone the
-    norms that its attention has called by then; and that no value is so near to the ends of its
-    dtype that an intermediate of torch's would overflow.
-
-    A patched module and its forward refer to each other. So after `del model` its weights are freed
-    when Python's cyclic collector runs (`gc.collect()`), or at once if `unpatch()` came before.
-
-    Under a mode of torch (`TorchFunctionMode`, `TorchDispatchMode`) modules run their own forwards.
-    Operators stay under a default device, fake tensors, tracing, and selective checkpoints, whose
-    policy then decides on an operator of ours as a whole. A mode that comes on for the backward
-    alone sees the operators of the forward before it.
+    docs/patched_models.md has all of them, by what a program does.
 
     Args:
         model: a transformers model, or a PEFT, DistributedDataParallel, FSDP or torch.compile
