@@ -8,13 +8,14 @@ import copy
 import inspect
 import operator
 from collections.abc import Callable
+from types import MethodType
 
 from torch import nn
 
 from .taken import Taken, call_as_found, call_own, class_forward, forward_of_call
 
-# What callers read of a forward beside its signature.
-OF_A_METHOD = frozenset(
+# What callers read of a function beside its signature.
+OF_A_FUNCTION = frozenset(
     (
         "__code__",
         "__annotations__",
@@ -38,8 +39,21 @@ class Covered:
     taken_back = None  # not annotated: a forward of ours shows the annotations of the model's own
 
 
-class LikeMethod:
-    """What is read of a forward is that of `own`, the one it stands for, which subclasses give."""
+class LikeFunction:
+    """What is read of it is that of `own`, the function it stands for, which subclasses give."""
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.own)
+
+    def __getattr__(self, name: str):
+        if name not in OF_A_FUNCTION:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.own, name)
+
+
+class LikeMethod(LikeFunction):
+    """In place of a forward."""
 
     __name__ = "forward"
 
@@ -66,18 +80,12 @@ class LikeMethod:
         return cover is self
 
     @property
-    def __signature__(self) -> inspect.Signature:
-        return inspect.signature(self.own)
-
-    @property
     def __func__(self) -> "LikeMethod":
         """What a wrapper binds again."""
         return self
 
-    def __getattr__(self, name: str):
-        if name not in OF_A_METHOD:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self.own, name)
+    def __get__(self, module: object, kind: type | None = None) -> Callable:
+        return self if module is None else MethodType(self, module)
 
     def without_module(self, args: tuple) -> tuple:
         """The arguments. A wrapper that binds what it found hands the module on as the first."""
@@ -175,7 +183,7 @@ class HeadForward(LikeMethod, Covered):
         return getattr, (self.loss_head.head, "forward")
 
 
-class LossFunction:
+class LossFunction(LikeFunction):
     """In place of a model's loss function."""
 
     def __init__(self, loss_head):
@@ -185,12 +193,12 @@ class LossFunction:
         return self.loss_head.loss(*args, **kwargs)
 
     @property
-    def __signature__(self) -> inspect.Signature:
-        return inspect.signature(self.loss_head.found_loss.of_now())
+    def own(self) -> Callable:
+        return self.loss_head.found_loss.of_now()
 
     @property
     def __name__(self) -> str:
-        return getattr(self.loss_head.found_loss.of_now(), "__name__", "loss_function")
+        return getattr(self.own, "__name__", "loss_function")
 
     def __deepcopy__(self, memo: dict) -> "LossFunction":
         return LossFunction(copy.deepcopy(self.loss_head, memo))

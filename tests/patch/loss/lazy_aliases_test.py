@@ -238,6 +238,48 @@ def test_a_copy_that_was_made_before_a_write_does_not_see_it():
     assert torch.equal(scaled + 0, F.linear(*own) * 2)
 
 
+def sizes_that_change(take):
+    def made(logits):
+        sizes = [BATCH * TOKENS, CLASSES]
+        taken = take(logits, sizes)
+        sizes[:] = [BATCH, TOKENS, CLASSES]
+        return taken
+
+    return made
+
+
+def an_end_that_changes(logits):
+    end = torch.tensor(1)
+    taken = logits[:, :end]
+    end.add_(2)
+    return taken
+
+
+def rows_that_change(logits):
+    rows = torch.tensor([0, 1])
+    taken = logits[rows]
+    rows.fill_(0)
+    return taken
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        sizes_that_change(torch.Tensor.view),
+        sizes_that_change(torch.Tensor.reshape),
+        sizes_that_change(torch.reshape),
+        an_end_that_changes,
+        rows_that_change,
+    ],
+)
+def test_what_a_view_or_a_copy_was_made_with_is_that_of_then(make):
+    own = leaves()
+    taken, expected = make(lazy(*own)), make(F.linear(*own))
+    assert taken.shape == expected.shape
+    assert torch.equal(taken + 0, expected)
+    assert taken.shape == expected.shape
+
+
 def test_a_lazy_tensor_that_somebody_refers_to_weakly_still_aliases():
     own = leaves()
     logits = lazy(*own)
@@ -335,6 +377,18 @@ def test_keywords_and_options_that_no_fold_knows_are_those_of_torch():
         assert torch.equal(lazy(*own).contiguous(memory_format=torch.contiguous_format), real)
         assert torch.equal(torch.mul(input=lazy(*own), other=2), real * 2)
         assert torch.numel(input=lazy(*own)) == real.numel()
+
+
+@pytest.mark.parametrize("rest", [(slice(None),), (slice(None), slice(None))])
+def test_more_indices_than_dimensions_are_refused(rest):
+    own = leaves()
+    mask = torch.ones(BATCH, TOKENS, dtype=torch.bool)
+    for logits in (lazy(*own), F.linear(*own)):
+        if len(rest) == 1:
+            assert logits[(mask, *rest)].shape == (BATCH * TOKENS, CLASSES)
+        else:
+            with pytest.raises(IndexError, match="too many indices"):
+                logits[(mask, *rest)]
 
 
 def test_lazy_logits_leave_no_cycle_that_holds_the_states():

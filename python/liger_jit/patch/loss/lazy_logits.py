@@ -335,7 +335,9 @@ def _shaped(function: Callable) -> Callable:
 
     def fold(logits, *shape, **options):
         source = _open(logits)
-        sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+        if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
+            shape = (tuple(shape[0]),)  # a list may be another when the view is computed
+        sizes = shape[0] if shape and isinstance(shape[0], tuple) else shape
         if source is None or options or not sizes or not all(type(size) is int for size in sizes):
             return NotImplemented
         form = function(logits._lazy.form, *shape)
@@ -360,7 +362,7 @@ def _take(logits, index):
         return NotImplemented
     if isinstance(parts[0], Tensor):
         return _take_rows(logits, source, parts)
-    if not all(part is Ellipsis or type(part) in (int, slice) for part in parts):
+    if not all(part is Ellipsis or type(part) is int or _is_of_numbers(part) for part in parts):
         return NotImplemented
     dots = [position for position, part in enumerate(parts) if part is Ellipsis]
     if len(dots) > 1 or len(parts) - len(dots) > logits.dim():
@@ -381,11 +383,19 @@ def _take_rows(logits, source: Source, parts: tuple):
     kinds = (torch.bool, torch.int64)
     if isinstance(rows, LazyLogits) or rows.dtype not in kinds or not 0 < rows.dim() < logits.dim():
         return NotImplemented
-    if len(rest) >= logits.dim() or not all(map(_is_whole, rest)):
+    indexed = rows.dim() if rows.dtype == torch.bool else 1
+    if indexed + len(rest) > logits.dim() or not all(map(_is_whole, rest)):
         return NotImplemented
     derived, rows = source.copied(source.states[rows]), rows.clone()  # they may be written to
     form = torch.empty(derived.shape, dtype=derived.result_dtype, device="meta")
     return logits._copied(derived, form, torch.Tensor.__getitem__, rows)
+
+
+def _is_of_numbers(part) -> bool:
+    """Whether it is a slice that will be the same when the view is computed: no tensor's."""
+    if type(part) is not slice:
+        return False
+    return all(end is None or type(end) is int for end in (part.start, part.stop, part.step))
 
 
 def _is_whole(part) -> bool:
