@@ -239,6 +239,14 @@ def test_packed_projections_are_called_as_modules():
     assert_same_step(loss_and_gradients(model), expected)
 
 
+def test_a_norm_whose_own_forward_raises_is_left_alone():
+    model = nn.Sequential(nn.LayerNorm(32), nn.LayerNorm(32))
+    model[0].weight.data = model[0].weight.data.bfloat16()
+    found = statuses(model)
+    assert "the module's own fails in the probe" in found["0"]
+    assert found["1"] == "patched"
+
+
 def test_weights_on_meta():
     with torch.device("meta"):
         model = build()

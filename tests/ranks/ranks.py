@@ -15,6 +15,8 @@ def launch(program, folder, backend, ranks, *arguments, torchrun=False):
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
+    if backend == "gloo":  # on processors, and transformers takes a GPU where it sees one
+        variables["CUDA_VISIBLE_DEVICES"] = ""
     command = [sys.executable]
     if torchrun:
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]

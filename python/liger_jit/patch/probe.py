@@ -166,8 +166,14 @@ def values_and_gradients(
 
 
 def assert_same(original: Callable, candidate: Callable, inputs, weights=(), what="") -> None:
-    """Both functions give the same outputs and gradients, or `Mismatch` says how far they are."""
-    expected, expected_gradients = values_and_gradients(original, inputs, weights)
+    """Both functions give the same outputs and gradients, or `Mismatch` says how far they are, or
+    why there is nothing to compare with. Raises what the candidate raises."""
+    try:
+        expected, expected_gradients = values_and_gradients(original, inputs, weights)
+    except Mismatch:
+        raise
+    except Exception as error:
+        raise Mismatch(f"{what}: the module's own fails in the probe: {error}") from error
     found, found_gradients = values_and_gradients(candidate, inputs, weights)
     if len(expected) != len(found):
         raise Mismatch(f"{what}: {len(found)} outputs, not {len(expected)}")

@@ -8,7 +8,6 @@ import copy
 import inspect
 import operator
 from collections.abc import Callable
-from types import MethodType
 
 from torch import nn
 
@@ -83,9 +82,6 @@ class LikeMethod(LikeFunction):
     def __func__(self) -> "LikeMethod":
         """What a wrapper binds again."""
         return self
-
-    def __get__(self, module: object, kind: type | None = None) -> Callable:
-        return self if module is None else MethodType(self, module)
 
     def without_module(self, args: tuple) -> tuple:
         """The arguments. A wrapper that binds what it found hands the module on as the first."""

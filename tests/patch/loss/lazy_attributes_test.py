@@ -77,6 +77,21 @@ def test_what_is_asked_of_logits_before_the_loss(use):
     assert error(ours[1], expected[1]) <= 1e-5
 
 
+@pytest.mark.parametrize("view", [lambda logits: logits, lambda logits: logits[:, 1:]])
+def test_code_that_reads_memory_and_asks_nobody_raises(view):
+    def use(logits):
+        with pytest.raises(RuntimeError, match="data pointer"):
+            torch.utils.dlpack.to_dlpack(view(logits))
+        values = view(logits) + 0
+        assert torch.equal(torch.utils.dlpack.from_dlpack(view(logits).detach()), values)
+        return values.detach()
+
+    found, loss = found_by(use, True)
+    expected, wanted = found_by(lambda logits: view(logits).detach().clone(), False)
+    assert error(found, expected) <= 1e-5
+    assert error(loss, wanted) <= 1e-5
+
+
 class Twice(float):
     """A number that gives another when it is asked for a plain one."""
 

@@ -114,6 +114,8 @@ class LazyLogits(torch.Tensor):
                 device=source.states.device,
             )
             lazy._lazy = Standing(block, source, form, views)
+            # C++ code that asks nobody raises, and reads no memory that is not there.
+            torch._C._set_throw_on_mutable_data_ptr(lazy)
             return lazy
 
         with torch._C.DisableTorchFunctionSubclass():
