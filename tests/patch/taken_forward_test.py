@@ -5,10 +5,12 @@ import copy
 import threading
 from contextlib import contextmanager
 from functools import partial, wraps
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from liger_jit.patch import patch
 from liger_jit.patch.installed import standing
 from tiny_models import assert_same_step, batch, build, counted, loss_and_gradients, shape_of
@@ -393,6 +395,53 @@ def test_a_wrapper_over_a_wrapper_has_what_the_inner_one_took(monkeypatch):
 
 
 KEPT = {}
+
+
+def by_accelerate(module):
+    add_hook_to_module(module, ModelHook(), append=True)
+
+
+def by_an_attribute(module):
+    module.before = module.forward
+    module.forward = MethodType(lambda self, *args, **kwargs: self.before(*args, **kwargs), module)
+
+
+def by_a_table(module):
+    KEPT[id(module)] = module.forward
+    module.forward = lambda *args, **kwargs: KEPT[id(module)](*args, **kwargs)
+
+
+@pytest.mark.parametrize("over", [by_accelerate, by_an_attribute, by_a_table])
+@pytest.mark.parametrize("path", ALL)
+def test_so_has_one_that_finds_the_inner_one_elsewhere(path, over):
+    def steps(model):
+        module = model.get_submodule(path)
+        change = decorated(type(module).forward)
+        module.forward = wrapper_of(module)
+        found = [loss_and_gradients(model)]
+        with class_forward(module, change):
+            over(module)
+            found.append(loss_and_gradients(model))
+        return found
+
+    assert_same_steps(steps)
+
+
+@pytest.mark.parametrize("over", [by_accelerate, by_an_attribute])
+@pytest.mark.parametrize("path", ALL)
+def test_one_that_stands_alone_has_the_class_forward_of_its_first_call(path, over):
+    def steps(model):
+        module = model.get_submodule(path)
+        change = decorated(type(module).forward)
+        first = wrapper_of(module)
+        with mock.patch.object(module, "forward", first):
+            found = [loss_and_gradients(model)]
+        with class_forward(module, change):
+            over(module)
+            found.append(loss_and_gradients(model))
+        return first and found
+
+    assert_same_steps(steps)
 
 
 class TakenFirst:

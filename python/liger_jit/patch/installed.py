@@ -54,7 +54,7 @@ class Installed(OwnCalls):
         """Noted at a call of the replacement."""
         forward = self.module.__dict__.get("forward")
         if forward is not self.ours:
-            self.taken.covered(self.module, forward)
+            self.taken.covered(self.module, forward, self.ours, self.bound)
 
     def __deepcopy__(self, memo: dict) -> "Installed":
         twin = Installed(copy.deepcopy(self.module, memo), self.proof, self.was_bound)

@@ -75,7 +75,7 @@ class LikeMethod(LikeFunction):
         while cover is not self and isinstance(cover, StandIn):
             cover = cover.trainers
         if cover is not self:
-            self.taken.covered(self.__self__, cover)
+            self.taken.covered(self.__self__, cover, self)
         return cover is self
 
     @property

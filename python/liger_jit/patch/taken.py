@@ -47,14 +47,15 @@ class Taken:
         self.cover: Callable[[], object] | None = None
         self.ended = False
 
-    def covered(self, module: nn.Module, cover: object) -> None:
-        """Noted at a call under `cover`: it took the class's forward of its first call, if not one
-        from before."""
+    def covered(self, module: nn.Module, cover: object, *ours: Callable) -> None:
+        """Noted at a call of `ours` under `cover`: it took the class's forward of its first call,
+        if not one from before."""
         if self.ended or torch.compiler.is_compiling():
             return
         before = self.cover and self.cover()
         if before is not cover:
-            if before is None or not (before is COPIED or reaches(cover, before)):
+            over = before is COPIED or (before is not None and is_over(before, cover, ours, module))
+            if not over:
                 self.below = type(module).forward
             self.cover = reference(cover)
 
@@ -176,9 +177,14 @@ def begins_alike(place: tuple, other: tuple) -> bool:
     return line is not None and (line, column) == (of_other, column_of_other)
 
 
-def reaches(outer: object, inner: object) -> bool:
-    """Whether one function holds another, at any depth."""
-    return any(value is inner for value in reached([outer], None, skipped=nn.Module))
+def is_over(before: object, cover: object, ours: tuple, module: nn.Module) -> bool:
+    """Whether `cover` calls ours by way of the cover before it: that is reached from it or from
+    what the module has; or neither is reached, and somebody keeps the one before it for calls."""
+    held = [value for name, value in module.__dict__.items() if name != "forward"]
+    found = [*reached([cover, *filter(callable, held)], None, skipped=nn.Module)]
+    if any(value is before for value in found):
+        return True
+    return not any(value is one for value in found for one in ours)
 
 
 CALLS_OWN = call_own.__code__
