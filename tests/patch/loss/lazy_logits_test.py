@@ -24,6 +24,17 @@ class Doubled(torch.autograd.Function):
         return gradient * 2
 
 
+class DoubledInPlace(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.mark_dirty(x)
+        return x.mul_(2)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * 2
+
+
 def rows(logits):
     return F.cross_entropy(logits.view(-1, logits.size(-1)), LABELS.view(-1))
 
@@ -86,6 +97,7 @@ REAL = {
     "log softmax": lambda logits: -logits.log_softmax(-1)[..., 0].mean(),
     "tensor scale": lambda logits: rows(logits * torch.tensor(0.5)),
     "autograd function": lambda logits: rows(Doubled.apply(logits)),
+    "autograd function that writes": lambda logits: rows(DoubledInPlace.apply(logits)),
     "reduce": lambda logits: F.cross_entropy(logits.view(10, 9), LABELS.view(-1), reduce=True),
 }
 
