@@ -184,9 +184,18 @@ class LazyLogits(torch.Tensor):
                 result = fold(*args, **kwargs)
                 if result is not NotImplemented:
                     return result
-        needed = functools.partial(_needed_by, func)
+        beside: dict[int, LazyLogits] = {}  # those that could not become plain
+
+        def needed(lazy: LazyLogits) -> Tensor:
+            found = _needed_by(func, lazy)
+            if found is not lazy:
+                beside[id(found)] = lazy
+            return found
+
         args, kwargs = tree_map_only(LazyLogits, needed, (args, kwargs))
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        # What writes returns what it has written.
+        return tree_map_only(Tensor, lambda t: beside.get(id(t), t), result) if beside else result
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
