@@ -247,6 +247,29 @@ def test_a_norm_whose_own_forward_raises_is_left_alone():
     assert found["1"] == "patched"
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.complex64])
+@pytest.mark.parametrize("family", ["Llama", "Gemma", "Qwen3", "Olmo2"])
+def test_norms_whose_weights_are_stored_in_another_dtype_are_left_alone(family, dtype):
+    model = build(family)
+    for module in model.modules():
+        if "Norm" in type(module).__name__:
+            for name, weight in module._parameters.items():
+                stored = weight.detach().to(dtype)
+                module._parameters[name] = nn.Parameter(stored, requires_grad=False)
+    found = statuses(model)
+    norms = [status for path, status in found.items() if path.endswith("norm")]
+    assert norms and all("packed" in status for status in norms)
+    assert "patched" in found.values()
+
+
+def test_a_head_that_is_not_initialised_is_left_alone():
+    model = build()
+    model.lm_head.weight = nn.parameter.UninitializedParameter()
+    found = statuses(model)
+    assert found[""] == "the head's weight is not initialised yet"
+    assert found["model.norm"] == "patched"
+
+
 def test_weights_on_meta():
     with torch.device("meta"):
         model = build()

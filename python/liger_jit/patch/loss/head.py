@@ -14,6 +14,7 @@ from dataclasses import fields, is_dataclass, make_dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..autocasting import autocast_dtype, have_one_dtype
 from ..entered import Entered, call_of, place
@@ -274,6 +275,8 @@ def find(model: nn.Module, fused: bool) -> LossHead | Refusal:
             return Refusal(f"the head's class has a {name} of its own")
     # A parametrised weight is left alone: reading it may change it.
     weight = head._parameters.get("weight")
+    if is_lazy(weight):
+        return Refusal("the head's weight is not initialised yet")
     if weight is not None and weight.dim() != 2:
         return Refusal(SHARDED_AWAY)
     if weight is not None and not weight.is_floating_point():

@@ -87,6 +87,9 @@ def literal_epsilons(forward: FunctionType) -> list[float]:
 def prove(module: nn.Module) -> NormProof | Refusal:
     if reason := taken_away(module):
         return Refusal(reason)
+    kept = {one.dtype for one in module._parameters.values() if one is not None}
+    if strange := kept.difference(OUTPUT_ERROR):
+        return Refusal(f"its weight is packed ({strange.pop()})")
     if torchs_name(own_class_forward(module)) == "LayerNorm.forward":
         return prove_layer_norm(module)
     if not takes_gate(module):
