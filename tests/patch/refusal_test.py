@@ -262,6 +262,14 @@ def test_norms_whose_weights_are_stored_in_another_dtype_are_left_alone(family, 
     assert "patched" in found.values()
 
 
+def test_a_rotation_of_nothing_is_left_alone():
+    model = build("StableLm", hidden_size=16, head_dim=4)
+    expected = loss_and_gradients(model)
+    found = statuses(model)
+    assert found["model.layers.0.self_attn"] == "it rotates nothing of a head of 4"
+    assert_same_step(loss_and_gradients(model), expected)
+
+
 def test_a_head_that_is_not_initialised_is_left_alone():
     model = build()
     model.lm_head.weight = nn.parameter.UninitializedParameter()

@@ -5,20 +5,47 @@ logits. It must keep what the first run kept, so the first has plain logits too.
 """
 
 import contextlib
+from collections.abc import Callable, Iterator
 
-import torch
+from torch._C import _autograd
+
+Hooks = tuple[Callable, Callable]
+
+
+def hooks_here() -> Hooks | None:
+    """What packs and unpacks the tensors that are saved for a backward here."""
+    return _autograd._top_saved_tensors_default_hooks(True)
+
+
+def is_of_checkpoint(hooks: Hooks | None) -> bool:
+    return hooks is not None and getattr(hooks[0], "__module__", None) == "torch.utils.checkpoint"
 
 
 def checkpoint_here() -> object | None:
     """What tells the innermost `torch.utils.checkpoint` without reentry from all others, in its
     first run or in its second; None outside of one."""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
-    pack = None if hooks is None else hooks[0]
-    return pack if getattr(pack, "__module__", None) == "torch.utils.checkpoint" else None
+    hooks = hooks_here()
+    return hooks[0] if is_of_checkpoint(hooks) else None
 
 
-def outside_of_checkpoint() -> contextlib.AbstractContextManager:
-    """For what the second run will find done: the checkpoint must not count what it keeps."""
-    if checkpoint_here() is None:
-        return contextlib.nullcontext()
-    return torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
+@contextlib.contextmanager
+def saved_by(hooks: Hooks | None) -> Iterator[None]:
+    """What is saved in it goes to these hooks, and never to a checkpoint: what the second run will
+    find done must not count. Without hooks torch keeps tensors as it does by itself: hooks that
+    give the very tensors back would make cycles, which nobody frees."""
+    here = []
+    while (top := hooks_here()) is not None:
+        here.append(top)
+        _autograd._pop_saved_tensors_default_hooks()
+    own = [] if hooks is None or is_of_checkpoint(hooks) else [hooks]
+    if not _autograd._saved_tensors_hooks_is_enabled():
+        own = []
+    for one in own:
+        _autograd._push_saved_tensors_default_hooks(*one)
+    try:
+        yield
+    finally:
+        for _ in own:
+            _autograd._pop_saved_tensors_default_hooks()
+        for one in reversed(here):
+            _autograd._push_saved_tensors_default_hooks(*one)

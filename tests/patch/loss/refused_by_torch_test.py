@@ -161,6 +161,12 @@ def a_head_of_an_inference_mode(model, states, labels):
     return F.cross_entropy(model.lm_head(states).flatten(0, 1), labels)
 
 
+def a_trained_head_of_an_inference_mode(model, states, labels):
+    with torch.inference_mode():
+        model.lm_head.weight = nn.Parameter(torch.ones(97, 32))
+    return F.cross_entropy(model.lm_head(states).flatten(0, 1), labels)
+
+
 class Scores(LlamaForCausalLM):
     """Makes its loss by a function."""
 
@@ -176,6 +182,7 @@ class Scores(LlamaForCausalLM):
         weights_of_an_inference_mode,
         states_of_an_inference_mode,
         a_head_of_an_inference_mode,
+        a_trained_head_of_an_inference_mode,
     ],
 )
 def test_what_no_backward_can_keep(score):

@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from ..autocasting import autocast_dtype, have_one_dtype
 from ..entered import Entered, call_of, place
-from ..guard import is_hooked, is_kept
+from ..guard import is_for_inference_alone, is_hooked
 from ..installed import replaced_by
 from ..lookup import answers_for
 from ..modes import WATCHED, is_watched
@@ -338,7 +338,7 @@ def go_together(states: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     tensors = [one for one in (states, weight, bias) if one is not None]
     if states.shape[-1:] != weight.shape[1:] or len({one.device for one in tensors}) > 1:
         return False
-    return all(map(is_kept, tensors)) and have_one_dtype(*tensors)
+    return not any(map(is_for_inference_alone, tensors)) and have_one_dtype(*tensors)
 
 
 def product_dtype(states: Tensor, weight: Tensor) -> torch.dtype:

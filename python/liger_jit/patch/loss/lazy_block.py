@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ..modes import unwatched
-from ..recomputed import outside_of_checkpoint
 from .late_logits import Place
 from .lazy_source import Follow, Source
 
@@ -68,7 +67,7 @@ class Block:
     def compute(self) -> None:
         """Computes the tensor if it is not yet, and makes its lazy tensors plain ones."""
         off = torch._C.DisableTorchFunctionSubclass()
-        with off, outside_of_checkpoint(), unwatched(), self.source.as_at_the_head():
+        with off, unwatched(), self.source.as_at_the_head():
             if self.tensor is None:
                 # What these hold may become a lazy tensor of this block.
                 self.tensor, self.given, self.place = self._made(), None, None

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..autocasting import without_autocast
+from ..recomputed import Hooks, hooks_here, saved_by
 from .call import LossCall
+
+# What these names were when the head was asked, which their owners may replace by then.
+LINEAR, TANH = torch._C._nn.linear, torch.tanh
 
 # Steps that are written down: ("mul" | "div", number), ("cast", dtype), ("tanh" | "copy", None).
 Step = tuple[str, object]
@@ -18,7 +21,7 @@ Step = tuple[str, object]
 STEPS: dict[str, Callable] = {
     "mul": lambda logits, value: logits * value,
     "div": lambda logits, value: logits / value,
-    "tanh": lambda logits, value: torch.tanh(logits),
+    "tanh": lambda logits, value: TANH(logits),
     "cast": lambda logits, value: logits.to(value),
     "copy": lambda logits, value: logits.clone(),
 }
@@ -42,8 +45,9 @@ class Source:
     """States [..., H] and a head [V, H], or computed logits [..., V], and what follows.
 
     The tensors must stay as they are: `check` raises if one was written to since. `with_grad`,
-    `in_inference` and `stream` say under what the head was called. What follows computed logits is
-    done at once, as anybody may see it, but for the cast in transformers' own loss function.
+    `in_inference`, `hooks` of saved tensors and `stream` say under what the head was called. What
+    follows computed logits is done at once, as anybody may see it, but for the cast in
+    transformers' own loss function.
     """
 
     states: Tensor
@@ -54,6 +58,7 @@ class Source:
     call: LossCall
     with_grad: bool = field(default_factory=torch.is_grad_enabled)
     in_inference: bool = field(default_factory=torch.is_inference_mode_enabled)
+    hooks: Hooks | None = field(default_factory=hooks_here)
     stream: torch.cuda.Stream | None = None
     versions: tuple[int | None, ...] = field(init=False)
 
@@ -65,7 +70,8 @@ class Source:
     @contextlib.contextmanager
     def as_at_the_head(self) -> Iterator[None]:
         """What is made in it is made as the head would have made it, and waited for here."""
-        with torch.inference_mode(self.in_inference), torch.set_grad_enabled(self.with_grad):
+        inference = torch.inference_mode(self.in_inference)
+        with inference, torch.set_grad_enabled(self.with_grad), saved_by(self.hooks):
             now = None if self.stream is None else torch.cuda.current_stream(self.stream.device)
             if now == self.stream:
                 yield
@@ -141,7 +147,7 @@ class Source:
         if self.weight is not None:
             bias = None if self.bias is None else self.bias.to(self.dtype)
             with without_autocast(logits.device):
-                logits = F.linear(logits.to(self.dtype), self.weight.to(self.dtype), bias)
+                logits = LINEAR(logits.to(self.dtype), self.weight.to(self.dtype), bias)
         elif not self.steps:
             # Not the tensor itself, which other sources hold, and no view, as the head gave none.
             logits = Follow.apply(logits, logits)

@@ -157,7 +157,10 @@ def group_of_function(place: int, module: nn.Module) -> Hashable:
 
 def prove_formula(place: int, module: nn.Module) -> RotaryFunction | Refusal:
     """Of a function that was read before: see `guard_of_rotation`."""
-    function, size = functions_of_forward(module)[place], sizes_of(module)[2]
+    function = functions_of_forward(module)[place]
+    _, _, size, rotated = sizes_of(module)
+    if not rotated:
+        return Refusal(f"it rotates nothing of a head of {size}")
     try:
         if function.rows:
             rotary_rows.check_formula(function.original, size, OTHER_SIZES)

@@ -1,0 +1,123 @@
+"""Logits that are read some time after the head are what the head would have made there."""
+
+import gc
+import weakref
+from unittest import mock
+
+import pytest
+import torch
+from liger_jit.patch import patch
+from tiny_models import assert_same_step, batch, build, loss_and_gradients
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers import LlamaForCausalLM
+
+
+class Reads(LlamaForCausalLM):
+    """Makes its loss of hidden states by a function."""
+
+    def forward(self, input_ids, labels=None, **kwargs):
+        states = self.model(input_ids, **kwargs).last_hidden_state
+        return Output(self.loss_of(self, states))
+
+
+class Output:
+    def __init__(self, loss):
+        self.loss = loss
+
+
+def doubled(function):
+    return lambda *args: function(*args) * 2
+
+
+def nothing_saved():
+    return saved_tensors_hooks(torch.zeros_like, lambda tensor: tensor)
+
+
+def while_linear_is_another(model, states):
+    logits = model.lm_head(states)
+    with mock.patch.object(F, "linear", doubled(F.linear)):
+        return logits.square().mean()
+
+
+def while_tanh_is_another(model, states):
+    logits = torch.tanh(model.lm_head(states) / 5) * 5
+    with mock.patch.object(torch, "tanh", doubled(torch.tanh)):
+        return logits.square().mean()
+
+
+def under_hooks_of_the_head(model, states):
+    with nothing_saved():
+        logits = model.lm_head(states)
+    return logits.sum()
+
+
+def under_hooks_that_came_later(model, states):
+    logits = model.lm_head(states)
+    with nothing_saved():
+        return logits.sum()
+
+
+def where_no_hooks_are_allowed(model, states):
+    with nothing_saved():
+        logits = model.lm_head(states)
+    with torch.autograd.graph.disable_saved_tensors_hooks("none here"):
+        return logits.exp().sum()
+
+
+@pytest.mark.parametrize(
+    "loss_of",
+    [
+        while_linear_is_another,
+        while_tanh_is_another,
+        under_hooks_of_the_head,
+        under_hooks_that_came_later,
+    ],
+)
+def test_they_are_made_as_at_the_head(loss_of):
+    steps = []
+    for patched in (False, True):
+        model = build(num_hidden_layers=1)
+        model.__class__, model.loss_of = Reads, loss_of
+        if patched:
+            patch(model)
+        steps.append(loss_and_gradients(model))
+    assert_same_step(steps[1], steps[0])
+
+
+def test_hooks_of_the_head_do_not_come_back_where_none_are_allowed():
+    model = build(num_hidden_layers=1)
+    model.__class__, model.loss_of = Reads, where_no_hooks_are_allowed
+    patch(model)
+    assert torch.isfinite(loss_and_gradients(model)[0])
+
+
+def capped(logits):
+    return torch.tanh(logits / 5) * 5
+
+
+@pytest.mark.parametrize("around_the_model", [False, True])
+def test_what_a_checkpoint_computed_is_freed_with_its_step(around_the_model):
+    seen = []
+
+    def loss_of(model, states):
+        seen.append(weakref.ref(states))
+        if around_the_model:
+            return capped(model.lm_head(states)).square().mean()
+        logits = capped(model.lm_head(states))
+        return checkpoint(torch.square, logits, use_reentrant=False).mean()
+
+    model = build(num_hidden_layers=1)
+    model.__class__, model.loss_of = Reads, loss_of
+    patch(model)
+    inputs = batch()
+    for _ in range(2):
+        if around_the_model:
+            loss = checkpoint(lambda: model(**inputs).loss, use_reentrant=False)
+        else:
+            loss = model(**inputs).loss
+        loss.backward()
+        del loss
+    gc.collect()
+    assert seen and all(reference() is None for reference in seen)
