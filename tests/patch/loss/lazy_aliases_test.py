@@ -12,6 +12,7 @@ from liger_jit.patch.loss.lazy_source import Source
 from tiny_models import counted, error
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+from torch.utils.weak import WeakTensorKeyDictionary
 
 BATCH, TOKENS, WIDTH, CLASSES = 2, 4, 6, 9
 STEPS, PROGRAMS = 12, 100
@@ -28,6 +29,18 @@ class Doubled(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         return gradient * 2
+
+
+class Through(torch.autograd.Function):
+    """Takes the very tensor into C++ code, history and all."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
 
 
 def no_grad_view(x):
@@ -85,6 +98,7 @@ COPIES = {
     "index": lambda x: x[torch.tensor([0, -1])],
     "number": lambda x: x[torch.tensor(0)],
     "function": Doubled.apply,
+    "function of a view": Through.apply,
     "added": lambda x: x + 1,
 }
 WRITES = {
@@ -100,6 +114,7 @@ WRITES = {
 READS = {
     "sum": lambda x: x.sum(),
     "loss": loss_of,
+    "weakly": lambda x: weakref.finalize(x, int) and None,
     "form": lambda x: (x.shape, x.stride(), x.dtype, x.requires_grad, x.is_leaf, len(x)),
 }
 KINDS = {"view": VIEWS, "copy": COPIES, "write": WRITES, "read": READS}
@@ -292,6 +307,34 @@ def test_a_lazy_tensor_that_somebody_refers_to_weakly_still_aliases():
     shift.zero_()
     assert not (logits[..., :-1, :] != 0).any()
     assert logits._version == 2
+
+
+def scaled_in_place(logits):
+    logits.mul_(1.5)
+
+
+def covered_in_part(logits):
+    rows(logits)[:, 3] = -1e4
+
+
+def with_a_hook(logits):
+    logits.register_hook(lambda gradient: gradient * 10)
+
+
+@pytest.mark.parametrize("change", [scaled_in_place, covered_in_part, with_a_hook])
+@pytest.mark.parametrize("dense", [False, True])
+def test_so_it_has_the_history_of_what_is_done_to_it(change, dense):
+    gradients, kept = [], WeakTensorKeyDictionary()
+    for make in (F.linear, lambda *own: lazy(F.linear(*own)) if dense else lazy(*own)):
+        own = leaves()
+        logits = make(*own)
+        kept[logits] = reference = weakref.ref(logits)
+        change(logits)
+        loss = loss_of(Through.apply(logits))
+        assert reference() is logits
+        gradients.append(torch.autograd.grad(loss, own))
+    for found, expected in zip(gradients[1], gradients[0], strict=True):
+        assert error(found, expected) <= 1e-5
 
 
 def hooked(logits):

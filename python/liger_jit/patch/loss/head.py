@@ -242,10 +242,13 @@ class LossHead(OwnCalls):
 
     def can_stand_for_loss(self, num_items: Tensor | int | None) -> bool:
         """Whether `next_token_loss` is what transformers' own gives now, for that divisor."""
-        one = not isinstance(num_items, Tensor) or (
-            num_items.numel() == 1
-            and (num_items.dtype is torch.float32 or not num_items.is_floating_point())
-        )
+        if isinstance(num_items, Tensor):
+            real = num_items.dtype is torch.float32 or not (
+                num_items.is_floating_point() or num_items.is_complex()
+            )
+            one = real and num_items.numel() == 1
+        else:
+            one = not isinstance(num_items, complex)
         own = self.own_loss is not None and self.own_loss.stands()
         return one and own and replaced_cross_entropy() is None and not is_watched()
 

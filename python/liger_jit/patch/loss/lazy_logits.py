@@ -148,11 +148,9 @@ class LazyLogits(torch.Tensor):
 
     def _swap(self, real: Tensor) -> bool:
         """Makes this object the real tensor and that one lazy; not while C++ holds it, as the node
-        of a function that runs does, or if somebody has a weak reference to it."""
+        of a function that runs does."""
         attributes = {name: value for name, value in self.__dict__.items() if name != "_lazy"}
-        try:
-            torch.utils.swap_tensors(self, real)
-        except RuntimeError:
+        if not exchanged(self, real):
             return False
         self.__dict__.update(attributes)
         return True
@@ -227,6 +225,20 @@ class LazyLogits(torch.Tensor):
         if self._lazy.block.tensor is None:
             return self._lazy.source.compute()
         return done(self._lazy.views, self._lazy.block.tensor.detach())
+
+
+def exchanged(one: Tensor, other: Tensor) -> bool:
+    """Whether each object is the other's tensor from now on, for who has a reference to it, a weak
+    one as well; not while C++ holds one of them. torch.utils.swap_tensors refuses weak ones."""
+    if one._use_count() > 1 or other._use_count() > 1:
+        return False
+    try:
+        torch._C._swap_tensor_impl(one, other)
+    except RuntimeError:  # C++ has a weak one
+        return False
+    one.__class__, other.__class__ = other.__class__, one.__class__
+    one.__dict__, other.__dict__ = other.__dict__, one.__dict__
+    return True
 
 
 def lazy_logits(source: Source) -> LazyLogits:
