@@ -420,3 +420,37 @@ def test_logits_of_a_tuple_are_those_of_the_head_and_lost_only_to_a_loss():
     model.fused = False  # no loss did without them
     for found, wanted in zip(model(**inputs), expected, strict=False):
         assert torch.allclose(found, wanted, atol=1e-5)
+
+
+class NamedLogits(LlamaForCausalLM):
+    """Has something by the name of logits that its loss was not made without."""
+
+    def forward(self, input_ids, labels=None, **kwargs):
+        states = self.model(input_ids, **kwargs).last_hidden_state
+        logits = self.lm_head(states)
+        loss = self.loss_function(logits, labels, VOCABULARY)
+        return CausalLMOutputWithPast(loss=loss, logits=self.named(self, states, logits))
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize(
+    "named",
+    [
+        lambda model, states, logits: states,
+        lambda model, states, logits: logits.softmax(-1),
+        lambda model, states, logits: logits.detach(),
+        lambda model, states, logits: logits.argmax(-1),
+        lambda model, states, logits: model.lm_head(states * 0.5),
+    ],
+    ids=["states", "probabilities", "detached", "tokens", "another call"],
+)
+def test_what_else_has_the_name_of_logits_is_in_the_output(named, compiled):
+    plain, model = build(num_hidden_layers=1), build(num_hidden_layers=1)
+    plain.__class__ = model.__class__ = NamedLogits
+    plain.named = model.named = named
+    patch(model)
+    torch._dynamo.reset()
+    call = torch.compile(model, backend="aot_eager") if compiled else model
+    found, expected = call(**batch()), plain(**batch())
+    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.loss, expected.loss, rtol=1e-5, atol=1e-6)

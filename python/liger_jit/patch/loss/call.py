@@ -32,7 +32,8 @@ class LossCall:
     blocks: what lazy logits of this call stand for; those of a call are real when it has ended.
     traced: under torch.compile the head's (logits, states, weight, bias).
     fused: a loss was made from lazy logits.
-    unused_logits: the loss was made from these states, and nothing needs the logits.
+    passed_over: the weights, as its calls of the head had them, of logits that a loss did without.
+    unused_logits: under torch.compile the logits that the loss did without, if nothing needs them.
     missed: why no loss was made from lazy logits, while none was.
     checkpoint: the innermost one that the forward itself runs in: see `recomputed`.
     """
@@ -49,7 +50,8 @@ class LossCall:
     traced: tuple[Tensor | None, ...] | None = None
     fused: bool = False
     missed: str = "it was not called, or it is compiled by itself"
-    unused_logits: bool = False
+    passed_over: list[Tensor] = field(default_factory=list)
+    unused_logits: Tensor | None = None
     checkpoint: object = None
     found_accuracy: Tensor | None = None
     found_tokens: Tensor | None = None

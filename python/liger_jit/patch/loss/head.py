@@ -33,7 +33,14 @@ from .call import OPTIONS, LossCall, next_token_loss
 from .causal_loss import is_causal_loss, labels_of_causal_loss, own_loss
 from .found_loss import FoundLoss
 from .label_count import LabelCount
-from .lazy_logits import LazyLogits, are_computed, are_of_the_head, lazy_logits, real_logits
+from .lazy_logits import (
+    LazyLogits,
+    are_computed,
+    are_of_the_head,
+    is_passed_over,
+    lazy_logits,
+    real_logits,
+)
 from .lazy_source import Source
 from .place_of_logits import copy_of, with_place_of_logits
 
@@ -236,7 +243,7 @@ class LossHead(OwnCalls):
             return shaped(next_token_loss(call, logits, labels, None, None, **options), options)
         if call.traced is None or logits is not call.traced[0] or not is_untouched(*call.traced):
             return original(logits, labels, vocab_size, **options, **kwargs)
-        call.unused_logits = True
+        call.unused_logits = logits
         _, states, weight, bias = call.traced
         return shaped(next_token_loss(call, states, labels, weight, bias, **options), options)
 
@@ -429,7 +436,8 @@ def finished_tuple(output: tuple, extra: dict, call: LossCall) -> tuple:
 
 
 def finished_while_traced(output: dict, extra: dict, call: LossCall) -> dict:
-    if call.unused_logits and not call.keep_logits:
+    unused = call.unused_logits is not None and output.get("logits") is call.unused_logits
+    if unused and not call.keep_logits:
         values = dict(output.items())
         if is_dataclass(output):  # what was set on a field later may be no item
             values |= {field.name: getattr(output, field.name) for field in fields(output)}
@@ -447,7 +455,7 @@ def finished_while_traced(output: dict, extra: dict, call: LossCall) -> dict:
 
 def settled(logits: LazyLogits, call: LossCall) -> Tensor | None:
     """What an output has for logits: None in a training step whose loss did without them."""
-    kept = call.keep_logits or are_computed(logits) or not call.fused
+    kept = call.keep_logits or are_computed(logits) or not is_passed_over(logits)
     return real_logits(logits) if kept else None
 
 

@@ -283,6 +283,12 @@ def are_computed(logits: LazyLogits) -> bool:
     return logits._lazy.source.weight is None
 
 
+def is_passed_over(logits: LazyLogits) -> bool:
+    """Whether a loss was made without what this call of the head, or what was made of it, gives."""
+    source = logits._lazy.source
+    return any(weight is source.weight for weight in source.call.passed_over)
+
+
 def _open(logits) -> Source | None:
     """The source of logits that can still be folded."""
     if not isinstance(logits, LazyLogits) or logits._lazy.block.tensor is not None:
@@ -505,6 +511,8 @@ def _cross_entropy(
             softcap=softcap,
         )
     source.call.fused = True
+    if source.weight is not None:
+        source.call.passed_over.append(source.weight)
     place = input._lazy.block.place_before_a_loss() if loss.requires_grad else None
     loss = loss if place is None else with_place(loss, place)
     return loss.to(torch.float32 if casts else input.dtype)
