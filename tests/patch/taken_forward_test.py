@@ -6,7 +6,6 @@ import threading
 from contextlib import contextmanager
 from functools import partial, wraps
 from types import MethodType, SimpleNamespace
-from unittest import mock
 
 import pytest
 import torch
@@ -427,19 +426,54 @@ def test_so_has_one_that_finds_the_inner_one_elsewhere(path, over):
     assert_same_steps(steps)
 
 
-@pytest.mark.parametrize("over", [by_accelerate, by_an_attribute])
+def twice_by_accelerate(module):
+    by_accelerate(module)
+    return lambda: by_accelerate(module)
+
+
+def renewed(module):
+    taken = module.forward
+
+    def renew():
+        module.forward = lambda *args, **kwargs: taken(*args, **kwargs)
+
+    renew()
+    return renew
+
+
+def twice_partial(module):
+    module.forward = partial(module.forward)
+    return lambda: setattr(module, "forward", partial(module.forward))
+
+
+class Slots:
+    __slots__ = ("taken",)
+
+    def __init__(self, taken):
+        self.taken = taken
+
+    def __call__(self, *args, **kwargs):
+        return self.taken(*args, **kwargs)
+
+
+def by_slots(module):
+    module.forward = Slots(module.forward)
+    return lambda: None
+
+
+@pytest.mark.parametrize("put", [twice_by_accelerate, renewed, twice_partial, by_slots])
 @pytest.mark.parametrize("path", ALL)
-def test_one_that_stands_alone_has_the_class_forward_of_its_first_call(path, over):
+def test_a_cover_that_is_renewed_has_what_the_first_one_took(path, put):
     def steps(model):
         module = model.get_submodule(path)
         change = decorated(type(module).forward)
-        first = wrapper_of(module)
-        with mock.patch.object(module, "forward", first):
-            found = [loss_and_gradients(model)]
+        renew = put(module)
+        found = [loss_and_gradients(model)]
         with class_forward(module, change):
-            over(module)
             found.append(loss_and_gradients(model))
-        return first and found
+            renew()
+            found.append(loss_and_gradients(model))
+        return found
 
     assert_same_steps(steps)
 

@@ -49,17 +49,18 @@ class Installed(OwnCalls):
         follows = not proved and is_function(type(self.module), "forward")
         self.ours = following(own).__get__(self.module) if follows else self.bound
         self.module.__dict__["forward"] = self.ours
+        self.taken.uncovered(own)
 
     def called(self) -> None:
         """Noted at a call of the replacement."""
         forward = self.module.__dict__.get("forward")
         if forward is not self.ours:
-            self.taken.covered(self.module, forward, self.ours, self.bound)
+            self.taken.covered(self.module)
 
     def __deepcopy__(self, memo: dict) -> "Installed":
         twin = Installed(copy.deepcopy(self.module, memo), self.proof, self.was_bound)
         twin.bound, twin.ours = copy.deepcopy((self.bound, self.ours), memo)
-        twin.taken = self.taken.copied(self.module)
+        twin.taken = copy.copy(self.taken)
         twin.on = self.on
         return twin
 

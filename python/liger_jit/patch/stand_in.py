@@ -74,8 +74,10 @@ class LikeMethod(LikeFunction):
         cover = self.__self__.__dict__.get("forward")
         while cover is not self and isinstance(cover, StandIn):
             cover = cover.trainers
-        if cover is not self:
-            self.taken.covered(self.__self__, cover, self)
+        if cover is self:
+            self.taken.uncovered(type(self.__self__).forward)
+        else:
+            self.taken.covered(self.__self__)
         return cover is self
 
     @property
@@ -138,7 +140,7 @@ class StandIn(LikeMethod):
         memo[id(self)] = twin = object.__new__(type(self))
         held = {name: value for name, value in self.__dict__.items() if name != "taken"}
         twin.__dict__.update(copy.deepcopy(held, memo))
-        twin.taken = self.taken.copied(self.__self__)
+        twin.taken = copy.copy(self.taken)
         return twin
 
     def __reduce__(self):
@@ -170,7 +172,7 @@ class HeadForward(LikeMethod, Covered):
         if id(self.loss_head.model) in memo:
             memo[id(self)] = twin = object.__new__(HeadForward)
             # Of a head that is no longer the model's the loss head may be half copied by now.
-            twin.taken = self.taken.copied(self.loss_head.head)
+            twin.taken = copy.copy(self.taken)
             twin.loss_head = copy.deepcopy(self.loss_head, memo)
             return twin
         return class_forward(copy.deepcopy(self.loss_head.head, memo))

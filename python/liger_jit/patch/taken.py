@@ -6,18 +6,17 @@ when it is taken. What tells that it was taken before the class got its new forw
 
 - That forward itself calls it, and not by way of torch's `__call__` or of the name `forward`, which
   look it up.
-- What was put over it on the instance, and calls it, was called while the class had the old one.
+- Something that was put over it on the instance, and calls it, was called while the class had the
+  old one; and it was not called in its place since while the class had another.
 - The patch was taken back since.
 
 Else a call is one of now.
 """
 
-import copy
 import dis
 import inspect
 import sys
 import threading
-import weakref
 from collections.abc import Callable
 from types import CodeType, FrameType, FunctionType
 
@@ -25,12 +24,9 @@ import torch
 from torch import nn
 
 from .lookup import is_function
-from .source.definition import reached
 from .source.torchs_own import CALL_IMPL_CODE
 
 PACKAGE = __package__
-# In place of the cover of a copy, which nobody has seen yet.
-COPIED = object()
 CODES_THAT_LOOK_UP = {
     nn.Module._slow_forward.__code__,
     CALL_IMPL_CODE,
@@ -40,31 +36,22 @@ CODES_THAT_LOOK_UP = {
 
 class Taken:
     """Of one forward of ours: what those have who took it. `then` is the class's forward when it
-    was put in."""
+    was put in; `below` what a call under a cover stands for, once there was one (`is_noted`)."""
 
     def __init__(self, then: Callable):
         self.then = self.below = then
-        self.cover: Callable[[], object] | None = None
-        self.ended = False
+        self.is_noted = self.ended = False
 
-    def covered(self, module: nn.Module, cover: object, *ours: Callable) -> None:
-        """Noted at a call of `ours` under `cover`: it took the class's forward of its first call,
-        if not one from before."""
-        if self.ended or torch.compiler.is_compiling():
-            return
-        before = self.cover and self.cover()
-        if before is not cover:
-            over = before is COPIED or (before is not None and is_over(before, cover, ours, module))
-            if not over:
-                self.below = type(module).forward
-            self.cover = reference(cover)
+    def covered(self, module: nn.Module) -> None:
+        """Noted at a call under a cover. A later cover holds the earlier one, or what that took."""
+        if not (self.is_noted or self.ended or torch.compiler.is_compiling()):
+            self.below, self.is_noted = type(module).forward, True
 
-    def copied(self, module: nn.Module) -> "Taken":
-        """For the copy of this module: its cover is copied with it."""
-        twin = copy.copy(self)
-        if self.cover is not None and self.cover() is module.__dict__.get("forward", COPIED):
-            twin.cover = lambda: COPIED
-        return twin
+    def uncovered(self, own: Callable) -> None:
+        """Noted at a call in its place while the class has this forward: who takes it then has that
+        one."""
+        if self.below is not own and not torch.compiler.is_compiling():
+            self.below, self.is_noted = own, False
 
     def own(self, module: nn.Module) -> Callable:
         """What a call under a cover stands for, or one after the end."""
@@ -105,14 +92,6 @@ def class_forward(module: nn.Module) -> Callable:
     found = inspect.getattr_static(kind, "forward")
     binds = getattr(type(found), "__get__", None)
     return found if binds is None else binds(found, module, kind)
-
-
-def reference(cover: object) -> Callable[[], object]:
-    """It may hold what its calls have seen, so it is not kept."""
-    try:
-        return weakref.ref(cover)
-    except TypeError:
-        return type(None)
 
 
 class _Thread(threading.local):
@@ -175,16 +154,6 @@ def calls_forward(frame: FrameType) -> bool:
 def begins_alike(place: tuple, other: tuple) -> bool:
     (line, _, column, _), (of_other, _, column_of_other, _) = place, other
     return line is not None and (line, column) == (of_other, column_of_other)
-
-
-def is_over(before: object, cover: object, ours: tuple, module: nn.Module) -> bool:
-    """Whether `cover` calls ours by way of the cover before it: that is reached from it or from
-    what the module has; or neither is reached, and somebody keeps the one before it for calls."""
-    held = [value for name, value in module.__dict__.items() if name != "forward"]
-    found = [*reached([cover, *filter(callable, held)], None, skipped=nn.Module)]
-    if any(value is before for value in found):
-        return True
-    return not any(value is one for value in found for one in ours)
 
 
 CALLS_OWN = call_own.__code__

@@ -52,6 +52,18 @@ def with_another_use(model, states, loss):
     return loss(logits) + logits.pow(2).mean()
 
 
+def with_a_head_in_autocast(model, states, loss):
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model.lm_head(states)
+    return loss(logits)
+
+
+def with_a_loss_in_autocast(model, states, loss):
+    logits = model.lm_head(states)
+    with torch.autocast("cpu", torch.bfloat16):
+        return loss(logits)
+
+
 class Between(LlamaForCausalLM):
     def forward(self, input_ids, labels=None, **kwargs):
         states = self.model(input_ids, **kwargs).last_hidden_state
@@ -72,6 +84,8 @@ WAYS = [
     with_states_that_go_on,
     with_states_that_are_detached,
     with_another_use,
+    with_a_head_in_autocast,
+    with_a_loss_in_autocast,
 ]
 
 

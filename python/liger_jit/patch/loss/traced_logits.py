@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch._dynamo.comptime import comptime
 
+from ..autocasting import autocast_dtype
+
 # What the head returns, and what that was made from.
 NAMES = ("logits", "states", "weight", "bias")
 
@@ -20,6 +22,7 @@ class _Trace:
     made: dict[str, tuple[weakref.ref, tuple]] | None = None
     node: object = None  # of the logits; a hook on their gradient gives them another
     with_grad = False
+    autocast: torch.dtype | None = None
     untouched = False
 
 
@@ -30,7 +33,7 @@ def made(logits: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None) ->
 
 def is_untouched(logits: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether these are what the head returned in this very trace and what it had, nothing was
-    written to them since or detached, gradients are on or off as they were, and nothing used the
+    written to them since or detached, gradients and autocast are as they were, and nothing used the
     logits or waits for their gradient."""
     comptime(_compare)
     return _answer()
@@ -52,6 +55,7 @@ def _remember(context) -> None:
     _Trace.made = {name: (weakref.ref(fake), _state(fake)) for name, fake in fakes.items()}
     _Trace.node = context.get_local("logits").as_proxy().node
     _Trace.with_grad = torch.is_grad_enabled()
+    _Trace.autocast = autocast_dtype(fakes["states"].device)
 
 
 def _compare(context) -> None:
@@ -66,6 +70,7 @@ def _compare(context) -> None:
             for name, fake in fakes.items()
         )
         and _Trace.with_grad == torch.is_grad_enabled()
+        and _Trace.autocast == autocast_dtype(fakes["states"].device)
         and node is made_by
         and not node.users
     )
