@@ -28,6 +28,7 @@ from ..guard import DTYPES, is_kept, is_plain
 from ..modes import is_watched
 from ..recomputed import checkpoint_here
 from .call import loss_of_logits, loss_of_states
+from .exchanged import exchanged
 from .late_logits import FROM_STATES, PAST_THIS_TENSOR, no_gradient, with_place
 from .lazy_block import Block, Operation, Operations, done
 from .lazy_source import STEPS, Follow, Source
@@ -225,20 +226,6 @@ class LazyLogits(torch.Tensor):
         if self._lazy.block.tensor is None:
             return self._lazy.source.compute()
         return done(self._lazy.views, self._lazy.block.tensor.detach())
-
-
-def exchanged(one: Tensor, other: Tensor) -> bool:
-    """Whether each object is the other's tensor from now on, for who has a reference to it, a weak
-    one as well; not while C++ holds one of them. torch.utils.swap_tensors refuses weak ones."""
-    if one._use_count() > 1 or other._use_count() > 1:
-        return False
-    try:
-        torch._C._swap_tensor_impl(one, other)
-    except RuntimeError:  # C++ has a weak one
-        return False
-    one.__class__, other.__class__ = other.__class__, one.__class__
-    one.__dict__, other.__dict__ = other.__dict__, one.__dict__
-    return True
 
 
 def lazy_logits(source: Source) -> LazyLogits:
