@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 import transformers
 from liger_jit import functional
+from liger_jit.patch import patch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -96,12 +97,32 @@ def batch(ignored=True, batch_size=2, tokens=11):
 
 
 def loss_and_gradients(model, **inputs):
+    return gradients_of(model(**(inputs or batch())).loss, model)
+
+
+def gradients_of(loss, model):
+    """(loss, gradients by name) of a backward; the model has none before and after it."""
     model.zero_grad(set_to_none=True)
-    loss = model(**(inputs or batch())).loss
     loss.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
     return loss.detach(), gradients
+
+
+def steps_of(kind, call=lambda model: model, **attributes):
+    """(loss, gradients) of a step of a model of that class without a patch and with one: the class
+    gives its loss by name. call: what is called in the model's place."""
+    results = []
+    for patched in (False, True):
+        model = build(num_hidden_layers=1)
+        model.__class__ = kind
+        for name, value in attributes.items():
+            setattr(model, name, value)
+        if patched:
+            patch(model)
+        inputs = {name: batch()[name] for name in ("input_ids", "labels")}
+        results.append(gradients_of(call(model)(**inputs)["loss"], model))
+    return results
 
 
 def error(value, reference):

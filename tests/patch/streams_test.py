@@ -8,7 +8,14 @@ import threading
 import pytest
 import torch
 from liger_jit.patch import patch
-from tiny_models import assert_same_step, batch, build, error, loss_and_gradients
+from tiny_models import (
+    assert_same_step,
+    batch,
+    build,
+    error,
+    gradients_of,
+    loss_and_gradients,
+)
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -54,32 +61,26 @@ def on_a_side_stream(model):
     with torch.cuda.stream(side):
         loss = model(**given).loss
     here.wait_stream(side)
-    return step(model, loss)
+    return gradients_of(loss, model)
 
 
 def backward_on_a_side_stream(model):
     loss, side = model(**inputs()).loss, torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        found = step(model, loss)
+        found = gradients_of(loss, model)
     torch.cuda.synchronize()
     return found
 
 
 def in_a_checkpoint(model):
     given = inputs()
-    return step(model, checkpoint(lambda: model(**given).loss, use_reentrant=False))
+    return gradients_of(checkpoint(lambda: model(**given).loss, use_reentrant=False), model)
 
 
 def kept_on_the_cpu(model):
     with torch.autograd.graph.save_on_cpu(pin_memory=True):
-        return step(model, model(**inputs()).loss)
-
-
-def step(model, loss):
-    model.zero_grad(set_to_none=True)
-    loss.backward()
-    return loss.detach(), {name: p.grad for name, p in model.named_parameters()}
+        return gradients_of(model(**inputs()).loss, model)
 
 
 RUNS = on_a_side_stream, backward_on_a_side_stream, in_a_checkpoint, kept_on_the_cpu

@@ -53,8 +53,7 @@ class Installed(OwnCalls):
 
     def called(self) -> None:
         """Noted at a call of the replacement."""
-        forward = self.module.__dict__.get("forward")
-        if forward is not self.ours:
+        if self.module.__dict__.get("forward") is not self.ours:
             self.taken.covered(self.module)
 
     def __deepcopy__(self, memo: dict) -> "Installed":

@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from torch._C import _autograd
+from torch.autograd.graph import saved_tensors_hooks
 
 Hooks = tuple[Callable, Callable]
 
@@ -37,15 +38,11 @@ def saved_by(hooks: Hooks | None) -> Iterator[None]:
     while (top := hooks_here()) is not None:
         here.append(top)
         _autograd._pop_saved_tensors_default_hooks()
-    own = [] if hooks is None or is_of_checkpoint(hooks) else [hooks]
-    if not _autograd._saved_tensors_hooks_is_enabled():
-        own = []
-    for one in own:
-        _autograd._push_saved_tensors_default_hooks(*one)
+    usable = hooks is not None and not is_of_checkpoint(hooks)
+    usable = usable and _autograd._saved_tensors_hooks_is_enabled()
     try:
-        yield
+        with saved_tensors_hooks(*hooks) if usable else contextlib.nullcontext():
+            yield
     finally:
-        for _ in own:
-            _autograd._pop_saved_tensors_default_hooks()
         for one in reversed(here):
             _autograd._push_saved_tensors_default_hooks(*one)

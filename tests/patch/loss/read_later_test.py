@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 import torch
 from liger_jit.patch import patch
-from tiny_models import assert_same_step, batch, build, loss_and_gradients
+from tiny_models import assert_same_step, batch, build, steps_of
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -19,12 +19,7 @@ class Reads(LlamaForCausalLM):
 
     def forward(self, input_ids, labels=None, **kwargs):
         states = self.model(input_ids, **kwargs).last_hidden_state
-        return Output(self.loss_of(self, states))
-
-
-class Output:
-    def __init__(self, loss):
-        self.loss = loss
+        return {"loss": self.loss_of(self, states)}
 
 
 def doubled(function):
@@ -76,21 +71,13 @@ def where_no_hooks_are_allowed(model, states):
     ],
 )
 def test_they_are_made_as_at_the_head(loss_of):
-    steps = []
-    for patched in (False, True):
-        model = build(num_hidden_layers=1)
-        model.__class__, model.loss_of = Reads, loss_of
-        if patched:
-            patch(model)
-        steps.append(loss_and_gradients(model))
-    assert_same_step(steps[1], steps[0])
+    plain, found = steps_of(Reads, loss_of=loss_of)
+    assert_same_step(found, plain)
 
 
 def test_hooks_of_the_head_do_not_come_back_where_none_are_allowed():
-    model = build(num_hidden_layers=1)
-    model.__class__, model.loss_of = Reads, where_no_hooks_are_allowed
-    patch(model)
-    assert torch.isfinite(loss_and_gradients(model)[0])
+    _, (loss, _) = steps_of(Reads, loss_of=where_no_hooks_are_allowed)
+    assert torch.isfinite(loss)
 
 
 def capped(logits):
@@ -114,9 +101,9 @@ def test_what_a_checkpoint_computed_is_freed_with_its_step(around_the_model):
     inputs = batch()
     for _ in range(2):
         if around_the_model:
-            loss = checkpoint(lambda: model(**inputs).loss, use_reentrant=False)
+            loss = checkpoint(lambda: model(**inputs)["loss"], use_reentrant=False)
         else:
-            loss = model(**inputs).loss
+            loss = model(**inputs)["loss"]
         loss.backward()
         del loss
     gc.collect()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from liger_jit.patch import patch
-from tiny_models import assert_same_step, batch, build
+from tiny_models import assert_same_step, batch, build, steps_of
 from transformers import LlamaForCausalLM
 
 
@@ -91,23 +91,13 @@ WAYS = [
 
 @pytest.mark.parametrize("use", WAYS)
 def test_what_happens_between_head_and_loss_counts(use):
-    results = []
-    for patched in (False, True):
-        model = build(num_hidden_layers=1)
-        model.__class__, model.use = Between, use
-        if patched:
-            patch(model)
-        torch._dynamo.reset()
-        step = torch.compile(model, backend="aot_eager")
-        loss = step(**{name: batch()[name] for name in ("input_ids", "labels")})["loss"]
-        loss.backward()
-        results.append((loss.detach(), {name: p.grad for name, p in model.named_parameters()}))
-    (expected_loss, expected), found = results
-    trained = {name: one for name, one in expected.items() if one is not None}
-    assert {name for name, one in found[1].items() if one is not None} == set(trained)
-    assert_same_step(
-        (found[0], {name: found[1][name] for name in trained}), (expected_loss, trained)
-    )
+    plain, found = steps_of(Between, call=compiled, use=use)
+    assert_same_step(found, plain)
+
+
+def compiled(model):
+    torch._dynamo.reset()
+    return torch.compile(model, backend="aot_eager")
 
 
 @pytest.mark.parametrize(
@@ -117,8 +107,6 @@ def test_a_loss_in_float64_is_rounded_as_transformers_rounds_it(flags):
     model = build(num_hidden_layers=1, dtype=torch.float64)
     plain = model(**batch()).loss
     patch(model, **flags)
-    torch._dynamo.reset()
-    compiled = torch.compile(model, backend="aot_eager")
-    for loss in (model(**batch()).loss, compiled(**batch()).loss):
+    for loss in (model(**batch()).loss, compiled(model)(**batch()).loss):
         assert loss.dtype == plain.dtype == torch.float32
         torch.testing.assert_close(loss, plain)

@@ -55,7 +55,7 @@ class Block:
         self.lazies: list[weakref.ref] = []
         self.plain: dict[Operations, Tensor] = {}
         self.origins = origins
-        if source.weight is None and not source.steps:
+        if source.are_the_logits:
             # What is made of them comes after them, so a hook on them has the gradient of all.
             self.given = source.states
             source = replace(source, states=Follow.apply(source.states, source.states))

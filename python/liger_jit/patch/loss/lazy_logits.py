@@ -44,7 +44,7 @@ class _Defer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        if ctx.source.weight is None and not ctx.source.steps:  # these are the logits
+        if ctx.source.are_the_logits:
             return None, None, gradient, None, None
         with torch.enable_grad():
             leaves = [
@@ -183,35 +183,19 @@ class LazyLogits(torch.Tensor):
                 result = fold(*args, **kwargs)
                 if result is not NotImplemented:
                     return result
-        beside: dict[int, LazyLogits] = {}  # those that could not become plain
-
-        def needed(lazy: LazyLogits) -> Tensor:
-            found = _needed_by(func, lazy)
-            if found is not lazy:
-                beside[id(found)] = lazy
-            return found
-
-        args, kwargs = tree_map_only(LazyLogits, needed, (args, kwargs))
-        result = func(*args, **kwargs)
-        # What writes returns what it has written.
-        return tree_map_only(Tensor, lambda t: beside.get(id(t), t), result) if beside else result
+        return _called(func, functools.partial(_needed_by, func), args, kwargs)
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         """Operations of C++ code, below autograd, which has recorded them with this tensor."""
-        lazies: dict[int, LazyLogits] = {}
         stays = any(result.alias_info is not None for result in func._schema.returns)
 
         def values(lazy: LazyLogits) -> Tensor:
             if stays or func._schema.is_mutable:
                 lazy._stay()
-            found = lazy._values_alone()
-            lazies[id(found)] = lazy
-            return found
+            return lazy._values_alone()
 
-        args, kwargs = tree_map_only(LazyLogits, values, (args, kwargs or {}))
-        # What writes returns what it has written.
-        return tree_map_only(Tensor, lambda t: lazies.get(id(t), t), func(*args, **kwargs))
+        return _called(func, values, args, kwargs or {})
 
     def _stay(self) -> None:
         """Computes logits that C++ code writes, or has an alias of: they must be there for all."""
@@ -247,6 +231,22 @@ def _keep_out_of_traces() -> None:
     for name in ("__torch_function__", "__torch_dispatch__"):
         function = LazyLogits.__dict__[name].__func__
         setattr(LazyLogits, name, classmethod(torch.compiler.disable(function, reason=reason)))
+
+
+def _called(function: Callable, values: Callable[[LazyLogits], Tensor], args, kwargs):
+    """The function, given `values` of lazy logits. What writes returns what it has written: those
+    that did not become plain."""
+    lazies: dict[int, LazyLogits] = {}
+
+    def taken(lazy: LazyLogits) -> Tensor:
+        found = values(lazy)
+        if found is not lazy:
+            lazies[id(found)] = lazy
+        return found
+
+    args, kwargs = tree_map_only(LazyLogits, taken, (args, kwargs))
+    result = function(*args, **kwargs)
+    return tree_map_only(Tensor, lambda t: lazies.get(id(t), t), result) if lazies else result
 
 
 def _needed_by(function: Callable, logits: LazyLogits) -> Tensor:
@@ -380,7 +380,7 @@ def _take(logits, index):
         return NotImplemented
     if isinstance(parts[0], Tensor):
         return _take_rows(logits, source, parts)
-    if not all(part is Ellipsis or type(part) is int or _is_of_numbers(part) for part in parts):
+    if not all(map(_is_fixed, parts)):
         return NotImplemented
     dots = [position for position, part in enumerate(parts) if part is Ellipsis]
     if len(dots) > 1 or len(parts) - len(dots) > logits.dim():
@@ -409,11 +409,12 @@ def _take_rows(logits, source: Source, parts: tuple):
     return logits._copied(derived, form, torch.Tensor.__getitem__, rows)
 
 
-def _is_of_numbers(part) -> bool:
-    """Whether it is a slice that will be the same when the view is computed: no tensor's."""
-    if type(part) is not slice:
-        return False
-    return all(end is None or type(end) is int for end in (part.start, part.stop, part.step))
+def _is_fixed(part) -> bool:
+    """Whether an index will be the same when the view is computed: no tensor, nor a slice of one's
+    value."""
+    if type(part) is slice:
+        return all(end is None or type(end) is int for end in (part.start, part.stop, part.step))
+    return part is Ellipsis or type(part) is int
 
 
 def _is_whole(part) -> bool:
@@ -508,7 +509,7 @@ def _cross_entropy(
 def _is_on_the_way(logits: LazyLogits) -> bool:
     """Whether a loss reads these very logits."""
     source = logits._lazy.source
-    return source.weight is None and not source.steps and not logits._lazy.views
+    return source.are_the_logits and not logits._lazy.views
 
 
 def _no_gradient(logits: LazyLogits) -> RuntimeError:

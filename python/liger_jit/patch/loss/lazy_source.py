@@ -98,6 +98,11 @@ class Source:
         return self.with_grad and any(t is not None and t.requires_grad for t in self.tensors())
 
     @property
+    def are_the_logits(self) -> bool:
+        """Whether its states are computed logits, as they were made."""
+        return self.weight is None and not self.steps
+
+    @property
     def is_kept_for_backward(self) -> bool:
         """Whether the backward of the last step reads what it gave, as that of a tanh does."""
         return bool(self.steps) and self.steps[-1][0] == "tanh"

@@ -145,14 +145,13 @@ def holds(values: list, function: Callable, but: Callable) -> bool:
     return any(id(value) in wanted for value in reached(values, but))
 
 
-def reached(values: list, but: object, skipped: type | tuple = ()) -> Iterator[object]:
-    """These values and all that they hold, at any depth; nothing that `but` or one of a `skipped`
-    class holds."""
+def reached(values: list, but: object) -> Iterator[object]:
+    """These values and all that they hold, at any depth; nothing that `but` holds."""
     seen, left = {id(but)}, list(values)
     while left:
         value = left.pop()
         yield value
-        if id(value) not in seen and not isinstance(value, skipped):
+        if id(value) not in seen:
             seen.add(id(value))
             left += parts_of(value)
 
