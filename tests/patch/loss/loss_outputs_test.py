@@ -212,6 +212,110 @@ def test_an_output_whose_constructor_does_not_take_it_whole(made, compiled, with
         assert repr(output).split("(")[0] == repr(expected).split("(")[0]
 
 
+@dataclass
+class Halved(CausalLMOutputWithPast):
+    states: torch.Tensor | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        self["loss"] = self.loss / 2
+
+
+def with_more(loss, logits):
+    output = CausalLMOutputWithPast(loss=loss, logits=logits)
+    output.thrice = loss * 3
+    return output
+
+
+def item_set_to_none(loss, logits):
+    output = CausalLMOutputWithPast(loss=loss, logits=logits, hidden_states=(loss * 2,))
+    output.hidden_states = None
+    return output
+
+
+def with_a_default(loss, logits):
+    output = defaultdict(list)
+    output["loss"], output["logits"] = loss, logits
+    return output
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("made", [Halved, with_more, item_set_to_none, with_a_default])
+def test_an_output_is_made_once_and_has_all_that_its_model_gave_it(made, compiled):
+    model = build()
+    model.__class__ = type("Own", (OwnOutput,), {"made": staticmethod(made)})
+    expected = model(**batch())
+    patch(model)
+    torch._dynamo.reset()
+    call = torch.compile(model, backend="eager") if compiled else model
+    output = call(**batch())
+    torch.testing.assert_close(output["loss"], expected["loss"])
+    assert isinstance(output, type(expected)) and output.get("logits") is None
+    assert [name for name in expected if name != "logits"] == [
+        name for name in output if output[name] is not None
+    ]
+    if made is with_more:
+        torch.testing.assert_close(output.thrice, expected.thrice)
+    if made is item_set_to_none:
+        assert output.hidden_states is None and output["hidden_states"] is not None
+    if made is with_a_default:
+        assert output["another"] == []
+
+
+@dataclass
+class Longer(CausalLMOutputWithPast):
+    states: torch.Tensor | None = None
+
+    def to_tuple(self):
+        return ("first", *super().to_tuple())
+
+
+@dataclass
+class Uncounted(CausalLMOutputWithPast):
+    states: torch.Tensor | None = None
+
+    def __len__(self):
+        return 17
+
+
+@pytest.mark.parametrize("made", [Longer, Uncounted])
+def test_a_class_with_a_tuple_or_a_length_of_its_own_has_the_place_of_logits(made):
+    model = build()
+    model.__class__ = type("Own", (OwnOutput,), {"made": made})
+    expected = model(**batch())
+    patch(model)
+    output = model(**batch())
+    found, wanted = output.to_tuple(), expected.to_tuple()
+    assert output.logits is None and len(found) == len(wanted)
+    assert made is not Uncounted or len(output) == 17
+    for value, other in zip(found, wanted, strict=True):
+        if other is expected.logits:
+            assert value is None
+        elif isinstance(other, torch.Tensor):
+            torch.testing.assert_close(value, other)
+        else:
+            assert value == other
+
+
+class OtherLogits(LlamaForCausalLM):
+    def forward(self, input_ids=None, labels=None, **kwargs):
+        states = self.model(input_ids).last_hidden_state
+        logits = self.lm_head(states)
+        loss = self.loss_function(logits, labels, VOCABULARY)
+        return CausalLMOutputWithPast(loss=loss, hidden_states=logits, attentions=(states,))
+
+
+def test_an_output_that_has_no_logits_has_no_place_for_them():
+    model = build()
+    model.__class__ = OtherLogits
+    expected = model(**batch())
+    patch(model)
+    output = model(**batch())
+    assert len(output.to_tuple()) == len(expected.to_tuple())
+    torch.testing.assert_close(output[1], expected[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output[2][0], expected[2][0], rtol=1e-4, atol=1e-5)
+
+
 def own_loss(reduction="mean", dtype=torch.int64):
     class OwnLoss(LlamaForCausalLM):
         def forward(self, input_ids=None, labels=None, **kwargs):

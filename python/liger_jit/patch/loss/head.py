@@ -414,7 +414,7 @@ def finished(output, call: LossCall):
         output[name] = value
         if value is None and is_dataclass(output):  # such a field is no item
             OrderedDict.__delitem__(output, name)
-    if output.get("logits") is None and is_dataclass(output):
+    if "logits" in lazy and output.get("logits") is None and is_dataclass(output):
         output.__class__ = with_place_of_logits(type(output))
     return output
 
@@ -436,18 +436,14 @@ def finished_tuple(output: tuple, extra: dict, call: LossCall) -> tuple:
 
 
 def finished_while_traced(output: dict, extra: dict, call: LossCall) -> dict:
+    """The very output: torch traces no copy that has all of it in each release."""
     unused = call.unused_logits is not None and output.get("logits") is call.unused_logits
     if unused and not call.keep_logits:
-        values = dict(output.items())
-        if is_dataclass(output):  # what was set on a field later may be no item
-            values |= {field.name: getattr(output, field.name) for field in fields(output)}
-        values.pop("logits", None)
-        given = fields(output) if is_dataclass(output) else ()
-        late = {field.name: values.pop(field.name) for field in given if not field.init}
-        output = type(output)(**values)
-        for name, value in late.items():
-            if value is not None:
-                output[name] = value
+        if is_dataclass(output):  # whose own pop raises
+            OrderedDict.pop(output, "logits")
+            object.__setattr__(output, "logits", None)
+        else:
+            output.pop("logits")
     for name, value in extra.items():
         setattr(output, name, value)
     return output

@@ -9,6 +9,8 @@ import functools
 from collections import OrderedDict
 from dataclasses import fields, is_dataclass
 
+import torch
+
 
 def copy_of(output: dict) -> dict:
     """With its items and attributes. A constructor of an output may not take all of its fields."""
@@ -39,11 +41,14 @@ def with_place_of_logits(output_class: type) -> type:
 
     class WithoutLogits(output_class):
         def to_tuple(self) -> tuple:
-            values = super().to_tuple()
-            if "logits" in self or len(values) != len(self):
-                return values
-            place = sum(name in before for name in self)
-            return (*values[:place], None, *values[place:])
+            """What its class's own makes of an output with logits, and None where they are."""
+            if "logits" in self:
+                return super().to_tuple()
+            logits = torch.empty(0)
+            twin = copy_of(self)
+            twin.logits = logits
+            values = super(WithoutLogits, twin).to_tuple()
+            return tuple(None if value is logits else value for value in values)
 
         def __setattr__(self, name: str, value: object) -> None:
             if name == "logits" and value is not None and len(self):
