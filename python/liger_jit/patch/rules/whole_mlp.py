@@ -59,11 +59,14 @@ def keeps_less(gate: nn.Module, up: nn.Module | None, down: nn.Module) -> bool:
     return inner and down.weight.requires_grad
 
 
-def go_together(x: Tensor, *weights: Tensor | None) -> bool:
-    """Whether torch multiplies x by the first of these, and all are of one dtype to it."""
-    if x.shape[-1] != weights[0].shape[-1] or x.device != weights[0].device:
+def go_together(x: Tensor, gate: Tensor, up: Tensor | None, down: Tensor) -> bool:
+    """Whether torch multiplies them, and all are of one dtype to it. Without `up`, gate is both."""
+    if gate.shape[1:] != x.shape[-1:] or x.device != gate.device:
         return False
-    return have_one_dtype(x, *(one for one in weights if one is not None))
+    rows = gate.shape[:1] if up is not None else (gate.shape[0] / 2,)
+    if down.shape[1:] != rows or (up is not None and up.shape != gate.shape):
+        return False
+    return have_one_dtype(x, gate, down) if up is None else have_one_dtype(x, gate, up, down)
 
 
 def whole_run(
@@ -84,8 +87,6 @@ def whole_run(
         if not plain or not keeps_less(gate, up, down):
             return otherwise(self, x)
         up_weight = None if up is None else up.weight
-        if up is not None and up_weight.shape != gate.weight.shape:
-            return otherwise(self, x)
         if not go_together(x, gate.weight, up_weight, down.weight):
             return otherwise(self, x)  # torch's errors are its own
         return functional.gated_mlp(x, gate.weight, up_weight, down.weight, activation)
