@@ -1,6 +1,7 @@
 """Under torch.compile no mask is made where eager attention gets none; everything else has one."""
 
 import ast
+import copy
 import functools
 
 import pytest
@@ -9,7 +10,8 @@ from liger_jit.patch import patch
 from liger_jit.patch.flags import FLAGS
 from liger_jit.patch.probe import Mismatch
 from liger_jit.patch.rules.causal_mask import check_positions, is_exporting
-from tiny_models import batch, build
+from tiny_models import adapt, batch, build
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from transformers import masking_utils
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama import modeling_llama
@@ -139,9 +141,117 @@ def test_attention_that_masks_only_where_it_is_given_a_mask_keeps_it(monkeypatch
 
 def test_attention_that_is_said_not_to_be_causal_keeps_its_mask():
     model = model_of()
+    all_see_all(model)
+    assert "none of its attention is causal" in row_of(model).status
+
+
+class AttendsByAMask(torch.nn.Module):
+    """Sees all that no mask hides."""
+
+    def __init__(self, own):
+        super().__init__()
+        self.own, self.layer_idx = own, own.layer_idx
+
+    def forward(self, hidden_states, attention_mask=None, **_):
+        heads = (*hidden_states.shape[:-1], -1, self.own.head_dim)
+        query, key, value = (
+            getattr(self.own, name)(hidden_states).view(heads).transpose(1, 2)
+            for name in ("q_proj", "k_proj", "v_proj")
+        )
+        attended, _ = attends_by_a_mask(self.own, query, key, value, attention_mask)
+        return self.own.o_proj(attended.reshape(hidden_states.shape)), None
+
+
+def all_see_all(model):
     for layer in model.model.layers:
         layer.self_attn.is_causal = False
-    assert "none of its attention is causal" in row_of(model).status
+
+
+def one_sees_all(model):
+    model.model.layers[1].self_attn.is_causal = False
+
+
+def a_class_that_sees_all(model):
+    own = model.model.layers[0].self_attn
+    own.__class__ = type("Bidirectional", (type(own),), {"is_causal": False})
+
+
+def another_module(model):
+    model.model.layers[0].self_attn = AttendsByAMask(model.model.layers[0].self_attn)
+
+
+def another_forward(model):
+    own = model.model.layers[0].self_attn
+    own.forward = functools.partial(AttendsByAMask.forward, AttendsByAMask(copy.copy(own)))
+
+
+def another_module_in_a_wrapper(model):
+    another_module(model)
+    model.model.layers[0] = checkpoint_wrapper(model.model.layers[0])
+
+
+def a_hook_on_attention(model):
+    model.model.layers[0].self_attn.register_forward_pre_hook(sees_all, with_kwargs=True)
+
+
+def a_hook_on_a_layer(model):
+    model.model.layers[0].register_forward_pre_hook(sees_all, with_kwargs=True)
+
+
+def sees_all(_, given, named):
+    return given, {**named, "is_causal": False}
+
+
+def a_cover_that_edits_masks(model):
+    layer = model.model.layers[0]
+    own = layer.forward
+
+    def edits(hidden_states, attention_mask=None, **named):
+        if attention_mask is not None:
+            attention_mask = attention_mask.clone()
+            attention_mask[..., 5:, :5] = False
+        return own(hidden_states, attention_mask=attention_mask, **named)
+
+    layer.forward = edits
+
+
+def another_implementation_in_one(model):
+    own = model.model.layers[0].self_attn
+    own.config = copy.deepcopy(own.config)
+    own.config._attn_implementation = "eager"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(all_see_all, one_sees_all, a_class_that_sees_all, another_module, another_forward),
+        *(another_module_in_a_wrapper, a_hook_on_attention, a_hook_on_a_layer),
+        *(a_cover_that_edits_masks, another_implementation_in_one),
+    ],
+)
+def test_each_attention_must_be_causal_by_itself(change, when):
+    plain, model = model_of(), model_of()
+    change(plain)
+    if when == "before":
+        change(model)
+    patch(model, **ALONE)
+    if when == "after":
+        change(model)
+    losses = []
+    for one in (plain, model):
+        torch._dynamo.reset()
+        losses.append(torch.compile(one, backend="eager")(**batch(ignored=False)).loss)
+    torch.testing.assert_close(*losses, rtol=1e-6, atol=1e-6)
+
+
+def test_what_leaves_masks_alone_keeps_it_unneeded():
+    model = model_of()
+    adapt(model)
+    patch(model, **ALONE)
+    model.model.layers[0] = checkpoint_wrapper(model.model.layers[0])
+    model.model.layers[1].mlp.register_forward_hook(lambda module, given, made: None)
+    assert attention_of(model, input_ids=batch()["input_ids"]) == CAUSAL
 
 
 def test_what_is_set_after_the_patch_counts():

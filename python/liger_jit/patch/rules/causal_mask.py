@@ -21,6 +21,7 @@ from ..probe import LONG, Mismatch
 from ..rule import Proof, Refusal, Rule, own_class_forward
 from ..source.definition import NO_SOURCE, codes_in, definition_of, innermost, rebuilt, statement_at
 from ..source.transformers_own import comes_from
+from .mask_receivers import TOLD, needs_mask
 
 ROLE = "causal_mask"
 ATTENTION = "ALL_ATTENTION_FUNCTIONS"
@@ -33,8 +34,6 @@ SIZES = ("config", "inputs_embeds", "input_embeds", "layer_idx", *GIVEN[1:])
 # Names that no forward has.
 FUNCTION, BARE = "_liger_jit_mask", "_liger_jit_bare"
 LENGTHS = (2, 37, LONG)
-# The implementation of attention that has a word for causal.
-TOLD = "sdpa"
 SDPA = "transformers.integrations.sdpa_attention"
 
 
@@ -65,7 +64,8 @@ def prove(module: nn.Module) -> Proof | Refusal:
         return Refusal(f"{MAKER} of its file is not that of transformers")
     try:
         check_positions(definition)
-        check_attention(module)
+        if reason := needs_mask(module):
+            raise Mismatch(reason)
         check_eager(module.config, maker)
         without_mask = maker_without_mask(maker, attention_functions(scope))
         forward = rewritten(own, definition, without_mask)
@@ -81,13 +81,6 @@ def attention_functions(scope: dict) -> Mapping:
     from transformers import modeling_utils
 
     return scope.get(ATTENTION, modeling_utils.ALL_ATTENTION_FUNCTIONS)
-
-
-def check_attention(module: nn.Module) -> None:
-    """`Mismatch` unless some of its attention masks by itself what comes later."""
-    said = {one.is_causal for one in module.modules() if hasattr(one, "is_causal")}
-    if said == {False}:
-        raise Mismatch("none of its attention is causal by itself")
 
 
 def check_positions(definition: ast.FunctionDef) -> None:
@@ -213,9 +206,13 @@ def maker_without_mask(maker: FunctionType, interface: Mapping) -> Callable:
         others = (name for name in named if name not in (*SIZES, "allow_is_causal_skip"))
         return skips and all(named[name] is None for name in others)
 
-    def mask_of(bare: bool, own: Callable) -> Callable:
+    def mask_of(bare: bool, model: nn.Module, own: Callable) -> Callable:
         # An exported program is given transformers' own mask, whatever its attention says by then.
         if not bare or not torch.compiler.is_compiling() or is_exporting():
+            return own
+        from .traced_model import does_without_mask
+
+        if not does_without_mask(model):
             return own
 
         def mask(*inputs, **named):
@@ -227,13 +224,13 @@ def maker_without_mask(maker: FunctionType, interface: Mapping) -> Callable:
 
 
 def rewritten(own: FunctionType, definition: ast.FunctionDef, mask_of: Callable) -> FunctionType:
-    """The forward with `mask_of(whether it was given nothing, the function)` in place of the
-    function for masks; `Mismatch` if it cannot be rebuilt."""
+    """The forward with `mask_of(whether it was given nothing, the model, the function)` in place of
+    the function for masks; `Mismatch` if it cannot be rebuilt."""
     names = parameters_of(definition)
     given = [name for name in GIVEN if name in names]
     if "attention_mask" not in given:
         raise Mismatch("its forward takes no attention_mask")
-    definition = Calls().visit(definition)
+    definition = Calls(definition.args.args[0].arg).visit(definition)
     text = f"{BARE} = " + " and ".join(f"{name} is None" for name in given)
     definition.body.insert(0, statement_at(text, definition.body[0]))
     return rebuilt(definition, own, {FUNCTION: mask_of})
@@ -246,10 +243,13 @@ def is_exporting() -> bool:
 
 
 class Calls(ast.NodeTransformer):
+    def __init__(self, model: str):
+        self.model = model
+
     def visit_Name(self, node: ast.Name) -> ast.expr:
         if node.id != MAKER:
             return node
-        text = f"{FUNCTION}({BARE}, {MAKER})"
+        text = f"{FUNCTION}({BARE}, {self.model}, {MAKER})"
         return statement_at(text, node).value
 
 

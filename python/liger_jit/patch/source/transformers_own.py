@@ -24,3 +24,13 @@ def comes_from(function: object, home: str) -> bool:
             return False
         function = function.__wrapped__
     return getattr(function, "__globals__", {}).get("__name__") == home
+
+
+def is_of_transformers(function: object) -> bool:
+    """Whether transformers wrote it, and transformers or torch its decorators."""
+    own = innermost(function) if callable(function) else function
+    while function is not own:
+        if not is_of_library(function):
+            return False
+        function = function.__wrapped__
+    return getattr(own, "__globals__", {}).get("__name__", "").startswith("transformers.")
