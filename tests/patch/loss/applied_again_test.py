@@ -33,6 +33,19 @@ def set_loss(model):
     model.loss_function = smoothed
 
 
+class WithAWeight(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, logits, labels, vocab_size, **kwargs):
+        return smoothed(logits, labels, vocab_size) * self.weight
+
+
+def set_module_as_loss(model):
+    model._loss_function = WithAWeight()
+
+
 def set_forward_of_head(model):
     own = model.lm_head.forward
     model.lm_head.forward = lambda states: own(states) * 2
@@ -61,6 +74,7 @@ def places(model):
 
 CHANGES = {
     "loss": set_loss,
+    "loss with a weight": set_module_as_loss,
     "head": set_forward_of_head,
     "model": set_forward,
     "norm": set_forward_of_norm,
@@ -82,6 +96,19 @@ def test_what_was_set_in_between_counts_and_stays(change, how):
         handle.unpatch()
         assert places(model) == before
         assert_same_step(step(model), expected)
+
+
+def test_a_loss_with_a_weight_that_was_set_over_ours_stays():
+    model, own = small(), small()
+    handle = patch(model)
+    for one in (model, own):
+        set_module_as_loss(one)
+    expected = step(own)
+    for _ in range(2):
+        handle.unpatch()
+        handle.apply()
+        for one in (model, copy.deepcopy(model)):
+            assert_same_step(step(one), expected)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,14 @@ class PlaceOfHead(InstanceValue):
         return replaced_forward(self.owner) is None
 
 
+class PlaceOfLoss(InstanceValue):
+    """A loss with weights of its own stands among the model's modules: torch puts it there."""
+
+    @property
+    def now(self) -> object:
+        return self.owner._modules.get(self.name, super().now)
+
+
 class LossChange:
     """places: the forwards of the head and of the model, and the model's loss function. put: what
     the last `apply` put in.
@@ -27,7 +35,7 @@ class LossChange:
         self.head = PlaceOfHead(self.module, "forward", HeadForward(loss_head))
         self.places = [self.head, InstanceValue(model, "forward", AroundForward(loss_head))]
         if loss_head.causal:
-            self.places.append(InstanceValue(model, "_loss_function", LossFunction(loss_head)))
+            self.places.append(PlaceOfLoss(model, "_loss_function", LossFunction(loss_head)))
             save_as_unpatched(type(model))
         self.put: list[InstanceValue] = []
         self.reason: str | None = None
