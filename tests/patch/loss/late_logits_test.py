@@ -49,6 +49,15 @@ class Adding(Counting):
         output.loss = output.loss + 0.1 * output.logits.float().logsumexp(-1).square().mean()
 
 
+class Gathering(Counting):
+    """Has an auxiliary loss whose gradient is sparse."""
+
+    @staticmethod
+    def after(output):
+        tokens = output.logits.argmax(-1, keepdim=True)
+        output.loss = output.loss + output.logits.gather(-1, tokens, sparse_grad=True).mean()
+
+
 def made(kind):
     model = build(num_hidden_layers=1)
     model.__class__ = kind
@@ -130,7 +139,7 @@ def step(model):
     return output.loss.detach(), gradients
 
 
-@pytest.mark.parametrize("kind", [Counting, Adding])
+@pytest.mark.parametrize("kind", [Counting, Adding, Gathering])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gradients_are_those_of_all_losses(kind, dtype):
     model = build(num_hidden_layers=1).to(dtype)

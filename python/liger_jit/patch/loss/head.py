@@ -8,9 +8,8 @@ ever gets anything but logits.
 """
 
 import functools
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass, make_dataclass
+from dataclasses import fields, make_dataclass
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +41,7 @@ from .lazy_logits import (
     real_logits,
 )
 from .lazy_source import Source
-from .place_of_logits import copy_of, with_place_of_logits
+from .place_of_logits import copy_of, is_model_output, like_tuple, put, with_place_of_logits
 
 # Of the tensors that a head may have; a set, as one lookup is all that a call pays.
 PLAIN = frozenset({nn.Parameter, Tensor})
@@ -408,14 +407,12 @@ def finished(output, call: LossCall):
     if not changed and not extra:
         return output
     output = copy_of(output)
-    if extra and is_dataclass(output):
-        output.__class__ = with_token_fields(type(output))
+    if extra and is_model_output(output):
+        object.__setattr__(output, "__class__", with_token_fields(type(output)))
     for name, value in (changed | extra).items():
-        output[name] = value
-        if value is None and is_dataclass(output):  # such a field is no item
-            OrderedDict.__delitem__(output, name)
-    if "logits" in lazy and output.get("logits") is None and is_dataclass(output):
-        output.__class__ = with_place_of_logits(type(output))
+        put(output, name, value)
+    if "logits" in lazy and output.get("logits") is None and is_model_output(output):
+        object.__setattr__(output, "__class__", with_place_of_logits(type(output)))
     return output
 
 
@@ -430,22 +427,22 @@ def finished_tuple(output: tuple, extra: dict, call: LossCall) -> tuple:
         values = list(output)
     if not extra and all(value is given for value, given in zip(values, output, strict=True)):
         return output
-    if not extra and hasattr(output, "_make"):
-        return output._make(values)
-    return (*values, *extra.values())
+    return like_tuple(output, values) if not extra else (*values, *extra.values())
 
 
 def finished_while_traced(output: dict, extra: dict, call: LossCall) -> dict:
     """The very output: torch traces no copy that has all of it in each release."""
     unused = call.unused_logits is not None and output.get("logits") is call.unused_logits
     if unused and not call.keep_logits:
-        if is_dataclass(output):  # whose own pop raises
-            OrderedDict.pop(output, "logits")
-            object.__setattr__(output, "logits", None)
+        if is_model_output(output):
+            put(output, "logits", None)
         else:
             output.pop("logits")
     for name, value in extra.items():
-        setattr(output, name, value)
+        if is_model_output(output):  # whose class stays, without fields for these
+            object.__setattr__(output, name, value)
+        else:
+            output[name] = value
     return output
 
 
@@ -461,7 +458,9 @@ def with_token_fields(output_class: type) -> type:
     present = {field.name for field in fields(output_class)}
     names = [name for name in ("token_accuracy", "predicted_tokens") if name not in present]
     added = [(name, Tensor | None, None) for name in names]
-    return make_dataclass(f"{output_class.__name__}WithTokens", added, bases=(output_class,))
+    frozen = output_class.__dataclass_params__.frozen
+    name = f"{output_class.__name__}WithTokens"
+    return make_dataclass(name, added, bases=(output_class,), frozen=frozen)
 
 
 def meta_call(loss_head: LossHead) -> MetaCall:

@@ -62,7 +62,8 @@ class NoGradient(Tensor):
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         if func is torch.ops.aten.add.Tensor and not kwargs:
-            present = [one for one in map(others_in, args) if one is not None]
+            # Torch adds a sparse gradient to a dense one.
+            present = [one.to_dense() for one in map(others_in, args) if one is not None]
             others = functools.reduce(torch.add, present) if present else None
             return NoGradient.made(Form.of(args[0]), others)
         if func is torch.ops.aten.isnan.default and torch.is_anomaly_check_nan_enabled():

@@ -12,21 +12,47 @@ from dataclasses import fields, is_dataclass
 import torch
 
 
+def is_model_output(output: dict) -> bool:
+    return is_dataclass(output) and isinstance(output, OrderedDict)
+
+
+def kind_of(output: dict) -> type:
+    return OrderedDict if isinstance(output, OrderedDict) else dict
+
+
+def put(output: dict, name: str, value: object) -> None:
+    """By what all such classes inherit: one may note or refuse what is set."""
+    if is_model_output(output):
+        object.__setattr__(output, name, value)
+        if value is None:  # such a field is no item
+            OrderedDict.pop(output, name, None)
+            return
+    kind_of(output).__setitem__(output, name, value)
+
+
+def like_tuple(output: tuple, values: list) -> tuple:
+    made = tuple.__new__(type(output), values)
+    if hasattr(output, "__dict__"):
+        vars(made).update(vars(output))
+    return made
+
+
 def copy_of(output: dict) -> dict:
-    """With its items and attributes. A constructor of an output may not take all of its fields."""
-    if not (is_dataclass(output) and isinstance(output, OrderedDict)):
+    """With its items and attributes, and without its constructor, which may not take them all."""
+    if hasattr(output, "__copy__"):
         return copy.copy(output)
-    return filled(new_like(output), dict(output.items()), output.__dict__)
+    return filled(new_like(output), dict(output.items()), getattr(output, "__dict__", {}))
 
 
-def new_like(output: OrderedDict) -> OrderedDict:
-    return OrderedDict.__new__(type(output))
+def new_like(output: dict) -> dict:
+    return kind_of(output).__new__(type(output))
 
 
-def filled(output: OrderedDict, items: dict, attributes: dict) -> OrderedDict:
+def filled(output: dict, items: dict, attributes: dict) -> dict:
     for name, value in items.items():
-        OrderedDict.__setitem__(output, name, value)
-    output.__dict__.update(attributes)
+        kind_of(output).__setitem__(output, name, value)
+    if attributes:
+        output.__dict__.update(attributes)
     return output
 
 
@@ -45,16 +71,17 @@ def with_place_of_logits(output_class: type) -> type:
             if "logits" in self:
                 return super().to_tuple()
             logits = torch.empty(0)
-            twin = copy_of(self)
-            twin.logits = logits
+            twin = copy.copy(self)
+            put(twin, "logits", logits)
+            twin._put_in_place("logits")
             values = super(WithoutLogits, twin).to_tuple()
             return tuple(None if value is logits else value for value in values)
 
         def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, value)
             if name == "logits" and value is not None and len(self):
                 # They are an item of any other output, and so an attribute that is set sets it.
                 OrderedDict.__setitem__(self, name, value)
-            super().__setattr__(name, value)
             self._put_in_place(name)
 
         def __setitem__(self, name: str, value: object) -> None:
@@ -68,7 +95,7 @@ def with_place_of_logits(output_class: type) -> type:
                     self.move_to_end(other)
 
         def __copy__(self) -> "WithoutLogits":
-            return copy_of(self)
+            return filled(new_like(self), dict(self.items()), self.__dict__)
 
         def __deepcopy__(self, memo: dict) -> "WithoutLogits":
             memo[id(self)] = twin = new_like(self)
