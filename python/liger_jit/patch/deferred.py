@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from .class_hooks import listen, stop_listening
-from .handle import Handle
+from .handle import Handle, keep
+from .saved import LeftOut, save_as_unpatched
 from .stand_in import StandIn
 
 
@@ -62,6 +63,7 @@ class FamilyHandle:
             FirstForward(self), prepend=True, with_kwargs=True
         )
         model.__dict__.setdefault("forward", ForwardOfNow(model))
+        save_as_unpatched(type(model))
 
     def stop_waiting(self, model: nn.Module) -> bool:
         """Takes the first-forward hooks out of the model and its parts; whether it had one."""
@@ -79,11 +81,12 @@ class FamilyHandle:
         forward = model.__dict__.get("forward")
         if not self.stop_waiting(model):
             return None
-        model.liger_handle = self.patch(model)
-        self._handles.add(model.liger_handle)
+        handle = self.patch(model)
+        keep(handle, model)
+        self._handles.add(handle)
         if type(forward) is ForwardOfNow:
             forward.now = model.forward
-        return model.liger_handle
+        return handle
 
     def revert(self) -> None:
         """Restores the classes and unpatches their models; those that wait are left unpatched."""
@@ -97,7 +100,7 @@ class FamilyHandle:
     unpatch = revert
 
 
-class FirstForward:
+class FirstForward(LeftOut):
     """The pre-hook of a model that waits for its first forward."""
 
     def __init__(self, family: FamilyHandle | None):
@@ -109,7 +112,7 @@ class FirstForward:
             self.family.patch_now(model)
 
     def __reduce__(self):
-        # A copy of a waiting model, or one that is saved, waits no longer.
+        # A copy of a waiting model waits no longer.
         return FirstForward, (None,)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from ..meta_calls import MetaCall, replay_of
+from .saved import LeftOut, save_as_unpatched
 from .stand_in import Covered, LikeMethod, StandIn
 from .taken import Taken
 from .verify import Verification, compare
@@ -136,11 +137,13 @@ class InstanceValue:
             self.owner.__dict__[self.name] = before
 
 
-class Handle:
+class Handle(LeftOut):
     """A patched model's record. As a context manager it takes the patch back at the end.
 
     change_of: those of the changes that rows tell of, by the rows' paths.
     """
+
+    is_left_out = False  # of a model that keeps it, unless a family's patch put it there
 
     def __init__(
         self,
@@ -221,7 +224,7 @@ class Handle:
         own = self.model, self._changes, self._change_of
         model, changes, change_of = copy.deepcopy(own, memo)
         twin = Handle(model, self._rows, changes, change_of, self._calls)
-        twin._applied = self._applied
+        twin._applied, twin.is_left_out = self._applied, self.is_left_out
         return twin
 
     def __reduce__(self):
@@ -238,6 +241,12 @@ class Handle:
         patched = sum(row.patched for row in self._rows)
         state = "applied" if self._applied else "taken back"
         return f"<Handle of {type(self.model).__name__}: {patched} of {len(self._rows)} ({state})>"
+
+
+def keep(handle: Handle, model: nn.Module) -> None:
+    """As `model.liger_handle`, which is not saved with the model."""
+    model.liger_handle, handle.is_left_out = handle, True
+    save_as_unpatched(type(model))
 
 
 def remember(handle: Handle) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from .saved import LeftOut
 from .taken import Taken, call_as_found, call_own, class_forward, forward_of_call
 
 # What callers read of a function beside its signature.
@@ -181,7 +182,7 @@ class HeadForward(LikeMethod, Covered):
         return getattr, (self.loss_head.head, "forward")
 
 
-class LossFunction(LikeFunction):
+class LossFunction(LikeFunction, LeftOut):
     """In place of a model's loss function."""
 
     def __init__(self, loss_head):
@@ -193,6 +194,11 @@ class LossFunction(LikeFunction):
     @property
     def own(self) -> Callable:
         return self.loss_head.found_loss.of_now()
+
+    @property
+    def is_left_out(self) -> bool:
+        """Where the unpatched model does not hold one either."""
+        return self.loss_head.found_loss.is_looked_up
 
     @property
     def __name__(self) -> str:

@@ -21,6 +21,7 @@ from ..patch.apply import flags_of, inside_wrappers
 from ..patch.deferred import FamilyHandle, families_awaited_in
 from ..patch.families import FAMILIES, FAMILY_OF_TYPE, Family, covers
 from ..patch.flags import check_flags
+from ..patch.handle import keep
 
 NOTHING_DONE = "no module of this role was recognised"
 KWARGS_ARE_FLAGS = "        kwargs: other flags of `liger_jit.patch`.\n"
@@ -116,7 +117,7 @@ def _patch(model: nn.Module, flags: dict[str, bool], told: Iterable[str]) -> Han
         ]
     )
     for one in (model, handle.model):
-        one.liger_handle = handle
+        keep(handle, one)
     return handle
 
 

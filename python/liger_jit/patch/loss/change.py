@@ -1,10 +1,10 @@
 """A loss head in its places, and out of them: one of a handle's changes."""
 
 from ..handle import InstanceValue
+from ..saved import save_as_unpatched
 from ..stand_in import HeadForward, LossFunction
 from . import skip_logits
 from .head import AroundForward, LossHead, replaced_forward
-from .saved import save_as_unpatched
 
 
 class PlaceOfHead(InstanceValue):
