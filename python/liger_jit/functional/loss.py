@@ -36,7 +36,7 @@ class CrossEntropyOutput:
 
 def _loss_output(outputs, shape, per_row: bool, asked) -> Tensor | CrossEntropyOutput:
     loss, z_loss, accuracy, predicted = outputs[:4]
-    if per_row:
+    if per_row and len(shape) != 1:  # else a write into the view would leave its hooks behind
         loss, z_loss = loss.view(shape), z_loss.view(shape)
     if True not in asked:
         return loss

@@ -123,6 +123,55 @@ def test_a_compiled_loss_function_gets_real_logits(monkeypatch):
     assert_same_step(step(model), expected)
 
 
+def in_a_closure(function):
+    return lambda logits, labels, vocab_size, **kwargs: function(logits, labels, vocab_size)
+
+
+def in_a_partial_function(function):
+    return functools.partial(function, factor=1.0)
+
+
+class WithALoss:
+    def __init__(self, function):
+        self.function = function
+
+    def loss(self, logits, labels, vocab_size, **kwargs):
+        return self.function(logits, labels, vocab_size)
+
+
+class ModuleWithALoss(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, logits, labels, vocab_size, **kwargs):
+        return self.function(logits, labels, vocab_size)
+
+
+def in_a_method(function):
+    return WithALoss(function).loss
+
+
+def with_z_loss(logits, labels, vocab_size, factor=1.0, **kwargs):
+    z_loss = 1e-2 * logits.logsumexp(-1).square().mean()
+    return smoothed(logits, labels, vocab_size) + factor * z_loss
+
+
+@pytest.mark.parametrize(
+    "called_in", [in_a_closure, in_a_partial_function, in_a_method, ModuleWithALoss]
+)
+def test_so_does_one_that_calls_a_compiled_function(called_in):
+    model = small()
+    model._loss_function = called_in(with_z_loss)
+    expected = step(model)
+    torch._dynamo.reset()
+    compiled = torch.compile(with_z_loss, backend="aot_eager", fullgraph=True)
+    model = small()
+    patch(model)
+    model._loss_function = called_in(compiled)
+    assert_same_step(step(model), expected)
+
+
 def head_and_loss(between):
     """A forward of the class that does something to the logits before the loss."""
 

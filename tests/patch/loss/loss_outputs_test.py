@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from liger_jit.patch import patch
-from tiny_models import VOCABULARY, batch, build
+from tiny_models import VOCABULARY, assert_same_step, batch, build, gradients_of
 from torch.nn import functional as F
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from transformers import LlamaForCausalLM
@@ -162,6 +162,26 @@ def own_loss(reduction="mean", dtype=torch.int64):
             return F.cross_entropy(rows, labels, reduction=reduction)
 
     return OwnLoss
+
+
+class HookedRows(LlamaForCausalLM):
+    def forward(self, input_ids=None, labels=None, **kwargs):
+        logits = self.lm_head(self.model(input_ids).last_hidden_state)
+        rows = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+        rows.register_hook(lambda gradient: gradient * 10)
+        rows.mul_(3.0)
+        return {"loss": rows.mean()}
+
+
+@pytest.mark.parametrize(
+    "flags", [{}, {"cross_entropy": True, "fused_linear_cross_entropy": False}]
+)
+def test_a_loss_of_rows_keeps_its_hook_where_it_is_written_to(flags):
+    model = build(num_hidden_layers=1)
+    model.__class__ = HookedRows
+    expected = gradients_of(model(**batch())["loss"], model)
+    patch(model, **flags)
+    assert_same_step(gradients_of(model(**batch())["loss"], model), expected)
 
 
 def with_loss(model, own):

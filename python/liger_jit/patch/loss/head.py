@@ -30,6 +30,7 @@ from ..stand_in import Covered, HeadForward, StandIn
 from .arguments import OwnArguments, labels_position
 from .call import OPTIONS, LossCall, next_token_loss
 from .causal_loss import is_causal_loss, labels_of_causal_loss, own_loss
+from .compiled_loss import is_compiled
 from .found_loss import FoundLoss
 from .label_count import LabelCount
 from .lazy_logits import (
@@ -161,7 +162,7 @@ class LossHead(OwnCalls):
         if is_hooked(head):
             return "it has hooks, or all modules have"
         if is_compiled(getattr(self.model, "loss_function", None)):
-            return "the model's loss function is compiled by itself"
+            return "the model's loss function is compiled by itself, or calls what is"
         if torch._C._are_functorch_transforms_active():
             return "a transform of torch.func is on"
         return None
@@ -331,15 +332,6 @@ def links_between(
         links.append((parent, name, child, None if is_sharded(child) else type(child)))
         parent = child
     return links
-
-
-def is_compiled(function) -> bool:
-    """Whether torch.compile made this function or module, or compiles the calls of this module."""
-    kept = getattr(function, "__dict__", {})
-    return (
-        kept.get("_torchdynamo_orig_callable") is not None
-        or kept.get("_compiled_call_impl") is not None
-    )
 
 
 def go_together(states: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
