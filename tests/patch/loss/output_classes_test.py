@@ -204,6 +204,26 @@ def test_an_output_of_a_frozen_class(asked, compiled):
         output.loss = None
 
 
+@dataclass
+class Registered(CausalLMOutputWithPast):
+    states: torch.Tensor | None = None
+    kinds = ["Registered"]
+
+    def __init_subclass__(cls, *, name, **kwargs):
+        cls.kinds.append(name)
+
+
+@pytest.mark.parametrize("asked", [{}, {"return_token_accuracy": True}])
+def test_a_class_does_not_hear_of_those_that_are_made_of_it(asked):
+    model = build()
+    model.__class__ = type("Own", (OwnOutput,), {"made": Registered})
+    expected = model(**batch())
+    patch(model)
+    output = model(**batch(), **asked)
+    assert isinstance(output, Registered) and Registered.kinds == ["Registered"]
+    torch.testing.assert_close(output.loss, expected.loss)
+
+
 class Pair(tuple):
     @property
     def loss(self):

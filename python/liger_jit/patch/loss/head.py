@@ -42,7 +42,14 @@ from .lazy_logits import (
     real_logits,
 )
 from .lazy_source import Source
-from .place_of_logits import copy_of, is_model_output, like_tuple, put, with_place_of_logits
+from .place_of_logits import (
+    copy_of,
+    is_model_output,
+    like_tuple,
+    made_of,
+    put,
+    with_place_of_logits,
+)
 
 # Of the tensors that a head may have; a set, as one lookup is all that a call pays.
 PLAIN = frozenset({nn.Parameter, Tensor})
@@ -452,7 +459,7 @@ def with_token_fields(output_class: type) -> type:
     added = [(name, Tensor | None, None) for name in names]
     frozen = output_class.__dataclass_params__.frozen
     name = f"{output_class.__name__}WithTokens"
-    return make_dataclass(name, added, bases=(output_class,), frozen=frozen)
+    return make_dataclass(name, added, bases=made_of(output_class), frozen=frozen)
 
 
 def meta_call(loss_head: LossHead) -> MetaCall:

@@ -56,6 +56,20 @@ def filled(output: dict, items: dict, attributes: dict) -> dict:
     return output
 
 
+class Unannounced:
+    """First base of classes that the class they are made of hears nothing of."""
+
+    __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        pass
+
+
+def made_of(output_class: type) -> tuple[type, ...]:
+    """The bases of a class of ours."""
+    return (output_class,) if issubclass(output_class, Unannounced) else (Unannounced, output_class)
+
+
 @functools.cache
 def with_place_of_logits(output_class: type) -> type:
     """The output class, with None where its items by number would have logits. It reads as that
@@ -65,7 +79,7 @@ def with_place_of_logits(output_class: type) -> type:
         return output_class
     before = names[: names.index("logits")]
 
-    class WithoutLogits(output_class):
+    class WithoutLogits(*made_of(output_class)):
         def to_tuple(self) -> tuple:
             """What its class's own makes of an output with logits, and None where they are."""
             if "logits" in self:
