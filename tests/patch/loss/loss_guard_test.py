@@ -157,8 +157,30 @@ def with_z_loss(logits, labels, vocab_size, factor=1.0, **kwargs):
     return smoothed(logits, labels, vocab_size) + factor * z_loss
 
 
+class Called(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs):
+        return self.function(*inputs)
+
+
+def in_a_module_of_a_module(function):
+    """Compiled as a module, as the function is."""
+    is_compiled = hasattr(function, "_torchdynamo_orig_callable")
+    inner = Called(function._torchdynamo_orig_callable if is_compiled else function)
+    if is_compiled:
+        inner = torch.compile(inner, backend="aot_eager", fullgraph=True)
+    return ModuleWithALoss(inner)
+
+
 @pytest.mark.parametrize(
-    "called_in", [in_a_closure, in_a_partial_function, in_a_method, ModuleWithALoss]
+    "called_in",
+    [
+        *(in_a_closure, in_a_partial_function, in_a_method, ModuleWithALoss),
+        in_a_module_of_a_module,
+    ],
 )
 def test_so_does_one_that_calls_a_compiled_function(called_in):
     model = small()

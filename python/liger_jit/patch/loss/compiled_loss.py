@@ -5,6 +5,8 @@ import functools
 from collections.abc import Iterator
 from types import FunctionType, MethodType
 
+from torch import nn
+
 from ..source.definition import codes_in, contents_of
 from ..stand_in import LossFunction
 
@@ -36,9 +38,16 @@ def named_in(function: object) -> Iterator[object]:
         )
         function = function.__func__
     elif not isinstance(function, FunctionType):
-        yield from getattr(function, "__dict__", {}).values()
+        yield from held_by(function)
         function = getattr(type(function), "forward", None) or type(function).__call__
     if isinstance(function, FunctionType):
         yield from map(contents_of, function.__closure__ or ())
         names = {name for code in codes_in(function.__code__) for name in code.co_names}
         yield from (function.__globals__[name] for name in names & function.__globals__.keys())
+
+
+def held_by(owner: object) -> Iterator[object]:
+    held = getattr(owner, "__dict__", {})
+    yield from held.values()
+    if isinstance(owner, nn.Module):
+        yield from held["_modules"].values()
