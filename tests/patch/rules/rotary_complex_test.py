@@ -56,6 +56,7 @@ def test_the_replacement_is_the_function(original, dtype, monkeypatch):
     assert calls["complex_rope"] == 1
     expected = step(original, q, k, freqs)
     assert [y.stride() for y in found[:2]] == [y.stride() for y in expected[:2]]
+    assert [y._is_view() for y in found[:2]] == [y._is_view() for y in expected[:2]]
     for mine, own in zip(found, expected, strict=True):
         assert mine.dtype == own.dtype
         assert error(mine, own) <= {torch.float32: 1e-6, torch.bfloat16: 4e-3}.get(dtype, 5e-4)

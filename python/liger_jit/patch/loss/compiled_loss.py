@@ -33,9 +33,7 @@ def named_in(function: object) -> Iterator[object]:
         function = function.func
         yield function
     if isinstance(function, MethodType):
-        yield from (
-            vars(function.__self__).values() if hasattr(function.__self__, "__dict__") else ()
-        )
+        yield from held_by(function.__self__)
         function = function.__func__
     elif not isinstance(function, FunctionType):
         yield from held_by(function)

@@ -66,6 +66,11 @@ def reordered(y: Tensor, order: list[int]) -> Tensor:
     return Reordered.apply(y, order)
 
 
+def without_base(y: Tensor) -> Tensor:
+    """The same, and no view."""
+    return reordered(y, [*range(y.dim())])
+
+
 class Reordered(torch.autograd.Function):
     @staticmethod
     def forward(ctx, y, order):

@@ -18,7 +18,7 @@ from ...meta_calls import MetaCall
 from ..guard import is_usable
 from ..modes import is_watched
 from ..probe import HALVES, LONG, OUTLYING, TINY, Mismatch, assert_same, random
-from .memory_order import has_rows
+from .memory_order import has_rows, without_base
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,11 @@ def rotary_by_factors(original: Callable, taken: Factors) -> Callable:
         if len(given) != 3 or (named and given is heads) or not takes(*given):
             return None
         q, k, freqs = given
-        # Eager arithmetic leaves the results as q and k lie, by rows.
-        return functional.complex_rope(q, k, taken.of_tokens(freqs), heads_at)
+        # Eager arithmetic leaves the results as q and k lie, by rows: views of complex numbers, or
+        # rounded into new memory.
+        both = functional.complex_rope(q, k, taken.of_tokens(freqs), heads_at)
+        is_rounded = q.dtype != torch.float32
+        return tuple(without_base(x) if is_rounded else x.view_as(x) for x in both)
 
     return apply
 
