@@ -24,6 +24,7 @@ from ..rule import CompoundRule, Parts, Proof, Refusal, group_of, own_class_forw
 from ..source.definition import NO_SOURCE, definition_of, innermost
 from ..source.effects import read_effects
 from . import rope as rotary
+from .memory_order import reordered
 from .norm import NORM, is_norm
 from .proved_norm import NormProof, ProvedRmsNorm, norm_of
 from .qk_norm_source import Rewritten, rewrite
@@ -54,11 +55,12 @@ def normed(waits: object, norm: nn.Module, x: Tensor) -> Tensor:
     return x if waits else norm(x)
 
 
-def divided(norm: Callable, x: Tensor, full: bool) -> Tensor:
-    """The norm, which takes rows, of [B, H, T, D]: of each head, or of all heads of a token."""
+def divided(norm: Callable, x: Tensor, full: bool, transposed: bool) -> Tensor:
+    """The norm, which takes rows, of [B, H, T, D]: of each head, or of all heads of a token. Not
+    transposed after it in the model's own forward, it is no view."""
     tokens = x.transpose(1, 2)  # rows, as they are before they are transposed
     rows = norm(tokens.flatten(2)).unflatten(2, tokens.shape[2:]) if full else norm(tokens)
-    return rows.transpose(1, 2)
+    return rows.transpose(1, 2) if transposed else reordered(rows, [0, 2, 1, 3])
 
 
 def fits(
@@ -112,7 +114,7 @@ def alone(waits: ProvedRmsNorm, norm: nn.Module, x: Tensor) -> Tensor:
 
 
 @cache
-def norms_alone(full: bool) -> Callable:
+def norms_alone(full: bool, transposed: bool) -> Callable:
     def normed_alone(
         waits: ProvedRmsNorm | None, q_norm: nn.Module, k_norm: nn.Module, q: Tensor, k: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -120,7 +122,8 @@ def norms_alone(full: bool) -> Callable:
         if not waits:
             return q, k
         q, k = (
-            divided(partial(alone, waits, norm), x, full) for norm, x in ((q_norm, q), (k_norm, k))
+            divided(partial(alone, waits, norm), x, full, transposed)
+            for norm, x in ((q_norm, q), (k_norm, k))
         )
         return q, k
 
@@ -135,10 +138,10 @@ def norms_of_rows(
 
 
 @cache
-def norm_and_rope(function: RotaryFunction, full: bool) -> Callable:
+def norm_and_rope(function: RotaryFunction, full: bool, transposed: bool) -> Callable:
     """What finishes a module's q and k where they are rotated, given what has that function's name
-    by then. full: whether the norms are of all heads of a token together."""
-    apart, rotate = norms_alone(full), function.replacement
+    by then. full, transposed: as of `Rewritten`."""
+    apart, rotate = norms_alone(full, transposed), function.replacement
     original, wide, part = function.original, function.wide, function.part
 
     def finish(module, now, waits, q_norm, k_norm, q, k, cos, sin):
@@ -261,8 +264,9 @@ def with_norms(module: nn.Module, rotation: RotationProof, proved: Parts) -> QkN
         raise Mismatch(f"the heads of a token have together more than {LARGEST_TOKEN} elements")
     check_formula(module, source, norm)
     full, wide = source.full, rotary_function.wide
-    finish = norm_and_rope(rotary_function, full)
-    functions = may_wait, normed, finish, norms_alone(full), norms_of_rows
+    how = full, source.transposed
+    finish = norm_and_rope(rotary_function, *how)
+    functions = may_wait, normed, finish, norms_alone(*how), norms_of_rows
     forward = source.forward(own_class_forward(module), functions)
     meta, guard = meta_call(module, source, norm, wide), rotation.guard
     return QkNormProof(
@@ -305,7 +309,9 @@ def check_formula(module: nn.Module, source: Rewritten, norm: ProvedRmsNorm) -> 
     def apart(waits, q_norm, k_norm, q, k):
         if waits:
             q, k = (
-                divided(lambda rows, own=own: reference(rows, own.weight, norm.eps(own)), x, full)
+                divided(
+                    lambda rows, own=own: reference(rows, own.weight, norm.eps(own)), x, full, True
+                )
                 for x, own in ((q, q_norm), (k, k_norm))
             )
         return q, k

@@ -60,7 +60,8 @@ FUNCTIONS = MAY_WAIT, NORMED, NORM_AND_ROPE, NORMS_ALONE, NORMS_OF_ROWS
 @dataclass(frozen=True)
 class Rewritten:
     """A forward before and after, how many statements there are up to the one of the rotation,
-    which may be an `if`, and norms. full: whether these are of all heads of a token together."""
+    which may be an `if`, and norms. full: whether these are of all heads of a token together.
+    transposed: whether what a norm gives is transposed before the rotation."""
 
     own: ast.FunctionDef
     definition: ast.FunctionDef
@@ -68,6 +69,7 @@ class Rewritten:
     pair: tuple[str, str]
     norms: tuple[str, str]
     full: bool
+    transposed: bool
 
     @property
     def is_conditional(self) -> bool:
@@ -105,12 +107,13 @@ class Rewritten:
 
 @dataclass(frozen=True)
 class NormOfName:
-    """The call of the norm of what is rotated by a name, and its statement's place. heads: the
-    place where that is divided into heads after it, or None. between: those of each `if` that does
-    more with it before."""
+    """The call of the norm of what is rotated by a name, and its statement's place. whole: whether
+    that gives nothing but the norm. heads: the place where that is divided into heads after it, or
+    None. between: those of each `if` that does more with it before."""
 
     place: int
     call: ast.Call
+    whole: bool
     heads: int | None = None
     between: tuple[int, ...] = ()
 
@@ -163,7 +166,8 @@ def rewrite(own: ast.FunctionDef, rotary: str) -> Rewritten:
         call.func = ast.copy_location(ast.Name(NORMED, ast.Load()), call)
     text = f"{WAITS} = {MAY_WAIT}(self.{norms[0]}, self.{norms[1]})"
     body.insert(first, statement_at(text, body[first]))
-    return Rewritten(own, definition, end + 1, (q, k), norms, full)
+    transposed = full or not (of_q.whole and of_k.whole)
+    return Rewritten(own, definition, end + 1, (q, k), norms, full, transposed)
 
 
 def norm_of_name(name: str, both: tuple[str, str], before: list[ast.stmt]) -> NormOfName | None:
@@ -174,7 +178,7 @@ def norm_of_name(name: str, both: tuple[str, str], before: list[ast.stmt]) -> No
         return None
     *earlier, last = places
     if (call := norm_call(before[last], name)) is not None:
-        return NormOfName(last, call)
+        return NormOfName(last, call, before[last].value is call)
     if not divides_into_heads(before[last], both, name):
         return None
     between = []
@@ -185,7 +189,7 @@ def norm_of_name(name: str, both: tuple[str, str], before: list[ast.stmt]) -> No
             continue
         call = norm_call(one, name)
         whole = call is not None and one.value is call
-        return NormOfName(place, call, last, tuple(between)) if whole else None
+        return NormOfName(place, call, whole, last, tuple(between)) if whole else None
     return None
 
 
