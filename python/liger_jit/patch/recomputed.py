@@ -7,6 +7,7 @@ logits. It must keep what the first run kept, so the first has plain logits too.
 import contextlib
 from collections.abc import Callable, Iterator
 
+from torch import Tensor, nn
 from torch._C import _autograd
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -32,16 +33,23 @@ def checkpoint_here() -> object | None:
 @contextlib.contextmanager
 def saved_by(hooks: Hooks | None) -> Iterator[None]:
     """What is saved in it goes to these hooks, and never to a checkpoint: what the second run will
-    find done must not count. Without hooks torch keeps tensors as it does by itself: hooks that
-    give the very tensors back would make cycles, which nobody frees."""
+    find done must not count. Without hooks torch keeps tensors as it does by itself.
+
+    A function may save its own result. What a hook made of that, if it holds it, would keep all for
+    ever where no backward comes by, so hooks get what has no history.
+    """
     here = []
     while (top := hooks_here()) is not None:
         here.append(top)
         _autograd._pop_saved_tensors_default_hooks()
     usable = hooks is not None and not is_of_checkpoint(hooks)
     usable = usable and _autograd._saved_tensors_hooks_is_enabled()
+
+    def pack(tensor: Tensor) -> object:
+        return hooks[0](tensor if isinstance(tensor, nn.Parameter) else tensor.detach())
+
     try:
-        with saved_tensors_hooks(*hooks) if usable else contextlib.nullcontext():
+        with saved_tensors_hooks(pack, hooks[1]) if usable else contextlib.nullcontext():
             yield
     finally:
         for one in reversed(here):

@@ -33,6 +33,7 @@ from .causal_loss import is_causal_loss, labels_of_causal_loss, own_loss
 from .compiled_loss import is_compiled
 from .found_loss import FoundLoss
 from .label_count import LabelCount
+from .lazy_block import one_at_a_time
 from .lazy_logits import (
     LazyLogits,
     are_computed,
@@ -392,12 +393,17 @@ def finished(output, call: LossCall):
     which has all else that its class or the model's code has put there."""
     extra = {"token_accuracy": call.found_accuracy, "predicted_tokens": call.found_tokens}
     extra = extra if call.token_accuracy or call.predicted_tokens else {}
-    if isinstance(output, tuple):
-        return finished_tuple(output, extra, call)
-    if not isinstance(output, dict):
-        return real_logits(output)
     if torch.compiler.is_compiling():
         return finished_while_traced(output, extra, call)
+    with one_at_a_time:  # another thread may have these logits
+        if isinstance(output, tuple):
+            return finished_tuple(output, extra, call)
+        return (
+            finished_dict(output, extra, call) if isinstance(output, dict) else real_logits(output)
+        )
+
+
+def finished_dict(output: dict, extra: dict, call: LossCall) -> dict:
     lazy = {name: value for name, value in output.items() if isinstance(value, LazyLogits)}
     changed = {
         name: settled(value, call) if name == "logits" else real_logits(value)
@@ -429,8 +435,12 @@ def finished_tuple(output: tuple, extra: dict, call: LossCall) -> tuple:
     return like_tuple(output, values) if not extra else (*values, *extra.values())
 
 
-def finished_while_traced(output: dict, extra: dict, call: LossCall) -> dict:
+def finished_while_traced(output, extra: dict, call: LossCall):
     """The very output: torch traces no copy that has all of it in each release."""
+    if isinstance(output, tuple) and extra:
+        return (*output, *extra.values())
+    if not isinstance(output, dict):
+        return output
     unused = call.unused_logits is not None and output.get("logits") is call.unused_logits
     if unused and not call.keep_logits:
         if is_model_output(output):

@@ -82,12 +82,14 @@ class Graph(NamedTuple):
     inputs: list[GradientEdge | None]
     result: GradientEdge
 
-    def gradients(self, gradient: Tensor) -> list[Tensor | None]:
+    def gradients(self, gradient: Tensor, is_kept: bool) -> list[Tensor | None]:
+        """is_kept: whether a later backward may ask again. Else what the graph holds is freed, as
+        a tanh's result may hold what a hook made of it, and that the result."""
         found = torch.autograd.grad(
             self.result,
             [one for one in self.inputs if one is not None],
             gradient,
-            retain_graph=True,
+            retain_graph=is_kept,
             create_graph=torch.is_grad_enabled(),
         )
         left = iter(found)
@@ -132,17 +134,18 @@ class History:
             history.passed_by = torch._C._current_graph_task_id()
         return NoGradient.made(self.form)
 
-    def of_others(self, gradient: Tensor | None) -> list[Tensor | None]:
-        """The gradients of what these are made from, of losses that were made of these logits."""
+    def of_others(self, gradient: Tensor | None, is_kept: bool) -> list[Tensor | None]:
+        """The gradients of what these are made from, of losses that were made of these logits.
+        is_kept: whether a later backward may ask again."""
         passed_by = self.passed_by == torch._C._current_graph_task_id()
         if passed_by and not isinstance(gradient, NoGradient):  # a hook has put another there
             raise no_gradient(FROM_STATES)
-        found = self._through(None if gradient is None else others_in(gradient))
+        found = self._through(None if gradient is None else others_in(gradient), is_kept)
         if passed_by and self.before is not None:
             found = [NoGradient.made(self.before.form, *found)]
         return found
 
-    def _through(self, gradient: Tensor | None) -> list[Tensor | None]:
+    def _through(self, gradient: Tensor | None, is_kept: bool) -> list[Tensor | None]:
         if gradient is None or not self.computed:
             return [None] * (3 if self.before is None else 1)
         if self.graph is None:
@@ -156,7 +159,7 @@ class History:
                 f"by an inplace operation: logits of shape {tuple(self.form.shape)}, the output 0 "
                 "of a tanh. Write into a copy of them."
             )
-        return self.graph.gradients(gradient)
+        return self.graph.gradients(gradient, is_kept)
 
 
 class Place:
@@ -209,9 +212,10 @@ class _BeforeLogits(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        found = ctx.history.of_others(gradient)
         eager = isinstance(ctx, BackwardCFunction)
-        if eager and not torch._C._autograd._get_current_graph_task_keep_graph():
+        is_kept = not eager or torch._C._autograd._get_current_graph_task_keep_graph()
+        found = ctx.history.of_others(gradient, is_kept)
+        if not is_kept:
             ctx.history.graph = ctx.history.kept = None
         return None, *_given(ctx, found, ctx.forms)
 

@@ -1,5 +1,6 @@
 """What lazy logits that alias stand for, and what it has to do with those it was made from."""
 
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -10,6 +11,10 @@ from torch import Tensor
 from ..modes import unwatched
 from .late_logits import Place
 from .lazy_source import Follow, Source
+
+# Held while lazy tensors are read or become plain, as several threads may have one of them. No
+# backward runs meanwhile, whose threads may want it.
+one_at_a_time = threading.RLock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +72,7 @@ class Block:
     def compute(self) -> None:
         """Computes the tensor if it is not yet, and makes its lazy tensors plain ones."""
         off = torch._C.DisableTorchFunctionSubclass()
-        with off, unwatched(), self.source.as_at_the_head():
+        with one_at_a_time, off, unwatched(), self.source.as_at_the_head():
             if self.tensor is None:
                 # What these hold may become a lazy tensor of this block.
                 self.tensor, self.given, self.place = self._made(), None, None

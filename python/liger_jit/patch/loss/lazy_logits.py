@@ -30,7 +30,7 @@ from ..recomputed import checkpoint_here
 from .call import loss_of_logits, loss_of_states
 from .exchanged import exchanged
 from .late_logits import FROM_STATES, PAST_THIS_TENSOR, no_gradient, with_place
-from .lazy_block import Block, Operation, Operations, done
+from .lazy_block import Block, Operation, Operations, done, one_at_a_time
 from .lazy_source import STEPS, Follow, Source
 
 
@@ -129,7 +129,7 @@ class LazyLogits(torch.Tensor):
 
     def as_subclass(self, kind: type) -> Tensor:
         """Asked of nobody but a class: C++ code would take an alias of this tensor as it is."""
-        return self._real().as_subclass(kind)
+        return real_logits(self).as_subclass(kind)
 
     def _become_plain(self) -> Tensor:
         """Turns this very object into the real tensor, or gives one that stands beside it. The
@@ -175,8 +175,9 @@ class LazyLogits(torch.Tensor):
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        with torch._C.DisableTorchFunctionSubclass():
-            if func in _METADATA and args and args[0]._lazy.computed is None:
+        with one_at_a_time, torch._C.DisableTorchFunctionSubclass():
+            first = args[0] if args else None
+            if func in _METADATA and type(first) is LazyLogits and first._lazy.computed is None:
                 return func(*args, **kwargs)
             fold = _FOLDS.get(func)
             if fold is not None and (args or fold is _cross_entropy):
@@ -244,7 +245,8 @@ def _called(function: Callable, values: Callable[[LazyLogits], Tensor], args, kw
             lazies[id(found)] = lazy
         return found
 
-    args, kwargs = tree_map_only(LazyLogits, taken, (args, kwargs))
+    with one_at_a_time:
+        args, kwargs = tree_map_only(LazyLogits, taken, (args, kwargs))
     result = function(*args, **kwargs)
     return tree_map_only(Tensor, lambda t: lazies.get(id(t), t), result) if lazies else result
 
@@ -257,7 +259,8 @@ def _needed_by(function: Callable, logits: LazyLogits) -> Tensor:
 
 def real_logits(value):
     """The logits that a value stands for, computed if they are not; any other value as it is."""
-    return value._real() if isinstance(value, LazyLogits) else value
+    with one_at_a_time:
+        return value._real() if isinstance(value, LazyLogits) else value
 
 
 def are_of_the_head(logits: LazyLogits) -> bool:
