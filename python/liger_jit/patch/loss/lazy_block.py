@@ -73,17 +73,24 @@ class Block:
         """Computes the tensor if it is not yet, and makes its lazy tensors plain ones."""
         off = torch._C.DisableTorchFunctionSubclass()
         with one_at_a_time, off, unwatched(), self.source.as_at_the_head():
+            has_nothing_else = self.tensor is None and self._has_nothing_else()
             if self.tensor is None:
                 # What these hold may become a lazy tensor of this block.
                 self.tensor, self.given, self.place = self._made(), None, None
             living = self._living()
+            is_alone = has_nothing_else and len(living) == 1
             self.lazies.clear()
             for lazy in living:
                 views = lazy._lazy.views
-                self.plain[views] = lazy._become_plain()
+                self.plain[views] = lazy._become_plain(is_alone)
             for copy in self._copies():
                 copy.compute()
             self.plain.clear()
+
+    def _has_nothing_else(self) -> bool:
+        """Whether neither a loss nor a copy was made of them, and they are none."""
+        blocks = [block for reference in self.source.call.blocks if (block := reference())]
+        return self.place is None and not self.origins and blocks == [self]
 
     def _living(self) -> list:
         return [lazy for reference in self.lazies if (lazy := reference()) is not None]

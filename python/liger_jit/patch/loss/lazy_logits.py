@@ -11,6 +11,7 @@ tensors: views of it, in the very objects that the model's code holds. So a writ
 seen through the others, and nothing lazy is left that could be stale.
 """
 
+import contextlib
 import functools
 import math
 import sys
@@ -31,6 +32,7 @@ from .call import loss_of_logits, loss_of_states
 from .exchanged import exchanged
 from .late_logits import FROM_STATES, PAST_THIS_TENSOR, no_gradient, with_place
 from .lazy_block import Block, Operation, Operations, done, one_at_a_time
+from .lazy_names import METADATA, OF_MEMORY, named
 from .lazy_source import STEPS, Follow, Source
 
 
@@ -67,7 +69,9 @@ class Standing:
 
     source: of its own values. form: a meta tensor that is to another's what the real tensors would
     be, a view or a copy. views: from the block's tensor to its own. node: of autograd, as it was
-    made. computed: the logits, only where the lazy tensor could not become plain.
+    made. computed: the logits, only where the lazy tensor could not become plain, as C++ code holds
+    it. is_alone: whether there is nothing else then that is made of them. Autograd goes by the lazy
+    tensor itself from then on, as by that which C++ has; operations get the values of `computed`.
     """
 
     block: Block
@@ -76,6 +80,7 @@ class Standing:
     views: Operations
     node: object = None
     computed: Tensor | None = None
+    is_alone: bool = False
 
 
 class LazyLogits(torch.Tensor):
@@ -131,7 +136,7 @@ class LazyLogits(torch.Tensor):
         """Asked of nobody but a class: C++ code would take an alias of this tensor as it is."""
         return real_logits(self).as_subclass(kind)
 
-    def _become_plain(self) -> Tensor:
+    def _become_plain(self, is_alone: bool) -> Tensor:
         """Turns this very object into the real tensor, or gives one that stands beside it. The
         block has its tensor."""
         block = self._lazy.block
@@ -141,7 +146,7 @@ class LazyLogits(torch.Tensor):
                 real = Follow.apply(self, real)
         whole = real is block.tensor
         if not self._swap(real):
-            self._lazy.computed = real
+            self._lazy.computed, self._lazy.is_alone = real, is_alone
             return real
         if whole:
             block.tensor = self  # what was the tensor is now the lazy one
@@ -177,14 +182,14 @@ class LazyLogits(torch.Tensor):
         kwargs = kwargs or {}
         with one_at_a_time, torch._C.DisableTorchFunctionSubclass():
             first = args[0] if args else None
-            if func in _METADATA and type(first) is LazyLogits and first._lazy.computed is None:
+            if func in METADATA and type(first) is LazyLogits and first._lazy.computed is None:
                 return func(*args, **kwargs)
             fold = _FOLDS.get(func)
             if fold is not None and (args or fold is _cross_entropy):
                 result = fold(*args, **kwargs)
                 if result is not NotImplemented:
                     return result
-        return _called(func, functools.partial(_needed_by, func), args, kwargs)
+        return _called(func, functools.partial(_needed_by, func, len(types) == 1), args, kwargs)
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
@@ -238,23 +243,33 @@ def _called(function: Callable, values: Callable[[LazyLogits], Tensor], args, kw
     """The function, given `values` of lazy logits. What writes returns what it has written: those
     that did not become plain."""
     lazies: dict[int, LazyLogits] = {}
+    as_they_are = contextlib.nullcontext()
 
     def taken(lazy: LazyLogits) -> Tensor:
+        nonlocal as_they_are
         found = values(lazy)
         if found is not lazy:
             lazies[id(found)] = lazy
+        elif isinstance(found, LazyLogits):
+            as_they_are = torch._C.DisableTorchFunctionSubclass()
         return found
 
     with one_at_a_time:
         args, kwargs = tree_map_only(LazyLogits, taken, (args, kwargs))
-    result = function(*args, **kwargs)
+    with as_they_are:
+        result = function(*args, **kwargs)
     return tree_map_only(Tensor, lambda t: lazies.get(id(t), t), result) if lazies else result
 
 
-def _needed_by(function: Callable, logits: LazyLogits) -> Tensor:
+def _needed_by(function: Callable, is_alone: bool, logits: LazyLogits) -> Tensor:
+    """is_alone: whether no other class of tensors is asked."""
     name = getattr(function, "__name__", "a function")
     logits._lazy.source.call.missed = f"its logits were needed by a call of {name}"
-    return logits._real()
+    if logits._lazy.computed is None:
+        logits._lazy.block.compute()
+    if isinstance(logits, LazyLogits) and logits._lazy.is_alone and is_alone:
+        return logits._lazy.computed if function in OF_MEMORY else logits
+    return real_logits(logits)
 
 
 def real_logits(value):
@@ -550,23 +565,6 @@ def _node(logits, *rest, **options):
     return NotImplemented
 
 
-def _named(owner, *names: str) -> list:
-    return [getattr(owner, name) for name in names]
-
-
-# What the wrapper knows. Not `grad_fn`: a hook on that node would never run.
-_METADATA = {
-    *(getattr(torch.Tensor, name).__get__ for name in (
-        "shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf",
-        "is_cuda", "is_cpu", "is_meta", "is_sparse", "is_quantized", "is_nested", "itemsize",
-    )),
-    *_named(
-        torch.Tensor, "dim", "ndimension", "size", "numel", "nelement", "stride", "is_contiguous",
-        "is_floating_point", "is_complex", "element_size", "get_device", "__len__", "__hash__",
-    ),
-    *_named(torch, "is_floating_point", "is_complex", "numel"),
-}  # fmt: skip
-
 _FOLDS: dict[Callable, Callable] = {
     F.cross_entropy: _cross_entropy,
     torch.autograd.grad: _gradient,
@@ -586,11 +584,11 @@ _FOLDS: dict[Callable, Callable] = {
     torch.Tensor.tanh: _then("tanh"),
     torch.tanh: _then("tanh"),
     **dict.fromkeys(
-        [*_named(torch.Tensor, "mul", "multiply", "__mul__", "__rmul__"), torch.mul],
+        [*named(torch.Tensor, "mul", "multiply", "__mul__", "__rmul__"), torch.mul],
         _scaled("mul"),
     ),
     **dict.fromkeys(
-        [*_named(torch.Tensor, "div", "divide", "__truediv__", "true_divide"), torch.div],
+        [*named(torch.Tensor, "div", "divide", "__truediv__", "true_divide"), torch.div],
         _scaled("div"),
     ),
 }
