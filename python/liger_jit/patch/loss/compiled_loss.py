@@ -7,7 +7,7 @@ from types import FunctionType, MethodType
 
 from torch import nn
 
-from ..source.definition import codes_in, contents_of
+from ..source.definition import contents_of, names_in
 from ..stand_in import LossFunction
 
 
@@ -40,7 +40,7 @@ def named_in(function: object) -> Iterator[object]:
         function = getattr(type(function), "forward", None) or type(function).__call__
     if isinstance(function, FunctionType):
         yield from map(contents_of, function.__closure__ or ())
-        names = {name for code in codes_in(function.__code__) for name in code.co_names}
+        names = names_in(function.__code__)
         yield from (function.__globals__[name] for name in names & function.__globals__.keys())
 
 

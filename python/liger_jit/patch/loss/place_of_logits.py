@@ -39,8 +39,10 @@ def like_tuple(output: tuple, values: list) -> tuple:
 
 def copy_of(output: dict) -> dict:
     """With its items and attributes, and without its constructor, which may not take them all."""
-    if hasattr(output, "__copy__"):
-        return copy.copy(output)
+    return copy.copy(output) if hasattr(output, "__copy__") else twin_of(output)
+
+
+def twin_of(output: dict) -> dict:
     return filled(new_like(output), dict(output.items()), getattr(output, "__dict__", {}))
 
 
@@ -85,7 +87,7 @@ def with_place_of_logits(output_class: type) -> type:
             if "logits" in self:
                 return super().to_tuple()
             logits = torch.empty(0)
-            twin = copy.copy(self)
+            twin = twin_of(self)
             put(twin, "logits", logits)
             twin._put_in_place("logits")
             values = super(WithoutLogits, twin).to_tuple()
@@ -109,7 +111,7 @@ def with_place_of_logits(output_class: type) -> type:
                     self.move_to_end(other)
 
         def __copy__(self) -> "WithoutLogits":
-            return filled(new_like(self), dict(self.items()), self.__dict__)
+            return twin_of(self)
 
         def __deepcopy__(self, memo: dict) -> "WithoutLogits":
             memo[id(self)] = twin = new_like(self)

@@ -19,7 +19,7 @@ from ..guard import guard_of_rewritten
 from ..installed import switched
 from ..probe import LONG, Mismatch
 from ..rule import Proof, Refusal, Rule, own_class_forward
-from ..source.definition import NO_SOURCE, codes_in, definition_of, innermost, rebuilt, statement_at
+from ..source.definition import NO_SOURCE, definition_of, innermost, names_in, rebuilt, statement_at
 from ..source.transformers_own import comes_from
 from .mask_receivers import TOLD, needs_mask
 
@@ -46,8 +46,7 @@ def is_model(module: nn.Module) -> bool:
     told = getattr(settings, "_attn_implementation", None) == TOLD
     if not told or not isinstance(code, CodeType):
         return False
-    called = any(MAKER in one.co_names for one in codes_in(code))
-    return called and callable(function.__globals__.get(MAKER))
+    return MAKER in names_in(code) and callable(function.__globals__.get(MAKER))
 
 
 def group(module: nn.Module) -> Hashable:

@@ -12,7 +12,7 @@ from types import FunctionType
 
 from ..probe import Mismatch
 from ..source.compared import Function, function_of
-from ..source.definition import codes_in
+from ..source.definition import names_in
 from ..source.transformers_own import is_transformers
 
 DISPATCHER = "transformers.integrations.moe"
@@ -116,7 +116,7 @@ def globals_of(function: FunctionType) -> list[str]:
     """The names in its code that its file has a value for, but for functions that remember what
     they gave: torch.compile of torch 2.11 compares none of these."""
     scope = function.__globals__
-    names = {name for code in codes_in(function.__code__) for name in code.co_names} & scope.keys()
+    names = names_in(function.__code__) & scope.keys()
     return sorted(name for name in names if type(scope[name]) is not REMEMBERING)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules import module as torchs_modules
 
 from ..installed import installed_in, is_ours
-from ..source.definition import codes_in, innermost
+from ..source.definition import innermost, names_in
 from ..source.transformers_own import is_of_transformers
 
 # The implementation of attention that asks its module whether it is causal, and where it asks.
@@ -66,8 +66,7 @@ def takes_mask(module: nn.Module) -> bool:
 
 def attends(module: nn.Module) -> bool:
     code = getattr(innermost(type(module).forward), "__code__", None)
-    names = {name for one in codes_in(code) for name in one.co_names} if code else set()
-    return not names.isdisjoint(ATTENDS)
+    return code is not None and not names_in(code).isdisjoint(ATTENDS)
 
 
 def is_as_written(module: nn.Module) -> bool:

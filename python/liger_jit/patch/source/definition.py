@@ -77,6 +77,11 @@ def codes_in(code: CodeType) -> Iterator[CodeType]:
             yield from codes_in(constant)
 
 
+def names_in(code: CodeType) -> set[str]:
+    """What it loads by name from its file, or of objects."""
+    return {name for one in codes_in(code) for name in one.co_names}
+
+
 def rebuilt(
     definition: ast.FunctionDef, forward: Callable, names: dict[str, Callable]
 ) -> FunctionType:

@@ -19,18 +19,19 @@ def is_transformers(function: object, name: str) -> bool:
 
 def comes_from(function: object, home: str) -> bool:
     """Whether it is of that file, in decorators of transformers and torch alone."""
-    while function is not innermost(function):
-        if not is_of_library(function):
-            return False
-        function = function.__wrapped__
-    return getattr(function, "__globals__", {}).get("__name__") == home
+    return home_of(function) == home
 
 
 def is_of_transformers(function: object) -> bool:
     """Whether transformers wrote it, and transformers or torch its decorators."""
+    return home_of(function).startswith("transformers.")
+
+
+def home_of(function: object) -> str:
+    """The name of the file that it is of, in decorators of transformers and torch alone, or ""."""
     own = innermost(function) if callable(function) else function
     while function is not own:
         if not is_of_library(function):
-            return False
+            return ""
         function = function.__wrapped__
-    return getattr(own, "__globals__", {}).get("__name__", "").startswith("transformers.")
+    return getattr(own, "__globals__", {}).get("__name__", "")
